@@ -1,0 +1,304 @@
+"""The backend port: how a run is read, and where its transitions are recorded.
+
+The engine calls nothing but this protocol; what implements it lives in `flowloop.backends` (an embedded
+store, a GraphQL client, memory). The names of the calls and of the records are those of the API flowloop
+re-creates.
+
+What every adapter promises (``tests/backends/test_conformance.py`` holds each of them to it):
+
+* **Acknowledged means recorded.** A write returns after it is durable where the adapter keeps its data.
+* **Versions fence.** A run starts at the version its record says, and every accepted state adds one. A state
+  sent with a version that is no longer the run's is refused with `VersionLockMismatch`, except when it is the very
+  state that the version was given for (a repeated message), which is acknowledged again. ``None`` means: do not check.
+* **Order.** The states of one run are recorded in the order they were sent.
+* **One bad item fails alone**, with `BackendRejected`; whatever else travelled with it is recorded.
+* **An outage is waited out** inside the adapter, up to its limit, before `BackendUnavailable` is raised.
+* **Cancellation is safe.** A cancelled write was either recorded whole or not at all.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from .state import State
+
+__all__ = [
+    "Backend",
+    "CachedQuery",
+    "FlowRunInfoResult",
+    "FlowRunSummary",
+    "LogRecord",
+    "ProjectInfo",
+    "RegisteredFlow",
+    "StateRecord",
+    "TaskRunHistory",
+    "TaskRunInfoResult",
+]
+
+
+class ProjectInfo(msgspec.Struct, frozen=True):
+    """The project a flow is registered in."""
+
+    id: str
+    name: str
+
+
+class TaskRunInfoResult(msgspec.Struct):
+    """What a backend knows of one task run.
+
+    Args:
+        - id: the task run
+        - task_id: the task it runs
+        - task_slug: that task's slug in its flow
+        - version: the version of the newest state
+        - state: the newest state
+        - map_index: the place among the children of a mapped task; -1 for the task itself
+    """
+
+    id: str
+    task_id: str
+    task_slug: str | None
+    version: int
+    state: State
+    map_index: int = -1
+
+
+class FlowRunInfoResult(msgspec.Struct):
+    """What a backend knows of one flow run: one read at the start serves all its tasks.
+
+    `task_runs` holds the static task runs (map index -1) only; those of mapped children come from
+    `Backend.get_task_run_infos`.
+    """
+
+    id: str
+    name: str
+    flow_id: str
+    version: int
+    state: State
+    task_runs: list[TaskRunInfoResult]
+    parameters: dict[str, Any]
+    context: dict[str, Any]
+    scheduled_start_time: datetime.datetime | None
+    project: ProjectInfo
+
+
+class RegisteredFlow(msgspec.Struct, frozen=True):
+    """A flow as the backend knows it: `created` is false when it was registered before, unchanged."""
+
+    id: str
+    version: int
+    created: bool
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """One line of a run's log.
+
+    Args:
+        - flow_run_id: the flow run
+        - task_run_id: the task run, if the line belongs to one
+        - timestamp: when it was written, aware
+        - name: the logger
+        - level: ``"DEBUG"``, ``"INFO"``, ``"WARNING"``, ``"ERROR"`` or ``"CRITICAL"``
+        - message: the text
+    """
+
+    flow_run_id: str
+    task_run_id: str | None
+    timestamp: datetime.datetime
+    name: str
+    level: str
+    message: str
+
+
+class FlowRunSummary(msgspec.Struct, frozen=True):
+    """One line of a list of flow runs."""
+
+    id: str
+    name: str
+    flow_name: str
+    state: str
+    state_message: str | None
+    created: datetime.datetime
+    start_time: datetime.datetime | None
+    end_time: datetime.datetime | None
+
+
+class StateRecord(msgspec.Struct, frozen=True):
+    """One recorded state of a run."""
+
+    version: int
+    timestamp: datetime.datetime
+    state: str
+    message: str | None
+
+
+class TaskRunHistory(msgspec.Struct, frozen=True):
+    """One task run with every state it went through, oldest first."""
+
+    id: str
+    task_slug: str
+    map_index: int
+    name: str | None
+    states: list[StateRecord]
+    start_time: datetime.datetime | None
+    end_time: datetime.datetime | None
+
+
+class CachedQuery(msgspec.Struct, frozen=True):
+    """Which cached states to look for: those of `cache_key` if it is given, else those of `task_id`."""
+
+    task_id: str
+    cache_key: str | None
+    created_after: datetime.datetime
+
+
+class Backend(Protocol):
+    """What the runners need of a backend. Open it with ``async with`` before use.
+
+    Every method may raise `BackendUnavailable` after its adapter's limit of patience, `BackendRejected` for a
+    request that is refused (an unknown id, a state that is too large), and `DialectError` for an answer that
+    is not understood.
+    """
+
+    url: str
+    """Where the runs are recorded, fit to be shown to a person: without credentials."""
+
+    async def __aenter__(self) -> Self:
+        """Open connections and start what works in the background."""
+        ...
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Send what is still waiting, within a bounded grace, then close in reverse order."""
+        ...
+
+    # -- registration ------------------------------------------------------------------------------
+
+    async def register_flow(
+        self,
+        serialized_flow: Mapping[str, Any],
+        *,
+        project_name: str,
+        version_group_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RegisteredFlow:
+        """Register a flow document (`Flow.serialize`) in a project, which is created if it is new.
+
+        With an `idempotency_key` that the newest version of the flow was registered under, nothing is
+        written and that version is returned.
+        """
+        ...
+
+    async def create_flow_run(
+        self,
+        flow_id: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Sequence[str] | None = None,
+        scheduled_start_time: datetime.datetime | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Create a flow run with a Pending task run for each task, and return its id.
+
+        The same `idempotency_key` for the same flow returns the run created before.
+        """
+        ...
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
+        """Return a flow run and all its static task runs, in one read."""
+        ...
+
+    async def get_flow_run_state(self, flow_run_id: str) -> State:
+        """Return the newest state of a flow run."""
+        ...
+
+    async def get_task_run_state(self, task_run_id: str) -> State:
+        """Return the newest state of a task run."""
+        ...
+
+    async def get_task_run_info(
+        self, flow_run_id: str, task_id: str, map_index: int | None = None
+    ) -> TaskRunInfoResult:
+        """Return a task run, created (Pending) if it is new. `map_index` None means -1."""
+        ...
+
+    async def get_task_run_infos(
+        self, flow_run_id: str, task_id: str, map_indices: Sequence[int]
+    ) -> list[TaskRunInfoResult]:
+        """Return many runs of one task, in the order asked, those that are new created (Pending)."""
+        ...
+
+    async def get_latest_cached_states(
+        self, task_id: str, cache_key: str | None, created_after: datetime.datetime
+    ) -> list[State]:
+        """Return the Cached states of a task, or of a cache key if there is one, newest first, 100 at most."""
+        ...
+
+    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
+        """Return the newest flow runs, newest first."""
+        ...
+
+    async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
+        """Return a flow run and all its task runs, mapped children included, with their state histories.
+
+        `flow_run_id` may be a unique beginning of an id, or a flow run's name (the newest one of that name).
+        """
+        ...
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+        """Record a state of a flow run.
+
+        Returns:
+            - State: `state`, or the Queued state that the backend recorded in its place
+
+        Raises:
+            - VersionLockMismatch: if `version` is not the run's
+        """
+        ...
+
+    async def set_task_run_state(
+        self,
+        task_run_id: str,
+        version: int | None,
+        state: State,
+        cache_for: datetime.timedelta | None = None,
+    ) -> State:
+        """Record a state of a task run; as `set_flow_run_state`."""
+        ...
+
+    async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
+        """Name a task run."""
+        ...
+
+    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
+        """Tell that the process that runs this flow run is alive."""
+        ...
+
+    async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
+        """Store lines of a run's log."""
+        ...
+
+    async def cancel_flow_run(self, flow_run_id: str) -> str:
+        """Ask for a flow run to be cancelled, and return the name of the state it is in now.
+
+        A running flow run becomes Cancelling, and ends when its runner has stopped its tasks; one that has
+        not started becomes Cancelled at once; a finished one stays as it is.
+        """
+        ...
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
+        """Return a live stream of the states of a flow run, or None where only polling is possible."""
+        ...

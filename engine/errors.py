@@ -1,0 +1,98 @@
+"""The exceptions flowloop raises.
+
+::
+
+    FlowloopError
+    ├─ FlowDefinitionError (ValueError)   a flow that cannot run: a cycle, a missing parameter, a duplicate slug
+    ├─ InvalidTransition                  a defect in flowloop itself; carries the key, both states and the story
+    ├─ SerializationError                 a value or a document that cannot be encoded or decoded
+    ├─ ExecutorError                      a task body could not be handed to its executor, or was lost there
+    └─ BackendError                       the backend could not do what was asked
+       ├─ BackendUnavailable              try again: the network, a 5xx answer, a 429 answer
+       ├─ BackendRejected                 the backend understood, and refuses this one item
+       │  └─ VersionLockMismatch          somebody else has moved this run since it was read
+       └─ DialectError                    an answer or a state document that was not understood
+
+Signals (`flowloop.engine.signals`) are control flow, not errors: they share no base with these.
+Exceptions of other libraries are mapped to these once, at the border of the adapter that uses the
+library, and stay reachable as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BackendRejected",
+    "BackendUnavailable",
+    "DialectError",
+    "ExecutorError",
+    "FlowDefinitionError",
+    "FlowloopError",
+    "InvalidTransition",
+    "SerializationError",
+    "VersionLockMismatch",
+]
+
+
+class FlowloopError(Exception):
+    """The root of every error flowloop raises."""
+
+
+class FlowDefinitionError(FlowloopError, ValueError):
+    """A flow, a task or an edge is defined in a way that cannot run."""
+
+
+class InvalidTransition(FlowloopError):
+    """The ledger was asked for a move that the state machine does not have.
+
+    Args:
+        - key: what was to move, for instance ``("load-1", 3)``
+        - start: the state it was in
+        - finish: the state asked for
+        - story: the earlier moves of the same key, oldest first
+    """
+
+    def __init__(self, key: object, start: str, finish: str, story: list[tuple[object, ...]]) -> None:
+        lines = "\n".join(f"  {line}" for line in story)
+        super().__init__(f"{key!r} cannot go from {start} to {finish}. Its story:\n{lines}")
+        self.key = key
+        self.start = start
+        self.finish = finish
+        self.story = story
+
+
+class SerializationError(FlowloopError):
+    """A value or a document could not be encoded or decoded."""
+
+
+class ExecutorError(FlowloopError):
+    """A task body could not be handed to its executor, or was lost there."""
+
+
+class BackendError(FlowloopError):
+    """The backend could not do what was asked."""
+
+
+class BackendUnavailable(BackendError):
+    """The backend did not answer, or asked to be left alone for a while; trying again may help.
+
+    Args:
+        - message: what happened
+        - retry_after: how many seconds the backend asked to wait, if it said so
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackendRejected(BackendError):
+    """The backend understood the request and refuses it; trying again gives the same answer."""
+
+
+class VersionLockMismatch(BackendRejected):
+    """The run has moved since the version that came with this update."""
+
+
+class DialectError(BackendError):
+    """An answer, or a state document inside one, was not understood."""

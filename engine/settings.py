@@ -1,0 +1,98 @@
+"""Every setting, in one typed place.
+
+A setting has a default, an environment variable (``FLOWLOOP_`` and its name in capitals) that overrides the
+default, and often an argument that overrides both. There is no global configuration object: whoever needs
+settings receives them, or reads them once when it is created.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from .errors import FlowloopError
+
+__all__ = ["Settings"]
+
+_PREFIX = "FLOWLOOP_"
+
+
+def _default_home() -> str:
+    return str(Path.home() / ".flowloop")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of this process, as `Settings.from_env` reads them.
+
+    Durations are in seconds.
+    """
+
+    home: str = msgspec.field(default_factory=_default_home)
+    """Folder of the embedded database and of stored results."""
+
+    backend_url: str = ""
+    """Backend of the cloud runners and of the command line; empty means ``flowloop.db`` in `home`."""
+
+    api_key: str = ""
+    """Sent to a GraphQL server as a bearer token."""
+
+    project: str = "default"
+    """Project that flows are registered in."""
+
+    heartbeat_interval: float = 30.0
+    """How often a running flow run says that it is alive."""
+
+    check_cancellation_interval: float = 15.0
+    """How often a run asks for its cancellation where the backend cannot push it."""
+
+    inline_retry_limit: float = 60.0
+    """A retry or a queued run that is due within this time is waited for; a later one ends the run as not finished."""
+
+    queue_interval: float = 30.0
+    """How long a run that the backend has queued waits before it asks again."""
+
+    cancel_grace: float = 5.0
+    """How long the bodies of cancelled tasks get to clean up, and again how long final states get to be recorded."""
+
+    outage_limit: float = 300.0
+    """How long an unreachable backend is waited for before a call fails."""
+
+    thread_limit: int = 64
+    """How many synchronous task bodies run at once, each in a thread."""
+
+    log_level: str = "INFO"
+    """Level of the ``flowloop`` logger as the command line sets it up."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the settings from environment variables.
+
+        Args:
+            - environ: where to read; the environment of the process if None
+
+        Raises:
+            - FlowloopError: if a variable cannot be read as the type of its setting
+        """
+        source = os.environ if environ is None else environ
+        given = {
+            field: source[_PREFIX + field.upper()]
+            for field in cls.__struct_fields__
+            if source.get(_PREFIX + field.upper())
+        }
+        try:
+            return msgspec.convert(given, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise FlowloopError(f"a FLOWLOOP_ environment variable is not valid: {error}") from error
+
+    @property
+    def default_backend_url(self) -> str:
+        """The backend URL, with the embedded database where none is set."""
+        return self.backend_url or f"sqlite:///{Path(self.home) / 'flowloop.db'}"
+
+    @property
+    def results_dir(self) -> str:
+        """Folder where results are stored that have no place of their own."""
+        return str(Path(self.home) / "results")
