@@ -1,0 +1,160 @@
+"""Results: a value, and where it is stored.
+
+A state never carries a bare value but a `Result`. The base class here stores nothing: a value lives as long as
+the process. Its subclasses in `flowloop.engine.results` read and write somewhere, so that another process can go on.
+"""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, final
+
+from .context import context, now
+from .errors import FlowloopError
+from .serializers import PickleSerializer, Serializer
+
+__all__ = ["NoResult", "NoResultType", "Result", "ResultNotImplementedError"]
+
+
+class ResultNotImplementedError(FlowloopError):
+    """This result does not store values; the runner takes it to mean "no checkpoint"."""
+
+
+class Result:
+    """A value and the place it is stored at.
+
+    Args:
+        - value: the value itself
+        - location: where it is stored: a path, a key, a template in ``str.format`` style that is filled from the run's
+            parameters, context and task inputs, or a function of those that returns the location
+        - serializer: how the value becomes bytes; cloudpickle by default
+    """
+
+    __slots__ = ("__dict__", "_location_function", "location", "serializer", "value")
+
+    serializer_default: ClassVar[Serializer] = PickleSerializer()
+
+    def __init__(
+        self,
+        value: Any = None,
+        location: str | Callable[..., str] | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        self.value = value
+        self.serializer = serializer or self.serializer_default
+        self.location: str | None
+        self._location_function: Callable[..., str] | None
+        if location is None or isinstance(location, str):
+            self.location, self._location_function = location, None
+        elif callable(location):
+            self.location, self._location_function = None, location
+        else:
+            raise TypeError(f"a result's location is a str or a function, not {type(location).__name__}")
+
+    @property
+    def default_location(self) -> str:
+        """A new location, for a value that was given none."""
+        day = now()
+        return f"{day.year}/{day.month}/{day.day}/{uuid.uuid4()}.flowloop_result"
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return bool(_public(self) == _public(other))
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.location or self.value!r}>"
+
+    def copy(self) -> Self:
+        """Return a shallow copy."""
+        return copy.copy(self)
+
+    def from_value(self, value: Any) -> Self:
+        """Return a copy that holds `value` and has no location yet."""
+        new = self.copy()
+        new.location = None
+        new.value = value
+        return new
+
+    def format(self, **kwargs: Any) -> Self:
+        """Return a copy whose location is filled in; the run's context stands behind `kwargs`."""
+        new = self.copy()
+        if new._location_function is not None:
+            new.location = new._location_function(**{**context.to_dict(), **kwargs})
+            new._location_function = None
+        elif new.location is not None and "{" in new.location:
+            new.location = new.location.format(**{**context.to_dict(), **kwargs})
+        return new
+
+    async def read(self, location: str) -> Self:
+        """Read a value.
+
+        Args:
+            - location: where it is stored
+
+        Returns:
+            - Result: a new result with the value and the location
+        """
+        raise ResultNotImplementedError(f"{type(self).__name__} does not read values from anywhere")
+
+    async def write(self, value: Any, **kwargs: Any) -> Result:
+        """Write a value.
+
+        Args:
+            - value: the value to store
+            - kwargs: values for the template of the location
+
+        Returns:
+            - Result: a new result with the value and the location it is now stored at
+        """
+        raise ResultNotImplementedError(f"{type(self).__name__} does not write values anywhere")
+
+    async def exists(self, location: str, **kwargs: Any) -> bool:
+        """Tell whether there is a value at `location`, its template filled from `kwargs`."""
+        raise ResultNotImplementedError(f"{type(self).__name__} does not store values anywhere")
+
+
+def _public(result: Result) -> tuple[Any, ...]:
+    own = {name: value for name, value in result.__dict__.items() if not name.startswith("_")}
+    return (result.value, result.location, result.serializer, own)
+
+
+@final
+class NoResultType(Result):
+    """The type of `NoResult`: a state that carries no result at all, not even None."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return "<No result>"
+
+    def __str__(self) -> str:
+        return "NoResult"
+
+    def copy(self) -> NoResultType:
+        """Return the one instance."""
+        return self
+
+    def __copy__(self) -> NoResultType:
+        return self
+
+    def __deepcopy__(self, memo: object) -> NoResultType:
+        return self
+
+    def __reduce__(self) -> str:
+        return "NoResult"
+
+
+NoResult = NoResultType()

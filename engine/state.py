@@ -1,0 +1,601 @@
+"""The states a run moves through.
+
+::
+
+    State
+    ├─ Pending
+    │  └─ Scheduled ── Paused, Resume, Retrying
+    ├─ meta states   ── Submitted, Queued, ClientFailed    (each wraps another state)
+    ├─ Running
+    │  └─ Cancelling
+    └─ Finished
+       ├─ Success ── Cached, Mapped, Skipped
+       ├─ Failed ── TimedOut, TriggerFailed, ValidationFailed
+       ├─ Cancelled
+       └─ Looped
+
+A state is a value: it says what is known of a run at one moment. Two things are read from the run context when a
+state is made, because a run's states should carry them wherever they are made: the tags of the task, and the
+number of the current attempt.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import cloudpickle
+
+from . import context as _context
+from .result import NoResult, Result
+
+__all__ = [
+    "Cached",
+    "Cancelled",
+    "Cancelling",
+    "ClientFailed",
+    "Failed",
+    "Finished",
+    "Looped",
+    "Mapped",
+    "Paused",
+    "Pending",
+    "Queued",
+    "Resume",
+    "Retrying",
+    "Running",
+    "Scheduled",
+    "Skipped",
+    "State",
+    "Submitted",
+    "Success",
+    "TimedOut",
+    "TriggerFailed",
+    "ValidationFailed",
+]
+
+_values = _context.values
+
+
+class State:
+    """What is known of a run at one moment.
+
+    Args:
+        - message: a sentence for people, or the exception that led here
+        - result: the value, or a `Result` that holds it; `NoResult` if there is none
+        - context: facts about the run that travel with the state
+        - cached_inputs: the inputs of the task, by name, as `Result`s
+
+    Two states are equal if their type, result and further attributes are; the message and the context do not count.
+    """
+
+    __slots__ = ("_result", "cached_inputs", "context", "message", "unknown_fields")
+
+    color: ClassVar[str] = "#000000"
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Names of the attributes that a class adds to those of its parents."""
+
+    _result: Result
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        context: dict[str, Any] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+    ) -> None:
+        self.message: Any = message
+        self._result = result if isinstance(result, Result) else Result(result)
+        self.cached_inputs: dict[str, Result] = cached_inputs if cached_inputs is not None else {}
+        self.context: dict[str, Any] = context if context is not None else {}
+        self.unknown_fields: dict[str, Any] | None = None
+        tags = _values.get().get("task_tags")
+        if tags:
+            self.context.setdefault("tags", sorted(tags))
+
+    # -- the result ----------------------------------------------------------------------------------
+
+    @property
+    def result(self) -> Any:
+        """The value of this state; None where there is none."""
+        return self._result.value
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        self._result = value if isinstance(value, Result) else Result(value)
+
+    async def load_result(self, result: Result | None = None) -> Self:
+        """Read the value of this state from where it is stored, if it is stored and not here yet.
+
+        Args:
+            - result: the result whose kind and settings to read with; the state's own if None
+
+        Returns:
+            - State: this state
+        """
+        location = self._result.location or (result.location if result is not None else None)
+        if self._result.value is None and location is not None:
+            reader = self._result if result is None or type(self._result) is not Result else result
+            self._result = await reader.read(location)
+        return self
+
+    async def load_cached_results(self, results: Mapping[str, Result] | None = None) -> Self:
+        """Read the values of `cached_inputs` that are stored and not here yet, each with the result of its name.
+
+        Returns:
+            - State: this state
+        """
+        for name, given in list(self.cached_inputs.items()):
+            if given.value is None and given.location is not None:
+                reader = (results or {}).get(name, given)
+                self.cached_inputs[name] = await reader.read(given.location)
+        return self
+
+    # -- what kind of state this is ------------------------------------------------------------------
+
+    def is_pending(self) -> bool:
+        """Whether the run has not begun: Pending, Scheduled and their kind."""
+        return isinstance(self, Pending)
+
+    def is_queued(self) -> bool:
+        """Whether the backend holds the run back."""
+        return isinstance(self, Queued)
+
+    def is_retrying(self) -> bool:
+        """Whether the run waits for another attempt."""
+        return isinstance(self, Retrying)
+
+    def is_running(self) -> bool:
+        """Whether the run is under way; Cancelling counts."""
+        return isinstance(self, Running)
+
+    def is_cached(self) -> bool:
+        """Whether the run's result came from, or went to, a cache."""
+        return isinstance(self, Cached)
+
+    def is_finished(self) -> bool:
+        """Whether the run is over; Looped counts, because that attempt is."""
+        return isinstance(self, Finished)
+
+    def is_looped(self) -> bool:
+        """Whether the task asked for another round."""
+        return isinstance(self, Looped)
+
+    def is_scheduled(self) -> bool:
+        """Whether the run waits for a time; Queued counts although it is not Pending."""
+        return isinstance(self, (Scheduled, Queued))
+
+    def is_submitted(self) -> bool:
+        """Whether the run was handed to something that will start it."""
+        return isinstance(self, Submitted)
+
+    def is_skipped(self) -> bool:
+        """Whether the task was skipped, which counts as success."""
+        return isinstance(self, Skipped)
+
+    def is_successful(self) -> bool:
+        """Whether the run ended well."""
+        return isinstance(self, Success)
+
+    def is_failed(self) -> bool:
+        """Whether the run failed; Cancelled is not failed."""
+        return isinstance(self, Failed)
+
+    def is_mapped(self) -> bool:
+        """Whether this is the state of a mapped task, whose children carry the results."""
+        return isinstance(self, Mapped)
+
+    def is_meta_state(self) -> bool:
+        """Whether this state wraps another one."""
+        return isinstance(self, _MetaState)
+
+    @classmethod
+    def children(cls, include_self: bool = False, names_only: bool = False) -> list[Any]:
+        """Return all public subclasses, or their names."""
+        found = [cls] if include_self else []
+        found += [sub for child in cls.__subclasses__() for sub in child.children(include_self=True)]
+        return _presented(found, names_only)
+
+    @classmethod
+    def parents(cls, include_self: bool = False, names_only: bool = False) -> list[Any]:
+        """Return all public base classes that are states, or their names."""
+        found = [base for base in cls.mro() if issubclass(base, State) and (include_self or base is not cls)]
+        return _presented(found, names_only)
+
+    # -- as a value ----------------------------------------------------------------------------------
+
+    def _all_fields(self) -> tuple[str, ...]:
+        return tuple(name for base in type(self).__mro__ if issubclass(base, State) for name in base.fields)
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        assert isinstance(other, State)
+        return bool(
+            self.result == other.result
+            and self.cached_inputs == other.cached_inputs
+            and all(getattr(self, name) == getattr(other, name) for name in self._all_fields())
+        )
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__}: "{self.message}">' if self.message else f"<{type(self).__name__}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        content = {name: getattr(self, name) for name in ("message", "_result", "context", "cached_inputs")}
+        content |= {name: getattr(self, name) for name in self._all_fields()}
+        # an exception that cannot be pickled degrades to its text; any other value must not change silently
+        if isinstance(self.message, BaseException) and not _can_be_pickled(self.message):
+            content["message"] = str(self.message)
+        if isinstance(self.result, BaseException) and not _can_be_pickled(self.result):
+            content["_result"] = Result(repr(self.result))
+        return content
+
+    def __setstate__(self, content: dict[str, Any]) -> None:
+        self.unknown_fields = None
+        for name, value in content.items():
+            setattr(self, name, value)
+
+    def __sizeof__(self) -> int:
+        held = (self.message, self.result, self.context, self.cached_inputs)
+        return object.__sizeof__(self) + sum(sys.getsizeof(value) for value in held)
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the document of this state as the API knows it (a JSON object)."""
+        from .serialization import serialize_state
+
+        return serialize_state(self)
+
+    @staticmethod
+    def deserialize(document: Mapping[str, Any]) -> State:
+        """Return the state of a document; raises `DialectError` if it is not understood."""
+        from .serialization import deserialize_state
+
+        return deserialize_state(document)
+
+
+def _presented(classes: list[type[State]], names_only: bool) -> list[Any]:
+    public = [cls for cls in classes if not cls.__name__.startswith("_")]
+    return [cls.__name__ for cls in public] if names_only else list(public)
+
+
+def _can_be_pickled(value: object) -> bool:
+    try:
+        cloudpickle.loads(cloudpickle.dumps(value))
+    except Exception:
+        return False
+    return True
+
+
+# ---- not begun -------------------------------------------------------------------------------------
+
+
+class Pending(State):
+    """The run has not begun."""
+
+    __slots__ = ()
+    color = "#d3d3d3"
+
+
+class Scheduled(Pending):
+    """The run begins at a time.
+
+    Args:
+        - start_time: when; now if None
+    """
+
+    __slots__ = ("start_time",)
+    color = "#ffab00"
+    fields = ("start_time",)
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        start_time: datetime.datetime | None = None,
+        context: dict[str, Any] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+    ) -> None:
+        super().__init__(message, result, context, cached_inputs)
+        self.start_time: datetime.datetime | None = aware(start_time) if start_time is not None else self._no_time()
+        run_count = _values.get().get("task_run_count")
+        if run_count is not None:
+            self.context.setdefault("task_run_count", run_count)
+
+    @staticmethod
+    def _no_time() -> datetime.datetime | None:
+        return _context.now()
+
+
+class Paused(Scheduled):
+    """The run waits for somebody to resume it, or for `start_time` if one is given."""
+
+    __slots__ = ()
+    color = "#cfd8dc"
+
+    @staticmethod
+    def _no_time() -> datetime.datetime | None:
+        return None
+
+
+class Resume(Scheduled):
+    """The run may pass, once, where it would pause."""
+
+    __slots__ = ()
+    color = "#fb8c00"
+
+
+class Retrying(Scheduled):
+    """The run failed and begins again at `start_time`.
+
+    Args:
+        - run_count: how many attempts there were; the current attempt's number if None
+    """
+
+    __slots__ = ("run_count",)
+    color = "#ff5722"
+    fields = ("run_count",)
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        start_time: datetime.datetime | None = None,
+        context: dict[str, Any] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+        run_count: int | None = None,
+    ) -> None:
+        super().__init__(message, result, start_time, context, cached_inputs)
+        self.run_count: int = _values.get().get("task_run_count", 1) if run_count is None else run_count
+
+
+# ---- states about states ---------------------------------------------------------------------------
+
+
+class _MetaState(State):
+    """Wraps another state; wrapping a wrapper wraps what that one wraps."""
+
+    __slots__ = ("_state",)
+    fields = ("state",)
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        state: State | None = None,
+        context: dict[str, Any] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+    ) -> None:
+        super().__init__(message, result, context, cached_inputs)
+        self.state = state
+
+    @property
+    def state(self) -> State | None:
+        """The innermost state that is wrapped."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State | None) -> None:
+        self._state: State | None = state.state if isinstance(state, _MetaState) else state
+
+
+class ClientFailed(_MetaState):
+    """The state inside could not be recorded: neither finished nor failed, but the end of this run here."""
+
+    __slots__ = ()
+    color = "#eb0000"
+
+
+class Submitted(_MetaState):
+    """The run was handed to something that will start it."""
+
+    __slots__ = ()
+    color = "#ffbf00"
+
+
+class Queued(_MetaState):
+    """The backend holds the run back, because of a limit.
+
+    Args:
+        - start_time: when to ask again; now if None
+    """
+
+    __slots__ = ("start_time",)
+    color = "#ffea00"
+    fields = ("start_time",)
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        state: State | None = None,
+        start_time: datetime.datetime | None = None,
+        context: dict[str, Any] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+    ) -> None:
+        super().__init__(message, result, state, context, cached_inputs)
+        self.start_time: datetime.datetime | None = _context.now() if start_time is None else aware(start_time)
+
+
+# ---- under way -------------------------------------------------------------------------------------
+
+
+class Running(State):
+    """The run is under way."""
+
+    __slots__ = ()
+    color = "#3d67ff"
+
+
+class Cancelling(Running):
+    """The run is under way and is being stopped."""
+
+    __slots__ = ()
+    color = "#bdbdbd"
+
+
+# ---- over ------------------------------------------------------------------------------------------
+
+
+class Finished(State):
+    """The run is over."""
+
+    __slots__ = ()
+    color = "#003ccb"
+
+
+class Success(Finished):
+    """The run ended well."""
+
+    __slots__ = ()
+    color = "#28a745"
+
+
+class Cached(Success):
+    """The run ended well, and its result may serve later runs.
+
+    Args:
+        - hashed_inputs: a hash of each input, by name
+        - cached_parameters: the parameters of the flow run
+        - cached_result_expiration: until when the result may serve; None means for ever
+    """
+
+    __slots__ = ("cached_parameters", "cached_result_expiration", "hashed_inputs")
+    color = "#34d058"
+    fields = ("hashed_inputs", "cached_parameters", "cached_result_expiration")
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        hashed_inputs: dict[str, str] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+        cached_parameters: dict[str, Any] | None = None,
+        cached_result_expiration: datetime.datetime | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, result, context, cached_inputs)
+        self.hashed_inputs = hashed_inputs
+        self.cached_parameters = cached_parameters
+        self.cached_result_expiration = None if cached_result_expiration is None else aware(cached_result_expiration)
+
+
+class Looped(Finished):
+    """One round of a task is over, and it asked for another.
+
+    Args:
+        - loop_count: the number of this round; the current one if None
+    """
+
+    __slots__ = ("loop_count",)
+    color = "#003ccb"
+    fields = ("loop_count",)
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        loop_count: int | None = None,
+        context: dict[str, Any] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+    ) -> None:
+        super().__init__(message, result, context, cached_inputs)
+        self.loop_count: int = _values.get().get("task_loop_count", 1) if loop_count is None else loop_count
+
+
+class Mapped(Success):
+    """A mapped task has, or will have, these children.
+
+    Args:
+        - map_states: the states of the children
+        - n_map_states: how many children there are; the length of `map_states` if None or 0
+
+    Its result is the list of the children's results.
+    """
+
+    __slots__ = ("_n_map_states", "map_states")
+    color = "#97ffff"
+    fields = ("map_states", "n_map_states")
+
+    def __init__(
+        self,
+        message: str | BaseException | None = None,
+        result: Any = NoResult,
+        map_states: list[State] | None = None,
+        context: dict[str, Any] | None = None,
+        cached_inputs: dict[str, Result] | None = None,
+        n_map_states: int | None = None,
+    ) -> None:
+        super().__init__(message, result, context, cached_inputs)
+        self.map_states: list[Any] = map_states if map_states is not None else []
+        self._n_map_states = n_map_states
+
+    @property
+    def n_map_states(self) -> int:
+        """How many children there are."""
+        return self._n_map_states or len(self.map_states)
+
+    @n_map_states.setter
+    def n_map_states(self, value: int | None) -> None:
+        self._n_map_states = value
+
+    @property
+    def result(self) -> Any:
+        """The results of the children, in order; the result given, if one was."""
+        if self._result is not NoResult or not self.map_states:
+            return self._result.value
+        return [None if state is None else state.result for state in self.map_states]
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        self._result = value if isinstance(value, Result) else Result(value)
+
+
+class Skipped(Success):
+    """The task was not run, on purpose."""
+
+    __slots__ = ()
+    color = "#62757f"
+
+
+class Cancelled(Finished):
+    """The run was stopped before its end. ``context["cause"]`` says why: user, timeout, shutdown or sibling."""
+
+    __slots__ = ()
+    color = "#bdbdbd"
+
+
+class Failed(Finished):
+    """The run ended badly; its result is the exception, where there was one."""
+
+    __slots__ = ()
+    color = "#eb0000"
+
+
+class TimedOut(Failed):
+    """The task took longer than its timeout."""
+
+    __slots__ = ()
+    color = "#cf5d5d"
+
+
+class TriggerFailed(Failed):
+    """The task was not run, because its trigger did not accept the states upstream."""
+
+    __slots__ = ()
+    color = "#f08080"
+
+
+class ValidationFailed(Failed):
+    """The task ran, and its result did not pass validation."""
+
+    __slots__ = ()
+    color = "#e53935"
+
+
+def aware(moment: datetime.datetime) -> datetime.datetime:
+    """Return `moment` with a time zone; a naive one is taken to be UTC."""
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
