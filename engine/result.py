@@ -6,13 +6,12 @@ the process. Its subclasses in `flowloop.engine.results` read and write somewher
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, final
 
-from .context import context, now
-from .errors import FlowloopError
+from .context import now, values
+from .errors import FlowloopError, SerializationError
 from .serializers import PickleSerializer, Serializer
 
 __all__ = ["NoResult", "NoResultType", "Result", "ResultNotImplementedError"]
@@ -30,11 +29,26 @@ class Result:
         - location: where it is stored: a path, a key, a template in ``str.format`` style that is filled from the run's
             parameters, context and task inputs, or a function of those that returns the location
         - serializer: how the value becomes bytes; cloudpickle by default
+
+    A subclass writes ``async def read``, ``write`` and ``exists``. In the document of a state it is a ``CustomResult``,
+    of which the location travels: whoever reads the value needs a result of the same kind, as the task has one.
     """
 
-    __slots__ = ("__dict__", "_location_function", "location", "serializer", "value")
+    __slots__ = ("_location_function", "location", "serializer", "unknown_fields", "value")
 
     serializer_default: ClassVar[Serializer] = PickleSerializer()
+    wire_type: ClassVar[str] = "Result"
+    wire_fields: ClassVar[tuple[str, ...]] = ("location",)
+    wire_types: ClassVar[dict[str, type[Result]]] = {}
+    """The classes that the documents of states know by name; see `flowloop.engine.serialization`."""
+
+    def __init_subclass__(
+        cls, *, wire_type: str | None = None, wire_fields: tuple[str, ...] = ("location",), **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.wire_type, cls.wire_fields = wire_type or "CustomResult", wire_fields
+        if wire_type is not None:
+            Result.wire_types[wire_type] = cls
 
     def __init__(
         self,
@@ -44,6 +58,7 @@ class Result:
     ) -> None:
         self.value = value
         self.serializer = serializer or self.serializer_default
+        self.unknown_fields: dict[str, Any] | None = None
         self.location: str | None
         self._location_function: Callable[..., str] | None
         if location is None or isinstance(location, str):
@@ -71,7 +86,13 @@ class Result:
 
     def copy(self) -> Self:
         """Return a shallow copy."""
-        return copy.copy(self)
+        new = object.__new__(type(self))
+        for name in Result.__slots__:
+            setattr(new, name, getattr(self, name))
+        own = getattr(self, "__dict__", None)
+        if own:
+            new.__dict__.update(own)
+        return new
 
     def from_value(self, value: Any) -> Self:
         """Return a copy that holds `value` and has no location yet."""
@@ -81,13 +102,22 @@ class Result:
         return new
 
     def format(self, **kwargs: Any) -> Self:
-        """Return a copy whose location is filled in; the run's context stands behind `kwargs`."""
+        """Return a copy whose location is filled in.
+
+        Args:
+            - kwargs: values for the template, the inputs of the task as a rule; behind them stands the run's context,
+                and behind that its parameters
+
+        Raises:
+            - SerializationError: if the template names something that is in none of them
+        """
         new = self.copy()
         if new._location_function is not None:
-            new.location = new._location_function(**{**context.to_dict(), **kwargs})
-            new._location_function = None
-        elif new.location is not None and "{" in new.location:
-            new.location = new.location.format(**{**context.to_dict(), **kwargs})
+            new.location, new._location_function = new._location_function(**_template_values(kwargs)), None
+        elif new.location is None:
+            new.location = new.default_location
+        elif "{" in new.location or "}" in new.location:
+            new.location = _filled(new.location, _template_values(kwargs))
         return new
 
     async def read(self, location: str) -> Self:
@@ -118,13 +148,31 @@ class Result:
         raise ResultNotImplementedError(f"{type(self).__name__} does not store values anywhere")
 
 
+Result.wire_types["Result"] = Result
+
+
+def _template_values(kwargs: dict[str, Any]) -> dict[str, Any]:
+    current = values.get()
+    return {**current.get("parameters", {}), **current, **kwargs}
+
+
+def _filled(template: str, names: dict[str, Any]) -> str:
+    try:
+        return template.format(**names)
+    except (LookupError, AttributeError, ValueError) as error:
+        raise SerializationError(
+            f"the result location {template!r} cannot be filled in ({type(error).__name__}: {error}): "
+            f"the task inputs, the run context and the parameters have {', '.join(sorted(names)) or 'nothing'}"
+        ) from error
+
+
 def _public(result: Result) -> tuple[Any, ...]:
-    own = {name: value for name, value in result.__dict__.items() if not name.startswith("_")}
+    own = {name: value for name, value in getattr(result, "__dict__", {}).items() if not name.startswith("_")}
     return (result.value, result.location, result.serializer, own)
 
 
 @final
-class NoResultType(Result):
+class NoResultType(Result, wire_type="NoResultType", wire_fields=()):
     """The type of `NoResult`: a state that carries no result at all, not even None."""
 
     __slots__ = ()

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Self
 import cloudpickle
 
 from . import context as _context
-from .result import NoResult, Result
+from .result import NoResult, NoResultType, Result
 
 __all__ = [
     "Cached",
@@ -92,7 +92,7 @@ class State:
         self.context: dict[str, Any] = context if context is not None else {}
         self.unknown_fields: dict[str, Any] | None = None
         tags = _values.get().get("task_tags")
-        if tags:
+        if tags is not None:
             self.context.setdefault("tags", sorted(tags))
 
     # -- the result ----------------------------------------------------------------------------------
@@ -110,15 +110,17 @@ class State:
         """Read the value of this state from where it is stored, if it is stored and not here yet.
 
         Args:
-            - result: the result whose kind and settings to read with; the state's own if None
+            - result: the result whose settings to read with; it gives the location, too, where the state has no
+                result at all. The state's own reads if None, and where the value was stored as another kind.
 
         Returns:
             - State: this state
         """
-        location = self._result.location or (result.location if result is not None else None)
+        location = self._result.location
+        if self._result is NoResult and result is not None:
+            location = result.location
         if self._result.value is None and location is not None:
-            reader = self._result if result is None or type(self._result) is not Result else result
-            self._result = await reader.read(location)
+            self._result = await _reader(self._result, result).read(location)
         return self
 
     async def load_cached_results(self, results: Mapping[str, Result] | None = None) -> Self:
@@ -129,8 +131,7 @@ class State:
         """
         for name, given in list(self.cached_inputs.items()):
             if given.value is None and given.location is not None:
-                reader = (results or {}).get(name, given)
-                self.cached_inputs[name] = await reader.read(given.location)
+                self.cached_inputs[name] = await _reader(given, (results or {}).get(name)).read(given.location)
         return self
 
     # -- what kind of state this is ------------------------------------------------------------------
@@ -260,6 +261,11 @@ class State:
 def _presented(classes: list[type[State]], names_only: bool) -> list[Any]:
     public = [cls for cls in classes if not cls.__name__.startswith("_")]
     return [cls.__name__ for cls in public] if names_only else list(public)
+
+
+def _reader(stored: Result, given: Result | None) -> Result:
+    # a kind of result that came as a document has its default settings, so one of the same kind knows better
+    return given if given is not None and type(stored) in (Result, NoResultType, type(given)) else stored
 
 
 def _can_be_pickled(value: object) -> bool:

@@ -1,0 +1,1 @@
+"""Results that store values: in the state itself, in files, in object stores."""

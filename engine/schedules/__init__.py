@@ -1,0 +1,1 @@
+"""When a flow is to run: clocks, and schedules made of them."""
