@@ -94,6 +94,12 @@ class Result:
             new.__dict__.update(own)
         return new
 
+    def at(self, location: str | Callable[..., str]) -> Self:
+        """Return a copy that is stored at `location`, which may be a template or a function."""
+        new = self.copy()
+        Result.__init__(new, location=location, serializer=self.serializer)
+        return new
+
     def from_value(self, value: Any) -> Self:
         """Return a copy that holds `value` and has no location yet."""
         new = self.copy()

@@ -1,0 +1,597 @@
+"""Flows: graphs of tasks."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Self
+
+from .context import context
+from .edge import Edge, EdgeAnnotation
+from .errors import FlowDefinitionError
+from .parameter import Parameter
+from .result import Result
+from .task import FailureHandler, StateHandler, Task, _handlers, failure_handler
+from .wiring import as_task, is_constant
+
+if TYPE_CHECKING:
+    from .executors import Executor
+    from .state import State
+
+__all__ = ["Flow"]
+
+
+class Flow:
+    """A graph of tasks.
+
+    Args:
+        - name: what people read, and the identity in the project where the flow is registered
+        - schedule: when it runs by itself (`flowloop.engine.schedules`)
+        - executor: where the bodies of its tasks run; on the loop and in threads if None
+        - tasks, edges: what it starts with
+        - reference_tasks: the tasks whose states decide that of the flow; the terminal ones if None
+        - state_handlers: functions (flow, old state, new state) called at each change, sync or async
+        - on_failure: a function (flow, state) called when the flow fails
+        - validate: whether to check the graph at once
+        - result: where the results of tasks are stored that say nothing themselves
+        - terminal_state_handler: a function (flow, state, states of the reference tasks) that may replace the final state
+        - storage, run_config: documents that travel with the registered flow
+
+    Example:
+
+        ```python
+        with Flow("sum of squares") as flow:
+            total = add_up(square.map([1, 2, 3]))
+        state = await FlowRunner(flow).run()
+        assert state.result[total].result == 14
+        ```
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schedule: Any = None,
+        executor: Executor | None = None,
+        tasks: Iterable[Task[..., Any]] | None = None,
+        edges: Iterable[Edge] | None = None,
+        reference_tasks: Iterable[Task[..., Any]] | None = None,
+        state_handlers: Iterable[StateHandler] | None = None,
+        on_failure: FailureHandler | None = None,
+        validate: bool | None = None,
+        result: Result | None = None,
+        terminal_state_handler: Callable[..., Any] | None = None,
+        storage: Any = None,
+        run_config: Any = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise FlowDefinitionError("a flow needs a name")
+        self.name = name
+        self.schedule = schedule
+        self.executor = executor
+        self.result = result
+        self.storage = storage
+        self.run_config = run_config
+        self.state_handlers: list[StateHandler] = _handlers(name, state_handlers)
+        if on_failure is not None:
+            self.state_handlers.append(failure_handler(on_failure))
+        self.terminal_state_handler = terminal_state_handler
+        self.constants: defaultdict[Task[..., Any], dict[str, Any]] = defaultdict(dict)
+        self.slugs: dict[Task[..., Any], str] = {}
+        self._slug_owners: dict[str, Task[..., Any]] = {}
+        self._slug_counts: Counter[str] = Counter()
+        self._tasks: dict[Task[..., Any], None] = {}
+        self._edges: dict[Edge, None] = {}
+        self._upstream: dict[Task[..., Any], list[Edge]] = {}
+        self._downstream: dict[Task[..., Any], list[Edge]] = {}
+        self._keys: dict[Task[..., Any], set[str]] = {}
+        self._reference_tasks: set[Task[..., Any]] | None = None
+        self._memo: dict[Any, Any] = {}
+        self._blocks: list[tuple[AbstractContextManager[Any], set[Task[..., Any]]]] = []
+
+        for task in tasks or ():
+            self.add_task(task)
+        for edge in edges or ():
+            self.add_edge(
+                edge.upstream_task, edge.downstream_task, key=edge.key, mapped=edge.mapped, flattened=edge.flattened
+            )
+        if reference_tasks is not None:
+            self.set_reference_tasks(reference_tasks)
+        if validate:
+            self.validate()
+
+    # -- the block ---------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        fresh: set[Task[..., Any]] = set()
+        block = context(flow=self, new_tasks=fresh)
+        block.__enter__()
+        self._blocks.append((block, fresh))
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        block, fresh = self._blocks.pop()
+        block.__exit__(*exc_info)
+        unused = sorted(task.name for task in fresh if task not in self._tasks)
+        if unused and exc_info[0] is None:
+            import warnings
+
+            warnings.warn(
+                f"flow {self.name!r}: tasks were made in its block but never called, so they are not part of it: "
+                f"{', '.join(unused)}",
+                stacklevel=2,
+            )
+
+    # -- building ----------------------------------------------------------------------------------------
+
+    def add_task(self, task: Task[..., Any]) -> Task[..., Any]:
+        """Add a task, if it is not in the flow yet.
+
+        Raises:
+            - FlowDefinitionError: if its slug is taken
+        """
+        if not isinstance(task, Task):
+            raise FlowDefinitionError(f"flow {self.name!r}: tasks are Task objects, not {type(task).__name__}")
+        if task in self._tasks:
+            return task
+        slug = task.slug or self._new_slug(task)
+        if slug in self._slug_owners:
+            raise FlowDefinitionError(
+                f"flow {self.name!r}: two tasks have the slug {slug!r}; give one of them another slug"
+            )
+        self._tasks[task] = None
+        self.slugs[task] = slug
+        self._slug_owners[slug] = task
+        self._upstream[task] = []
+        self._downstream[task] = []
+        self._keys[task] = set()
+        self._memo.clear()
+        context.get("new_tasks", set()).discard(task)
+        for scope in context.get("wiring_scopes", ()):
+            scope.add_task(task, self)
+        return task
+
+    def _new_slug(self, task: Task[..., Any]) -> str:
+        base = "-".join([task.name, *sorted(task.tags)])
+        self._slug_counts[base] += 1
+        return f"{base}-{self._slug_counts[base]}"
+
+    def add_edge(
+        self,
+        upstream_task: Any,
+        downstream_task: Task[..., Any],
+        key: str | None = None,
+        mapped: bool = False,
+        flattened: bool = False,
+        validate: bool | None = None,
+    ) -> Edge:
+        """Add an edge, and its tasks if they are not in the flow yet.
+
+        Args:
+            - upstream_task, downstream_task, key, mapped, flattened: as for `Edge`; an annotation around the upstream
+                task (`mapped`, `unmapped`, `flatten`) wins over the flags
+            - validate: whether to look for a cycle at once
+
+        Raises:
+            - FlowDefinitionError: if the edge is not possible
+        """
+        if isinstance(upstream_task, EdgeAnnotation):
+            mapped = mapped if upstream_task.mapped is None else upstream_task.mapped
+            flattened = flattened or upstream_task.flattened
+            upstream_task = upstream_task.value
+        if isinstance(downstream_task, Parameter):
+            raise FlowDefinitionError(
+                f"flow {self.name!r}: parameter {downstream_task.name!r} cannot wait for another task"
+            )
+        edge = Edge(self.add_task(upstream_task), self.add_task(downstream_task), key, mapped, flattened)
+        if edge in self._edges:
+            return edge
+        if key is not None:
+            if key in self._keys[downstream_task]:
+                raise FlowDefinitionError(
+                    f"flow {self.name!r}: the argument {key!r} of task {downstream_task.name!r} has an input already"
+                )
+            self._check_key(downstream_task, key)
+            self._keys[downstream_task].add(key)
+        self._edges[edge] = None
+        self._upstream[edge.downstream_task].append(edge)
+        self._downstream[edge.upstream_task].append(edge)
+        self._memo.clear()
+        if validate:
+            self.validate()
+        return edge
+
+    def _check_key(self, task: Task[..., Any], key: str) -> None:
+        from ._signature import signature
+
+        parameters = signature(task.body).parameters
+        if key not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            raise FlowDefinitionError(
+                f"task {task.name!r} has no argument {key!r}; it has: {', '.join(parameters) or 'none'}"
+            )
+
+    def chain(self, *tasks: Task[..., Any], validate: bool | None = None) -> list[Edge]:
+        """Add edges so that each task waits for the one before it."""
+        edges = [self.add_edge(first, second) for first, second in zip(tasks, tasks[1:], strict=False)]
+        if validate:
+            self.validate()
+        return edges
+
+    def set_dependencies(
+        self,
+        task: Any,
+        upstream_tasks: Iterable[Any] | None = None,
+        downstream_tasks: Iterable[Any] | None = None,
+        keyword_tasks: Mapping[str, Any] | None = None,
+        mapped: bool = False,
+        validate: bool | None = None,
+    ) -> None:
+        """Set what a task waits for, what waits for it, and what its inputs are.
+
+        A plain value as an input becomes one of the flow's `constants`; one that is mapped over becomes a task.
+        """
+        target = as_task(task, self)
+        self.add_task(target)
+        for upstream in upstream_tasks or ():
+            self._depend(upstream, target, None, mapped)
+        for downstream in downstream_tasks or ():
+            self._depend(target, as_task(downstream, self), None, mapped)
+        for key, value in (keyword_tasks or {}).items():
+            self._depend(value, target, key, mapped)
+        if validate:
+            self.validate()
+
+    def _depend(self, value: Any, task: Task[..., Any], key: str | None, mapped: bool) -> None:
+        flattened = False
+        if isinstance(value, EdgeAnnotation):
+            mapped = mapped if value.mapped is None else value.mapped
+            flattened, value = value.flattened, value.value
+        if key is not None and not mapped and not flattened and is_constant(value):
+            self._check_key(task, key)
+            self.constants[task][key] = value
+            return
+        self.add_edge(as_task(value, self), task, key=key, mapped=mapped, flattened=flattened)
+
+    def update(self, flow: Flow, merge_parameters: bool = False, validate: bool | None = None) -> None:
+        """Add all tasks, edges and constants of another flow.
+
+        Args:
+            - flow: the other flow
+            - merge_parameters: whether a parameter of the other flow becomes the one of the same name here
+            - validate: whether to look for a cycle at once
+        """
+        own = {parameter.name: parameter for parameter in self.parameters()}
+        stand_in: dict[Task[..., Any], Task[..., Any]] = {}
+        for task in flow._tasks:
+            twin = own.get(task.name) if merge_parameters and isinstance(task, Parameter) else None
+            stand_in[task] = twin or self.add_task(task)
+        for edge in flow._edges:
+            self.add_edge(
+                stand_in[edge.upstream_task],
+                stand_in[edge.downstream_task],
+                key=edge.key,
+                mapped=edge.mapped,
+                flattened=edge.flattened,
+            )
+        for task, constants in flow.constants.items():
+            self.constants[stand_in[task]].update(constants)
+        if validate:
+            self.validate()
+
+    def replace(self, old: Task[..., Any], new: Any, validate: bool | None = None) -> None:
+        """Put another task, or a value, in the place of a task.
+
+        Raises:
+            - FlowDefinitionError: if `old` is not in the flow
+        """
+        self._must_have(old)
+        edges = list(self._edges)
+        slug = self.slugs[old]
+        reference = self._reference_tasks
+        constants = self.constants.pop(old, {})
+        tasks = [task for task in self._tasks if task is not old]
+        self._forget_graph(keep_slugs={task: self.slugs[task] for task in tasks})
+        task = as_task(new, self)
+        if isinstance(task, type(old)) and task.slug is None:
+            self._slug_owners.pop(self.slugs[task])
+            self.slugs[task] = slug
+            self._slug_owners[slug] = task
+        for edge in edges:
+            ends = [task if end is old else end for end in (edge.upstream_task, edge.downstream_task)]
+            self.add_edge(ends[0], ends[1], key=edge.key, mapped=edge.mapped, flattened=edge.flattened)
+        for key, value in constants.items():
+            self._check_key(task, key)
+            self.constants[task][key] = value
+        if reference is not None and old in reference:
+            self._reference_tasks = (reference - {old}) | {task}
+        if validate:
+            self.validate()
+
+    def _forget_graph(self, keep_slugs: dict[Task[..., Any], str]) -> None:
+        self._edges.clear()
+        self._memo.clear()
+        self._tasks = dict.fromkeys(keep_slugs)
+        self.slugs = dict(keep_slugs)
+        self._slug_owners = {slug: task for task, slug in keep_slugs.items()}
+        self._upstream = {task: [] for task in keep_slugs}
+        self._downstream = {task: [] for task in keep_slugs}
+        self._keys = {task: set() for task in keep_slugs}
+
+    def copy(self) -> Flow:
+        """Return a flow with the same tasks and edges, which can be changed on its own."""
+        new = copy.copy(self)
+        new._tasks, new._edges, new.slugs = dict(self._tasks), dict(self._edges), dict(self.slugs)
+        new._slug_owners, new._slug_counts = dict(self._slug_owners), Counter(self._slug_counts)
+        new._upstream = {task: list(edges) for task, edges in self._upstream.items()}
+        new._downstream = {task: list(edges) for task, edges in self._downstream.items()}
+        new._keys = {task: set(keys) for task, keys in self._keys.items()}
+        new.constants = defaultdict(dict, {task: dict(values) for task, values in self.constants.items()})
+        new._reference_tasks = None if self._reference_tasks is None else set(self._reference_tasks)
+        new.state_handlers = list(self.state_handlers)
+        new._memo, new._blocks = {}, []
+        return new
+
+    # -- asking ------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> KeysView[Task[..., Any]]:
+        """All tasks, as a set-like view in the order they were added."""
+        return self._tasks.keys()
+
+    @property
+    def edges(self) -> KeysView[Edge]:
+        """All edges, as a set-like view in the order they were added."""
+        return self._edges.keys()
+
+    def ordered_tasks(self) -> list[Task[..., Any]]:
+        """Return the tasks in the order they were added."""
+        return list(self._tasks)
+
+    def ordered_edges(self) -> list[Edge]:
+        """Return the edges in the order they were added."""
+        return list(self._edges)
+
+    def _must_have(self, task: Task[..., Any]) -> None:
+        if task not in self._tasks:
+            raise FlowDefinitionError(f"task {getattr(task, 'name', task)!r} is not in flow {self.name!r}")
+
+    def edges_to(self, task: Task[..., Any]) -> set[Edge]:
+        """Return the edges that lead to a task."""
+        self._must_have(task)
+        return set(self._upstream[task])
+
+    def edges_from(self, task: Task[..., Any]) -> set[Edge]:
+        """Return the edges that lead away from a task."""
+        self._must_have(task)
+        return set(self._downstream[task])
+
+    def all_upstream_edges(self) -> dict[Task[..., Any], set[Edge]]:
+        """Return for each task the edges that lead to it."""
+        return {task: set(edges) for task, edges in self._upstream.items()}
+
+    def all_downstream_edges(self) -> dict[Task[..., Any], set[Edge]]:
+        """Return for each task the edges that lead away from it."""
+        return {task: set(edges) for task, edges in self._downstream.items()}
+
+    def upstream_tasks(self, task: Task[..., Any]) -> set[Task[..., Any]]:
+        """Return the tasks that a task waits for."""
+        return {edge.upstream_task for edge in self.edges_to(task)}
+
+    def downstream_tasks(self, task: Task[..., Any]) -> set[Task[..., Any]]:
+        """Return the tasks that wait for a task."""
+        return {edge.downstream_task for edge in self.edges_from(task)}
+
+    def root_tasks(self) -> set[Task[..., Any]]:
+        """Return the tasks that wait for nothing."""
+        return set(self._remember("roots", lambda: [t for t, edges in self._upstream.items() if not edges]))
+
+    def terminal_tasks(self) -> set[Task[..., Any]]:
+        """Return the tasks that nothing waits for."""
+        return set(self._remember("terminals", lambda: [t for t, edges in self._downstream.items() if not edges]))
+
+    def parameters(self) -> set[Parameter]:
+        """Return the parameters."""
+        return set(self._remember("parameters", lambda: [t for t in self._tasks if isinstance(t, Parameter)]))
+
+    def reference_tasks(self) -> set[Task[..., Any]]:
+        """Return the tasks whose states decide that of the flow."""
+        return self.terminal_tasks() if self._reference_tasks is None else set(self._reference_tasks)
+
+    def set_reference_tasks(self, tasks: Iterable[Task[..., Any]]) -> None:
+        """Set the tasks whose states decide that of the flow; none means the terminal ones.
+
+        Raises:
+            - FlowDefinitionError: if one is not in the flow
+        """
+        chosen = set(tasks)
+        for task in chosen:
+            self._must_have(task)
+        self._reference_tasks = chosen or None
+
+    def get_tasks(
+        self,
+        name: str | None = None,
+        slug: str | None = None,
+        tags: Iterable[str] | None = None,
+        task_type: type | None = None,
+    ) -> list[Task[..., Any]]:
+        """Return the tasks that match all that is given, in the order they were added."""
+        wanted = set(tags or ())
+        return [
+            task
+            for task in self._tasks
+            if (name is None or task.name == name)
+            and (slug is None or self.slugs[task] == slug)
+            and wanted <= task.tags
+            and (task_type is None or isinstance(task, task_type))
+        ]
+
+    def sorted_tasks(self, root_tasks: Iterable[Task[..., Any]] | None = None) -> tuple[Task[..., Any], ...]:
+        """Return the tasks so that each comes after those it waits for.
+
+        Args:
+            - root_tasks: return only these and the tasks that wait for them, directly or not
+
+        Raises:
+            - FlowDefinitionError: if there is a cycle
+        """
+        ordered: tuple[Task[..., Any], ...] = self._remember("sorted", self._sort)
+        if root_tasks is None:
+            return ordered
+        reached: set[Task[..., Any]] = set(root_tasks)
+        for task in ordered:
+            if any(edge.upstream_task in reached for edge in self._upstream[task]):
+                reached.add(task)
+        return tuple(task for task in ordered if task in reached)
+
+    def _sort(self) -> tuple[Task[..., Any], ...]:
+        waiting = {task: len(edges) for task, edges in self._upstream.items()}
+        ready = deque(task for task, count in waiting.items() if not count)
+        ordered: list[Task[..., Any]] = []
+        while ready:
+            task = ready.popleft()
+            ordered.append(task)
+            for edge in self._downstream[task]:
+                waiting[edge.downstream_task] -= 1
+                if not waiting[edge.downstream_task]:
+                    ready.append(edge.downstream_task)
+        if len(ordered) < len(self._tasks):
+            raise FlowDefinitionError(f"flow {self.name!r} has a cycle: {' -> '.join(self._find_cycle(waiting))}")
+        return tuple(ordered)
+
+    def _find_cycle(self, waiting: dict[Task[..., Any], int]) -> list[str]:
+        stuck = {task for task, count in waiting.items() if count}
+        path: list[Task[..., Any]] = [next(iter(stuck))]
+        while True:
+            before = next(e.upstream_task for e in self._upstream[path[-1]] if e.upstream_task in stuck)
+            if before in path:
+                cycle = [*path[path.index(before) :], before]
+                return [task.name for task in reversed(cycle)]
+            path.append(before)
+
+    def validate(self) -> None:
+        """Check the graph.
+
+        Raises:
+            - FlowDefinitionError: for a cycle, a required argument without an input, or a reference task that is gone
+        """
+        self._remember("valid", self._validate)
+
+    def _validate(self) -> bool:
+        from ._signature import signature
+
+        self.sorted_tasks()
+        for task in self._reference_tasks or ():
+            self._must_have(task)
+        for task in self._tasks:
+            if isinstance(task, Parameter):
+                continue
+            given = self._keys[task] | self.constants.get(task, {}).keys()
+            for parameter in signature(task.body).parameters.values():
+                required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+                if required and parameter.name not in given:
+                    raise FlowDefinitionError(
+                        f"flow {self.name!r}: task {task.name!r} needs the argument {parameter.name!r}, "
+                        "and nothing is passed for it"
+                    )
+        return True
+
+    def _remember(self, name: Any, compute: Callable[[], Any]) -> Any:
+        if name not in self._memo:
+            self._memo[name] = compute()
+        return self._memo[name]
+
+    def check_parameters(self, given: Mapping[str, Any], *, complete: bool, from_text: bool = False) -> dict[str, Any]:
+        """Return the given parameters, each as the type of its parameter.
+
+        Args:
+            - given: values by name
+            - complete: whether every required parameter must be there
+            - from_text: whether the values come as text, as from a command line
+
+        Raises:
+            - FlowDefinitionError: for a name that no parameter has, a value of the wrong type, or a missing value
+        """
+        known = {parameter.name: parameter for parameter in self.parameters()}
+        names = ", ".join(sorted(known)) or "none"
+        for name in given:
+            if name not in known:
+                raise FlowDefinitionError(f"flow {self.name!r} has no parameter {name!r}; it has: {names}")
+        missing = sorted(p.name for p in known.values() if p.required and p.name not in given)
+        if complete and missing:
+            raise FlowDefinitionError(f"flow {self.name!r} needs the parameter {missing[0]!r}, which was not given")
+        return {name: known[name].cast(value, from_text=from_text) for name, value in given.items()}
+
+    # -- as a value --------------------------------------------------------------------------------------
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the document of this flow as the API knows it."""
+        from .serialization import serialize_flow
+
+        return serialize_flow(self)
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        assert isinstance(other, Flow)
+        return (
+            self.name == other.name
+            and self.tasks == other.tasks
+            and self.edges == other.edges
+            and self.reference_tasks() == other.reference_tasks()
+        )
+
+    __hash__ = object.__hash__
+
+    def __iter__(self) -> Iterator[Task[..., Any]]:
+        return iter(self.sorted_tasks())
+
+    def __repr__(self) -> str:
+        return f'<Flow: name="{self.name}">'
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        run_on_schedule: bool | None = None,
+        runner_cls: type[Any] | None = None,
+        **kwargs: Any,
+    ) -> State:
+        """Run this flow until it is finished, waiting for whatever it schedules on the way.
+
+        Args:
+            - parameters: values of the parameters, by name
+            - run_on_schedule: whether to wait for the schedule's times and run at each; true if there is a schedule
+            - runner_cls: the runner; `FlowRunner` if None
+            - kwargs: go to the runner's ``run``, except ``runner_options``, a dict that goes to the runner itself
+
+        Returns:
+            - State: the final state; its result is a dict of the states of the tasks
+        """
+        from .flow_loop import run_flow
+
+        return await run_flow(self, dict(parameters or {}), run_on_schedule, runner_cls, **kwargs)
+
+    def run_sync(self, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> State:
+        """Run this flow from a script: as `run`, on an event loop of its own.
+
+        Raises:
+            - FlowloopError: inside a running event loop, where ``await flow.run()`` is what to write
+        """
+        from .flow_loop import run_sync
+
+        return run_sync(self.run(parameters, **kwargs), instead="await flow.run(...)")
+
+    def visualize(self, flow_state: State | None = None, filename: str | None = None, format: str = "svg") -> str:
+        """Return a drawing of the graph in the DOT language, or also write it as a picture.
+
+        Args:
+            - flow_state: a final state of this flow: colours each task by its state
+            - filename: where to write a picture, without the ending; needs the ``graphviz`` extra
+            - format: the ending and kind of the picture
+        """
+        from .visualize import visualize
+
+        return visualize(self, flow_state, filename, format)

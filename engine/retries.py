@@ -1,0 +1,63 @@
+"""How long to wait before a task is tried again."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Callable, Sequence
+
+from .errors import FlowDefinitionError
+
+__all__ = ["RetryDelay", "delay_after", "exponential_backoff"]
+
+RetryDelay = float | int | datetime.timedelta | Sequence["float | datetime.timedelta"] | Callable[[int], "float"]
+"""Seconds, a timedelta, one delay for each attempt (the last serves all later ones), or a function of the attempt."""
+
+
+def exponential_backoff(
+    base: float, *, cap: float = 3600.0, rng: random.Random | None = None
+) -> Callable[[int], float]:
+    """Return delays that grow twofold with each attempt, each drawn anew between zero and that (full jitter).
+
+    Jitter keeps many tasks that failed together from trying again together; see "Exponential Backoff And Jitter",
+    Marc Brooker, AWS Architecture Blog, 2015.
+
+    Args:
+        - base: seconds before the first retry, at most
+        - cap: seconds that no delay exceeds
+        - rng: where chance comes from
+
+    Example:
+
+        ```python
+        @task(max_retries=5, retry_delay=exponential_backoff(2, cap=300))
+        async def fetch(url: str) -> bytes: ...
+        ```
+    """
+    draw = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
+
+    def delay(run_count: int) -> float:
+        return draw.uniform(0.0, min(cap, base * 2.0 ** min(run_count - 1, 64)))
+
+    return delay
+
+
+def delay_after(delay: RetryDelay, run_count: int, task_name: str) -> datetime.timedelta:
+    """Return how long to wait after attempt number `run_count` (the first is 1).
+
+    Raises:
+        - FlowDefinitionError: if a function returned something that is no delay
+    """
+    if callable(delay):
+        chosen: object = delay(run_count)
+    elif isinstance(delay, Sequence):
+        chosen = delay[min(run_count, len(delay)) - 1]
+    else:
+        chosen = delay
+    if isinstance(chosen, datetime.timedelta):
+        return chosen
+    if isinstance(chosen, (int, float)) and not isinstance(chosen, bool) and chosen >= 0:
+        return datetime.timedelta(seconds=chosen)
+    raise FlowDefinitionError(
+        f"task {task_name!r}: retry_delay gave {chosen!r} after attempt {run_count}; seconds or a timedelta are needed"
+    )

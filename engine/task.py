@@ -1,0 +1,616 @@
+"""Tasks: the nodes of a flow."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from . import _signature, cache_validators, triggers
+from .context import context
+from .edge import EdgeAnnotation, mapped
+from .errors import FlowDefinitionError
+from .result import Result
+from .retries import RetryDelay
+
+if TYPE_CHECKING:
+    from .flow import Flow
+    from .state import State
+
+__all__ = ["FunctionTask", "Task", "apply_map", "defaults_from_attrs", "tags", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+StateHandler = Callable[[Any, "State", "State"], Any]
+FailureHandler = Callable[[Any, "State"], Any]
+
+
+class Task(Generic[P, R]):
+    """A unit of work: subclass it and write `run`, or use the `task` decorator on a function.
+
+    Args:
+        - name: what people read; the name of the class if None
+        - slug: the identity in the flow; made of the name, the tags and a number if None
+        - tags: further words, also for limits; those of an open `tags` block are added
+        - max_retries: how many more attempts after a failed one
+        - retry_delay: how long to wait before each (see `flowloop.engine.retries`); needed with `max_retries`
+        - retry_on: exception types that are worth another attempt; all if None
+        - timeout: whole seconds after which an attempt is ended
+        - trigger: a function of the states upstream that says whether to run; all of them successful by default
+        - skip_on_upstream_skip: whether to be skipped when a task upstream is
+        - cache_for: how long a result may serve other runs
+        - cache_validator: a function that says whether a cached result may serve
+        - cache_key: the name under which tasks share cached results
+        - checkpoint: False never stores the result
+        - state_handlers: functions (task, old state, new state) called at each change, sync or async
+        - on_failure: a function (task, state) called when the task fails
+        - log_stdout: whether what the body prints goes to the run's log
+        - result: where the result is stored
+        - target: a location; when something is stored there the task does not run
+        - task_run_name: a name for each run: a template, or a function of parameters, context and inputs
+        - nout: how many values the result can be unpacked into
+
+    Raises:
+        - FlowDefinitionError: for arguments that cannot work together
+    """
+
+    _body_checked: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "run" in cls.__dict__:
+            _signature.check_body(cls.__name__, cls.run)
+
+    def __init__(
+        self,
+        name: str | None = None,
+        slug: str | None = None,
+        tags: Iterable[str] | None = None,
+        max_retries: int | None = None,
+        retry_delay: RetryDelay | None = None,
+        retry_on: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        timeout: int | datetime.timedelta | None = None,
+        trigger: Callable[..., Any] | None = None,
+        skip_on_upstream_skip: bool = True,
+        cache_for: datetime.timedelta | None = None,
+        cache_validator: Callable[..., Any] | None = None,
+        cache_key: str | None = None,
+        checkpoint: bool | None = None,
+        state_handlers: Iterable[StateHandler] | None = None,
+        on_failure: FailureHandler | None = None,
+        log_stdout: bool = False,
+        result: Result | None = None,
+        target: str | Callable[..., str] | None = None,
+        task_run_name: str | Callable[..., str] | None = None,
+        nout: int | None = None,
+    ) -> None:
+        self.name = name or type(self).__name__
+        self.slug = slug
+        if isinstance(tags, str):
+            raise self._wrong("tags", f"is a set of strings, not the one string {tags!r}")
+        self.tags: set[str] = set(tags or ()) | context.get("tags", set())
+        self.max_retries = max_retries or 0
+        self.retry_delay = retry_delay
+        self.retry_on = self._checked_retry_on(retry_on)
+        self._check_retries()
+        self.timeout = self._checked_timeout(timeout)
+        self.trigger: Callable[..., Any] = trigger or triggers.all_successful
+        self.skip_on_upstream_skip = skip_on_upstream_skip
+        self.cache_for = cache_for
+        self.cache_key = cache_key
+        self.cache_validator: Callable[..., Any] = cache_validator or (
+            cache_validators.never_use if cache_for is None else cache_validators.duration_only
+        )
+        if cache_for is None and self.cache_validator is not cache_validators.never_use:
+            import warnings
+
+            warnings.warn(
+                f"task {self.name!r} has a cache_validator but no cache_for, so nothing is ever cached", stacklevel=2
+            )
+        self.checkpoint = checkpoint
+        self.state_handlers: list[StateHandler] = _handlers(self.name, state_handlers)
+        if on_failure is not None:
+            self.state_handlers.append(failure_handler(on_failure))
+        self.log_stdout = log_stdout
+        self.result = result
+        self.target = target
+        if target is not None and result is not None:
+            self.result = result.at(target)
+        self.task_run_name = task_run_name
+        self.nout = nout
+        self.auto_generated = False
+        context.get("new_tasks", set()).add(self)
+
+    # -- checks of the arguments -----------------------------------------------------------------------
+
+    def _wrong(self, field: str, message: str) -> FlowDefinitionError:
+        return FlowDefinitionError(f"task {self.name!r}: {field} {message}")
+
+    def _checked_retry_on(
+        self, retry_on: type[BaseException] | Iterable[type[BaseException]] | None
+    ) -> tuple[type[BaseException], ...] | None:
+        if retry_on is None:
+            return None
+        kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise self._wrong("retry_on", f"takes exception types, not {kind!r}")
+        return kinds
+
+    def _check_retries(self) -> None:
+        if self.max_retries < 0:
+            raise self._wrong("max_retries", f"cannot be {self.max_retries}")
+        if self.max_retries and self.retry_delay is None:
+            raise self._wrong("max_retries", "needs a retry_delay: retry_delay=0 tries again at once")
+        if self.retry_delay is not None and not self.max_retries:
+            raise self._wrong("retry_delay", "does nothing without max_retries")
+        if self.retry_on and not self.max_retries:
+            raise self._wrong("retry_on", "does nothing without max_retries")
+        if isinstance(self.retry_delay, Sequence) and not self.retry_delay:
+            raise self._wrong("retry_delay", "is an empty list")
+
+    def _checked_timeout(self, timeout: int | datetime.timedelta | None) -> int | None:
+        seconds = timeout.total_seconds() if isinstance(timeout, datetime.timedelta) else timeout
+        if seconds is None:
+            return None
+        if isinstance(seconds, bool) or seconds != int(seconds) or seconds <= 0:
+            raise self._wrong("timeout", f"is a whole number of seconds above zero, not {timeout!r}")
+        return int(seconds)
+
+    # -- the work --------------------------------------------------------------------------------------
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Do the work; sync or async. Subclasses write this one."""
+        raise FlowDefinitionError(f"task {self.name!r} has no run(): write one in class {type(self).__name__}")
+
+    @property
+    def body(self) -> Callable[..., Any]:
+        """The function that does the work."""
+        return self.run
+
+    # -- wiring ----------------------------------------------------------------------------------------
+
+    def copy(self, **task_args: Any) -> Self:
+        """Return a copy, with some attributes changed.
+
+        Raises:
+            - FlowDefinitionError: for an attribute that tasks do not have
+        """
+        new = copy.copy(self)
+        new.tags = set(self.tags)
+        for field, value in task_args.items():
+            if not hasattr(new, field):
+                raise self._wrong("task_args", f"names {field!r}, which tasks do not have")
+            setattr(new, field, value)
+        if task_args:
+            new._check_retries()
+        new.tags |= context.get("tags", set())
+        return new
+
+    def bind(
+        self,
+        *args: Any,
+        mapped: bool = False,
+        upstream_tasks: Iterable[Any] | None = None,
+        flow: Flow | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Add this very task to a flow, and make the arguments its inputs.
+
+        Args:
+            - args, kwargs: the inputs: tasks, collections that contain tasks, or plain values
+            - mapped: whether to run once for each element of the inputs
+            - upstream_tasks: tasks to wait for without taking their result
+            - flow: the flow; the open one if None
+
+        Returns:
+            - Task: this task
+        """
+        target = _the_flow(flow, self.name)
+        inputs = _signature.bind(self.name, self.body, args, kwargs)
+        target.set_dependencies(self, upstream_tasks=upstream_tasks, keyword_tasks=inputs, mapped=mapped)
+        return self
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(self, *args: Any, upstream_tasks: Iterable[Any], **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self, *args: Any, mapped: bool, **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self, *args: Any, task_args: dict[str, Any], **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self, *args: Any, flow: Flow, **kwargs: Any) -> R: ...
+    def __call__(
+        self,
+        *args: Any,
+        mapped: bool = False,
+        task_args: dict[str, Any] | None = None,
+        upstream_tasks: Iterable[Any] | None = None,
+        flow: Flow | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Add a copy of this task to the open flow, with these inputs.
+
+        A type checker sees the type of the *result*, so that wiring a result into the wrong argument is a type error;
+        the value is the copy of the task.
+        """
+        _the_flow(flow, self.name)
+        context.get("new_tasks", set()).discard(self)
+        new = self.copy(**(task_args or {}))
+        return new.bind(*args, mapped=mapped, upstream_tasks=upstream_tasks, flow=flow, **kwargs)
+
+    def map(
+        self,
+        *args: Any,
+        upstream_tasks: Iterable[Any] | None = None,
+        flow: Flow | None = None,
+        task_args: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> list[R]:
+        """Add a copy of this task that runs once for each element of its inputs.
+
+        Wrap an input in `unmapped` to pass it whole to each run. The shortest input says how many runs there are.
+        """
+        _the_flow(flow, self.name)
+        context.get("new_tasks", set()).discard(self)
+        new = self.copy(**(task_args or {}))
+        return cast("list[R]", new.bind(*args, mapped=True, upstream_tasks=upstream_tasks, flow=flow, **kwargs))
+
+    def pipe(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Return ``function(self, *args, **kwargs)``, to write a chain from left to right."""
+        return function(self, *args, **kwargs)
+
+    def set_dependencies(
+        self,
+        flow: Flow | None = None,
+        upstream_tasks: Iterable[Any] | None = None,
+        downstream_tasks: Iterable[Any] | None = None,
+        keyword_tasks: dict[str, Any] | None = None,
+        mapped: bool = False,
+    ) -> Self:
+        """Set what this task waits for and what waits for it."""
+        _the_flow(flow, self.name).set_dependencies(
+            self,
+            upstream_tasks=upstream_tasks,
+            downstream_tasks=downstream_tasks,
+            keyword_tasks=keyword_tasks,
+            mapped=mapped,
+        )
+        return self
+
+    def set_upstream(self, task: Any, flow: Flow | None = None, key: str | None = None, mapped: bool = False) -> Self:
+        """Wait for `task`; with a `key`, take its result as that argument."""
+        if key is not None:
+            return self.set_dependencies(flow, keyword_tasks={key: task}, mapped=mapped)
+        return self.set_dependencies(flow, upstream_tasks=[task], mapped=mapped)
+
+    def set_downstream(self, task: Task[..., Any], flow: Flow | None = None, key: str | None = None, mapped: bool = False) -> Self:
+        """Let `task` wait for this one; with a `key`, it takes the result as that argument."""
+        task.set_upstream(self, flow=flow, key=key, mapped=mapped)
+        return self
+
+    # -- description -----------------------------------------------------------------------------------
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Return for each argument of `run` whether it is ``required``, and its ``type``."""
+        return _signature.describe_inputs(self.body)
+
+    def outputs(self) -> str:
+        """Return the type of the result."""
+        return _signature.describe_output(self.body)
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the document of this task as the API knows it."""
+        from .serialization import serialize_task
+
+        return serialize_task(self)
+
+    def __repr__(self) -> str:
+        return f"<Task: {self.name}>"
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.nout is None:
+            raise TypeError(f"task {self.name!r} cannot be unpacked: say how many values it returns with nout=")
+        return iter([self[index] for index in range(self.nout)])
+
+    # -- operators: each adds a task that computes it --------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        from .operators import GetItem
+
+        name = f"{self.name}[{key!r}]" if not isinstance(key, Task) else f"{self.name}[{key.name}]"
+        return GetItem(name=name).bind(value=self, key=key)
+
+    def is_equal(self, other: Any) -> Any:
+        """Add a task that compares the results for equality."""
+        return _operator("Equal", self, other)
+
+    def is_not_equal(self, other: Any) -> Any:
+        """Add a task that compares the results for inequality."""
+        return _operator("NotEqual", self, other)
+
+    def not_(self) -> Any:
+        """Add a task that negates the result."""
+        from .operators import Not
+
+        return Not().bind(self)
+
+    def and_(self, other: Any) -> Any:
+        """Add a task that tells whether both results are true."""
+        return _operator("And", self, other)
+
+    def or_(self, other: Any) -> Any:
+        """Add a task that tells whether one of the results is true."""
+        return _operator("Or", self, other)
+
+    def __add__(self, other: Any) -> Any:
+        return _operator("Add", self, other)
+
+    def __sub__(self, other: Any) -> Any:
+        return _operator("Sub", self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        return _operator("Mul", self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _operator("Div", self, other)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _operator("FloorDiv", self, other)
+
+    def __mod__(self, other: Any) -> Any:
+        return _operator("Mod", self, other)
+
+    def __pow__(self, other: Any) -> Any:
+        return _operator("Pow", self, other)
+
+    def __and__(self, other: Any) -> Any:
+        return _operator("And", self, other)
+
+    def __or__(self, other: Any) -> Any:
+        return _operator("Or", self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _operator("GreaterThan", self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return _operator("GreaterThanOrEqual", self, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return _operator("LessThan", self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return _operator("LessThanOrEqual", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _operator("Add", other, self)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _operator("Sub", other, self)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _operator("Mul", other, self)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _operator("Div", other, self)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return _operator("FloorDiv", other, self)
+
+    def __rmod__(self, other: Any) -> Any:
+        return _operator("Mod", other, self)
+
+    def __rpow__(self, other: Any) -> Any:
+        return _operator("Pow", other, self)
+
+    def __rand__(self, other: Any) -> Any:
+        return _operator("And", other, self)
+
+    def __ror__(self, other: Any) -> Any:
+        return _operator("Or", other, self)
+
+
+def _operator(name: str, left: Any, right: Any) -> Any:
+    from . import operators
+
+    return getattr(operators, name)().bind(left, right)
+
+
+def _handlers(owner: str, handlers: Iterable[StateHandler] | None) -> list[StateHandler]:
+    if handlers is None:
+        return []
+    if callable(handlers) or not isinstance(handlers, Iterable):
+        raise FlowDefinitionError(f"{owner!r}: state_handlers is a list of functions, not {handlers!r}")
+    found = list(handlers)
+    for handler in found:
+        if not callable(handler):
+            raise FlowDefinitionError(f"{owner!r}: a state handler is a function, not {handler!r}")
+    return found
+
+
+def failure_handler(on_failure: FailureHandler) -> StateHandler:
+    """Return a state handler that calls `on_failure` when the new state is a failure."""
+
+    async def handler(owner: Any, old_state: State, new_state: State) -> State:
+        if new_state.is_failed():
+            answer = on_failure(owner, new_state)
+            if inspect.isawaitable(answer):
+                await answer
+        return new_state
+
+    return handler
+
+
+def _the_flow(flow: Flow | None, task_name: str) -> Flow:
+    found: Flow | None = flow or context.get("flow")
+    if found is None:
+        raise FlowDefinitionError(
+            f"task {task_name!r} was called outside a flow: call it inside `with Flow(...)`, pass flow=, "
+            "or call .run() to do its work directly"
+        )
+    return found
+
+
+class FunctionTask(Task[P, R]):
+    """A task made of a function; made by the `task` decorator.
+
+    Args:
+        - fn: the function, sync or async
+        - kwargs: as for `Task`; the name is that of the function if none is given
+    """
+
+    def __init__(self, fn: Callable[..., Any], name: str | None = None, **kwargs: Any) -> None:
+        if not callable(fn):
+            raise FlowDefinitionError(f"a task is made of a function, not of {fn!r}")
+        name = name or getattr(fn, "__name__", type(fn).__name__)
+        _signature.check_body(name, fn)
+        self.fn = fn
+        super().__init__(name=name, **kwargs)
+        self.__doc__ = fn.__doc__
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the function."""
+        return self.fn(*args, **kwargs)
+
+    @property
+    def body(self) -> Callable[..., Any]:
+        """The function."""
+        return self.fn
+
+
+class TaskDecorator(Protocol):
+    """What `task` with arguments returns."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> FunctionTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+
+
+@overload
+def task(fn: Callable[P, Coroutine[Any, Any, R]], /) -> FunctionTask[P, R]: ...
+@overload
+def task(fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+@overload
+def task(**task_args: Any) -> TaskDecorator: ...
+def task(fn: Callable[..., Any] | None = None, /, **task_args: Any) -> Any:
+    """Make a task of a function, sync or async.
+
+    Args:
+        - fn: the function
+        - task_args: as for `Task`
+
+    Example:
+
+        ```python
+        @task
+        async def fetch(url: str) -> bytes: ...
+
+        @task(max_retries=3, retry_delay=10)
+        def parse(page: bytes) -> dict[str, int]: ...
+        ```
+    """
+    if fn is None:
+        return lambda function: FunctionTask(function, **task_args)
+    return FunctionTask(fn, **task_args)
+
+
+@contextmanager
+def tags(*names: str) -> Iterator[None]:
+    """Give every task that is made or called in the block these tags."""
+    with context(tags=context.get("tags", set()) | set(names)):
+        yield
+
+
+def apply_map(function: Callable[..., Any], *args: Any, flow: Flow | None = None, **kwargs: Any) -> Any:
+    """Call a function that wires several tasks, so that every task in it is mapped over the arguments.
+
+    Args:
+        - function: calls tasks, and returns one or several of them
+        - args, kwargs: as for `Task.map`; wrap a value in `unmapped` to pass it whole
+        - flow: the flow; the open one if None
+
+    Raises:
+        - FlowDefinitionError: if the function itself calls ``map``
+    """
+    from .flow import Flow
+    from .wiring import as_task
+
+    target = _the_flow(flow, getattr(function, "__name__", "apply_map"))
+    inner = Flow("apply_map")
+    stand_ins: dict[Any, EdgeAnnotation] = {}
+
+    def outside(value: Any) -> Any:
+        annotated = value if isinstance(value, EdgeAnnotation) else mapped(value)
+        with context(flow=target):
+            made = as_task(annotated.value, flow=target)
+            made if made in target.tasks else target.add_task(made)
+        inner.add_task(made)
+        stand_ins[made] = annotated
+        return made
+
+    with context(flow=inner):
+        answer = function(*[outside(a) for a in args], **{k: outside(v) for k, v in kwargs.items()})
+
+    for made in inner.ordered_tasks():
+        if made not in stand_ins:
+            target.add_task(made)
+    for edge in inner.ordered_edges():
+        if edge.mapped:
+            raise FlowDefinitionError("a function given to apply_map cannot map tasks itself")
+        given = stand_ins.get(edge.upstream_task)
+        is_mapped = True if given is None else given.mapped is not False
+        target.add_edge(
+            edge.upstream_task,
+            edge.downstream_task,
+            key=edge.key,
+            mapped=is_mapped,
+            flattened=edge.flattened or (given is not None and given.flattened),
+        )
+    for made, constants in inner.constants.items():
+        target.constants.setdefault(made, {}).update(constants)
+    for made in inner.ordered_tasks():
+        # a task without inputs from outside runs once for each element all the same
+        if made not in stand_ins and not inner.edges_to(made):
+            for outer, annotated in stand_ins.items():
+                if annotated.mapped is not False:
+                    target.add_edge(outer, made, mapped=True)
+    return answer
+
+
+def defaults_from_attrs(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let arguments of `Task.run` that are not given default to attributes of the task with their names.
+
+    Example:
+
+        ```python
+        class Fetch(Task):
+            def __init__(self, url: str | None = None, **kwargs):
+                self.url = url
+                super().__init__(**kwargs)
+
+            @defaults_from_attrs("url")
+            def run(self, url: str | None = None) -> bytes: ...
+        ```
+    """
+
+    def decorate(run: Callable[P, R]) -> Callable[P, R]:
+        import functools
+
+        @functools.wraps(run)
+        def with_defaults(*args: P.args, **kwargs: P.kwargs) -> R:
+            self: Any = args[0]
+            given = _signature.signature(run).bind(*args, **kwargs).arguments
+            for name in names:
+                if given.get(name) is None:
+                    kwargs[name] = getattr(self, name)
+            return run(*args, **kwargs)
+
+        return with_defaults
+
+    return decorate
