@@ -1,0 +1,109 @@
+"""Waiting out the outages of a backend: backoff with jitter, ``Retry-After``, and an end to all patience."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from ..engine.errors import BackendError, BackendUnavailable
+
+__all__ = ["Circuit", "CircuitState"]
+
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 30.0
+_MOST_DOUBLINGS = 10
+
+
+class CircuitState(enum.Enum):
+    """What is known of the way to a backend."""
+
+    CLOSED = "closed"
+    """The last exchange was answered."""
+
+    OPEN = "open"
+    """The backend is unavailable, and left alone for a while."""
+
+    HALF_OPEN = "half-open"
+    """The backend is being tried again."""
+
+
+class Circuit:
+    """The way to one backend, shared by everything that calls it.
+
+    `state` says at any time whether the backend answers; its changes are logged, once each.
+
+    Args:
+        - name: the backend, as messages name it
+        - limit: how many seconds an outage is waited out before a call fails
+        - rng: source of the jitter, so that many clients do not come back in step
+    """
+
+    def __init__(self, name: str, limit: float, rng: random.Random | None = None) -> None:
+        self.name = name
+        self.limit = limit
+        self.state = CircuitState.CLOSED
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._opened_at = 0.0
+
+    async def call(self, attempt: Callable[[], Awaitable[R]], limit: float | None = None) -> R:
+        """Call `attempt` again and again while it finds the backend unavailable.
+
+        Args:
+            - attempt: makes one exchange; raises `BackendUnavailable` if it is worth another try
+            - limit: seconds of patience, counted from the first failure; that of the circuit if None
+
+        Raises:
+            - BackendUnavailable: when the patience is at its end
+        """
+        patience = self.limit if limit is None else limit
+        give_up_at: float | None = None
+        tries = 0
+        while True:
+            try:
+                answer = await attempt()
+            except BackendUnavailable as error:
+                now = asyncio.get_running_loop().time()
+                if give_up_at is None:
+                    give_up_at = now + patience
+                self._open(error, now)
+                if now >= give_up_at:
+                    message = f"{self.name} is unavailable, and was waited for {patience:g} s: {error}"
+                    raise BackendUnavailable(message, error.retry_after) from error
+                delay = min(self._delay(tries, error.retry_after), give_up_at - now)
+                tries += 1
+            except BackendError:
+                self._close()
+                raise
+            else:
+                self._close()
+                return answer
+            await anyio.sleep(delay)
+            self.state = CircuitState.HALF_OPEN
+
+    def _delay(self, tries: int, retry_after: float | None) -> float:
+        longest = min(_FIRST_DELAY * 2 ** min(tries, _MOST_DOUBLINGS), _LONGEST_DELAY)
+        if retry_after is not None:
+            return retry_after + self._rng.uniform(0, longest)
+        return self._rng.uniform(longest / 2, longest)
+
+    def _open(self, error: BackendUnavailable, now: float) -> None:
+        if self.state is CircuitState.CLOSED:
+            self._opened_at = now
+            logger.warning("%s is unavailable, waiting for it: %s", self.name, error)
+        self.state = CircuitState.OPEN
+
+    def _close(self) -> None:
+        if self.state is not CircuitState.CLOSED:
+            away = asyncio.get_running_loop().time() - self._opened_at
+            logger.warning("%s answers again after %.1f s", self.name, away)
+            self.state = CircuitState.CLOSED

@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowloop.backends._circuit import Circuit, CircuitState
+from flowloop.backends.batcher import Batcher, BatchRejected
+from flowloop.engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
+
+from . import virtual
+
+Item = tuple[str, int]
+
+
+class Recorder:
+    """The far side: records batches, answers every item with itself, and does not apply a batch twice."""
+
+    def __init__(self, faults: list[str] | None = None, bad: set[Item] | None = None, delay: float = 0.01) -> None:
+        self.faults = faults or []
+        self.bad = bad or set()
+        self.delay = delay
+        self.batches: list[list[Item]] = []
+        self.recorded: list[Item] = []
+        self.in_flight = 0
+        self._answers: dict[str, list[Item | BackendRejected]] = {}
+
+    async def send(self, items: list[Item], key: str) -> list[Item | BackendRejected]:
+        assert self.in_flight == 0, "two batches in flight"
+        self.in_flight = 1
+        try:
+            fault = self.faults.pop(0) if self.faults else "none"
+            self.batches.append(list(items))
+            await asyncio.sleep(self.delay)
+            if fault == "dropped":
+                raise BackendUnavailable("nothing was sent")
+            if fault == "refused" and key not in self._answers:
+                raise BatchRejected("the batch is malformed")
+            if fault == "busy":
+                raise BackendUnavailable("too many requests", retry_after=7.0)
+            if key not in self._answers:
+                self._answers[key] = [self._record(item) for item in items]
+            if fault == "lost":
+                raise BackendUnavailable("the answer was lost")
+            return self._answers[key]
+        finally:
+            self.in_flight = 0
+
+    def _record(self, item: Item) -> Item | BackendRejected:
+        if item in self.bad:
+            return BackendRejected(f"{item} is refused")
+        self.recorded.append(item)
+        return item
+
+
+def circuit(limit: float = 300.0) -> Circuit:
+    return Circuit("the recorder", limit, random.Random(0))
+
+
+async def outcomes_of(*writes: Coroutine[Any, Any, Any]) -> list[Any]:
+    return await asyncio.gather(*writes, return_exceptions=True)
+
+
+def test_what_is_put_while_a_batch_is_in_flight_shares_the_next_one() -> None:
+    async def main() -> None:
+        recorder = Recorder()
+        async with Batcher(recorder.send, circuit()) as batcher:
+            first = asyncio.create_task(batcher.put(("a", 0)))
+            await asyncio.sleep(0.001)
+            rest = [asyncio.create_task(batcher.put((name, 0))) for name in "bcd"]
+            await asyncio.gather(first, *rest)
+        assert recorder.batches == [[("a", 0)], [("b", 0), ("c", 0), ("d", 0)]]
+
+    virtual.run(main())
+
+
+def test_a_lone_item_does_not_wait_for_company() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with Batcher(Recorder(delay=0.5).send, circuit()) as batcher:
+            await batcher.put(("a", 0))
+            assert loop.time() == 0.5
+
+    virtual.run(main())
+
+
+def test_those_answered_together_travel_together_again() -> None:
+    async def chain(batcher: Batcher[Item, Item], name: str) -> None:
+        for number in range(5):
+            await batcher.put((name, number))
+
+    async def main() -> None:
+        recorder = Recorder()
+        async with Batcher(recorder.send, circuit()) as batcher:
+            await asyncio.gather(*(chain(batcher, name) for name in "abcdef"))
+        assert [len(batch) for batch in recorder.batches] == [6] * 5
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize(
+    ("limits", "sizes", "batches"),
+    [
+        ({"max_items": 2}, [1, 1, 1, 1, 1], [2, 2, 1]),
+        ({"max_bytes": 10}, [4, 4, 4, 4, 4], [2, 2, 1]),
+        ({"max_bytes": 10}, [10, 1, 10], [1, 1, 1]),
+        ({"max_bytes": 10}, [3, 50, 3, 3], [1, 1, 2]),
+        ({}, [1] * 1001, [1000, 1]),
+        ({}, [1_000_000] * 5, [4, 1]),
+    ],
+)
+def test_a_batch_keeps_its_limits(limits: dict[str, int], sizes: list[int], batches: list[int]) -> None:
+    async def main() -> None:
+        recorder = Recorder()
+        async with Batcher(recorder.send, circuit(), **limits) as batcher:
+            await asyncio.gather(*(batcher.put(("a", number), size) for number, size in enumerate(sizes)))
+        assert [len(batch) for batch in recorder.batches] == batches
+
+    virtual.run(main())
+
+
+def test_one_refused_item_fails_alone() -> None:
+    async def main() -> None:
+        recorder = Recorder(bad={("b", 0)})
+        async with Batcher(recorder.send, circuit()) as batcher:
+            a, b, c = await outcomes_of(*(batcher.put((name, 0)) for name in "abc"))
+        assert (a, c) == (("a", 0), ("c", 0))
+        assert isinstance(b, BackendRejected)
+        assert recorder.recorded == [("a", 0), ("c", 0)]
+
+    virtual.run(main())
+
+
+def test_the_kind_of_a_refusal_reaches_its_waiter() -> None:
+    async def send(items: list[int], key: str) -> list[int | BackendRejected]:
+        return [VersionLockMismatch("moved on")]
+
+    async def main() -> None:
+        async with Batcher(send, circuit()) as batcher:
+            with pytest.raises(VersionLockMismatch, match="moved on"):
+                await batcher.put(1)
+
+    virtual.run(main())
+
+
+@given(bad=st.sets(st.integers(0, 40)), count=st.integers(1, 41))
+@settings(deadline=None)
+def test_a_batch_refused_as_a_whole_is_halved_until_the_bad_items_are_found(bad: set[int], count: int) -> None:
+    recorded: list[int] = []
+
+    async def send(items: list[int], key: str) -> list[int]:
+        if bad & set(items):
+            raise BatchRejected("something here is malformed")
+        recorded.extend(items)
+        return items
+
+    async def main() -> None:
+        async with Batcher(send, circuit()) as batcher:
+            outcomes = await outcomes_of(*(batcher.put(number) for number in range(count)))
+        for number, outcome in enumerate(outcomes):
+            assert isinstance(outcome, BackendRejected) if number in bad else outcome == number
+        assert recorded == [number for number in range(count) if number not in bad]
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("fault", [DialectError("gibberish"), BackendRejected("who are you?")])
+def test_what_concerns_no_single_item_fails_them_all_at_once(fault: BackendError) -> None:
+    calls = 0
+
+    async def send(items: list[int], key: str) -> list[int]:
+        nonlocal calls
+        calls += 1
+        raise fault
+
+    async def main() -> None:
+        async with Batcher(send, circuit()) as batcher:
+            outcomes = await outcomes_of(*(batcher.put(number) for number in range(5)))
+        assert [type(outcome) for outcome in outcomes] == [type(fault)] * 5
+        assert len({id(outcome) for outcome in outcomes}) == 5, "waiters must not share a traceback"
+        assert calls == 1
+
+    virtual.run(main())
+
+
+def test_a_defect_of_the_sender_reaches_the_waiters_and_the_batcher_goes_on() -> None:
+    answers: list[Callable[[list[int]], list[int]]] = [
+        lambda items: [1 // 0],
+        lambda items: items[1:],
+        lambda items: items,
+    ]
+
+    async def send(items: list[int], key: str) -> list[int]:
+        return answers.pop(0)(items)
+
+    async def main() -> None:
+        async with Batcher(send, circuit()) as batcher:
+            with pytest.raises(BackendError, match="zero") as caught:
+                await batcher.put(1)
+            assert isinstance(caught.value.__cause__, ZeroDivisionError)
+            with pytest.raises(DialectError, match="0 outcomes to 1 items"):
+                await batcher.put(2)
+            assert await batcher.put(3) == 3
+
+    virtual.run(main())
+
+
+FAULTS = st.lists(st.sampled_from(["none", "dropped", "lost", "refused", "busy"]), max_size=30)
+
+
+@given(
+    faults=FAULTS,
+    bad=st.sets(st.tuples(st.sampled_from("abcd"), st.integers(0, 5)), max_size=4),
+    cancelled=st.dictionaries(st.sampled_from("abcd"), st.floats(0, 2), max_size=2),
+    max_items=st.integers(1, 6),
+)
+@settings(deadline=None, max_examples=200)
+def test_whatever_is_lost_on_the_way_each_item_is_recorded_once_and_in_order(
+    faults: list[str], bad: set[Item], cancelled: dict[str, float], max_items: int
+) -> None:
+    """Four runs put their states; exchanges are dropped, answered into the void or refused; waiters are cancelled."""
+    put: dict[str, list[Item]] = defaultdict(list)
+    refused: set[Item] = set()
+
+    async def states(batcher: Batcher[Item, Item], name: str) -> None:
+        for number in range(6):
+            put[name].append((name, number))
+            try:
+                assert await batcher.put((name, number)) == (name, number)
+            except BackendRejected:
+                refused.add((name, number))
+
+    async def main() -> Recorder:
+        recorder = Recorder(list(faults), bad)
+        async with Batcher(recorder.send, circuit(), max_items=max_items, grace=1000) as batcher:
+            runs = {name: asyncio.create_task(states(batcher, name)) for name in "abcd"}
+            for name, moment in cancelled.items():
+                asyncio.get_running_loop().call_later(moment, runs[name].cancel)
+            await asyncio.wait(runs.values())
+            for name, run in runs.items():
+                assert run.cancelled() or run.exception() is None
+                assert not run.cancelled() or name in cancelled
+        return recorder
+
+    recorder = virtual.run(main())
+    assert max(Counter(recorder.recorded).values(), default=1) == 1
+    for name in "abcd":
+        mine = [item for item in recorder.recorded if item[0] == name]
+        assert mine == sorted(mine), "out of order"
+        unrefused = [item for item in put[name] if item not in refused and item not in bad]
+        lost = set(unrefused) - set(mine)
+        # A waiter that was cancelled does not learn whether its item was refused; nothing else may be missing.
+        assert not lost or (name in cancelled and lost == {put[name][-1]} and "refused" in faults)
+
+
+@pytest.mark.parametrize("step", range(25))
+def test_cancelling_one_waiter_at_any_moment_strands_no_other_and_loses_nothing(step: int) -> None:
+    async def main() -> None:
+        recorder = Recorder(["dropped", "lost"], delay=0)
+        async with Batcher(recorder.send, circuit()) as batcher:
+            victim = asyncio.create_task(batcher.put(("victim", 0)))
+            others = [asyncio.create_task(batcher.put((name, 0))) for name in "abc"]
+            for _ in range(step):
+                await asyncio.sleep(0)
+            started = step > 0 or victim.done()
+            victim.cancel()
+            assert await asyncio.gather(*others) == [("a", 0), ("b", 0), ("c", 0)]
+        assert Counter(recorder.recorded) == Counter([("a", 0), ("b", 0), ("c", 0)] + [("victim", 0)] * started)
+
+    virtual.run(main())
+
+
+@pytest.mark.parametrize("anyio_scope", [False, True], ids=["task.cancel", "cancel scope"])
+@pytest.mark.parametrize("step", range(20))
+def test_cancelling_the_owner_at_any_moment_keeps_what_was_put(step: int, anyio_scope: bool) -> None:
+    """Ctrl-C: the task that holds the ``async with`` is cancelled, with the last states still on their way."""
+    recorder = Recorder(["lost", "dropped"], delay=0)
+    put: list[Item] = []
+
+    async def write(batcher: Batcher[Item, Item], name: str) -> None:
+        for number in range(3):
+            put.append((name, number))
+            await batcher.put((name, number))
+
+    async def owner(scope: anyio.CancelScope) -> None:
+        with scope:
+            async with Batcher(recorder.send, circuit()) as batcher, anyio.create_task_group() as group:
+                group.start_soon(write, batcher, "a")
+                group.start_soon(write, batcher, "b")
+
+    async def main() -> None:
+        scope = anyio.CancelScope()
+        task = asyncio.create_task(owner(scope))
+        for _ in range(step + 1):
+            await asyncio.sleep(0)
+        if anyio_scope:
+            scope.cancel()
+        else:
+            task.cancel()
+        await asyncio.wait([task])
+        assert Counter(recorder.recorded) == Counter(put)
+
+    virtual.run(main())
+
+
+def test_closing_sends_what_still_waits() -> None:
+    async def main() -> None:
+        recorder = Recorder(["dropped"])
+        async with Batcher(recorder.send, circuit(), max_items=1) as batcher:
+            waiting = [asyncio.create_task(batcher.put((name, 0))) for name in "abc"]
+            await asyncio.sleep(0)
+        assert recorder.recorded == [("a", 0), ("b", 0), ("c", 0)]
+        assert all(task.done() for task in waiting)
+
+    virtual.run(main())
+
+
+def test_closing_gives_up_after_its_grace_and_tells_those_who_wait(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        batcher = Batcher(Recorder(["dropped"] * 1000).send, circuit(), max_items=1, grace=5)
+        async with batcher:
+            waiting = [asyncio.create_task(batcher.put((name, 0))) for name in "abc"]
+            await asyncio.sleep(1)
+            started = loop.time()
+        assert loop.time() == started + 5
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [BackendUnavailable] * 3
+        assert "the recorder was closed before 3 writes were acknowledged" in str(outcomes[0])
+        assert "3 writes" in caplog.messages[-1]
+        with pytest.raises(BackendUnavailable, match="not open"):
+            await batcher.put(("d", 0))
+
+    virtual.run(main())
+
+
+def test_a_second_cancel_ends_the_grace_and_leaves_no_task_behind() -> None:
+    async def main() -> None:
+        async def owner() -> None:
+            async with Batcher(Recorder(["dropped"] * 1000).send, circuit()) as batcher:
+                await batcher.put(("a", 0))
+
+        task = asyncio.create_task(owner())
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    virtual.run(main())
+
+
+def test_before_it_is_opened_nothing_can_be_put() -> None:
+    async def main() -> None:
+        with pytest.raises(BackendUnavailable, match="the recorder is not open"):
+            await Batcher(Recorder().send, circuit()).put(("a", 0))
+
+    virtual.run(main())
+
+
+def test_an_outage_is_waited_out_and_seen(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        line = circuit()
+        async with Batcher(Recorder(["dropped"] * 6 + ["none"]).send, line) as batcher:
+            assert line.state is CircuitState.CLOSED
+            write = asyncio.create_task(batcher.put(("a", 0)))
+            await asyncio.sleep(1)
+            assert line.state is CircuitState.OPEN
+            assert repr(batcher) == "<Batcher the recorder: 0 waiting, 1 in flight, open>"
+            await write
+            assert line.state is CircuitState.CLOSED
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 2
+        assert warnings[0] == "the recorder is unavailable, waiting for it: nothing was sent"
+        assert warnings[1].startswith("the recorder answers again after ")
+
+    virtual.run(main())
+
+
+def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        recorder = Recorder(["dropped"] * 10_000)
+        async with Batcher(recorder.send, circuit(limit=60), max_items=2) as batcher:
+            outcomes = await outcomes_of(*(batcher.put((name, 0)) for name in "abcdef"))
+            assert [type(outcome) for outcome in outcomes] == [BackendUnavailable] * 6
+            assert str(outcomes[0]) == "the recorder is unavailable, and was waited for 60 s: nothing was sent"
+            assert 60 <= loop.time() <= 61
+            recorder.faults.clear()
+            assert await batcher.put(("g", 0)) == ("g", 0)
+
+    virtual.run(main())
+
+
+def test_the_waits_grow_and_are_not_in_step() -> None:
+    async def attempts_of(seed: int) -> list[float]:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        moments: list[float] = []
+
+        async def attempt() -> None:
+            moments.append(loop.time() - start)
+            raise BackendUnavailable("no")
+
+        with pytest.raises(BackendUnavailable):
+            await Circuit("x", 200, random.Random(seed)).call(attempt)
+        return moments
+
+    async def main() -> None:
+        one, other = await attempts_of(1), await attempts_of(2)
+        assert one[1:5] != other[1:5]
+        waits = [later - earlier for earlier, later in itertools.pairwise(one)]
+        for tries, wait in enumerate(waits[:-1]):
+            longest = min(0.1 * 2**tries, 30.0)
+            assert longest / 2 <= wait <= longest + 1e-6
+        assert one[-1] == pytest.approx(200)
+
+    virtual.run(main())
+
+
+def test_the_backend_may_ask_for_a_pause_but_not_for_more_than_the_limit() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        asked = [7.0, 3600.0]
+        moments: list[float] = []
+
+        async def attempt() -> None:
+            moments.append(loop.time())
+            if len(moments) <= len(asked):
+                raise BackendUnavailable("slow down", retry_after=asked[len(moments) - 1])
+
+        await Circuit("x", 100, random.Random(1)).call(attempt)
+        assert 7.0 <= moments[1] <= 7.1
+        assert moments[2] == pytest.approx(100)
+
+    virtual.run(main())
+
+
+def test_a_refusal_is_an_answer_and_ends_the_outage() -> None:
+    async def main() -> None:
+        line = circuit()
+        failures: list[BackendError] = [BackendUnavailable("away"), BackendRejected("no such run")]
+
+        async def attempt() -> None:
+            raise failures.pop(0)
+
+        with pytest.raises(BackendRejected, match="no such run"):
+            await line.call(attempt)
+        assert line.state is CircuitState.CLOSED
+
+    virtual.run(main())
