@@ -61,12 +61,7 @@ class Result:
         self.unknown_fields: dict[str, Any] | None = None
         self.location: str | None
         self._location_function: Callable[..., str] | None
-        if location is None or isinstance(location, str):
-            self.location, self._location_function = location, None
-        elif callable(location):
-            self.location, self._location_function = None, location
-        else:
-            raise TypeError(f"a result's location is a str or a function, not {type(location).__name__}")
+        self.location, self._location_function = _location(location)
 
     @property
     def default_location(self) -> str:
@@ -98,6 +93,12 @@ class Result:
         """Return a copy that is stored at `location`, which may be a template or a function."""
         new = self.copy()
         Result.__init__(new, location=location, serializer=self.serializer)
+        return new
+
+    def at(self, location: str | Callable[..., str]) -> Self:
+        """Return a copy with another location: a text, a template or a function, as the constructor takes it."""
+        new = self.copy()
+        new.location, new._location_function = _location(location)
         return new
 
     def from_value(self, value: Any) -> Self:
@@ -155,6 +156,14 @@ class Result:
 
 
 Result.wire_types["Result"] = Result
+
+
+def _location(given: str | Callable[..., str] | None) -> tuple[str | None, Callable[..., str] | None]:
+    if given is None or isinstance(given, str):
+        return given, None
+    if callable(given):
+        return None, given
+    raise TypeError(f"a result's location is a str or a function, not {type(given).__name__}")
 
 
 def _template_values(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Cache validators: functions of a cached state, the inputs and the parameters that say whether its result may serve.
+
+Each first looks at the expiration; a state without one never expires. Inputs are compared by their hashes where the
+state has them, else by their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from .context import now
+from .hashing import hash_inputs
+from .state import Cached
+
+__all__ = [
+    "CacheValidator",
+    "all_inputs",
+    "all_parameters",
+    "duration_only",
+    "never_use",
+    "partial_inputs_only",
+    "partial_parameters_only",
+]
+
+CacheValidator = Callable[[Cached, Mapping[str, Any], Mapping[str, Any]], bool | Awaitable[bool]]
+
+
+def never_use(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Never serve from the cache."""
+    return False
+
+
+def duration_only(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Serve until the expiration, whatever the inputs and parameters are."""
+    return state.cached_result_expiration is None or now() < state.cached_result_expiration
+
+
+def all_inputs(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Serve if all inputs are those of the cached run."""
+    return duration_only(state, inputs, parameters) and _same_inputs(state, inputs, None)
+
+
+def all_parameters(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Serve if all parameters of the flow run are those of the cached run."""
+    return duration_only(state, inputs, parameters) and _same_parameters(state, parameters, None)
+
+
+def partial_inputs_only(validate_on: Iterable[str] | None = None) -> CacheValidator:
+    """Return a validator that looks at some inputs only.
+
+    Args:
+        - validate_on: names of the inputs; None looks at no input
+    """
+    validate_on = _names("partial_inputs_only", validate_on)
+
+    def partial_inputs_only(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+        return duration_only(state, inputs, parameters) and _same_inputs(state, inputs, validate_on)
+
+    return partial_inputs_only
+
+
+def partial_parameters_only(validate_on: Iterable[str] | None = None) -> CacheValidator:
+    """Return a validator that looks at some parameters only.
+
+    Args:
+        - validate_on: names of the parameters; None looks at no parameter
+    """
+    validate_on = _names("partial_parameters_only", validate_on)
+
+    def partial_parameters_only(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+        return duration_only(state, inputs, parameters) and _same_parameters(state, parameters, validate_on)
+
+    return partial_parameters_only
+
+
+def _names(validator: str, validate_on: Iterable[str] | None) -> list[str]:
+    if isinstance(validate_on, str):
+        raise TypeError(f"{validator}: validate_on is a list of names, not the one string {validate_on!r}")
+    return sorted(validate_on or ())
+
+
+def _chosen(values: Mapping[str, Any], names: list[str] | None) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if names is None or name in names}
+
+
+def _same_inputs(state: Cached, inputs: Mapping[str, Any], names: list[str] | None) -> bool:
+    given = _chosen(inputs, names)
+    if state.hashed_inputs is not None:
+        return hash_inputs(given) == _chosen(state.hashed_inputs, names)
+    cached = {name: result.value for name, result in state.cached_inputs.items()}
+    return given == _chosen(cached, names)
+
+
+def _same_parameters(state: Cached, parameters: Mapping[str, Any], names: list[str] | None) -> bool:
+    given, cached = _chosen(parameters, names), _chosen(state.cached_parameters or {}, names)
+    return given == cached or _as_recorded(given) == _as_recorded(cached)
+
+
+def _as_recorded(parameters: dict[str, Any]) -> Any:
+    # a backend returns parameters as JSON: a tuple comes back as a list
+    try:
+        return msgspec.json.decode(msgspec.json.encode(parameters))
+    except (TypeError, ValueError, OverflowError):
+        return parameters
