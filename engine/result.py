@@ -92,12 +92,6 @@ class Result:
     def at(self, location: str | Callable[..., str]) -> Self:
         """Return a copy that is stored at `location`, which may be a template or a function."""
         new = self.copy()
-        Result.__init__(new, location=location, serializer=self.serializer)
-        return new
-
-    def at(self, location: str | Callable[..., str]) -> Self:
-        """Return a copy with another location: a text, a template or a function, as the constructor takes it."""
-        new = self.copy()
         new.location, new._location_function = _location(location)
         return new
 
