@@ -1,0 +1,121 @@
+"""What goes into the store and comes out of it, beside rows."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from ...engine.errors import BackendRejected, VersionLockMismatch
+
+__all__ = [
+    "ANYONE",
+    "Caller",
+    "Kind",
+    "NextEvents",
+    "Outcome",
+    "Payload",
+    "ScheduledEvent",
+    "StateChange",
+    "StateUpdate",
+]
+
+Payload = dict[str, Any]
+Kind = Literal["flow_run", "task_run"]
+
+VERSION_LOCKING_ERROR = "VERSION_LOCKING_ERROR"
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, and what the headers of the request say.
+
+    Args:
+        - tenant_id: the only tenant whose rows this caller sees and writes; None sees all
+        - scopes: what its API key allows; the server holds callers to it
+        - user_id: the owner of its API key
+        - agent_id: the agent it says it is (``X-PREFECT-AGENT-ID``)
+        - core_version: the version of its client (``X-PREFECT-CORE-VERSION``)
+        - client_id: a random text that one flowloop client process sends with everything
+          (``X-FLOWLOOP-CLIENT-ID``); None for any other client. A caller with a client id is *fenced*: it sends
+          versions that it means, wherever it writes, and flows that it registers are version locked.
+    """
+
+    tenant_id: str | None = None
+    scopes: frozenset[str] = frozenset({"read", "write"})
+    user_id: str | None = None
+    agent_id: str | None = None
+    core_version: str | None = None
+    client_id: str | None = None
+
+
+ANYONE = Caller()
+"""A caller without limits: the embedded process itself, the command line, the services."""
+
+
+class StateUpdate(msgspec.Struct, frozen=True):
+    """A state that a run is to take.
+
+    Args:
+        - run_id: the flow run or task run
+        - state: the state document as JSON text in UTF-8, stored as it is
+        - version: the version the run is believed to have; None if the client does not know or care
+    """
+
+    run_id: str
+    state: bytes
+    version: int | None = None
+
+
+class Outcome(msgspec.Struct, omit_defaults=True):
+    """What became of one `StateUpdate`.
+
+    Args:
+        - id: the flow run or task run
+        - status: ``SUCCESS``: recorded, or recorded before; ``QUEUED``: a Queued state was recorded in its place;
+          ``ERROR``: nothing was recorded
+        - message: why it was queued or refused
+        - version: the version of the state that was recorded, or the run's version if none was
+        - code: ``VERSION_LOCKING_ERROR`` if the version was not the run's
+    """
+
+    id: str
+    status: Literal["SUCCESS", "QUEUED", "ERROR"] = "SUCCESS"
+    message: str | None = None
+    version: int | None = None
+    code: str | None = None
+
+    @property
+    def error(self) -> BackendRejected | None:
+        """The refusal as an exception, if it is one."""
+        if self.status != "ERROR":
+            return None
+        kind = VersionLockMismatch if self.code == VERSION_LOCKING_ERROR else BackendRejected
+        return kind(self.message or "")
+
+
+class StateChange(msgspec.Struct, frozen=True):
+    """A state that has just been committed by this process, for those who watch (`Store.watch`)."""
+
+    kind: Kind
+    run_id: str
+    flow_run_id: str
+    tenant_id: str
+    version: int
+    state: str
+    message: str | None
+    timestamp: datetime.datetime
+    serialized_state: str
+
+
+class ScheduledEvent(msgspec.Struct, frozen=True):
+    """One date of a schedule, with what its clock adds to the flow run."""
+
+    start_time: datetime.datetime
+    parameter_defaults: dict[str, Any] = {}
+    labels: list[str] | None = None
+
+
+NextEvents = Callable[[dict[str, Any], datetime.datetime, int], Sequence[ScheduledEvent]]
+"""``next_events(schedule_document, after, count)``: the next dates of a schedule, in order."""

@@ -1,0 +1,549 @@
+"""The tables, for SQLite and PostgreSQL alike.
+
+Column names are those that the API shows. What the store keeps for itself alone is marked: a column with
+``info={"internal": True}`` and a table that is not in `PUBLIC` never appear in an answer.
+
+`RELATIONS` says how the tables hang together; the server generates its nested reads and its relation
+predicates from it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Computed,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import DDLCompiler
+from sqlalchemy.types import TypeEngine
+
+__all__ = ["PUBLIC", "RELATIONS", "Relation", "StateText", "UtcDateTime", "metadata"]
+
+_UTC = datetime.UTC
+
+
+class UtcDateTime(TypeDecorator[datetime.datetime]):
+    """A moment: aware and in UTC in Python; ``timestamptz`` on PostgreSQL.
+
+    SQLite keeps the text ``2021-07-01T12:00:02.960624+00:00``, always in full: it sorts as the moments do, and is
+    what an answer shows. A naive datetime is taken as UTC.
+    """
+
+    impl = String(32)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the column type."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(String(32))
+
+    def process_bind_param(self, value: datetime.datetime | None, dialect: Dialect) -> Any:
+        """Bring a moment to UTC."""
+        if value is None:
+            return None
+        value = value.replace(tzinfo=_UTC) if value.tzinfo is None else value.astimezone(_UTC)
+        return value if dialect.name == "postgresql" else value.isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime.datetime | None:
+        """Read a moment."""
+        if value is None:
+            return None
+        moment = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
+        return moment.astimezone(_UTC)
+
+
+class StateText(TypeDecorator[msgspec.Raw]):
+    """A state document, byte for byte as its client sent it.
+
+    It comes out as `msgspec.Raw`: an answer takes it in without parsing it, and whoever wants its fields
+    decodes it to the type it needs.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Store the text of a document."""
+        if value is None or isinstance(value, str):
+            return value
+        return bytes(value if isinstance(value, bytes | msgspec.Raw) else msgspec.json.encode(value)).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> msgspec.Raw | None:
+        """Return the document unparsed."""
+        return None if value is None else msgspec.Raw(value.encode())
+
+
+class _JsonText(JSON):
+    """A JSON document in a column that SQLite takes for text: in a column called JSON it turns ``5`` into a number."""
+
+
+@compiles(_JsonText, "sqlite")
+def _json_text_ddl(*_: Any, **__: Any) -> str:
+    return "TEXT"
+
+
+class _Copy(Computed):
+    """A generated column that repeats another; only PostgreSQL has to store it."""
+
+    inherit_cache = True
+
+
+@compiles(_Copy, "sqlite")
+@compiles(_Copy, "postgresql")
+def _copy_ddl(copy: _Copy, compiler: DDLCompiler, **_: Any) -> str:
+    kind = "STORED" if compiler.dialect.name == "postgresql" else "VIRTUAL"
+    return f"GENERATED ALWAYS AS ({copy.sqltext}) {kind}"
+
+
+class Relation(NamedTuple):
+    """How the rows of one table lead to rows of another.
+
+    Args:
+        - name: the field that shows it
+        - table: the name of the other table
+        - local: the column on this side
+        - remote: the column on the other side
+        - many: whether it leads to a list (with a ``<name>_aggregate`` beside it) or to one row
+    """
+
+    name: str
+    table: str
+    local: str
+    remote: str
+    many: bool
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_Id = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+_Json = _JsonText(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+_internal = {"internal": True}
+
+
+def _json(name: str, *, empty: str | None = None) -> Column[Any]:
+    """A JSON document; `empty` is the text of its default."""
+    if empty is None:
+        return Column(name, _Json)
+    return Column(name, _Json, nullable=False, server_default=text(f"'{empty}'"))
+
+
+def _flag(name: str, default: bool = False) -> Column[Any]:
+    return Column(name, Boolean, nullable=False, server_default=text("true" if default else "false"))
+
+
+def _reference(name: str, table: str, *, nullable: bool = False, keep: bool = False) -> Column[Any]:
+    """A reference to a row of another table, whose deletion deletes this row too, or with `keep` empties the column."""
+    action = "SET NULL" if keep else "CASCADE"
+    return Column(name, _Id, ForeignKey(f"{table}.id", ondelete=action), nullable=nullable or keep)
+
+
+def _table(name: str, *columns: Any, tenant: bool = True) -> Table:
+    """A table with the columns that every row has."""
+    owner = [_reference("tenant_id", "tenant")] if tenant else []
+    return Table(
+        name,
+        metadata,
+        Column("id", _Id, primary_key=True),
+        *owner,
+        Column("created", UtcDateTime, nullable=False),
+        Column("updated", UtcDateTime, nullable=False),
+        *columns,
+    )
+
+
+_table(
+    "tenant",
+    Column("name", Text, nullable=False),
+    Column("slug", Text, nullable=False, unique=True),
+    _json("info", empty="{}"),
+    _json("settings", empty="{}"),
+    tenant=False,
+)
+_table(
+    "project",
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    UniqueConstraint("tenant_id", "name"),
+)
+_table(
+    "flow_group",
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    _json("settings", empty="{}"),
+    _json("labels"),
+    _json("schedule"),
+    _json("default_parameters", empty="{}"),
+    _json("run_config"),
+    UniqueConstraint("tenant_id", "name"),
+)
+_table(
+    "flow",
+    _reference("project_id", "project", nullable=True),
+    _reference("flow_group_id", "flow_group"),
+    Column("version_group_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("core_version", Text),
+    Column("description", Text),
+    _flag("archived"),
+    _flag("is_schedule_active"),
+    _json("serialized_flow", empty="{}"),
+    _json("environment"),
+    _json("run_config"),
+    _json("storage"),
+    _json("parameters", empty="[]"),
+    _json("schedule"),
+    _json("settings", empty="{}"),
+    UniqueConstraint("flow_group_id", "version"),
+    Index(None, "project_id", "name"),
+    Index(None, "name"),
+)
+_table(
+    "task",
+    _reference("flow_id", "flow"),
+    Column("name", Text, nullable=False),
+    Column("slug", Text, nullable=False),
+    Column("description", Text),
+    Column("type", Text),
+    Column("max_retries", Integer, nullable=False, server_default=text("0")),
+    Column("retry_delay", Text),
+    Column("trigger", Text),
+    _json("tags", empty="[]"),
+    _flag("mapped"),
+    _flag("auto_generated"),
+    Column("cache_key", Text),
+    _flag("is_reference_task"),
+    _flag("is_root_task"),
+    _flag("is_terminal_task"),
+    UniqueConstraint("flow_id", "slug"),
+)
+_table(
+    "edge",
+    _reference("flow_id", "flow"),
+    _reference("upstream_task_id", "task"),
+    _reference("downstream_task_id", "task"),
+    Column("key", Text),
+    _flag("mapped"),
+    UniqueConstraint("flow_id", "downstream_task_id", "upstream_task_id"),
+    Index(None, "upstream_task_id"),
+    Index(None, "downstream_task_id"),
+)
+_table(
+    "agent_config",
+    Column("name", Text),
+    _json("settings", empty="{}"),
+)
+_table(
+    "agent",
+    _reference("agent_config_id", "agent_config", keep=True),
+    Column("core_version", Text),
+    Column("name", Text),
+    Column("type", Text),
+    _json("labels", empty="[]"),
+    Column("last_queried", UtcDateTime),
+    Index(None, "tenant_id", "name"),
+)
+
+
+def _run_columns() -> list[Any]:
+    """Columns of a run: its newest state, copied from its newest state row in the same transaction."""
+    return [
+        Column("name", Text),
+        Column("version", Integer, nullable=False, server_default=text("0")),
+        Column("heartbeat", UtcDateTime),
+        Column("state", Text),
+        Column("state_message", Text),
+        _json("state_result"),
+        Column("state_start_time", UtcDateTime),
+        Column("state_timestamp", UtcDateTime),
+        Column("serialized_state", StateText),
+        Column("start_time", UtcDateTime),
+        Column("end_time", UtcDateTime),
+    ]
+
+
+def _state_columns() -> list[Any]:
+    """Columns of a state row. A state is written once, so `created` and `updated` are its `timestamp`."""
+    return [
+        Column("version", Integer, nullable=False),
+        Column("timestamp", UtcDateTime, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("message", Text),
+        _json("result"),
+        Column("start_time", UtcDateTime),
+        Column("serialized_state", StateText),
+        # Who claimed the run by this state: the same claim from the same client is a repeated message, from another
+        # client it is a rival.
+        Column("client_id", Text, info=_internal),
+        Column("created", UtcDateTime, _Copy("timestamp")),
+        Column("updated", UtcDateTime, _Copy("timestamp")),
+    ]
+
+
+_table(
+    "flow_run",
+    _reference("flow_id", "flow"),
+    *_run_columns(),
+    _json("parameters", empty="{}"),
+    _json("context", empty="{}"),
+    _json("labels", empty="[]"),
+    _json("run_config"),
+    Column("scheduled_start_time", UtcDateTime),
+    _flag("auto_scheduled"),
+    Column("times_resurrected", Integer, nullable=False, server_default=text("0")),
+    Column("idempotency_key", Text),
+    _reference("agent_id", "agent", keep=True),
+    # When the run was last submitted: nobody else may submit it for a while.
+    Column("submitted", UtcDateTime, info=_internal),
+    UniqueConstraint("flow_id", "idempotency_key"),
+    Index(None, "created"),
+    Index(None, "name"),
+    Index(None, "state", "state_start_time"),
+    Index(None, "state", "heartbeat"),
+    Index(None, "agent_id"),
+)
+
+WAITING = ("Scheduled", "Queued", "Resume", "Retrying", "Paused")
+"""States of a run that is to be taken up again at its start time."""
+
+_waiting = text("state IN ({})".format(", ".join(f"'{name}'" for name in WAITING)))
+_cached = text("state = 'Cached'")
+
+_table(
+    "task_run",
+    _reference("flow_run_id", "flow_run"),
+    _reference("task_id", "task"),
+    Column("map_index", Integer, nullable=False, server_default=text("-1")),
+    *_run_columns(),
+    Column("cache_key", Text),
+    # The cached inputs of the newest state that had some: a state without any takes them over.
+    Column("cached_inputs", Text, info=_internal),
+    UniqueConstraint("flow_run_id", "task_id", "map_index"),
+    Index(None, "task_id"),
+    # The partial indexes serve statements with the state as a literal; a bound parameter cannot use them.
+    Index("ix_task_run_waiting", "flow_run_id", "state_start_time", sqlite_where=_waiting, postgresql_where=_waiting),
+    Index("ix_task_run_cached", "task_id", "state_timestamp", sqlite_where=_cached, postgresql_where=_cached),
+    Index("ix_task_run_cache_key", "cache_key", "state_timestamp", sqlite_where=_cached, postgresql_where=_cached),
+)
+
+for _kind in ("flow_run", "task_run"):
+    Table(
+        f"{_kind}_state",
+        metadata,
+        Column("id", _Id, primary_key=True),
+        Column("tenant_id", _Id),
+        _reference(f"{_kind}_id", _kind),
+        *_state_columns(),
+        UniqueConstraint(f"{_kind}_id", "version"),
+    )
+
+_table(
+    "task_run_artifact",
+    _reference("task_run_id", "task_run"),
+    Column("kind", Text, nullable=False),
+    _json("data"),
+    Index(None, "task_run_id"),
+)
+_table(
+    "log",
+    _reference("flow_run_id", "flow_run", nullable=True),
+    _reference("task_run_id", "task_run", nullable=True),
+    Column("timestamp", UtcDateTime, nullable=False),
+    Column("name", Text),
+    Column("level", Text, nullable=False, server_default=text("'INFO'")),
+    Column("message", Text),
+    _json("info"),
+    Index(None, "flow_run_id", "timestamp"),
+    Index(None, "task_run_id", "timestamp"),
+)
+_table(
+    "message",
+    Column("type", Text),
+    Column("text", Text),
+    _json("content", empty="{}"),
+    _flag("read"),
+    Index(None, "tenant_id"),
+)
+_table(
+    "cloud_hook",
+    Column("version_group_id", Text),
+    Column("name", Text),
+    Column("type", Text, nullable=False),
+    _json("states", empty="[]"),
+    _json("config", empty="{}"),
+    _flag("active", default=True),
+    Index(None, "tenant_id"),
+)
+
+# -- what only the hosted API had ----------------------------------------------------------------------
+
+_table("key_value", Column("key", Text, nullable=False), _json("value"), UniqueConstraint("tenant_id", "key"))
+_table(
+    "task_tag_limit",
+    Column("tag", Text, nullable=False),
+    Column("limit", Integer, nullable=False),
+    UniqueConstraint("tenant_id", "tag"),
+)
+_table(
+    "flow_concurrency_limit",
+    Column("name", Text, nullable=False),
+    Column("limit", Integer, nullable=False),
+    UniqueConstraint("tenant_id", "name"),
+)
+_table(
+    "api_key",
+    Column("user_id", Text),
+    Column("name", Text, nullable=False),
+    _json("scopes", empty="[]"),
+    Column("expires_at", UtcDateTime),
+    Column("key_hash", Text, nullable=False, unique=True, info=_internal),
+    Index(None, "tenant_id"),
+)
+_table(
+    "secret",
+    Column("name", Text, nullable=False),
+    Column("ciphertext", Text, nullable=False, info=_internal),
+    UniqueConstraint("tenant_id", "name"),
+)
+
+# -- the store's own books -----------------------------------------------------------------------------
+
+Table(
+    "answer",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("created", UtcDateTime, nullable=False, index=True),
+    Column("outcomes", Text, nullable=False),
+    comment="what a batch was answered, under its idempotency key",
+)
+Table(
+    "task_slot",
+    metadata,
+    _reference("limit_id", "task_tag_limit"),
+    _reference("run_id", "task_run"),
+    UniqueConstraint("limit_id", "run_id"),
+    Index(None, "run_id"),
+    comment="which running task run holds a place under which tag's limit",
+)
+Table(
+    "flow_slot",
+    metadata,
+    _reference("limit_id", "flow_concurrency_limit"),
+    _reference("run_id", "flow_run"),
+    UniqueConstraint("limit_id", "run_id"),
+    Index(None, "run_id"),
+    comment="which running flow run holds a place under which label's limit",
+)
+Table(
+    "reservation",
+    metadata,
+    Column("flow_run_id", _Id, ForeignKey("flow_run.id", ondelete="CASCADE"), primary_key=True),
+    Column("worker_id", Text, nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
+    comment="which worker has taken which flow run out of the queue, and until when",
+)
+Table(
+    "lease",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
+    comment="which server process runs which service, and until when",
+)
+
+
+def _one(name: str, table: str, local: str) -> Relation:
+    return Relation(name, table, local, "id", many=False)
+
+
+def _many(name: str, table: str, remote: str) -> Relation:
+    return Relation(name, table, "id", remote, many=True)
+
+
+_tenant = _one("tenant", "tenant", "tenant_id")
+
+RELATIONS: dict[str, tuple[Relation, ...]] = {
+    "tenant": (
+        _many("projects", "project", "tenant_id"),
+        _many("flows", "flow", "tenant_id"),
+        _many("flow_groups", "flow_group", "tenant_id"),
+    ),
+    "project": (_tenant, _many("flows", "flow", "project_id")),
+    "flow_group": (_tenant, _many("flows", "flow", "flow_group_id")),
+    "flow": (
+        _tenant,
+        _one("project", "project", "project_id"),
+        _one("flow_group", "flow_group", "flow_group_id"),
+        _many("tasks", "task", "flow_id"),
+        _many("edges", "edge", "flow_id"),
+        _many("flow_runs", "flow_run", "flow_id"),
+    ),
+    "task": (
+        _one("flow", "flow", "flow_id"),
+        _many("task_runs", "task_run", "task_id"),
+        _many("upstream_edges", "edge", "downstream_task_id"),
+        _many("downstream_edges", "edge", "upstream_task_id"),
+    ),
+    "edge": (
+        _one("flow", "flow", "flow_id"),
+        _one("upstream_task", "task", "upstream_task_id"),
+        _one("downstream_task", "task", "downstream_task_id"),
+    ),
+    "flow_run": (
+        _tenant,
+        _one("flow", "flow", "flow_id"),
+        _one("agent", "agent", "agent_id"),
+        _many("states", "flow_run_state", "flow_run_id"),
+        _many("task_runs", "task_run", "flow_run_id"),
+        _many("logs", "log", "flow_run_id"),
+    ),
+    "task_run": (
+        _tenant,
+        _one("flow_run", "flow_run", "flow_run_id"),
+        _one("task", "task", "task_id"),
+        _many("states", "task_run_state", "task_run_id"),
+        _many("logs", "log", "task_run_id"),
+    ),
+    "flow_run_state": (_one("flow_run", "flow_run", "flow_run_id"),),
+    "task_run_state": (_one("task_run", "task_run", "task_run_id"),),
+    "agent": (_one("agent_config", "agent_config", "agent_config_id"), _many("flow_runs", "flow_run", "agent_id")),
+    "agent_config": (_many("agents", "agent", "agent_config_id"),),
+    "task_run_artifact": (_one("task_run", "task_run", "task_run_id"),),
+    "log": (),
+    "message": (),
+    "cloud_hook": (),
+    "key_value": (),
+    "task_tag_limit": (),
+    "flow_concurrency_limit": (),
+    "api_key": (),
+}
+"""The relations of every public table, by its name."""
+
+PUBLIC: tuple[str, ...] = tuple(RELATIONS)
+"""The tables that reads may show. Every one has a `tenant_id`, except `tenant`, whose `id` it is."""
