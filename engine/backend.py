@@ -7,9 +7,10 @@ re-creates.
 What every adapter promises (``tests/backends/test_conformance.py`` holds each of them to it):
 
 * **Acknowledged means recorded.** A write returns after it is durable where the adapter keeps its data.
-* **Versions fence.** A run starts at the version its record says, and every accepted state adds one. A state
-  sent with a version that is no longer the run's is refused with `VersionLockMismatch`, except when it is the very
-  state that the version was given for (a repeated message), which is acknowledged again. ``None`` means: do not check.
+* **Versions fence.** A run starts at the version its record says, and every accepted state adds one (so does a
+  Queued state that is recorded in the place of the one sent). A state sent with a version that is no longer the run's
+  is refused with `VersionLockMismatch`, except when it is the very state that the version was given for (a repeated
+  message), which is acknowledged again with the same answer. ``None`` means: do not check.
 * **Order.** The states of one run are recorded in the order they were sent.
 * **One bad item fails alone**, with `BackendRejected`; whatever else travelled with it is recorded.
 * **An outage is waited out** inside the adapter, up to its limit, before `BackendUnavailable` is raised.
@@ -21,10 +22,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, Self
+from importlib.metadata import entry_points
+from typing import Any, Protocol, Self, cast
 
 import msgspec
 
+from .errors import FlowloopError
 from .state import State
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "StateRecord",
     "TaskRunHistory",
     "TaskRunInfoResult",
+    "connect",
 ]
 
 
@@ -162,7 +166,7 @@ class Backend(Protocol):
 
     Every method may raise `BackendUnavailable` after its adapter's limit of patience, `BackendRejected` for a
     request that is refused (an unknown id, a state that is too large), and `DialectError` for an answer that
-    is not understood.
+    is not understood. A state that cannot be written as a document raises `SerializationError`, and is not sent.
     """
 
     url: str
@@ -289,6 +293,16 @@ class Backend(Protocol):
         """Store lines of a run's log."""
         ...
 
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+        """Store something a task run made for people to look at, and return its id.
+
+        Args:
+            - task_run_id: the task run
+            - kind: what it is, for instance ``"link"`` or ``"markdown"``
+            - data: the thing itself, as a JSON document
+        """
+        ...
+
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """Ask for a flow run to be cancelled, and return the name of the state it is in now.
 
@@ -300,5 +314,45 @@ class Backend(Protocol):
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
-        """Return a live stream of the states of a flow run, or None where only polling is possible."""
+        """Return a live stream of the states of a flow run, or None where only polling is possible.
+
+        The stream begins with the newest state. It ends when the backend can no longer be listened to, and entering
+        it raises `BackendUnavailable` when that is so from the start: the reader polls, or opens another one later.
+
+        Example:
+            ```python
+            async with backend.watch_flow_run(flow_run_id) as states:
+                async for state in states:
+                    ...
+            ```
+        """
         ...
+
+
+def connect(url: str, **options: Any) -> Backend:
+    """Return the backend that a URL leads to; open it with ``async with``.
+
+    The adapters are the entry points of the group ``flowloop.backends``, each under the URL scheme it serves, so
+    another package can add its own.
+
+    Args:
+        - url: ``memory://``, ``sqlite:///file.db``, ``postgresql://user@host/database`` or ``http://host:port``
+        - options: arguments of the adapter; all know `settings` and `clock`
+
+    Raises:
+        - FlowloopError: if no adapter serves the scheme, or if it needs an extra that is not installed
+
+    Example:
+        ```python
+        async with connect("sqlite:///flowloop.db") as backend:
+            print(await backend.list_flow_runs())
+        ```
+    """
+    scheme, colon, _ = url.partition(":")
+    adapters = {entry.name: entry for entry in entry_points(group="flowloop.backends")}
+    adapter = adapters.get(scheme.partition("+")[0].lower()) if colon else None
+    if adapter is None:
+        shown = f"{scheme}:" if colon else url  # what follows may hold a password
+        schemes = ", ".join(sorted(adapters))
+        raise FlowloopError(f"no backend serves {shown!r}: a backend URL begins with one of {schemes}")
+    return cast("Backend", adapter.load()(url, **options))

@@ -1,0 +1,526 @@
+"""The backend in memory: the reference of the port, and what tests of flows run against.
+
+It keeps every rule of `flowloop.engine.backend` in the plainest way, in dicts. State documents go through the real
+codec, so that a result comes back as it would from a server: as the place it is stored at, not as the value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import math
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Self
+
+import anyio
+import msgspec
+from anyio.streams.memory import MemoryObjectSendStream
+
+from ..engine.backend import (
+    FlowRunInfoResult,
+    FlowRunSummary,
+    LogRecord,
+    ProjectInfo,
+    RegisteredFlow,
+    StateRecord,
+    TaskRunHistory,
+    TaskRunInfoResult,
+)
+from ..engine.clock import Clock, SystemClock
+from ..engine.errors import BackendRejected, VersionLockMismatch
+from ..engine.serialization import decode_state, encode_state
+from ..engine.settings import Settings
+from ..engine.state import (
+    Cached,
+    Cancelled,
+    Cancelling,
+    Finished,
+    Looped,
+    Pending,
+    Queued,
+    Running,
+    Scheduled,
+    State,
+)
+
+__all__ = ["MemoryBackend"]
+
+_MAX_STATE_BYTES = 1_000_000
+_MAX_CACHED_STATES = 100
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    """One recorded state: as it was sent, as it was recorded, and its line in the history."""
+
+    sent: bytes
+    document: bytes
+    record: StateRecord
+
+
+@dataclasses.dataclass(slots=True)
+class _Run:
+    """A flow run or a task run, with every state it went through. Its version is their number."""
+
+    id: str
+    name: str | None
+    created: datetime.datetime
+    state: type[State] = Pending
+    entries: list[_Entry] = dataclasses.field(default_factory=list)
+    start_time: datetime.datetime | None = None
+    end_time: datetime.datetime | None = None
+
+    @property
+    def newest(self) -> _Entry:
+        return self.entries[-1]
+
+    def repeated(self, version: int | None, sent: bytes) -> _Entry | None:
+        """Return what was recorded for this very message before, if it was; refuse a version that has passed."""
+        if version is None or version == len(self.entries):
+            return None
+        if 0 <= version < len(self.entries) and self.entries[version].sent == sent:
+            return self.entries[version]
+        raise VersionLockMismatch(f"run {self.id} is at version {len(self.entries)}, and this state was for {version}")
+
+    def record(self, state: State, sent: bytes, document: bytes, now: datetime.datetime) -> None:
+        self.state = type(state)
+        message = None if state.message is None else str(state.message)
+        record = StateRecord(len(self.entries) + 1, now, self.state.__name__, message)
+        self.entries.append(_Entry(sent, document, record))
+        if self.state is Running and self.start_time is None:
+            self.start_time = now
+        if issubclass(self.state, Finished) and self.state is not Looped:
+            self.end_time = now
+
+
+@dataclasses.dataclass(slots=True)
+class _Flow:
+    id: str
+    name: str
+    version: int
+    project: ProjectInfo
+    version_group_id: str
+    idempotency_key: str | None
+    document: Mapping[str, Any]
+    task_ids: dict[str, str]  # slug -> id
+
+
+@dataclasses.dataclass(slots=True)
+class _FlowRun(_Run):
+    flow: _Flow = dataclasses.field(kw_only=True)
+    parameters: dict[str, Any] = dataclasses.field(kw_only=True)
+    context: dict[str, Any] = dataclasses.field(kw_only=True)
+    scheduled_start_time: datetime.datetime = dataclasses.field(kw_only=True)
+    task_runs: dict[tuple[str, int], _TaskRun] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(slots=True)
+class _TaskRun(_Run):
+    flow_run: _FlowRun = dataclasses.field(kw_only=True)
+    task_id: str = dataclasses.field(kw_only=True)
+    task_slug: str = dataclasses.field(kw_only=True)
+    cache_key: str | None = dataclasses.field(kw_only=True)
+    map_index: int = dataclasses.field(kw_only=True)
+
+    def info(self) -> TaskRunInfoResult:
+        state = decode_state(self.newest.document)
+        return TaskRunInfoResult(self.id, self.task_id, self.task_slug, len(self.entries), state, self.map_index)
+
+
+class MemoryBackend:
+    """Keeps flows, runs and states in this object, for as long as it lives.
+
+    Args:
+        - url: shown to people; the backend is the same whatever it is
+        - settings: `queue_interval` is how long a queued run waits
+        - clock: what states are stamped with
+
+    Attributes a test may look at, or set:
+        - logs: the lines written, in order
+        - heartbeats: flow run id to the time of its last heartbeat
+        - artifacts: task run id to the artifacts it made, as pairs of kind and data
+        - task_tag_limits: task tag to how many task runs with it may run at once; the next one is queued
+        - flow_run_limit: how many flow runs may run at once
+
+    Example:
+        ```python
+        async with MemoryBackend() as backend:
+            registered = await backend.register_flow(flow.serialize(), project_name="demo")
+            flow_run_id = await backend.create_flow_run(registered.id)
+        ```
+    """
+
+    def __init__(self, url: str = "memory://", *, settings: Settings | None = None, clock: Clock | None = None) -> None:
+        self.url = url
+        self.logs: list[LogRecord] = []
+        self.heartbeats: dict[str, datetime.datetime] = {}
+        self.artifacts: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+        self.task_tag_limits: dict[str, int] = {}
+        self.flow_run_limit: int | None = None
+        self._queue_interval = datetime.timedelta(seconds=(settings or Settings()).queue_interval)
+        self._clock = clock or SystemClock()
+        self._projects: dict[str, ProjectInfo] = {}
+        self._flows: dict[str, _Flow] = {}
+        self._flow_runs: dict[str, _FlowRun] = {}
+        self._flow_run_keys: dict[tuple[str, str], str] = {}
+        self._task_runs: dict[str, _TaskRun] = {}
+        self._watchers: dict[str, set[MemoryObjectSendStream[State]]] = defaultdict(set)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        pass
+
+    # -- registration ------------------------------------------------------------------------------
+
+    async def register_flow(
+        self,
+        serialized_flow: Mapping[str, Any],
+        *,
+        project_name: str,
+        version_group_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RegisteredFlow:
+        """See `Backend.register_flow`."""
+        document = msgspec.json.decode(msgspec.json.encode(serialized_flow))
+        project = self._projects.setdefault(project_name, ProjectInfo(str(uuid.uuid4()), project_name))
+        name = document["name"]
+        if version_group_id is None:
+            same = [flow for flow in self._flows.values() if (flow.project, flow.name) == (project, name)]
+            version_group_id = same[-1].version_group_id if same else str(uuid.uuid4())
+        group = [flow for flow in self._flows.values() if flow.version_group_id == version_group_id]
+        if group and idempotency_key is not None and group[-1].idempotency_key == idempotency_key:
+            return RegisteredFlow(group[-1].id, group[-1].version, created=False)
+        flow = _Flow(
+            id=str(uuid.uuid4()),
+            name=name,
+            version=len(group) + 1,
+            project=project,
+            version_group_id=version_group_id,
+            idempotency_key=idempotency_key,
+            document=document,
+            task_ids={task["slug"]: str(uuid.uuid4()) for task in document.get("tasks", ())},
+        )
+        self._flows[flow.id] = flow
+        return RegisteredFlow(flow.id, flow.version, created=True)
+
+    async def create_flow_run(
+        self,
+        flow_id: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Sequence[str] | None = None,
+        scheduled_start_time: datetime.datetime | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """See `Backend.create_flow_run`; nothing in memory asks for the labels and the run config."""
+        flow = self._flows.get(flow_id)
+        if flow is None:
+            raise BackendRejected(f"Flow {flow_id} not found")
+        if idempotency_key is not None and (flow_id, idempotency_key) in self._flow_run_keys:
+            return self._flow_run_keys[flow_id, idempotency_key]
+        known = flow.document.get("parameters", ())
+        given = {parameter["name"]: parameter["default"] for parameter in known if parameter.get("default")}
+        given |= parameters or {}
+        missing = {parameter["name"] for parameter in known if parameter.get("required")} - given.keys()
+        if missing:
+            raise BackendRejected(f"Required parameters were not supplied: {', '.join(sorted(missing))}")
+        now = self._clock.now()
+        flow_run = _FlowRun(
+            id=str(uuid.uuid4()),
+            name=name or f"{flow.name}-{len(self._flow_runs) + 1}",
+            created=now,
+            flow=flow,
+            parameters=given,
+            context=dict(context or {}),
+            scheduled_start_time=scheduled_start_time or now,
+        )
+        self._record(flow_run, Scheduled("Flow run scheduled.", start_time=flow_run.scheduled_start_time))
+        self._flow_runs[flow_run.id] = flow_run
+        if idempotency_key is not None:
+            self._flow_run_keys[flow_id, idempotency_key] = flow_run.id
+        for task in flow.document.get("tasks", ()):
+            self._new_task_run(flow_run, flow.task_ids[task["slug"]], -1)
+        return flow_run.id
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
+        """See `Backend.get_flow_run_info`."""
+        run = self._flow_run(flow_run_id)
+        return FlowRunInfoResult(
+            id=run.id,
+            name=run.name or "",
+            flow_id=run.flow.id,
+            version=len(run.entries),
+            state=decode_state(run.newest.document),
+            task_runs=[task_run.info() for task_run in run.task_runs.values() if task_run.map_index == -1],
+            parameters=dict(run.parameters),
+            context=dict(run.context),
+            scheduled_start_time=run.scheduled_start_time,
+            project=run.flow.project,
+        )
+
+    async def get_flow_run_state(self, flow_run_id: str) -> State:
+        """See `Backend.get_flow_run_state`."""
+        return decode_state(self._flow_run(flow_run_id).newest.document)
+
+    async def get_task_run_state(self, task_run_id: str) -> State:
+        """See `Backend.get_task_run_state`."""
+        return decode_state(self._task_run(task_run_id).newest.document)
+
+    async def get_task_run_info(
+        self, flow_run_id: str, task_id: str, map_index: int | None = None
+    ) -> TaskRunInfoResult:
+        """See `Backend.get_task_run_info`."""
+        infos = await self.get_task_run_infos(flow_run_id, task_id, [-1 if map_index is None else map_index])
+        return infos[0]
+
+    async def get_task_run_infos(
+        self, flow_run_id: str, task_id: str, map_indices: Sequence[int]
+    ) -> list[TaskRunInfoResult]:
+        """See `Backend.get_task_run_infos`."""
+        flow_run = self._flow_run(flow_run_id)
+        if task_id not in flow_run.flow.task_ids.values():
+            raise BackendRejected(f"Invalid task ID: {task_id}")
+        found = (flow_run.task_runs.get((task_id, index)) for index in map_indices)
+        return [
+            (task_run or self._new_task_run(flow_run, task_id, index)).info()
+            for index, task_run in zip(map_indices, found, strict=True)
+        ]
+
+    async def get_latest_cached_states(
+        self, task_id: str, cache_key: str | None, created_after: datetime.datetime
+    ) -> list[State]:
+        """See `Backend.get_latest_cached_states`."""
+        found = [
+            run.newest
+            for run in self._task_runs.values()
+            if run.state is Cached
+            and run.newest.record.timestamp >= created_after
+            and (run.task_id == task_id if cache_key is None else run.cache_key == cache_key)
+        ]
+        found.sort(key=lambda entry: entry.record.timestamp, reverse=True)
+        return [decode_state(entry.document) for entry in found[:_MAX_CACHED_STATES]]
+
+    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
+        """See `Backend.list_flow_runs`."""
+        newest_first = reversed(self._flow_runs.values())
+        return [_summary(run) for run, _ in zip(newest_first, range(limit), strict=False)]
+
+    async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
+        """See `Backend.get_flow_run_history`."""
+        begins = [run for run in self._flow_runs.values() if run.id.startswith(flow_run_id)]
+        named = [run for run in self._flow_runs.values() if run.name == flow_run_id]
+        if len(begins) > 1:
+            raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
+        if not begins and not named:
+            raise BackendRejected(f"Flow run {flow_run_id!r} not found")
+        flow_run = begins[0] if begins else named[-1]
+        task_runs = sorted(flow_run.task_runs.values(), key=lambda run: (run.task_slug, run.map_index))
+        return _summary(flow_run), [
+            TaskRunHistory(
+                id=run.id,
+                task_slug=run.task_slug,
+                map_index=run.map_index,
+                name=run.name,
+                states=[entry.record for entry in run.entries],
+                start_time=run.start_time,
+                end_time=run.end_time,
+            )
+            for run in task_runs
+        ]
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+        """See `Backend.set_flow_run_state`."""
+        sent = _encode(state)
+        await asyncio.sleep(0)  # as everywhere else, other coroutines come in between
+        run = self._flow_run(flow_run_id)
+        repeated = run.repeated(version, sent)
+        if repeated is not None:
+            return self._answer(state, repeated)
+        recorded = state
+        if type(state) is Running and run.state is not Running and self._flow_runs_are_full():
+            recorded = self._queued("the limit of flow runs at once is reached")
+        self._record(run, recorded, sent)
+        if type(state) is Cancelled:
+            self._cancel_task_runs(run, state)
+        return self._answer(state, run.newest)
+
+    async def set_task_run_state(
+        self,
+        task_run_id: str,
+        version: int | None,
+        state: State,
+        cache_for: datetime.timedelta | None = None,
+    ) -> State:
+        """See `Backend.set_task_run_state`."""
+        sent = _encode(state)
+        await asyncio.sleep(0)
+        run = self._task_run(task_run_id)
+        repeated = run.repeated(version, sent)
+        if repeated is not None:
+            return self._answer(state, repeated)
+        if state.is_running() and run.flow_run.state is not Running:
+            raise BackendRejected(
+                f"State update failed for task run ID {run.id}: provided a running state but associated flow run "
+                f"{run.flow_run.id} is not in a running state."
+            )
+        recorded = state
+        full = self._full_tag(state) if type(state) is Running and run.state is not Running else None
+        if full is not None:
+            recorded = self._queued(f"the limit of task runs tagged {full!r} is reached")
+        self._record(run, recorded, sent)
+        return self._answer(state, run.newest)
+
+    async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
+        """See `Backend.set_task_run_name`."""
+        if not name:
+            raise BackendRejected("a task run's name cannot be empty")
+        self._task_run(task_run_id).name = name
+        return True
+
+    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
+        """See `Backend.update_flow_run_heartbeat`."""
+        self.heartbeats[self._flow_run(flow_run_id).id] = self._clock.now()
+
+    async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
+        """See `Backend.write_run_logs`."""
+        self.logs.extend(records)
+
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+        """See `Backend.create_task_run_artifact`."""
+        self.artifacts[self._task_run(task_run_id).id].append((kind, dict(data)))
+        return str(uuid.uuid4())
+
+    async def cancel_flow_run(self, flow_run_id: str) -> str:
+        """See `Backend.cancel_flow_run`."""
+        run = self._flow_run(flow_run_id)
+        if issubclass(run.state, Running):
+            self._record(run, Cancelling("Flow run is cancelling"))
+        elif not issubclass(run.state, Finished):
+            cancelled = Cancelled("Flow run is cancelled")
+            self._record(run, cancelled)
+            self._cancel_task_runs(run, cancelled)
+        return run.state.__name__
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]]:
+        """See `Backend.watch_flow_run`."""
+        return self._watch(self._flow_run(flow_run_id))
+
+    @asynccontextmanager
+    async def _watch(self, run: _FlowRun) -> AsyncIterator[AsyncIterator[State]]:
+        send, receive = anyio.create_memory_object_stream[State](math.inf)
+        send.send_nowait(decode_state(run.newest.document))
+        self._watchers[run.id].add(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            self._watchers[run.id].discard(send)
+
+    # -- rules -------------------------------------------------------------------------------------
+
+    def _flow_run(self, flow_run_id: str) -> _FlowRun:
+        run = self._flow_runs.get(flow_run_id)
+        if run is None:
+            raise BackendRejected(f"Flow run {flow_run_id} not found")
+        return run
+
+    def _task_run(self, task_run_id: str) -> _TaskRun:
+        run = self._task_runs.get(task_run_id)
+        if run is None:
+            raise BackendRejected(f"Task run {task_run_id} not found")
+        return run
+
+    def _new_task_run(self, flow_run: _FlowRun, task_id: str, map_index: int) -> _TaskRun:
+        task = next(task for task in flow_run.flow.document["tasks"] if flow_run.flow.task_ids[task["slug"]] == task_id)
+        run = _TaskRun(
+            id=str(uuid.uuid4()),
+            name=None,
+            created=self._clock.now(),
+            flow_run=flow_run,
+            task_id=task_id,
+            task_slug=task["slug"],
+            cache_key=task.get("cache_key"),
+            map_index=map_index,
+        )
+        flow_run.task_runs[task_id, map_index] = self._task_runs[run.id] = run
+        self._record(run, Pending("Task run created"))
+        return run
+
+    def _record(self, run: _Run, state: State, sent: bytes | None = None) -> None:
+        document = _encode(state) if sent is None or type(state) is Queued else sent
+        if isinstance(run, _TaskRun) and run.entries and not state.cached_inputs:
+            document = _with_cached_inputs_of(run.newest.document, document)
+        run.record(state, sent or document, document, self._clock.now())
+        if isinstance(run, _FlowRun):
+            for watcher in self._watchers[run.id]:
+                watcher.send_nowait(decode_state(document))
+
+    def _answer(self, state: State, entry: _Entry) -> State:
+        return decode_state(entry.document) if entry.record.state == "Queued" else state
+
+    def _cancel_task_runs(self, flow_run: _FlowRun, state: State) -> None:
+        for run in flow_run.task_runs.values():
+            if not issubclass(run.state, Finished):
+                self._record(run, state)
+
+    def _queued(self, why: str) -> Queued:
+        return Queued(f"Queued: {why}", start_time=self._clock.now() + self._queue_interval)
+
+    def _flow_runs_are_full(self) -> bool:
+        running = sum(issubclass(run.state, Running) for run in self._flow_runs.values())
+        return self.flow_run_limit is not None and running >= self.flow_run_limit
+
+    def _full_tag(self, state: State) -> str | None:
+        for tag in state.context.get("tags", ()):
+            limit = self.task_tag_limits.get(tag)
+            if limit is not None and limit <= sum(self._holds(run, tag) for run in self._task_runs.values()):
+                return str(tag)
+        return None
+
+    def _holds(self, run: _TaskRun, tag: str) -> bool:
+        return issubclass(run.state, Running) and tag in decode_state(run.newest.document).context.get("tags", ())
+
+
+def _encode(state: State) -> bytes:
+    document = encode_state(state)
+    if len(document) > _MAX_STATE_BYTES:
+        raise BackendRejected(
+            f"State payload is too large: {len(document):,} bytes, and {_MAX_STATE_BYTES:,} is the limit"
+        )
+    return document
+
+
+def _with_cached_inputs_of(before: bytes, document: bytes) -> bytes:
+    """Carry the cached inputs of a task run over to a state that has none: a restart finds its inputs in them."""
+    if b'"cached_inputs":{}' in before:
+        return document
+    cached = msgspec.json.decode(before).get("cached_inputs")
+    return msgspec.json.encode({**msgspec.json.decode(document), "cached_inputs": cached}) if cached else document
+
+
+def _summary(run: _FlowRun) -> FlowRunSummary:
+    return FlowRunSummary(
+        id=run.id,
+        name=run.name or "",
+        flow_name=run.flow.name,
+        state=run.newest.record.state,
+        state_message=run.newest.record.message,
+        created=run.created,
+        start_time=run.start_time,
+        end_time=run.end_time,
+    )
