@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .flows import function_reference, serialize_edge, serialize_flow, serialize_parameter, serialize_task
 from .states import VERSION, decode_state, deserialize_state, encode_state, serialize_state
 
 __all__ = [
@@ -9,5 +10,10 @@ __all__ = [
     "decode_state",
     "deserialize_state",
     "encode_state",
+    "function_reference",
+    "serialize_edge",
+    "serialize_flow",
+    "serialize_parameter",
     "serialize_state",
+    "serialize_task",
 ]

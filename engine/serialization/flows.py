@@ -1,0 +1,178 @@
+"""Flows, tasks, edges and parameters as documents.
+
+The documents are what a flow is registered as. They are the same each time a flow is built, in every process: lists
+are sorted, and functions are given by name. flowloop's own triggers, validators and filters have the names that
+the dialect knows them by.
+"""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import SerializationError
+from .states import VERSION
+
+if TYPE_CHECKING:
+    from ..edge import Edge
+    from ..flow import Flow
+    from ..parameter import Parameter
+    from ..task import Task
+
+__all__ = ["function_reference", "serialize_edge", "serialize_flow", "serialize_parameter", "serialize_task"]
+
+_DIALECT_MODULES = {
+    "flowloop.engine.triggers": "prefect.triggers",
+    "flowloop.engine.cache_validators": "prefect.engine.cache_validators",
+    "flowloop.engine.schedules.filters": "prefect.schedules.filters",
+    "flowloop.engine.schedules.adjustments": "prefect.schedules.adjustments",
+}
+
+
+def serialize_flow(flow: Flow) -> dict[str, Any]:
+    """Return the document of a flow, with its tasks and edges.
+
+    Raises:
+        - SerializationError: if something in it cannot be written as JSON; it names the place
+    """
+    slugs = flow.slugs
+    reference_tasks = flow.reference_tasks()
+    if reference_tasks == flow.terminal_tasks():
+        reference_tasks = set()
+    edges = [serialize_edge(edge, slugs[edge.upstream_task], slugs[edge.downstream_task]) for edge in flow.edges]
+    edges.sort(key=lambda e: (e["upstream_task"]["slug"], e["downstream_task"]["slug"], e["key"] or ""))
+    document = {
+        "name": flow.name,
+        "type": _qualified(type(flow)),
+        "schedule": _document_of(flow.schedule),
+        "parameters": sorted((serialize_parameter(task) for task in flow.parameters()), key=_slug),
+        "tasks": sorted((serialize_task(task, slugs[task]) for task in flow.tasks), key=_slug),
+        "edges": edges,
+        "reference_tasks": sorted((_reference(slugs[task]) for task in reference_tasks), key=_slug),
+        "run_config": _document_of(flow.run_config),
+        "storage": _document_of(flow.storage),
+        "__version__": VERSION,
+    }
+    for field in ("schedule", "run_config", "storage"):
+        document[field] = _json(document[field], f"flow {flow.name!r}: its {field}")
+    return document
+
+
+def serialize_task(task: Task[..., Any], slug: str | None = None) -> dict[str, Any]:
+    """Return the document of a task.
+
+    Args:
+        - task: the task
+        - slug: its slug in its flow; that of the task, or its name, if None
+    """
+    return {
+        "slug": slug or task.slug or task.name,
+        "name": task.name,
+        "type": _qualified(type(task)),
+        "tags": sorted(task.tags),
+        "max_retries": task.max_retries,
+        "retry_delay": _first_delay(task.retry_delay),
+        "timeout": task.timeout,
+        "inputs": task.inputs(),
+        "outputs": task.outputs(),
+        "trigger": function_reference(task.trigger),
+        "skip_on_upstream_skip": task.skip_on_upstream_skip,
+        "cache_for": None if task.cache_for is None else _whole_seconds(task.cache_for),
+        "cache_key": task.cache_key,
+        "cache_validator": function_reference(task.cache_validator),
+        "auto_generated": task.auto_generated,
+        "__version__": VERSION,
+    }
+
+
+def serialize_parameter(parameter: Parameter) -> dict[str, Any]:
+    """Return the document of a parameter.
+
+    Raises:
+        - SerializationError: if its default cannot be written as JSON
+    """
+    return {
+        "name": parameter.name,
+        "slug": parameter.slug or parameter.name,
+        "type": _qualified(type(parameter)),
+        "default": _json(parameter.default, f"parameter {parameter.name!r}: its default"),
+        "required": parameter.required,
+        "tags": sorted(parameter.tags),
+        "outputs": parameter.outputs(),
+        "__version__": VERSION,
+    }
+
+
+def serialize_edge(edge: Edge, upstream_slug: str | None = None, downstream_slug: str | None = None) -> dict[str, Any]:
+    """Return the document of an edge.
+
+    Args:
+        - edge: the edge
+        - upstream_slug, downstream_slug: the slugs of its tasks in their flow; those of the tasks if None
+    """
+    up, down = edge.upstream_task, edge.downstream_task
+    return {
+        "upstream_task": _reference(upstream_slug or up.slug or up.name),
+        "downstream_task": _reference(downstream_slug or down.slug or down.name),
+        "key": edge.key,
+        "mapped": edge.mapped,
+        "flattened": edge.flattened,
+        "__version__": VERSION,
+    }
+
+
+def function_reference(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return a function as the dialect writes it: its name, and what a factory made it of.
+
+    ``some_failed(at_least=2)`` becomes ``{"fn": "prefect.triggers.some_failed", "kwargs": {"at_least": 2, ...}}``.
+    """
+    target: Any = function if hasattr(function, "__qualname__") else type(function)
+    module = _DIALECT_MODULES.get(target.__module__, target.__module__)
+    name = target.__qualname__.partition(".<locals>")[0]
+    kwargs: Mapping[str, Any] = {}
+    if inspect.isfunction(function) and "<locals>" in function.__qualname__:
+        kwargs = inspect.getclosurevars(function).nonlocals
+    return {"fn": f"{module}.{name}", "kwargs": msgspec.to_builtins(dict(kwargs), str_keys=True, enc_hook=_type_name)}
+
+
+def _reference(slug: str) -> dict[str, str]:
+    return {"slug": slug, "__version__": VERSION}
+
+
+def _slug(document: Mapping[str, Any]) -> Any:
+    return document["slug"]
+
+
+def _qualified(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _type_name(value: Any) -> str:
+    # not its repr, which may hold an address and so differ from process to process
+    return _qualified(type(value))
+
+
+def _document_of(value: Any) -> Any:
+    return value.serialize() if hasattr(value, "serialize") else value
+
+
+def _json(value: Any, where: str) -> Any:
+    try:
+        return msgspec.to_builtins(value, str_keys=True)
+    except Exception as error:
+        raise SerializationError(f"{where} cannot be written as JSON: {error}") from error
+
+
+def _first_delay(delay: Any) -> int | None:
+    # the dialect knows one delay: where there are many, the first is what others are told
+    first = delay[0] if isinstance(delay, Sequence) else delay
+    return None if first is None or callable(first) else _whole_seconds(first)
+
+
+def _whole_seconds(duration: float | datetime.timedelta) -> int:
+    return math.ceil(duration.total_seconds() if isinstance(duration, datetime.timedelta) else duration)
