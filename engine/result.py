@@ -14,11 +14,15 @@ from .context import now, values
 from .errors import FlowloopError, SerializationError
 from .serializers import PickleSerializer, Serializer
 
-__all__ = ["NoResult", "NoResultType", "Result", "ResultNotImplementedError"]
+__all__ = ["NoResult", "NoResultType", "Result", "ResultNotFound", "ResultNotImplementedError"]
 
 
 class ResultNotImplementedError(FlowloopError):
     """This result does not store values; the runner takes it to mean "no checkpoint"."""
+
+
+class ResultNotFound(FlowloopError, FileNotFoundError):
+    """Nothing is stored at this location."""
 
 
 class Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import datetime
 import importlib
+import io
 import lzma
 import zlib
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import msgspec
 from .errors import SerializationError
 
 __all__ = [
+    "ArrowSerializer",
     "CompressedSerializer",
     "DateTimeSerializer",
     "JSONSerializer",
@@ -60,7 +62,8 @@ class PickleSerializer(_ByAttributes):
     def serialize(self, value: Any) -> bytes:
         """Return `value` pickled."""
         try:
-            return cloudpickle.dumps(value)
+            data: bytes = cloudpickle.dumps(value)
+            return data
         except Exception as error:
             raise _cannot("pickle", value, error) from error
 
@@ -139,7 +142,7 @@ class CompressedSerializer(_ByAttributes):
 
 
 class PandasSerializer(_ByAttributes):
-    """Writes a pandas DataFrame as CSV or Parquet. Needs the ``pandas`` extra.
+    """Writes a pandas DataFrame, without its index, as CSV or Parquet. Needs the ``pandas`` extra.
 
     Args:
         - file_type: ``"parquet"`` or ``"csv"``
@@ -152,8 +155,6 @@ class PandasSerializer(_ByAttributes):
 
     def serialize(self, value: Any) -> bytes:
         """Return a DataFrame as a file's bytes."""
-        import io
-
         buffer = io.BytesIO()
         try:
             getattr(value, f"to_{self.file_type}")(buffer, index=False)
@@ -163,13 +164,44 @@ class PandasSerializer(_ByAttributes):
 
     def deserialize(self, value: bytes) -> Any:
         """Return the DataFrame of a file's bytes."""
-        import io
-
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError as error:
-            raise SerializationError("reading a DataFrame needs pandas: pip install 'flowloop[pandas]'") from error
+        pandas = _import("pandas")
         try:
             return getattr(pandas, f"read_{self.file_type}")(io.BytesIO(value))
         except Exception as error:
             raise SerializationError(f"not a {self.file_type} file: {error}") from error
+
+
+class ArrowSerializer(_ByAttributes):
+    """Writes a table in the Arrow IPC format. Needs the ``pandas`` extra.
+
+    It takes what speaks the Arrow stream protocol: tables of PyArrow, frames of polars and pandas. It returns
+    PyArrow tables.
+    """
+
+    def serialize(self, value: Any) -> bytes:
+        """Return a table as bytes."""
+        pyarrow = _import("pyarrow")
+        sink = pyarrow.BufferOutputStream()
+        try:
+            table = pyarrow.table(value)
+            with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+        except Exception as error:
+            raise _cannot("write as an Arrow table", value, error) from error
+        data: bytes = sink.getvalue().to_pybytes()
+        return data
+
+    def deserialize(self, value: bytes) -> Any:
+        """Return the PyArrow table of these bytes."""
+        pyarrow = _import("pyarrow")
+        try:
+            return pyarrow.ipc.open_stream(value).read_all()
+        except Exception as error:
+            raise SerializationError(f"not an Arrow stream: {error}") from error
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SerializationError(f"this needs {module}: pip install 'flowloop[pandas]'") from error

@@ -1,0 +1,110 @@
+"""The result of a task for which nobody has named one."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..result import Result
+from ..serializers import Serializer
+from ..settings import Settings
+from .local import LocalResult
+from .prefect import PrefectResult
+
+__all__ = ["INLINE_LIMIT", "DefaultResult"]
+
+INLINE_LIMIT = 10_000
+"""Bytes of JSON up to which a value is stored in the state itself."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class DefaultResult(Result):
+    """Stores a small plain value in the state itself, and any other one in a file.
+
+    A value is stored in the state if its JSON text has at most 10,000 bytes, and reading that gives the same value
+    again, types included: None, booleans, numbers, text, and lists and dicts of these.
+
+    Args:
+        - dir: the folder of the files; ``results`` in flowloop's home if None
+        - location, serializer: as for `LocalResult`; with a location, every value goes to a file
+    """
+
+    def __init__(
+        self,
+        dir: str | os.PathLike[str] | None = None,
+        *,
+        location: str | Callable[..., str] | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        super().__init__(None, location, serializer)
+        self.dir = os.path.abspath(os.path.expanduser(dir or Settings.from_env().results_dir))
+
+    async def write(self, value: Any, **kwargs: Any) -> Result:
+        """Store a value.
+
+        Returns:
+            - Result: a `PrefectResult`, or a `LocalResult` that says where the file is
+        """
+        if self.location is None and self._location_function is None and survives_json(value):
+            text = _encode(value)
+            if len(text) <= INLINE_LIMIT:
+                return PrefectResult(value, text.decode())
+        return await self._files().write(value, **kwargs)
+
+    async def read(self, location: str) -> Result:  # type: ignore[override]
+        """Return a result with the value of a file."""
+        return await self._files().read(location)
+
+    async def exists(self, location: str, **kwargs: Any) -> bool:
+        """Tell whether there is a file at `location`, its template filled from `kwargs`."""
+        return await self._files().exists(location, **kwargs)
+
+    def _files(self) -> LocalResult:
+        files = LocalResult(self.dir, False, location=self.location, serializer=self.serializer)
+        files._location_function = self._location_function
+        return files
+
+
+def survives_json(value: Any) -> bool:
+    """Tell whether a value comes back from JSON as it was, and could be short enough to be stored in a state."""
+    room = INLINE_LIMIT
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        kind = type(value)
+        if kind is str:
+            room -= len(value)
+            if not (value.isascii() or _is_text(value)):
+                return False
+        elif kind is int:
+            if not -(2**63) <= value < 2**63:
+                return False
+        elif kind is float:
+            if not math.isfinite(value):
+                return False
+        elif kind is list:
+            room -= len(value)
+            waiting += value if room >= 0 else ()
+        elif kind is dict:
+            room -= len(value)
+            waiting += value.values() if room >= 0 else ()
+            if room >= 0 and not all(type(key) is str and (key.isascii() or _is_text(key)) for key in value):
+                return False
+        elif kind is not bool and value is not None:
+            return False
+        if room < 0:
+            return False
+    return True
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a surrogate
+        return False
+    return True

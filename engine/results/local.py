@@ -1,0 +1,107 @@
+"""Results in files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import SerializationError
+from ..result import Result, ResultNotFound
+from ..serializers import Serializer
+from ..settings import Settings
+from ._threads import in_thread
+
+__all__ = ["LocalResult"]
+
+
+class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir")):
+    """A value in a file of this machine.
+
+    A file is written under another name and then renamed, so that whoever reads finds all of it or nothing. That holds
+    when this process dies; to survive a loss of power, a file needs a file system that keeps the order of writes.
+
+    Args:
+        - dir: the folder; ``results`` in flowloop's home if None
+        - validate_dir: whether to make `dir` an absolute path, and the folder if it is not there
+        - value: the value
+        - location: the path in the folder, or a template or a function of it, as for `Result`; an absolute path is
+            taken as it is
+        - serializer: how the value becomes bytes; cloudpickle by default
+    """
+
+    def __init__(
+        self,
+        dir: str | os.PathLike[str] | None = None,
+        validate_dir: bool = True,
+        *,
+        value: Any = None,
+        location: str | Callable[..., str] | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        super().__init__(value, location, serializer)
+        self.dir = os.fspath(dir) if dir is not None else Settings.from_env().results_dir
+        if validate_dir:
+            folder = Path(self.dir).expanduser().absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            self.dir = str(folder)
+
+    async def read(self, location: str) -> Self:
+        """Return a result with the value of a file.
+
+        Raises:
+            - ResultNotFound: if there is no such file
+            - SerializationError: if it does not hold what the serializer writes
+        """
+        new = self.copy()
+        new.location = self._path(location)
+        new.value = await in_thread(self._load, new.location)
+        return new
+
+    async def write(self, value: Any, **kwargs: Any) -> Self:
+        """Write a file, and return a result with its absolute path.
+
+        Raises:
+            - SerializationError: if the serializer cannot take the value, or the location leads out of the folder
+        """
+        new = self.format(**kwargs)
+        new.location = self._path(new.location or self.default_location)
+        new.value = value
+        await in_thread(self._store, new.location, value)
+        return new
+
+    async def exists(self, location: str, **kwargs: Any) -> bool:
+        """Tell whether there is a file at `location`, its template filled from `kwargs`."""
+        path = self._path(self.at(location).format(**kwargs).location or "")
+        return await in_thread(os.path.exists, path)
+
+    def _path(self, location: str) -> str:
+        if os.path.isabs(location):
+            return location
+        path = os.path.normpath(os.path.join(self.dir, location))
+        # a template is filled with what others send: it must not choose the folder
+        if os.path.commonpath([path, os.path.normpath(self.dir)]) != os.path.normpath(self.dir):
+            raise SerializationError(f"the location {location!r} leads out of the folder of results, {self.dir}")
+        return os.path.abspath(path)
+
+    def _load(self, path: str) -> Any:
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise ResultNotFound(f"no result is stored at {path}") from error
+        return self.serializer.deserialize(data)
+
+    def _store(self, path: str, value: Any) -> None:
+        data = self.serializer.serialize(value)
+        folder = os.path.dirname(path)
+        os.makedirs(folder, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+            os.replace(unfinished, path)
+        except BaseException:
+            os.unlink(unfinished)
+            raise

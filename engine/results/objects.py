@@ -1,0 +1,225 @@
+"""Results in object stores: S3, Google Cloud Storage, Azure, and any HTTP server that takes GET and PUT.
+
+They work through obstore, which comes with ``pip install 'flowloop[objects]'``. It reads credentials from the
+environment of the process, as the tools of each cloud do; `options` says what the environment does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from ..errors import FlowloopError
+from ..result import Result, ResultNotFound
+from ..serializers import Serializer
+from ._threads import in_thread
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+__all__ = ["AzureResult", "GCSResult", "HTTPResult", "ResultStoreError", "S3Result"]
+
+
+class ResultStoreError(FlowloopError):
+    """An object store did not do what was asked; its own error is the cause."""
+
+
+_STORES: dict[tuple[str, str, str], ObjectStore] = {}
+
+
+class _ObjectResult(Result):
+    store_class: ClassVar[str]
+    place_field: ClassVar[str]
+    options: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        options: Mapping[str, Any] | None,
+        value: Any,
+        location: str | Callable[..., str] | None,
+        serializer: Serializer | None,
+    ) -> None:
+        super().__init__(value, location, serializer)
+        self.options = dict(options or {})
+
+    @property
+    def _place(self) -> str:
+        return str(getattr(self, self.place_field))
+
+    @property
+    def _store(self) -> ObjectStore:
+        # one store, with its connections, for all results of the process that say the same
+        key = (self.store_class, self._place, repr(sorted(self.options.items())))
+        if key not in _STORES:
+            _STORES[key] = _open_store(self.store_class, self._place, self.options)
+        return _STORES[key]
+
+    def _error(self, verb: str, location: str, error: Exception) -> FlowloopError:
+        return ResultStoreError(f"cannot {verb} {location!r} in {type(self).__name__} {self._place!r}: {error}")
+
+    async def read(self, location: str) -> Self:
+        """Return a result with the value of an object.
+
+        Raises:
+            - ResultNotFound: if there is no such object
+            - ResultStoreError: if the store does not answer as it should
+            - SerializationError: if the object does not hold what the serializer writes
+        """
+        store = self._store
+        from obstore.exceptions import BaseError, NotFoundError
+
+        try:
+            answer = await store.get_async(location)
+            data = bytes(await answer.bytes_async())
+        except (FileNotFoundError, NotFoundError) as error:
+            raise ResultNotFound(f"no result is stored at {location!r} in {self._place!r}") from error
+        except BaseError as error:
+            raise self._error("read", location, error) from error
+        new = self.copy()
+        new.location = location
+        new.value = await in_thread(self.serializer.deserialize, data)
+        return new
+
+    async def write(self, value: Any, **kwargs: Any) -> Self:
+        """Write an object, and return a result with its location.
+
+        Raises:
+            - ResultStoreError: if the store does not answer as it should
+            - SerializationError: if the serializer cannot take the value
+        """
+        store = self._store
+        from obstore.exceptions import BaseError
+
+        new = self.format(**kwargs)
+        new.value = value
+        location = new.location = new.location or self.default_location
+        data = await in_thread(self.serializer.serialize, value)
+        try:
+            await store.put_async(location, data)
+        except BaseError as error:
+            raise self._error("write", location, error) from error
+        return new
+
+    async def exists(self, location: str, **kwargs: Any) -> bool:
+        """Tell whether there is an object at `location`, its template filled from `kwargs`."""
+        store = self._store
+        from obstore.exceptions import BaseError, NotFoundError
+
+        location = self.at(location).format(**kwargs).location or ""
+        try:
+            await store.head_async(location)
+        except (FileNotFoundError, NotFoundError):
+            return False
+        except BaseError as error:
+            raise self._error("look for", location, error) from error
+        return True
+
+
+def _open_store(store_class: str, place: str, options: Mapping[str, Any]) -> ObjectStore:
+    try:
+        from obstore import store
+    except ImportError as error:
+        raise FlowloopError("results in object stores need obstore: pip install 'flowloop[objects]'") from error
+    given = dict(options)
+    if f"{place} {given.get('endpoint')}".count("http://"):  # plain HTTP is refused unless it is asked for
+        given["client_options"] = {"allow_http": True, **given.get("client_options", {})}
+    opened: ObjectStore = getattr(store, store_class)(place, **given)
+    return opened
+
+
+class _BucketResult(_ObjectResult):
+    place_field = "bucket"
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        value: Any = None,
+        location: str | Callable[..., str] | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        super().__init__(options, value, location, serializer)
+        self.bucket = bucket
+
+
+class S3Result(_BucketResult, wire_type="S3Result", wire_fields=("location", "bucket")):
+    """A value in an S3 bucket, or in one of a store that speaks the same language.
+
+    Args:
+        - bucket: the bucket
+        - options: what the environment does not say: ``region``, ``endpoint``, ``access_key_id``,
+            ``secret_access_key`` … as obstore's ``S3Store`` takes them
+        - value, location, serializer: as for `Result`
+
+    Example:
+
+        ```python
+        Flow("report", result=S3Result("team-results", location="{flow_run_name}/{task_full_name}.pickle"))
+        ```
+    """
+
+    store_class = "S3Store"
+
+
+class GCSResult(_BucketResult, wire_type="GCSResult", wire_fields=("location", "bucket")):
+    """A value in a bucket of Google Cloud Storage.
+
+    Args:
+        - bucket: the bucket
+        - options: what the environment does not say: ``service_account_path`` … as obstore's ``GCSStore`` takes them
+        - value, location, serializer: as for `Result`
+    """
+
+    store_class = "GCSStore"
+
+
+class AzureResult(_ObjectResult, wire_type="AzureResult", wire_fields=("location", "container")):
+    """A value in a container of Azure Blob Storage.
+
+    Args:
+        - container: the container
+        - options: what the environment does not say: ``account_name``, ``account_key``, ``endpoint`` … as obstore's
+            ``AzureStore`` takes them
+        - value, location, serializer: as for `Result`
+    """
+
+    store_class = "AzureStore"
+    place_field = "container"
+
+    def __init__(
+        self,
+        container: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        value: Any = None,
+        location: str | Callable[..., str] | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        super().__init__(options, value, location, serializer)
+        self.container = container
+
+
+class HTTPResult(_ObjectResult):
+    """A value behind a URL that takes GET, HEAD and PUT.
+
+    Args:
+        - url: the URL under which all locations lie
+        - options: as obstore's ``HTTPStore`` takes them
+        - value, location, serializer: as for `Result`
+    """
+
+    store_class = "HTTPStore"
+    place_field = "url"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        value: Any = None,
+        location: str | Callable[..., str] | None = None,
+        serializer: Serializer | None = None,
+    ) -> None:
+        super().__init__(options, value, location, serializer)
+        self.url = url
