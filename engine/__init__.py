@@ -1,1 +1,53 @@
-"""x"""
+"""flowloop's engine: flows of tasks, run on the caller's event loop.
+
+Example:
+
+    ```python
+    from flowloop.engine import Flow, FlowRunner, task
+
+    @task
+    async def double(n: int) -> int:
+        return 2 * n
+
+    with Flow("doubles") as flow:
+        doubled = double.map([1, 2, 3])
+
+    state = await FlowRunner(flow).run()
+    ```
+"""
+
+from __future__ import annotations
+
+from .context import context
+from .edge import Edge, flatten, mapped, unmapped
+from .flow import Flow
+from .flow_runner import FlowRunner
+from .limits import Limits, Rate
+from .parameter import DateTimeParameter, Parameter
+from .settings import Settings
+from .state import State
+from .task import FunctionTask, Task, apply_map, defaults_from_attrs, tags, task
+from .task_runner import TaskRunner
+
+__all__ = [
+    "DateTimeParameter",
+    "Edge",
+    "Flow",
+    "FlowRunner",
+    "FunctionTask",
+    "Limits",
+    "Parameter",
+    "Rate",
+    "Settings",
+    "State",
+    "Task",
+    "TaskRunner",
+    "apply_map",
+    "context",
+    "defaults_from_attrs",
+    "flatten",
+    "mapped",
+    "tags",
+    "task",
+    "unmapped",
+]

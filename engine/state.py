@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Self
 
 import cloudpickle
 
-from . import context as _context
+from .context import now, values
 from .result import NoResult, NoResultType, Result
 
 __all__ = [
@@ -55,8 +55,6 @@ __all__ = [
     "TriggerFailed",
     "ValidationFailed",
 ]
-
-_values = _context.values
 
 
 class State:
@@ -91,7 +89,7 @@ class State:
         self.cached_inputs: dict[str, Result] = cached_inputs if cached_inputs is not None else {}
         self.context: dict[str, Any] = context if context is not None else {}
         self.unknown_fields: dict[str, Any] | None = None
-        tags = _values.get().get("task_tags")
+        tags = values.get().get("task_tags")
         if tags is not None:
             self.context.setdefault("tags", sorted(tags))
 
@@ -307,13 +305,13 @@ class Scheduled(Pending):
     ) -> None:
         super().__init__(message, result, context, cached_inputs)
         self.start_time: datetime.datetime | None = aware(start_time) if start_time is not None else self._no_time()
-        run_count = _values.get().get("task_run_count")
+        run_count = values.get().get("task_run_count")
         if run_count is not None:
             self.context.setdefault("task_run_count", run_count)
 
     @staticmethod
     def _no_time() -> datetime.datetime | None:
-        return _context.now()
+        return now()
 
 
 class Paused(Scheduled):
@@ -355,7 +353,7 @@ class Retrying(Scheduled):
         run_count: int | None = None,
     ) -> None:
         super().__init__(message, result, start_time, context, cached_inputs)
-        self.run_count: int = _values.get().get("task_run_count", 1) if run_count is None else run_count
+        self.run_count: int = values.get().get("task_run_count", 1) if run_count is None else run_count
 
 
 # ---- states about states ---------------------------------------------------------------------------
@@ -423,7 +421,7 @@ class Queued(_MetaState):
         cached_inputs: dict[str, Result] | None = None,
     ) -> None:
         super().__init__(message, result, state, context, cached_inputs)
-        self.start_time: datetime.datetime | None = _context.now() if start_time is None else aware(start_time)
+        self.start_time: datetime.datetime | None = now() if start_time is None else aware(start_time)
 
 
 # ---- under way -------------------------------------------------------------------------------------
@@ -509,7 +507,7 @@ class Looped(Finished):
         cached_inputs: dict[str, Result] | None = None,
     ) -> None:
         super().__init__(message, result, context, cached_inputs)
-        self.loop_count: int = _values.get().get("task_loop_count", 1) if loop_count is None else loop_count
+        self.loop_count: int = values.get().get("task_loop_count", 1) if loop_count is None else loop_count
 
 
 class Mapped(Success):

@@ -7,7 +7,7 @@ import datetime
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from . import _signature, cache_validators, triggers
 from .context import context
@@ -58,11 +58,9 @@ class Task(Generic[P, R]):
         - FlowDefinitionError: for arguments that cannot work together
     """
 
-    _body_checked: ClassVar[bool] = False
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "run" in cls.__dict__:
+        if "run" in cls.__dict__ and "body" not in cls.__dict__:
             _signature.check_body(cls.__name__, cls.run)
 
     def __init__(

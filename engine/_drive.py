@@ -1,0 +1,266 @@
+"""The drive: starts what the ledger says is ready, and sees every started run to its end.
+
+Each task run is an asyncio task of its own, owned by the drive. A run that never has to wait ends within the call
+that starts it (Python 3.12 and later), which is what makes small tasks cheap; the drive gives the loop a turn every
+few milliseconds all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import anyio
+
+from . import _mapping
+from ._ledger import Graph, Key, Ledger
+from .cancellation import Cancellation, Cause, cancelled_state
+from .edge import Edge
+from .flow import Flow
+from .state import Mapped, State
+from .task import Task
+from .task_runner import TaskRunner
+from .watch import Watch
+
+__all__ = ["Drive", "Plan", "plan_of"]
+
+_TURN = 0.005
+"""Seconds after which the loop gets a turn."""
+
+if sys.version_info >= (3, 12):
+
+    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+
+else:
+
+    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        return loop.create_task(coroutine)
+
+
+class Plan:
+    """A flow, with its tasks numbered for the ledger."""
+
+    __slots__ = ("edges", "graph", "index", "mapped", "tasks")
+
+    def __init__(self, flow: Flow) -> None:
+        self.tasks: list[Task[..., Any]] = list(flow.sorted_tasks())
+        self.index = {task: number for number, task in enumerate(self.tasks)}
+        self.edges: list[list[Edge]] = [flow._upstream[task] for task in self.tasks]
+        self.mapped = [any(edge.mapped for edge in edges) for edges in self.edges]
+        plain: list[Key] = []
+        spread: list[Key] = []
+        for downstream, edges in enumerate(self.edges):
+            for edge in edges:
+                upstream = self.index[edge.upstream_task]
+                child_by_child = edge.mapped and not edge.flattened and self.mapped[upstream]
+                (spread if child_by_child else plain).append((upstream, downstream))
+        self.graph = Graph(len(self.tasks), plain, spread)
+
+
+def plan_of(flow: Flow) -> Plan:
+    """Return the plan of a flow, made once for as long as the flow does not change."""
+    plan: Plan = flow._remember("plan", lambda: Plan(flow))
+    return plan
+
+
+class Drive:
+    """One run of a plan.
+
+    Args:
+        - plan: the plan
+        - runner_of: makes the task runner of a task
+        - task_states: states to begin with
+        - task_contexts: context values of single tasks
+        - cancellation: whether the run is being stopped
+        - watch: where progress is counted
+        - fail_fast: whether the first failure stops the run
+        - grace: seconds that stopped bodies get to clean up, and again to record their states
+        - story: whether the ledger keeps a log
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        runner_of: Callable[[Task[..., Any]], TaskRunner],
+        task_states: Mapping[Task[..., Any], State],
+        task_contexts: Mapping[Task[..., Any], dict[str, Any]],
+        cancellation: Cancellation,
+        watch: Watch,
+        *,
+        fail_fast: bool,
+        grace: float,
+        story: bool = False,
+    ) -> None:
+        self._plan = plan
+        self._runner_of = runner_of
+        self._runners: list[TaskRunner | None] = [None] * len(plan.tasks)
+        self._initial = task_states
+        self._contexts = task_contexts
+        self._cancellation = cancellation
+        self._watch = watch
+        self._fail_fast = fail_fast
+        self._grace = grace
+        self.ledger = Ledger(plan.graph, story=story)
+        self.states: list[State | None] = [None] * len(plan.tasks)
+        self._elements: dict[int, dict[Edge, _mapping.Elements | None]] = {}
+        self._in_flight: dict[Key, asyncio.Task[None]] = {}
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        watch.total += len(plan.tasks)
+
+    def final_states(self) -> dict[Task[..., Any], State]:
+        """Return the states of all tasks that have one."""
+        return {
+            task: state for task, state in zip(self._plan.tasks, self.states, strict=True) if state is not None
+        }
+
+    def wake(self) -> None:
+        """Make `run` look again at what there is to do."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- going -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run everything to its end, or until the run is stopped.
+
+        Raises:
+            - CancelledError: when the caller is cancelled, after everything has been stopped
+            - Exception: what a task runner raised, after everything has been stopped
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            while not self.ledger.done and self._cancellation.cause is None and self._failure is None:
+                await self._start_ready(loop)
+                if self.ledger.ready or self.ledger.done or self._cancellation.cause is not None or self._failure:
+                    continue
+                self._waiter = loop.create_future()
+                await self._waiter
+        except asyncio.CancelledError:
+            await self._stop("shutdown")
+            raise
+        if self._failure is not None:
+            await self._stop("sibling")
+            raise self._failure
+        if self._cancellation.cause is not None:
+            await self._stop(self._cancellation.cause)
+
+    async def _start_ready(self, loop: asyncio.AbstractEventLoop) -> None:
+        ledger = self.ledger
+        turn = loop.time() + _TURN
+        while ledger.ready and self._cancellation.cause is None and self._failure is None:
+            self._start(ledger.start(), loop)
+            if loop.time() > turn:
+                await asyncio.sleep(0)
+                turn = loop.time() + _TURN
+
+    def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
+        task = _spawn(self._run_key(key), loop)
+        if not task.done():
+            self._in_flight[key] = task
+
+    async def _run_key(self, key: Key) -> None:
+        try:
+            state = await self._run_task(*key)
+            self._completed(key, state)
+        except Exception as error:
+            self._failure = self._failure or error
+        finally:
+            self._in_flight.pop(key, None)
+            self.wake()
+
+    def _run_task(self, number: int, child: int) -> Coroutine[Any, Any, State]:
+        task = self._plan.tasks[number]
+        runner = self._runners[number]
+        if runner is None:
+            runner = self._runners[number] = self._runner_of(task)
+        context = self._contexts.get(task)
+        if child < 0:
+            is_parent = self._plan.mapped[number]
+            upstream = self._upstream_states(number)
+            return runner.run(self._initial.get(task), upstream, context, is_parent)
+        parent = self.states[number]
+        assert isinstance(parent, Mapped)
+        upstream = _mapping.child_states(self._upstream_states(number), self._elements[number], child)
+        context = {"map_index": child} if context is None else {**context, "map_index": child}
+        return runner.run(parent.map_states[child], upstream, context)
+
+    def _upstream_states(self, number: int) -> dict[Edge, State]:
+        index, states = self._plan.index, self.states
+        found = {}
+        for edge in self._plan.edges[number]:
+            state = states[index[edge.upstream_task]]
+            if state is not None:
+                found[edge] = state
+        return found
+
+    def _completed(self, key: Key, state: State) -> None:
+        number, child = key
+        self._watch.states[type(state).__name__] += 1
+        if child >= 0:
+            parent = self.states[number]
+            assert isinstance(parent, Mapped)
+            parent.map_states[child] = state
+            if not self._stopping:
+                self.ledger.finish(key)
+        else:
+            self.states[number] = state
+            if self._stopping:
+                return
+            if self._plan.mapped[number] and isinstance(state, Mapped):
+                self._expand(number, state)
+            else:
+                self.ledger.finish(key)
+        if self._fail_fast and state.is_failed():
+            self._cancellation.request("sibling")
+
+    def _expand(self, number: int, state: Mapped) -> None:
+        upstream = self._upstream_states(number)
+        elements = {edge: _mapping.elements_of(edge, one) for edge, one in upstream.items()}
+        self._elements[number] = elements
+        width = min([state.n_map_states, *(len(found) for found in elements.values() if found is not None)])
+        if len(state.map_states) != width:
+            state.map_states = [*state.map_states[:width], *[None] * (width - len(state.map_states))]
+            state.n_map_states = width
+        self._watch.total += width
+        self.ledger.expand(number, width)
+
+    # -- stopping ----------------------------------------------------------------------------------------
+
+    async def _stop(self, cause: Cause) -> None:
+        """End every task run in a final state, within a bounded time."""
+        self._stopping = True
+        with anyio.CancelScope(shield=True):
+            self._cancellation.request(cause)
+            self._end_unstarted(asyncio.get_running_loop())
+            if not await self._drained():
+                for task in self._in_flight.values():
+                    task.cancel()
+                await self._drained()
+        for number, state in enumerate(self.states):
+            self.states[number] = self._ended(state)
+
+    def _end_unstarted(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in self.ledger.unstarted():
+            # with the cause set, a run goes straight to Cancelled and records it
+            self._start((number, -1), loop)
+
+    def _ended(self, state: State | None) -> State:
+        """Return a final state for what could not record one: children that never began, bodies that would not stop."""
+        cause = self._cancellation.cause
+        assert cause is not None
+        if isinstance(state, Mapped):
+            state.map_states = [cancelled_state(cause) if child is None else child for child in state.map_states]
+        return cancelled_state(cause) if state is None else state
+
+    async def _drained(self) -> bool:
+        """Wait until nothing is in flight, for as long as the grace; return whether it is so."""
+        with anyio.move_on_after(self._grace):
+            while self._in_flight:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+        return not self._in_flight

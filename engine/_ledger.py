@@ -1,0 +1,203 @@
+"""The ledger: which task runs are ready, and when the flow is done.
+
+It is a pure machine. It is told what happened (`expand`, `finish`), and keeps `ready`, the queue of what may start
+next. It knows nothing of states, bodies, clocks or backends.
+
+A key is ``(task, child)``: the number of a task in the graph, and the number of a mapped child, or -1 for the task
+itself. Two kinds of waiting exist between tasks:
+
+* a *plain* edge waits until the task upstream is finished, with all its children if it has any;
+* a *spread* edge leads from one mapped task to another. The task waits only until the one upstream knows its children,
+  and then child *k* waits for child *k*. This is what makes mapped stages run depth-first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from .errors import InvalidTransition
+
+__all__ = ["Graph", "Key", "Ledger"]
+
+Key = tuple[int, int]
+
+_WAITING, _STARTED, _EXPANDED, _FINISHED = range(4)
+_NAMES = ("waiting", "started", "expanded", "finished")
+
+
+class Graph:
+    """What the ledger needs to know of a flow; built once, shared by its runs.
+
+    Args:
+        - size: how many tasks there are, numbered from zero
+        - plain: pairs (upstream, downstream)
+        - spread: pairs (upstream, downstream) of mapped tasks that go child by child
+    """
+
+    __slots__ = ("plain_downstream", "size", "spread_downstream", "spread_upstream", "waits")
+
+    def __init__(self, size: int, plain: Sequence[Key], spread: Sequence[Key]) -> None:
+        self.size = size
+        self.plain_downstream: list[list[int]] = [[] for _ in range(size)]
+        self.spread_downstream: list[list[int]] = [[] for _ in range(size)]
+        self.spread_upstream: list[list[int]] = [[] for _ in range(size)]
+        self.waits = [0] * size
+        for upstream, downstream in plain:
+            self.plain_downstream[upstream].append(downstream)
+            self.waits[downstream] += 1
+        for upstream, downstream in spread:
+            self.spread_downstream[upstream].append(downstream)
+            self.spread_upstream[downstream].append(upstream)
+            self.waits[downstream] += 1
+
+
+class Ledger:
+    """The progress of one run of a graph.
+
+    Args:
+        - graph: the graph
+        - story: whether to keep a log of all moves, for error messages and tests
+    """
+
+    __slots__ = (
+        "_child_left",
+        "_child_status",
+        "_child_waits",
+        "_log",
+        "_status",
+        "_waits",
+        "graph",
+        "ready",
+        "unfinished",
+    )
+
+    def __init__(self, graph: Graph, *, story: bool = False) -> None:
+        self.graph = graph
+        self.unfinished = graph.size
+        self._waits = list(graph.waits)
+        self._status = bytearray(graph.size)
+        self._child_status: dict[int, bytearray] = {}
+        self._child_waits: dict[int, list[int]] = {}
+        self._child_left: dict[int, int] = {}
+        self._log: list[tuple[object, ...]] | None = [] if story else None
+        self.ready: deque[Key] = deque((task, -1) for task, waits in enumerate(graph.waits) if not waits)
+        """What may start, in the order to start it; take from the left and call `start`."""
+
+    @property
+    def done(self) -> bool:
+        """Whether every task is finished."""
+        return not self.unfinished
+
+    def width(self, task: int) -> int | None:
+        """How many children a task was given, or None before that."""
+        status = self._child_status.get(task)
+        return None if status is None else len(status)
+
+    def unstarted(self) -> list[int]:
+        """Return the tasks that were never started."""
+        return [task for task, status in enumerate(self._status) if status == _WAITING]
+
+    def unstarted_children(self, task: int) -> list[int]:
+        """Return the children of a task that were never started."""
+        return [child for child, status in enumerate(self._child_status.get(task, b"")) if status == _WAITING]
+
+    # -- what happens --------------------------------------------------------------------------------
+
+    def start(self) -> Key:
+        """Take the next key off the queue."""
+        key = self.ready.popleft()
+        task, child = key
+        status, place = (self._status, task) if child < 0 else (self._child_status[task], child)
+        if status[place] != _WAITING:
+            raise self._invalid(key, _NAMES[status[place]], "started")
+        status[place] = _STARTED
+        if self._log is not None:
+            self._log.append((key, "started"))
+        return key
+
+    def expand(self, task: int, width: int) -> None:
+        """A started task turned out to be mapped over `width` elements: its children may start."""
+        if self._status[task] != _STARTED:
+            raise self._invalid((task, -1), _NAMES[self._status[task]], "expanded")
+        self._status[task] = _EXPANDED
+        if self._log is not None:
+            self._log.append(((task, -1), "expanded", width))
+        waits = [0] * width
+        for upstream in self.graph.spread_upstream[task]:
+            # an upstream task that never expanded has no children to wait for
+            for child, status in enumerate(self._child_status.get(upstream, b"")[:width]):
+                if status != _FINISHED:
+                    waits[child] += 1
+        self._child_waits[task] = waits
+        self._child_status[task] = bytearray(width)
+        self._child_left[task] = width
+        self.ready.extend((task, child) for child, count in enumerate(waits) if not count)
+        for downstream in self.graph.spread_downstream[task]:
+            self._release(downstream, first=True)
+        if not width:
+            self._finish_task(task)
+
+    def finish(self, key: Key) -> None:
+        """A started key is finished: what waited for it may become ready."""
+        task, child = key
+        if self._log is not None:
+            self._log.append((key, "finished"))
+        if child < 0:
+            if self._status[task] != _STARTED:
+                raise self._invalid(key, _NAMES[self._status[task]], "finished")
+            for downstream in self.graph.spread_downstream[task]:
+                self._release(downstream)
+            self._finish_task(task)
+            return
+        statuses = self._child_status[task]
+        if statuses[child] != _STARTED:
+            raise self._invalid(key, _NAMES[statuses[child]], "finished")
+        statuses[child] = _FINISHED
+        for downstream in self.graph.spread_downstream[task]:
+            waits = self._child_waits.get(downstream)
+            if waits is not None and child < len(waits):
+                waits[child] -= 1
+                if not waits[child]:
+                    self.ready.appendleft((downstream, child))
+        self._child_left[task] -= 1
+        if not self._child_left[task]:
+            self._finish_task(task)
+
+    def _finish_task(self, task: int) -> None:
+        self._status[task] = _FINISHED
+        self.unfinished -= 1
+        for downstream in self.graph.plain_downstream[task]:
+            self._release(downstream)
+
+    def _release(self, task: int, *, first: bool = False) -> None:
+        self._waits[task] -= 1
+        if not self._waits[task]:
+            if first:
+                self.ready.appendleft((task, -1))
+            else:
+                self.ready.append((task, -1))
+
+    # -- for people ----------------------------------------------------------------------------------
+
+    def story(self, key: Key) -> list[tuple[object, ...]]:
+        """Return the logged moves of one key, oldest first."""
+        return [line for line in self._log or () if line[0] == key]
+
+    def _invalid(self, key: Key, start: str, finish: str) -> InvalidTransition:
+        return InvalidTransition(key, start, finish, self.story(key))
+
+    def check(self) -> None:
+        """Compare the counters with what they count; for tests.
+
+        Raises:
+            - AssertionError: if they disagree
+        """
+        assert self.unfinished == sum(status != _FINISHED for status in self._status)
+        for task, statuses in self._child_status.items():
+            assert self._child_left[task] == sum(status != _FINISHED for status in statuses)
+            assert (self._status[task] == _FINISHED) == (self._child_left[task] == 0)
+        for task, child in self.ready:
+            assert child >= 0 or self._waits[task] == 0
+            assert child < 0 or self._child_waits[task][child] == 0
+        assert len(set(self.ready)) == len(self.ready)

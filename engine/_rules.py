@@ -1,0 +1,161 @@
+"""The rules of a task run: each looks at facts, and either returns the state to go on with or ends the run.
+
+To end the run a rule raises `ENDRUN` with the answer. Rules await nothing, read no clock and know no backend.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .edge import Edge
+from .result import Result
+from .signals import ENDRUN
+from .state import (
+    Cached,
+    Failed,
+    Finished,
+    Mapped,
+    Pending,
+    Queued,
+    Retrying,
+    Running,
+    Scheduled,
+    Skipped,
+    State,
+    Success,
+    TriggerFailed,
+)
+
+__all__ = [
+    "due_in",
+    "loop_again",
+    "ready",
+    "retry",
+    "running",
+    "started_by_now",
+    "trigger_answer",
+    "upstream_finished",
+    "upstream_skipped",
+]
+
+
+def ready(state: State) -> State:
+    """A run may go on from Pending and from the states that are checked later; it ends from any other."""
+    if isinstance(state, Pending):
+        return state
+    # a Mapped task regenerates its children, and a Cached result is validated again
+    if isinstance(state, (Mapped, Cached)):
+        return state
+    raise ENDRUN(state)
+
+
+def started_by_now(state: State, now: datetime.datetime) -> State:
+    """A scheduled run goes on once its time has come; a paused one without a time never does by itself."""
+    if isinstance(state, Scheduled) and not (state.start_time is not None and state.start_time <= now):
+        raise ENDRUN(state)
+    return state
+
+
+def upstream_finished(state: State, upstream_states: Mapping[Edge, State]) -> State:
+    """A run waits until everything upstream is finished, mapped children included."""
+    for edge, upstream in upstream_states.items():
+        if not isinstance(upstream, Finished) or (
+            isinstance(upstream, Mapped) and not edge.mapped and not _children_finished(upstream)
+        ):
+            raise ENDRUN(state)
+    return state
+
+
+def _children_finished(state: Mapped) -> bool:
+    return all(isinstance(child, Finished) for child in state.map_states)
+
+
+def upstream_skipped(state: State, upstream_states: Mapping[Edge, State], skip_on_upstream_skip: bool) -> State:
+    """A task is skipped when something upstream was, unless it wants to see for itself."""
+    if skip_on_upstream_skip:
+        for edge, upstream in upstream_states.items():
+            if isinstance(upstream, Skipped) or (
+                isinstance(upstream, Mapped)
+                and not edge.mapped
+                and any(isinstance(child, Skipped) for child in upstream.map_states)
+            ):
+                raise ENDRUN(Skipped(f"Upstream task '{edge.upstream_task.name}' was skipped."))
+    return state
+
+
+def trigger_answer(state: State, answer: object, task_name: str, trigger_name: str) -> State:
+    """A trigger says True to go on, and False (or a signal) to end the run."""
+    if answer is True:
+        return state
+    if answer is False:
+        raise ENDRUN(TriggerFailed(f"Trigger '{trigger_name}' of task '{task_name}' was not satisfied."))
+    raise ENDRUN(
+        TriggerFailed(
+            f"Trigger '{trigger_name}' of task '{task_name}' returned {answer!r}; a trigger returns True or False."
+        )
+    )
+
+
+def running(state: State) -> State:
+    """A Pending run begins."""
+    if not isinstance(state, Pending):
+        raise ENDRUN(state)
+    return Running("Starting task run.")
+
+
+def retry(
+    state: State,
+    *,
+    run_count: int,
+    max_retries: int,
+    retry_on: tuple[type[BaseException], ...] | None,
+    start_time: datetime.datetime,
+    cached_inputs: dict[str, Result],
+) -> State:
+    """A failed run is tried again while it has attempts left and its error is worth one."""
+    if run_count > max_retries or (retry_on is not None and not isinstance(state.result, retry_on)):
+        return state
+    return Retrying(
+        f"Retrying task (after attempt {run_count} of {max_retries + 1}).",
+        start_time=start_time,
+        run_count=run_count,
+        cached_inputs=cached_inputs,
+    )
+
+
+def loop_again(loop_count: int) -> State:
+    """A looped run begins its next round."""
+    return Pending(f"Looping task (round {loop_count}).")
+
+
+def due_in(state: State, now: datetime.datetime, limit: float) -> float | None:
+    """Return in how many seconds a waiting run goes on by itself here, or None if it does not.
+
+    Only Retrying and Queued runs do, and only if they are due within `limit` seconds.
+    """
+    if not isinstance(state, (Retrying, Queued)) or state.start_time is None:
+        return None
+    seconds = (state.start_time - now).total_seconds()
+    return max(0.0, seconds) if seconds <= limit else None
+
+
+def flow_outcome(
+    state: State, terminal_states: Iterable[State], key_states: Iterable[State], return_states: dict[Any, State]
+) -> State:
+    """Return the final state of a flow.
+
+    Unfinished terminal tasks win over everything: the flow is not finished. Then one failed reference task fails it.
+    """
+    keys = list(key_states)
+    if not all(isinstance(terminal, Finished) for terminal in terminal_states):
+        state.result = return_states
+        state.message = "Some tasks are not finished: the flow run goes on later."
+        return state
+    failed = sum(isinstance(key, Failed) for key in keys)
+    if failed:
+        return Failed("Some reference tasks failed.", result=return_states)
+    if all(isinstance(key, Success) for key in keys):
+        return Success("All reference tasks succeeded.", result=return_states)
+    return Success("No reference tasks failed.", result=return_states)

@@ -1,0 +1,83 @@
+"""How a flow run is stopped: with a cause, and only where a run can be cut short without lying about it.
+
+A task run can be cut short while its body runs and while it waits. While it records a state it is not disturbed:
+what was sent may have been recorded, and a second state would then contradict it. Such a run stops by itself at the
+next place where it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from .context import values
+from .signals import ENDRUN
+from .state import Cancelled
+
+__all__ = ["Cancellation", "Cause", "cancelled_state", "current_cancellation", "interruptible"]
+
+Cause = Literal["user", "timeout", "shutdown", "sibling"]
+
+_MESSAGES: dict[str, str] = {
+    "user": "Cancelled on request.",
+    "timeout": "Cancelled: the flow run took too long.",
+    "shutdown": "Cancelled: the process that ran it was stopped.",
+    "sibling": "Cancelled: another task of the flow run failed.",
+}
+
+
+class Cancellation:
+    """Whether, and why, a flow run is being stopped."""
+
+    __slots__ = ("cause", "interruptible")
+
+    def __init__(self) -> None:
+        self.cause: Cause | None = None
+        self.interruptible: set[asyncio.Task[Any]] = set()
+        """The asyncio tasks that are at a place where they can be cut short."""
+
+    def request(self, cause: Cause) -> None:
+        """Stop the run; the first cause stays."""
+        if self.cause is None:
+            self.cause = cause
+            for task in self.interruptible:
+                task.cancel()
+
+
+def current_cancellation() -> Cancellation | None:
+    """Return the cancellation of the flow run that this code is part of."""
+    found: Cancellation | None = values.get().get("cancellation")
+    return found
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the block be cut short when the flow run is stopped.
+
+    Raises:
+        - ENDRUN: with Cancelled, if the flow run is stopped
+    """
+    cancellation = current_cancellation()
+    task = asyncio.current_task()
+    if cancellation is None or task is None:
+        yield
+        return
+    if cancellation.cause is not None:
+        raise ENDRUN(cancelled_state(cancellation.cause))
+    cancellation.interruptible.add(task)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if cancellation.cause is None:
+            raise
+        task.uncancel()
+        raise ENDRUN(cancelled_state(cancellation.cause)) from None
+    finally:
+        cancellation.interruptible.discard(task)
+
+
+def cancelled_state(cause: Cause) -> Cancelled:
+    """Return the final state of a run that was stopped for this cause."""
+    return Cancelled(_MESSAGES[cause], context={"cause": cause})

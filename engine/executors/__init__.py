@@ -1,0 +1,8 @@
+"""Where the bodies of tasks run."""
+
+from __future__ import annotations
+
+from .base import Executor
+from .local import LocalExecutor
+
+__all__ = ["Executor", "LocalExecutor"]

@@ -1,0 +1,461 @@
+"""The flow runner: moves one flow run from state to state, and its tasks with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import anyio
+
+from . import _rules
+from ._drive import Drive, plan_of
+from .cancellation import Cancellation, Cause, cancelled_state, current_cancellation
+from .context import context as run_context
+from .context import dates, merge, now
+from .context import values as _values
+from .errors import FlowDefinitionError
+from .executors import Executor, LocalExecutor
+from .flow import Flow
+from .limits import Limits
+from .runner import Runner, call_state_handlers, settle
+from .settings import Settings
+from .signals import ENDRUN, PrefectStateSignal
+from .state import Failed, Mapped, Pending, Running, State
+from .task import Task
+from .task_runner import TaskRunner
+from .watch import Progress, RunEvent, Watch
+
+__all__ = ["FlowRunner", "FlowRunnerInitializeResult"]
+
+_RESERVED = frozenset(
+    {
+        "cancellation",
+        "executor",
+        "flow_slugs",
+        "limits",
+        "logger",
+        "map_index",
+        "task_full_name",
+        "task_id",
+        "task_loop_count",
+        "task_loop_result",
+        "task_name",
+        "task_run_count",
+        "task_run_id",
+        "task_run_name",
+        "task_run_version",
+        "task_slug",
+        "task_tags",
+        "watch",
+    }
+)
+
+
+class FlowRunnerInitializeResult(NamedTuple):
+    """What a flow run begins with."""
+
+    state: State
+    task_states: dict[Task[..., Any], State]
+    context: dict[str, Any]
+    task_contexts: dict[Task[..., Any], dict[str, Any]]
+
+
+class FlowRunner(Runner):
+    """Runs a flow on the caller's event loop.
+
+    Args:
+        - flow: the flow
+        - task_runner_cls: the class that runs the tasks
+        - state_handlers: functions (flow runner, old state, new state) called at each change, sync or async
+        - settings: how long a retry is waited for here, and the like; from the environment if None
+        - limits: how many task runs may go on at once, in all and by task and tag
+        - fail_fast: whether the first failed task stops all others
+
+    Example:
+
+        ```python
+        state = await FlowRunner(flow).run(parameters={"name": "you"})
+        assert state.is_successful()
+        ```
+    """
+
+    task_runner_class: type[TaskRunner] = TaskRunner
+
+    def __init__(
+        self,
+        flow: Flow,
+        task_runner_cls: type[TaskRunner] | None = None,
+        state_handlers: Iterable[Callable[..., Any]] | None = None,
+        *,
+        settings: Settings | None = None,
+        limits: Limits | None = None,
+        fail_fast: bool = False,
+    ) -> None:
+        super().__init__(state_handlers)
+        self.flow = flow
+        self.task_runner_cls = task_runner_cls or self.task_runner_class
+        self.settings = settings or Settings.from_env()
+        self.limits = limits
+        self.fail_fast = fail_fast
+        self._watch = Watch()
+        self._cancellation: Cancellation | None = None
+        self._drive: Drive | None = None
+
+    # -- from outside ------------------------------------------------------------------------------------
+
+    def cancel(self, cause: Cause = "user") -> None:
+        """Stop the run that is going on: every task run ends in a final state, then `run` returns Cancelled.
+
+        Args:
+            - cause: why, as the final states will say
+        """
+        if self._cancellation is not None:
+            self._cancellation.request(cause)
+        if self._drive is not None:
+            self._drive.wake()
+
+    def events(self, size: int = 10_000) -> AsyncIterator[RunEvent]:
+        """Return a stream of the changes of state from now on, until the run is over.
+
+        Args:
+            - size: how many events wait for a slow reader; beyond that the oldest are dropped, the run never waits
+        """
+        return self._watch.events(size)
+
+    def progress(self) -> Progress:
+        """Return how far the run is."""
+        return self._watch.progress()
+
+    # -- handlers ----------------------------------------------------------------------------------------
+
+    async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
+        """Call the flow's own state handlers.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+
+        Returns:
+            - State: the new state
+        """
+        for handler in self.flow.state_handlers:
+            new_state = await settle(handler(self.flow, old_state, new_state)) or new_state
+        return new_state
+
+    async def handle_state_change(self, old_state: State, new_state: State) -> State:
+        """Call all state handlers, and tell whoever watches; see `Runner.handle_state_change`."""
+        new_state = await super().handle_state_change(old_state, new_state)
+        if self._watch.active:
+            self._watch.publish(RunEvent(now(), None, -1, old_state, new_state))
+        return new_state
+
+    # -- the whole run -----------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        state: State | None = None,
+        task_states: Mapping[Task[..., Any], State] | None = None,
+        return_tasks: Iterable[Task[..., Any]] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        task_runner_state_handlers: Iterable[Callable[..., Any]] | None = None,
+        executor: Executor | None = None,
+        context: Mapping[str, Any] | None = None,
+        task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None = None,
+    ) -> State:
+        """Run the flow.
+
+        Args:
+            - state: the state to begin with; Pending if None
+            - task_states: states of tasks to begin with
+            - return_tasks: the tasks whose states are in the result of the final state; all of them if None
+            - parameters: values of the parameters, by name
+            - task_runner_state_handlers: functions (task runner, old state, new state) called at each change of a task
+            - executor: where bodies run; the flow's own if None
+            - context: values for the context of all runs
+            - task_contexts: values for the contexts of single tasks
+
+        Returns:
+            - State: the final state; its result is a dict of the states of `return_tasks`
+
+        Raises:
+            - FlowDefinitionError: for a flow that cannot run, a parameter or a context key that cannot be; before
+                anything has begun
+            - CancelledError: when the caller is cancelled, after every task run has ended in a final state
+        """
+        self.flow.validate()
+        chosen = self._checked_tasks(return_tasks)
+        outer = {name: value for name, value in _values.get().items() if name not in ("flow", "new_tasks")}
+        token = _values.set(outer)
+        try:
+            return await self._run(
+                state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
+            )
+        finally:
+            _values.reset(token)
+            self._watch.close()
+            self._watch = Watch()
+            self._cancellation = self._drive = None
+
+    async def _run(
+        self,
+        state: State | None,
+        task_states: Mapping[Task[..., Any], State] | None,
+        return_tasks: list[Task[..., Any]],
+        parameters: Mapping[str, Any] | None,
+        task_runner_state_handlers: Iterable[Callable[..., Any]] | None,
+        executor: Executor | None,
+        context: Mapping[str, Any] | None,
+        task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None,
+    ) -> State:
+        start = state
+        try:
+            state, states, values, contexts = await self.initialize_run(
+                state,
+                dict(task_states or {}),
+                dict(context or {}),
+                {task: dict(given) for task, given in (task_contexts or {}).items()},
+                dict(parameters or {}),
+            )
+            start = state
+            _values.set(values)
+            state = await self.check_flow_is_pending_or_running(state)
+            state = await self.check_flow_reached_start_time(state)
+            state = await self.set_flow_to_running(state)
+            start = state
+            return await self.get_flow_run_state(
+                state,
+                task_states=states,
+                task_contexts=contexts,
+                return_tasks=return_tasks,
+                task_runner_state_handlers=task_runner_state_handlers,
+                executor=executor or self.flow.executor or LocalExecutor(self.settings.thread_limit),
+            )
+        except (ENDRUN, PrefectStateSignal) as end:
+            return end.state
+        except FlowDefinitionError:
+            raise
+        except Exception as error:
+            if _values.get().get("raise_on_exception"):
+                raise
+            self.logger.exception("flow run of %s failed unexpectedly", self.flow.name)
+            failed = Failed(f"Unexpected error while running flow '{self.flow.name}': {error!r}", result=error)
+            try:
+                return await self.handle_state_change(start or Pending(), failed)
+            except ENDRUN as end:
+                return end.state
+
+    def _checked_tasks(self, tasks: Iterable[Task[..., Any]] | None) -> list[Task[..., Any]]:
+        if tasks is None:
+            return list(self.flow.tasks)
+        chosen = list(tasks)
+        for task in chosen:
+            self.flow._must_have(task)
+        return chosen
+
+    # -- the steps, in order -----------------------------------------------------------------------------
+
+    async def initialize_run(
+        self,
+        state: State | None,
+        task_states: dict[Task[..., Any], State],
+        context: dict[str, Any],
+        task_contexts: dict[Task[..., Any], dict[str, Any]],
+        parameters: dict[str, Any],
+    ) -> FlowRunnerInitializeResult:
+        """Return what the run begins with.
+
+        If the provided state is a Submitted state, the state it wraps is extracted.
+
+        Args:
+            - state: the initial state of the run
+            - task_states: a dictionary of any initial task states
+            - context: the values for the context of all runs
+            - task_contexts: the values for the contexts of single tasks
+            - parameters: the parameter values for the run
+
+        Returns:
+            - NamedTuple: state, task_states, context, task_contexts
+        """
+        for where in (context, *task_contexts.values()):
+            shadowing = sorted(_RESERVED & where.keys())
+            if shadowing:
+                raise FlowDefinitionError(
+                    f"the context key {shadowing[0]!r} is set by flowloop itself; give your value another name"
+                )
+        for task in (*task_states, *task_contexts):
+            self.flow._must_have(task)
+        given = self.flow.check_parameters({**context.pop("parameters", {}), **parameters}, complete=False)
+        defaults = {p.name: p.default for p in self.flow.parameters() if not p.required}
+        started = now()
+        values = {
+            "caches": {},
+            "checkpointing": False,
+            "raise_on_exception": False,
+            "scheduled_start_time": started,
+            **dates(started),
+            **run_context.to_dict(),
+            "flow_name": self.flow.name,
+            "flow_slugs": self.flow.slugs,
+        }
+        values = merge(values, context)
+        values["parameters"] = {**defaults, **given}
+        values["flow_parameters_given"] = given
+        return FlowRunnerInitializeResult(self._initial_state(state), task_states, values, task_contexts)
+
+    @call_state_handlers
+    async def check_flow_is_pending_or_running(self, state: State) -> State:
+        """Check that the flow run has not ended.
+
+        Raises:
+            - ENDRUN: if it has
+        """
+        if state.is_pending() or (state.is_running() and type(state) is Running):
+            return state
+        raise ENDRUN(state)
+
+    @call_state_handlers
+    async def check_flow_reached_start_time(self, state: State) -> State:
+        """Check that the time of a scheduled run has come.
+
+        Raises:
+            - ENDRUN: if it has not
+        """
+        return _rules.started_by_now(state, now())
+
+    @call_state_handlers
+    async def set_flow_to_running(self, state: State) -> State:
+        """Let the flow run begin.
+
+        Returns:
+            - State: Running
+        """
+        return Running("Running flow.") if state.is_pending() else state
+
+    @asynccontextmanager
+    async def check_for_cancellation(self) -> AsyncIterator[None]:
+        """Context manager around the part of a flow run that can be cancelled from elsewhere; here there is no elsewhere."""
+        yield
+
+    @call_state_handlers
+    async def get_flow_run_state(
+        self,
+        state: State,
+        task_states: dict[Task[..., Any], State],
+        task_contexts: dict[Task[..., Any], dict[str, Any]],
+        return_tasks: Iterable[Task[..., Any]],
+        task_runner_state_handlers: Iterable[Callable[..., Any]] | None,
+        executor: Executor,
+    ) -> State:
+        """Run the tasks, and return the state that their states make.
+
+        Args:
+            - state: the state of the flow run, Running
+            - task_states: states of tasks to begin with
+            - task_contexts: values for the contexts of single tasks
+            - return_tasks: the tasks whose states are in the result
+            - task_runner_state_handlers: called at each change of a task
+            - executor: where bodies run
+
+        Returns:
+            - State: the final state, or Running if some tasks go on later
+
+        Raises:
+            - ENDRUN: if the state is not running
+        """
+        if not state.is_running():
+            raise ENDRUN(state)
+        outer = current_cancellation()
+        cancellation = self._cancellation = Cancellation()
+        handlers = list(task_runner_state_handlers or ())
+        _values.set(
+            {
+                **_values.get(),
+                "cancellation": cancellation,
+                "executor": executor,
+                "limits": None if self.limits is None else self.limits.opened(),
+                "watch": self._watch,
+            }
+        )
+        drive = self._drive = Drive(
+            plan_of(self.flow),
+            lambda task: self.task_runner(task, handlers),
+            task_states,
+            task_contexts,
+            cancellation,
+            self._watch,
+            fail_fast=self.fail_fast,
+            grace=self.settings.cancel_grace,
+        )
+        try:
+            async with self.check_for_cancellation(), executor.start():
+                await drive.run()
+        except asyncio.CancelledError:
+            if outer is not None and outer.cause is not None:
+                cancellation.cause = outer.cause
+            with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+                await self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
+            raise
+        if cancellation.cause is not None:
+            return self._stopped(cancellation, drive, return_tasks)
+        states = drive.final_states()
+        return await self.determine_final_state(
+            state,
+            key_states=_with_children(states[task] for task in self.flow.reference_tasks()),
+            return_states={task: states[task] for task in return_tasks},
+            terminal_states=_with_children(states[task] for task in self.flow.terminal_tasks()),
+        )
+
+    def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> TaskRunner:
+        """Return a runner for a task of the flow."""
+        return self.task_runner_cls(
+            task,
+            list(state_handlers),
+            self.flow.result,
+            constants=self.flow.constants.get(task),
+            settings=self.settings,
+        )
+
+    def _stopped(self, cancellation: Cancellation, drive: Drive, return_tasks: Iterable[Task[..., Any]]) -> State:
+        states = drive.final_states()
+        cause = cancellation.cause or "shutdown"
+        if cause == "sibling":
+            state: State = Failed("A task failed, and the others were stopped.", context={"cause": cause})
+        else:
+            state = cancelled_state(cause)
+        state.result = {task: states[task] for task in return_tasks if task in states}
+        return state
+
+    async def determine_final_state(
+        self,
+        state: State,
+        key_states: list[State],
+        return_states: dict[Task[..., Any], State],
+        terminal_states: list[State],
+    ) -> State:
+        """Return the state that the states of the tasks make.
+
+        Args:
+            - state: the current state of the flow run
+            - key_states: the states of the reference tasks, mapped children included
+            - return_states: the result of the final state
+            - terminal_states: the states of the terminal tasks, mapped children included
+
+        Returns:
+            - State: the final state, or the current one if a terminal task is not finished
+        """
+        final = _rules.flow_outcome(state, terminal_states, key_states, return_states)
+        handler = self.flow.terminal_state_handler
+        if handler is not None:
+            final = await settle(handler(self.flow, final, set(key_states))) or final
+        return final
+
+
+def _with_children(states: Iterable[State]) -> list[State]:
+    found: list[State] = []
+    for state in states:
+        found.append(state)
+        if isinstance(state, Mapped):
+            found.extend(state.map_states)
+    return found

@@ -1,0 +1,116 @@
+"""What the task runner and the flow runner have in common."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from .signals import ENDRUN, PAUSE, PrefectStateSignal
+from .state import Failed, Pending, State, _MetaState
+
+__all__ = ["ENDRUN", "Runner", "call_state_handlers", "settle"]
+
+P = ParamSpec("P")
+RunnerT = TypeVar("RunnerT", bound="Runner")
+StateT = TypeVar("StateT", bound=State)
+
+
+async def settle(answer: Any) -> Any:
+    """Return the answer of a function that may be sync or async."""
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def call_state_handlers(
+    step: Callable[Concatenate[RunnerT, StateT, P], Awaitable[State]],
+) -> Callable[Concatenate[RunnerT, StateT, P], Awaitable[State]]:
+    """Call the state handlers when a step of a runner changes the state.
+
+    The change is one of identity: a step that returns an equal but new state has changed it. When the step ends the
+    run, the handlers are called first, and the run ends with the state they leave.
+    """
+
+    @functools.wraps(step)
+    async def with_handlers(self: RunnerT, state: StateT, /, *args: P.args, **kwargs: P.kwargs) -> State:
+        try:
+            new_state = await step(self, state, *args, **kwargs)
+        except ENDRUN as end:
+            if end.state is state:
+                raise
+            raise ENDRUN(await self.handle_state_change(state, end.state)) from None
+        if new_state is state:
+            return state
+        return await self.handle_state_change(state, new_state)
+
+    return with_handlers
+
+
+class Runner:
+    """Moves something from state to state.
+
+    Args:
+        - state_handlers: functions (runner, old state, new state) called at each change, sync or async; each may
+            return another state in the place of the new one
+    """
+
+    def __init__(self, state_handlers: Iterable[Callable[..., Any]] | None = None) -> None:
+        if state_handlers is not None and (callable(state_handlers) or not isinstance(state_handlers, Iterable)):
+            raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
+        self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
+        self.logger = logging.getLogger(f"flowloop.{type(self).__name__}")
+
+    def _initial_state(self, state: State | None) -> State:
+        """Return the state to begin with: Pending if there is none, and what a meta state wraps."""
+        while isinstance(state, _MetaState):
+            state = state.state
+        return Pending("Run created.") if state is None else state
+
+    async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
+        """Call the handlers of what is run; here there are none.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+
+        Returns:
+            - State: the new state
+        """
+        return new_state
+
+    async def handle_state_change(self, old_state: State, new_state: State) -> State:
+        """Call all state handlers: those of what is run first, then those of this runner.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+
+        Returns:
+            - State: the new state, or what a handler put in its place
+
+        Raises:
+            - PAUSE: if a handler raises it
+            - ENDRUN: if a handler raises it, or fails: then with a Failed state
+        """
+        try:
+            new_state = await self.call_runner_target_handlers(old_state, new_state)
+            for handler in self.state_handlers:
+                new_state = await settle(handler(self, old_state, new_state)) or new_state
+        except (PAUSE, ENDRUN):
+            raise
+        except PrefectStateSignal as signal:
+            new_state = signal.state
+        except Exception as error:
+            self.logger.exception("a state handler failed")
+            message = f"Exception raised while calling state handlers: {error!r}"
+            raise ENDRUN(Failed(message, result=error)) from error
+        return new_state
+
+    async def _heartbeat(self) -> bool:
+        """Tell somebody that this run is alive; here there is nobody to tell.
+
+        Returns:
+            - bool: whether there was
+        """
+        return False

@@ -1,0 +1,95 @@
+"""Sending what one task prints to its run's log, without stealing what other tasks print."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from .context import context
+
+__all__ = ["captured_stdout"]
+
+_capturing: ContextVar[_LineLogger | None] = ContextVar("flowloop_capturing_stdout", default=None)
+_lock = threading.Lock()
+_captures = 0
+
+
+class _LineLogger(io.TextIOBase):
+    """Logs each finished line."""
+
+    def __init__(self) -> None:
+        self._logger = context.logger
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line:
+                self._logger.info(line)
+        return len(text)
+
+    def finish(self) -> None:
+        if self._rest:
+            self._logger.info(self._rest)
+            self._rest = ""
+
+
+class _Switch(io.TextIOBase):
+    """Stands in for ``sys.stdout``: each writer reaches the log of its own run, or the real stdout."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+
+    def write(self, text: str) -> int:
+        target: Any = _capturing.get() or self.real
+        written: int = target.write(text)
+        return written
+
+    def flush(self) -> None:
+        if _capturing.get() is None:
+            self.real.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@contextmanager
+def captured_stdout(enabled: bool) -> Iterator[None]:
+    """Send what this run prints in the block to its log.
+
+    Args:
+        - enabled: False leaves everything as it is
+    """
+    if not enabled:
+        yield
+        return
+    logger = _LineLogger()
+    token = _capturing.set(logger)
+    _install()
+    try:
+        yield
+    finally:
+        _remove()
+        _capturing.reset(token)
+        logger.finish()
+
+
+def _install() -> None:
+    global _captures
+    with _lock:
+        if not isinstance(sys.stdout, _Switch):
+            sys.stdout = _Switch(sys.stdout)
+        _captures += 1
+
+
+def _remove() -> None:
+    global _captures
+    with _lock:
+        _captures -= 1
+        if not _captures and isinstance(sys.stdout, _Switch):
+            sys.stdout = sys.stdout.real

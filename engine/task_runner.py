@@ -1,0 +1,639 @@
+"""The task runner: moves one task run from state to state."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import anyio
+
+from . import _mapping, _rules
+from .cancellation import Cancellation, cancelled_state, interruptible
+from .context import now
+from .context import values as _values
+from .edge import Edge
+from .errors import SerializationError
+from .executors import Executor, LocalExecutor
+from .hashing import hash_inputs
+from .result import Result, ResultNotImplementedError
+from .runner import Runner, call_state_handlers, settle
+from .settings import Settings
+from .signals import ENDRUN, LOOP, PrefectSignal, PrefectStateSignal, TaskTimeoutSignal
+from .state import (
+    Cached,
+    Cancelled,
+    Failed,
+    Looped,
+    Mapped,
+    Paused,
+    Pending,
+    Resume,
+    Retrying,
+    Skipped,
+    State,
+    Success,
+    TimedOut,
+)
+from .stdout import captured_stdout
+from .task import Task
+from .triggers import all_successful
+from .watch import RunEvent
+
+__all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
+
+_LOCAL = LocalExecutor()
+
+
+class TaskRunnerInitializeResult(NamedTuple):
+    """What a task run begins with."""
+
+    state: State
+    context: dict[str, Any]
+
+
+class TaskRunner(Runner):
+    """Moves a task run from state to state, one named check after the other.
+
+    A task runner keeps nothing of a run: one serves all the runs of its task, also at the same time.
+
+    Args:
+        - task: the task
+        - state_handlers: functions (task runner, old state, new state) called at each change, sync or async
+        - flow_result: where results are stored if the task does not say
+        - constants: inputs that are plain values, by name
+        - settings: how long a retry is waited for here, and the like
+    """
+
+    def __init__(
+        self,
+        task: Task[..., Any],
+        state_handlers: Iterable[Callable[..., Any]] | None = None,
+        flow_result: Result | None = None,
+        *,
+        constants: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__(state_handlers)
+        self.task = task
+        self.flow_result = flow_result
+        self.settings = settings or Settings.from_env()
+        result = task.result or flow_result or Result()
+        self.result = result if task.target is None else result.at(task.target)
+        self._constants = {name: Result(value) for name, value in (constants or {}).items()}
+        self._task_context = {
+            "task_name": task.name,
+            "task_full_name": task.name,
+            "task_slug": task.slug,
+            "task_tags": task.tags,
+            "task_run_name": None,
+        }
+        # asking once saves asking for every run
+        self._is_async = inspect.iscoroutinefunction(task.body)
+        self._caches = task.cache_for is not None
+        self._names_runs = task.task_run_name is not None
+
+    async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
+        """Call the task's own state handlers.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+
+        Returns:
+            - State: the new state
+        """
+        for handler in self.task.state_handlers:
+            new_state = await settle(handler(self.task, old_state, new_state)) or new_state
+        return new_state
+
+    async def handle_state_change(self, old_state: State, new_state: State) -> State:
+        """Call all state handlers, and tell whoever watches the flow run; see `Runner.handle_state_change`."""
+        new_state = await super().handle_state_change(old_state, new_state)
+        current = _values.get()
+        watch = current.get("watch")
+        if watch is not None and watch.active:
+            slug, map_index = current.get("task_slug"), current.get("map_index")
+            run_count = current.get("task_run_count", 1)
+            watch.publish(
+                RunEvent(
+                    now(), slug, -1 if map_index is None else map_index, old_state, new_state, run_count
+                )
+            )
+        return new_state
+
+    # -- the whole run -----------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        state: State | None = None,
+        upstream_states: dict[Edge, State] | None = None,
+        context: Mapping[str, Any] | None = None,
+        is_mapped_parent: bool = False,
+    ) -> State:
+        """Run the task, if the states upstream allow it, and wait for retries that are due soon.
+
+        Args:
+            - state: the state to begin with; Pending if None
+            - upstream_states: the states of the tasks upstream, by the edges that lead here
+            - context: values for the run's context
+            - is_mapped_parent: whether this is the run of a mapped task, which finds its children but runs no body
+
+        Returns:
+            - State: the state the run ended with
+        """
+        current = {**_values.get(), **(context or {})}
+        token = _values.set(current)
+        try:
+            state = await self._run_once(state, upstream_states or {}, is_mapped_parent)
+            while (wait := self._goes_on(state)) is not None:
+                try:
+                    with interruptible():
+                        await anyio.sleep(wait)
+                except ENDRUN:
+                    return await self._cancelled(state)
+                state = await self._run_once(state, upstream_states or {}, is_mapped_parent)
+            return state
+        finally:
+            _values.reset(token)
+
+    def _goes_on(self, state: State) -> float | None:
+        if isinstance(state, Pending) and "_loop_again" in state.context:
+            return 0.0
+        return _rules.due_in(state, now(), self.settings.inline_retry_limit)
+
+    async def _run_once(self, state: State | None, upstream_states: dict[Edge, State], is_mapped_parent: bool) -> State:
+        start = state
+        try:
+            state, current = await self.initialize_run(state, _values.get())
+            _values.set(current)
+            start = state
+            cancellation: Cancellation | None = current.get("cancellation")
+            if cancellation is not None and cancellation.cause is not None:
+                return await self._cancelled(state)
+            state = await self.check_task_is_ready(state)
+            state = await self.check_task_reached_start_time(state)
+            state = await self.check_upstream_finished(state, upstream_states)
+            state = await self.check_upstream_skipped(state, upstream_states)
+            state, upstream_states = await self.load_results(state, upstream_states)
+            if is_mapped_parent:
+                state = await self.check_task_ready_to_map(state, upstream_states)
+            inputs = await self.get_task_inputs(state, upstream_states)
+            if self._names_runs:
+                await self.set_task_run_name(inputs)
+            if self.task.target is not None:
+                state = await self.check_target(state, inputs)
+            else:
+                state = await self.check_task_is_cached(state, inputs)
+            state = await self.check_task_trigger(state, upstream_states)
+            state = await self._within_limits(state, inputs)
+            state = await self.cache_result(state, inputs)
+            state = await self.check_for_retry(state, inputs)
+            state = await self.check_task_is_looping(state, inputs, upstream_states)
+        except (ENDRUN, PrefectStateSignal) as end:
+            state = end.state
+        except Exception as error:
+            if _values.get().get("raise_on_exception"):
+                raise
+            self.logger.exception("task %s failed unexpectedly", self.task.name)
+            message = f"Unexpected error while running task '{self.task.name}': {error!r}"
+            failed = Failed(message, result=error)
+            try:
+                state = await self.handle_state_change(start or Pending(), failed)
+            except ENDRUN as end:
+                state = end.state
+        return state
+
+    async def _within_limits(self, state: State, inputs: dict[str, Result]) -> State:
+        limits = _values.get().get("limits")
+        if limits is None:
+            return await self._run_body(state, inputs)
+        try:
+            async with limits.slot(self.task):
+                return await self._run_body(state, inputs)
+        except ENDRUN as end:
+            if isinstance(end.state, Cancelled) and not state.is_finished():
+                return await self._cancelled(state)
+            raise
+
+    async def _run_body(self, state: State, inputs: dict[str, Result]) -> State:
+        state = await self.set_task_to_running(state, inputs)
+        return await self.get_task_run_state(state, inputs)
+
+    async def _cancelled(self, state: State) -> State:
+        cancellation: Cancellation | None = _values.get().get("cancellation")
+        assert cancellation is not None
+        assert cancellation.cause is not None
+        if state.is_finished():
+            return state
+        try:
+            return await self.handle_state_change(state, cancelled_state(cancellation.cause))
+        except (ENDRUN, PrefectStateSignal) as end:
+            return end.state
+
+    # -- the checks, in order ----------------------------------------------------------------------------
+
+    async def initialize_run(self, state: State | None, context: dict[str, Any]) -> TaskRunnerInitializeResult:
+        """Return the state and the context to begin with.
+
+        A meta state gives the state it wraps. A Resume state, or a Paused one whose time has come, sets ``resume``.
+
+        Args:
+            - state: the initial state of the run
+            - context: the context to be updated with relevant information
+
+        Returns:
+            - TaskRunnerInitializeResult: the state and the context
+        """
+        state = self._initial_state(state)
+        name = self.task.name
+        map_index = context.get("map_index")
+        context = {**context, **self._task_context}
+        if context.get("task_slug") is None:
+            context["task_slug"] = context.get("flow_slugs", {}).get(self.task, name)
+        if map_index is not None and map_index >= 0:
+            context["task_full_name"] = f"{name}[{map_index}]"
+        context["task_run_count"] = (
+            state.run_count + 1 if isinstance(state, Retrying) else state.context.get("task_run_count", 1)
+        )
+        if isinstance(state, Resume) or (
+            isinstance(state, Paused) and state.start_time is not None and state.start_time <= now()
+        ):
+            context["resume"] = True
+        if "_loop_again" in state.context:
+            context |= state.context["_loop_again"]
+        elif "_loop_count" in state.cached_inputs:
+            context |= await self._loop_context(state)
+        return TaskRunnerInitializeResult(state, context)
+
+    async def _loop_context(self, state: State) -> dict[str, Any]:
+        count = state.cached_inputs.pop("_loop_count")
+        result = state.cached_inputs.pop("_loop_result", Result())
+        if result.value is None and result.location is not None:
+            reader = self.result if type(result) is Result else result
+            result = await reader.read(result.location)
+        loop_count = count.value if count.value is not None else count.location
+        return {"task_loop_count": int(loop_count), "task_loop_result": result.value}
+
+    @call_state_handlers
+    async def check_task_is_ready(self, state: State) -> State:
+        """Check that the run has not begun, or is one that begins again.
+
+        Raises:
+            - ENDRUN: if it is finished, or under way elsewhere
+        """
+        return _rules.ready(state)
+
+    @call_state_handlers
+    async def check_task_reached_start_time(self, state: State) -> State:
+        """Check that the time of a scheduled run has come.
+
+        Raises:
+            - ENDRUN: if it has not
+        """
+        return _rules.started_by_now(state, now()) if state.is_scheduled() else state
+
+    @call_state_handlers
+    async def check_upstream_finished(self, state: State, upstream_states: dict[Edge, State]) -> State:
+        """Check that everything upstream is finished.
+
+        Raises:
+            - ENDRUN: if it is not
+        """
+        return _rules.upstream_finished(state, upstream_states)
+
+    @call_state_handlers
+    async def check_upstream_skipped(self, state: State, upstream_states: dict[Edge, State]) -> State:
+        """Skip the task if something upstream was skipped, unless the task says otherwise.
+
+        Raises:
+            - ENDRUN: with Skipped
+        """
+        return _rules.upstream_skipped(state, upstream_states, self.task.skip_on_upstream_skip)
+
+    async def load_results(
+        self, state: State, upstream_states: dict[Edge, State]
+    ) -> tuple[State, dict[Edge, State]]:
+        """Read the results that a restarted run needs; here they never left the process.
+
+        Args:
+            - state: the task's current state
+            - upstream_states: the states upstream
+
+        Returns:
+            - tuple: the state and the states upstream
+        """
+        return state, upstream_states
+
+    async def get_task_inputs(self, state: State, upstream_states: dict[Edge, State]) -> dict[str, Result]:
+        """Return the inputs of the body, by name.
+
+        Args:
+            - state: the task's current state
+            - upstream_states: the states upstream
+
+        Returns:
+            - dict: a `Result` for each input
+        """
+        inputs = dict(self._constants)
+        for edge, upstream in upstream_states.items():
+            if edge.key is not None:
+                inputs[edge.key] = _input(edge, upstream)
+        return inputs
+
+    @call_state_handlers
+    async def check_task_ready_to_map(self, state: State, upstream_states: dict[Edge, State]) -> State:
+        """Find out how many children a mapped task has.
+
+        Raises:
+            - ENDRUN: always: with Mapped, or with Failed if nothing upstream can be mapped over
+        """
+        if isinstance(state, Mapped):
+            if not state.map_states:
+                state.map_states = [None] * state.n_map_states
+            raise ENDRUN(state)
+        problem = _mapping.unmappable(upstream_states)
+        if problem is not None:
+            raise ENDRUN(Failed(problem))
+        width = _mapping.width(upstream_states)
+        raise ENDRUN(Mapped("Ready to proceed with mapping.", map_states=[None] * width, n_map_states=width))  # type: ignore[list-item]
+
+    async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
+        """Name this run, after the task's ``task_run_name``.
+
+        Args:
+            - task_inputs: a `Result` for each input
+        """
+        template = self.task.task_run_name
+        if template is not None:
+            known = self._template_values(task_inputs)
+            name = template(**known) if callable(template) else template.format(**known)
+            _values.set({**_values.get(), "task_run_name": name})
+
+    def _template_values(self, inputs: Mapping[str, Result]) -> dict[str, Any]:
+        current = _values.get()
+        return {**(current.get("parameters") or {}), **current, **{name: r.value for name, r in inputs.items()}}
+
+    @call_state_handlers
+    async def check_target(self, state: State, inputs: dict[str, Result]) -> State:
+        """Take the result from the task's target, if it is there.
+
+        Returns:
+            - State: Cached with the result, or the state unchanged
+        """
+        known = self._template_values(inputs)
+        result = self.result.format(**known)
+        if result.location is None or not await result.exists(result.location, **known):
+            return state
+        found = await result.read(result.location)
+        return Cached(f"Result found at task target {result.location}", result=found)
+
+    @call_state_handlers
+    async def check_task_is_cached(self, state: State, inputs: dict[str, Result]) -> State:
+        """Take the result from a cache, if a valid one is there.
+
+        Args:
+            - state: the current state of this task
+            - inputs: a dictionary of inputs whose keys correspond to the task's run() arguments
+
+        Returns:
+            - State: Cached with the result; Pending if it was Cached and is valid no more; else the state unchanged
+
+        Raises:
+            - ENDRUN: if the task is not ready to run
+        """
+        if isinstance(state, Cached):
+            if await self._cache_is_valid(state, inputs):
+                return await state.load_result(self.result)
+            return Pending("Cache was invalid; ready to run.")
+        if self._caches:
+            caches = _values.get().get("caches") or {}
+            for candidate in caches.get(self.task.cache_key or self.task.name, ()):
+                if await self._cache_is_valid(candidate, inputs):
+                    return await _served_again(candidate).load_result(self.result)
+        return state
+
+    async def _cache_is_valid(self, state: Cached, inputs: Mapping[str, Result]) -> bool:
+        values = {name: result.value for name, result in inputs.items()}
+        parameters = _values.get().get("parameters") or {}
+        try:
+            return bool(await settle(self.task.cache_validator(state, values, parameters)))
+        except Exception as error:
+            raise ENDRUN(
+                Failed(f"The cache_validator of task '{self.task.name}' failed: {error!r}", result=error)
+            ) from error
+
+    @call_state_handlers
+    async def check_task_trigger(self, state: State, upstream_states: dict[Edge, State]) -> State:
+        """Check that the task's trigger accepts the states upstream.
+
+        Raises:
+            - ENDRUN: if it does not; the state is TriggerFailed, or that of a signal the trigger raised
+        """
+        if state.is_finished():
+            raise ENDRUN(state)  # a cached result needs no trigger
+        trigger = self.task.trigger
+        try:
+            if trigger is all_successful:
+                return state if all_successful(upstream_states) else state
+            answer = await settle(trigger(upstream_states))
+        except PrefectStateSignal as signal:
+            raise ENDRUN(signal.state) from None
+        except PrefectSignal:
+            raise
+        except Exception as error:
+            message = f"The trigger of task '{self.task.name}' failed: {error!r}"
+            raise ENDRUN(_rules.TriggerFailed(message, result=error)) from error
+        return _rules.trigger_answer(state, answer, self.task.name, getattr(trigger, "__name__", repr(trigger)))
+
+    @call_state_handlers
+    async def set_task_to_running(self, state: State, inputs: dict[str, Result]) -> State:
+        """Let the run begin.
+
+        Returns:
+            - State: Running
+
+        Raises:
+            - ENDRUN: if the state is not Pending
+        """
+        return _rules.running(state)
+
+    @call_state_handlers
+    async def get_task_run_state(self, state: State, inputs: dict[str, Result]) -> State:
+        """Run the body, and store its result.
+
+        Args:
+            - state: the current state, Running
+            - inputs: a `Result` for each input
+
+        Returns:
+            - State: how it ended
+
+        Raises:
+            - ENDRUN: if the state is not running
+        """
+        if not state.is_running():
+            raise ENDRUN(state)
+        current = _values.get()
+        cancellation: Cancellation | None = current.get("cancellation")
+        task = None
+        try:
+            if cancellation is not None:
+                if cancellation.cause is not None:
+                    return cancelled_state(cancellation.cause)
+                task = asyncio.current_task()
+                assert task is not None
+                cancellation.interruptible.add(task)
+            try:
+                value = await self._call_body(current, {name: result.value for name, result in inputs.items()})
+            finally:
+                if cancellation is not None and task is not None:
+                    cancellation.interruptible.discard(task)
+        except asyncio.CancelledError as error:
+            if cancellation is not None and cancellation.cause is not None and task is not None:
+                task.uncancel()
+                return cancelled_state(cancellation.cause)
+            inside = asyncio.current_task()
+            if inside is not None and not inside.cancelling():
+                return Failed("The task's body was cancelled from within.", result=error)
+            raise
+        except TaskTimeoutSignal as signal:
+            return TimedOut(str(signal), result=signal)
+        except LOOP as signal:
+            return self._looped(signal, inputs)
+        except PrefectStateSignal as signal:
+            return signal.state
+        except Exception as error:
+            if current.get("raise_on_exception"):
+                raise
+            return Failed(f"Error during execution of task: {error!r}", result=error)
+        return await self._succeeded(value, inputs)
+
+    async def _call_body(self, current: dict[str, Any], arguments: dict[str, Any]) -> Any:
+        task = self.task
+        executor: Executor = current.get("executor") or _LOCAL
+        if self._is_async and task.timeout is None and not task.log_stdout and type(executor) is LocalExecutor:
+            return await task.body(**arguments)
+        extra = {"task_name": current["task_full_name"], "timeout": task.timeout}
+        with captured_stdout(task.log_stdout):
+            if task.timeout is None:
+                return await executor.submit(task.body, extra_context=extra, **arguments)
+            with anyio.move_on_after(task.timeout) as scope:
+                return await executor.submit(task.body, extra_context=extra, **arguments)
+            assert scope.cancelled_caught
+            how = "" if self._is_async else " Its thread cannot be stopped, and was abandoned."
+            raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s.{how}")
+
+    def _looped(self, signal: LOOP, inputs: dict[str, Result]) -> State:
+        state = signal.state
+        assert isinstance(state, Looped)
+        state.result = self.result.from_value(state.result)
+        state.message = state.message or f"Task is looping (round {state.loop_count})."
+        return state
+
+    async def _succeeded(self, value: Any, inputs: Mapping[str, Result]) -> State:
+        try:
+            result = await self._stored(value, inputs)
+        except SerializationError as error:
+            message = f"The result of task '{self.task.name}' cannot be stored: {error}"
+            return Failed(message, result=error)
+        except Exception as error:
+            if _values.get().get("raise_on_exception"):
+                raise
+            message = f"The result of task '{self.task.name}' could not be stored: {error!r}"
+            return Failed(message, result=error)
+        return Success("Task run succeeded.", result)
+
+    async def _stored(self, value: Any, inputs: Mapping[str, Result]) -> Result:
+        if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
+            return self.result.from_value(value)
+        try:
+            return await self.result.write(value, **self._template_values(inputs))
+        except ResultNotImplementedError:
+            return self.result.from_value(value)
+
+    @call_state_handlers
+    async def cache_result(self, state: State, inputs: dict[str, Result]) -> State:
+        """Turn a success into Cached, if the task says for how long its result may serve.
+
+        Returns:
+            - State: Cached, or the state unchanged
+        """
+        if not self._caches or not state.is_successful() or isinstance(state, (Cached, Skipped)):
+            return state
+        assert self.task.cache_for is not None
+        return Cached(
+            state.message,
+            result=state._result,
+            hashed_inputs=hash_inputs({name: result.value for name, result in inputs.items()}),
+            cached_parameters=dict(_values.get().get("parameters") or {}),
+            cached_result_expiration=now() + self.task.cache_for,
+        )
+
+    @call_state_handlers
+    async def check_for_retry(self, state: State, inputs: dict[str, Result]) -> State:
+        """Try a failed run again, if it has attempts left.
+
+        Returns:
+            - State: Retrying, or the state unchanged
+        """
+        if not state.is_failed() or not self.task.max_retries or self.task.retry_delay is None:
+            return state
+        from .retries import delay_after
+
+        current = _values.get()
+        run_count = current.get("task_run_count", 1)
+        delay = delay_after(self.task.retry_delay, run_count, self.task.name)
+        return _rules.retry(
+            state,
+            run_count=run_count,
+            max_retries=self.task.max_retries,
+            retry_on=self.task.retry_on,
+            start_time=now() + delay,
+            cached_inputs=await self._loop_inputs(inputs),
+        )
+
+    async def _loop_inputs(self, inputs: Mapping[str, Result]) -> dict[str, Result]:
+        """Return what a retry inside a loop needs to go on from the same round."""
+        current = _values.get()
+        if current.get("task_loop_count") is None:
+            return {}
+        from .results import PrefectResult
+
+        count = await PrefectResult().write(current["task_loop_count"])
+        return {"_loop_count": count, "_loop_result": await self._stored(current.get("task_loop_result"), inputs)}
+
+    @call_state_handlers
+    async def check_task_is_looping(
+        self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]
+    ) -> State:
+        """Begin the next round, if the task asked for one.
+
+        Returns:
+            - State: Pending for the next round, or the state unchanged
+        """
+        if not isinstance(state, Looped):
+            return state
+        again = _rules.loop_again(state.loop_count + 1)
+        again.context["_loop_again"] = {"task_loop_count": state.loop_count + 1, "task_loop_result": state.result}
+        return again
+
+
+def _input(edge: Edge, upstream: State) -> Result:
+    if edge.flattened and not edge.mapped:
+        return Result(_mapping.flat_values(upstream.result))
+    return Result(upstream.result) if isinstance(upstream, Mapped) else upstream._result
+
+
+def _served_again(state: Cached) -> Cached:
+    return Cached(
+        state.message,
+        result=state._result,
+        hashed_inputs=state.hashed_inputs,
+        cached_inputs=state.cached_inputs,
+        cached_parameters=state.cached_parameters,
+        cached_result_expiration=state.cached_result_expiration,
+    )
+
+
