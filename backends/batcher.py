@@ -18,7 +18,7 @@ import anyio
 from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError
 from ._circuit import Circuit
 
-__all__ = ["BatchRejected", "Batcher"]
+__all__ = ["Batcher", "RequestRejected"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,8 +26,8 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
-class BatchRejected(BackendRejected):
-    """A whole batch was refused, and nothing of it recorded, because something in it is malformed."""
+class RequestRejected(BackendRejected):
+    """A request was refused as a whole, and nothing of it recorded, because something in it is malformed."""
 
 
 class Batcher(Generic[T, R]):
@@ -45,7 +45,7 @@ class Batcher(Generic[T, R]):
 
     Args:
         - send: records a batch under an idempotency key, and returns one outcome for each item: its result, or the
-          `BackendRejected` to raise for it. Raises `BatchRejected` to have the batch halved, `BackendUnavailable` to
+          `BackendRejected` to raise for it. Raises `RequestRejected` to have the batch halved, `BackendUnavailable` to
           have it sent again, and anything else to fail all its items
         - circuit: waits out the outages
         - max_items: most items in a batch
@@ -163,7 +163,7 @@ class Batcher(Generic[T, R]):
             outcomes = await self._circuit.call(lambda: self._send(items, key))
             if len(outcomes) != len(items):
                 raise DialectError(f"{self._circuit.name} answered {len(outcomes)} outcomes to {len(items)} items")
-        except BatchRejected as error:
+        except RequestRejected as error:
             if len(batch) == 1:
                 _fail(batch, error)
             else:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowloop.backends._circuit import Circuit, CircuitState
-from flowloop.backends.batcher import Batcher, BatchRejected
+from flowloop.backends.batcher import Batcher, RequestRejected
 from flowloop.engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
 
 from . import virtual
@@ -44,7 +44,7 @@ class Recorder:
             if fault == "dropped":
                 raise BackendUnavailable("nothing was sent")
             if fault == "refused" and key not in self._answers:
-                raise BatchRejected("the batch is malformed")
+                raise RequestRejected("the batch is malformed")
             if fault == "busy":
                 raise BackendUnavailable("too many requests", retry_after=7.0)
             if key not in self._answers:
@@ -159,7 +159,7 @@ def test_a_batch_refused_as_a_whole_is_halved_until_the_bad_items_are_found(bad:
 
     async def send(items: list[int], key: str) -> list[int]:
         if bad & set(items):
-            raise BatchRejected("something here is malformed")
+            raise RequestRejected("something here is malformed")
         recorded.extend(items)
         return items
 

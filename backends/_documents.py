@@ -1,0 +1,310 @@
+"""What the client asks and says: the GraphQL documents, and the records that the answers become.
+
+The documents are of the Prefect 1 dialect, and those for any server use nothing but it. Reads name their variables'
+types as the tables do (``uuid``, ``timestamptz``), mutations take one ``input``.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from ..engine.backend import (
+    FlowRunInfoResult,
+    FlowRunSummary,
+    LogRecord,
+    ProjectInfo,
+    StateRecord,
+    TaskRunHistory,
+    TaskRunInfoResult,
+)
+from ..engine.errors import DialectError
+from ..engine.serialization import decode_state
+from ..engine.state import Pending, State
+
+# ---- reads -------------------------------------------------------------------------------------------
+
+WHO = "query { api { flowloop } }"
+HELLO = "query { hello }"
+
+_TASK_RUN = "id version map_index serialized_state task { id slug }"
+
+FLOW_RUN_INFO = f"""
+query ($id: uuid!) {{
+  flow_run_by_pk(id: $id) {{
+    id name flow_id version serialized_state parameters context scheduled_start_time
+    flow {{ project {{ id name }} }}
+    task_runs(where: {{map_index: {{_eq: -1}}}}) {{ {_TASK_RUN} }}
+  }}
+}}"""
+
+FLOW_RUN_STATE = "query ($id: uuid!) { flow_run_by_pk(id: $id) { serialized_state } }"
+
+TASK_RUN_STATE = "query ($id: UUID!) { get_task_run_info(task_run_id: $id) { serialized_state } }"
+
+_CACHED = """
+query (${name}: {kind}!, $after: timestamptz!) {{
+  task_run(
+    where: {{state: {{_eq: "Cached"}}, state_timestamp: {{_gte: $after}}, {name}: {{_eq: ${name}}}}}
+    order_by: {{state_timestamp: desc}}
+    limit: 100
+  ) {{ serialized_state }}
+}}"""
+CACHED_OF_TASK = _CACHED.format(name="task_id", kind="uuid")
+CACHED_OF_KEY = _CACHED.format(name="cache_key", kind="String")
+
+_SUMMARY = "id name state state_message created start_time end_time flow { name }"
+
+FLOW_RUNS = f"query ($limit: Int!) {{ flow_run(order_by: {{created: desc}}, limit: $limit) {{ {_SUMMARY} }} }}"
+
+FLOW_RUNS_BY_ID = f"""
+query ($first: uuid!, $last: uuid!) {{
+  flow_run(where: {{id: {{_gte: $first, _lte: $last}}}}, limit: 2) {{ {_SUMMARY} }}
+}}"""
+
+FLOW_RUNS_BY_NAME = f"""
+query ($name: String!) {{
+  flow_run(where: {{name: {{_eq: $name}}}}, order_by: {{created: desc}}, limit: 1) {{ {_SUMMARY} }}
+}}"""
+
+TASK_RUN_HISTORIES = """
+query ($id: uuid!, $after: uuid!, $limit: Int!) {
+  task_run(where: {flow_run_id: {_eq: $id}, id: {_gt: $after}}, order_by: {id: asc}, limit: $limit) {
+    id name map_index start_time end_time
+    task { slug }
+    states(order_by: {version: asc}) { version timestamp state message }
+  }
+}"""
+
+TENANTS = "query { tenant { id } }"
+
+PROJECT = "query ($name: String!) { project(where: {name: {_eq: $name}}) { id } }"
+
+NEWEST_FLOW = """
+query ($name: String!, $project: uuid!) {
+  flow(where: {_and: {name: {_eq: $name}, project: {id: {_eq: $project}}}}, order_by: {version: desc}, limit: 1) {
+    id version
+  }
+}"""
+
+FLOW_VERSION = "query ($id: uuid!) { flow_by_pk(id: $id) { id version } }"
+
+WATCH_FLOW_RUN = "subscription ($id: UUID!) { flow_run_states(flow_run_id: $id) { serialized_state } }"
+
+# ---- mutations ---------------------------------------------------------------------------------------
+
+_ANSWERS = {
+    "cancel_flow_run": "state",
+    "create_flow_from_compressed_string": "id",
+    "create_flow_run": "id",
+    "create_project": "id",
+    "create_task_run_artifact": "id",
+    "create_tenant": "id",
+    "get_or_create_task_run_info": "id version serialized_state",
+    "get_or_create_task_runs": "task_runs { id version map_index serialized_state }",
+    "set_flow_run_states": "states { id status message }",
+    "set_task_run_name": "success",
+    "set_task_run_states": "states { id status message }",
+    "update_flow_run_heartbeat": "success",
+    "write_run_logs": "success",
+}
+_ITEM_BY_ITEM = {
+    "set_flow_run_states": "states { status message code }",
+    "set_task_run_states": "states { status message code }",
+}
+
+
+def mutation(field: str) -> str:
+    """Return the document of one mutation, with its variable ``input``."""
+    return f"mutation ($input: {field}_input!) {{ {field}(input: $input) {{ {_ANSWERS[field]} }} }}"
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Something for the outbox: one mutation, or one part of a mutation that takes a list.
+
+    Args:
+        - field: the mutation
+        - content: its input; of a mutation that takes a list, what this write adds to the list
+    """
+
+    field: str
+    content: Any
+
+
+LISTS = {"set_task_run_states": "states", "set_flow_run_states": "states", "write_run_logs": "logs"}
+"""Mutation that takes a list to the name of the list: all such writes of a batch make one field."""
+
+_ORDER = {
+    "set_task_run_name": 0,
+    "set_task_run_states": 1,
+    "set_flow_run_states": 2,
+    "update_flow_run_heartbeat": 3,
+    "create_task_run_artifact": 4,
+    "write_run_logs": 5,
+}
+
+
+def combined(writes: Sequence[Write]) -> tuple[str, dict[str, Any], list[str]]:
+    """Put writes into one request.
+
+    Returns:
+        - tuple: the document, its variables, and for each write the key of its answer
+    """
+    variables: dict[str, Any] = {}
+    shape: dict[str, str] = {}
+    keys: list[str] = []
+    count: Counter[str] = Counter()
+    for write in writes:
+        listed = LISTS.get(write.field)
+        if listed is None:
+            count[write.field] += 1
+            key = f"{write.field}_{count[write.field]}"
+            variables[key] = write.content
+        else:
+            key = write.field
+            variables.setdefault(key, {listed: []})[listed].extend(write.content)
+        shape[key] = write.field
+        keys.append(key)
+    return _combined_text(tuple(sorted(shape.items(), key=lambda item: _ORDER[item[1]]))), variables, keys
+
+
+@lru_cache(maxsize=1024)
+def _combined_text(shape: tuple[tuple[str, str], ...]) -> str:
+    declared = ", ".join(f"${key}: {field}_input!" for key, field in shape)
+    fields = "\n".join(
+        f"  {key}: {field}(input: ${key}) {{ {_ITEM_BY_ITEM.get(field, _ANSWERS[field])} }}" for key, field in shape
+    )
+    return f"mutation ({declared}) {{\n{fields}\n}}"
+
+
+class FlowRunStateItem(msgspec.Struct):
+    """One item of ``set_flow_run_states``."""
+
+    flow_run_id: str
+    version: int | None
+    state: msgspec.Raw
+
+
+class TaskRunStateItem(msgspec.Struct):
+    """One item of ``set_task_run_states``."""
+
+    task_run_id: str
+    version: int | None
+    state: msgspec.Raw
+
+
+def log_item(record: LogRecord) -> dict[str, Any]:
+    """Return one item of ``write_run_logs``."""
+    return {
+        "flow_run_id": record.flow_run_id,
+        "task_run_id": record.task_run_id,
+        "timestamp": record.timestamp,
+        "name": record.name,
+        "level": record.level,
+        "message": record.message,
+    }
+
+
+def id_range(beginning: str) -> tuple[str, str] | None:
+    """Return the first and the last id that begin with `beginning`, or None if no id does."""
+    digits = beginning.lower().replace("-", "")
+    if not digits or len(digits) > 32 or not set(digits) <= set("0123456789abcdef"):
+        return None
+    first, last = (_hyphenated(digits.ljust(32, fill)) for fill in "0f")
+    return (first, last) if first.startswith(beginning.lower()) else None
+
+
+def _hyphenated(digits: str) -> str:
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+# ---- answers -----------------------------------------------------------------------------------------
+
+
+def row_state(row: Mapping[str, Any]) -> State:
+    """Return the state in a row; a row that has none yet is of a run that is Pending."""
+    document = row["serialized_state"]
+    return Pending() if document is None else decode_state(document)
+
+
+def task_run_info(row: Mapping[str, Any]) -> TaskRunInfoResult:
+    """Return a task run, from a row as `FLOW_RUN_INFO` selects it."""
+    return TaskRunInfoResult(
+        id=row["id"],
+        task_id=row["task"]["id"],
+        task_slug=row["task"]["slug"],
+        version=row["version"],
+        state=row_state(row),
+        map_index=row["map_index"],
+    )
+
+
+def flow_run_info(row: Mapping[str, Any]) -> FlowRunInfoResult:
+    """Return a flow run, from a row as `FLOW_RUN_INFO` selects it."""
+    project = row["flow"]["project"] or {"id": "", "name": ""}
+    return FlowRunInfoResult(
+        id=row["id"],
+        name=row["name"] or "",
+        flow_id=row["flow_id"],
+        version=row["version"],
+        state=row_state(row),
+        task_runs=[task_run_info(task_run) for task_run in row["task_runs"]],
+        parameters=row["parameters"] or {},
+        context=row["context"] or {},
+        scheduled_start_time=moment(row["scheduled_start_time"]),
+        project=ProjectInfo(project["id"], project["name"]),
+    )
+
+
+def flow_run_summary(row: Mapping[str, Any]) -> FlowRunSummary:
+    """Return one line of a list of flow runs."""
+    return FlowRunSummary(
+        id=row["id"],
+        name=row["name"] or "",
+        flow_name=row["flow"]["name"],
+        state=row["state"],
+        state_message=row["state_message"],
+        created=_known(moment(row["created"])),
+        start_time=moment(row["start_time"]),
+        end_time=moment(row["end_time"]),
+    )
+
+
+def task_run_history(row: Mapping[str, Any]) -> TaskRunHistory:
+    """Return one task run with its states, from a row as `TASK_RUN_HISTORIES` selects it."""
+    return TaskRunHistory(
+        id=row["id"],
+        task_slug=row["task"]["slug"],
+        map_index=row["map_index"],
+        name=row["name"],
+        states=list(_state_records(row["states"])),
+        start_time=moment(row["start_time"]),
+        end_time=moment(row["end_time"]),
+    )
+
+
+def _state_records(rows: Sequence[Mapping[str, Any]]) -> Iterator[StateRecord]:
+    for row in rows:
+        yield StateRecord(row["version"], _known(moment(row["timestamp"])), row["state"], row["message"])
+
+
+def moment(value: str | datetime.datetime | None) -> datetime.datetime | None:
+    """Return the moment an answer shows; one without an offset is in UTC."""
+    if value is None:
+        return None
+    try:
+        time = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(value)
+    except ValueError as error:
+        raise DialectError(f"{value!r} is not a date and time") from error
+    return time if time.tzinfo is not None else time.replace(tzinfo=datetime.UTC)
+
+
+def _known(time: datetime.datetime | None) -> datetime.datetime:
+    if time is None:
+        raise DialectError("a row has no date and time where every row has one")
+    return time

@@ -1,0 +1,163 @@
+"""GraphQL over HTTP: gql's transport over httpx, with JSON by msgspec, and failures as flowloop's errors.
+
+What httpx and gql raise is mapped here, once; nothing above this module knows their exceptions.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import anyio
+import gql.transport.httpx as gql_httpx
+import msgspec
+from gql import GraphQLRequest
+from graphql import ExecutionResult
+
+from ..engine.clock import Clock
+from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
+from .batcher import RequestRejected
+
+__all__ = ["HttpTransport", "Request", "error_of", "httpx"]
+
+httpx: Any = vars(gql_httpx)["httpx"]  # the module that gql chose: there may be two
+
+_CONNECTIONS = 4
+_KEEP_ALIVE = 4.0  # less than the 5 s after which servers commonly hang up, so that no request meets a closing door
+_CONNECT_TIMEOUT = 5.0
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> GraphQLRequest:
+    return GraphQLRequest(text)
+
+
+class Request(GraphQLRequest):
+    """A GraphQL document and its variables; the document is parsed once per text, and its text sent as it is."""
+
+    def __init__(self, text: str, variables: Mapping[str, Any] | None = None) -> None:
+        super().__init__(_parsed(text), variable_values=dict(variables or {}))
+        self.text = text
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The body of the request."""
+        return {"query": self.text, "variables": self.variable_values}
+
+
+class HttpTransport(gql_httpx.HTTPXAsyncTransport):
+    """Posts requests over at most four connections: a pool grows slow with the requests that wait in it.
+
+    Args:
+        - url: where to post
+        - name: the server, as messages name it
+        - headers: sent with every request
+        - timeout: seconds a request may take
+        - clock: reads a ``Retry-After`` that is a date
+        - transport: httpx transport to use in place of the network
+    """
+
+    def __init__(
+        self, url: str, name: str, *, headers: Mapping[str, str], timeout: float, clock: Clock, transport: Any = None
+    ) -> None:
+        super().__init__(
+            url,
+            headers={"Content-Type": "application/json", "Accept": "application/json", **headers},
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+            limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE),
+            transport=transport,
+        )
+        self._name = name
+        self._clock = clock
+        self._turns = anyio.Semaphore(_CONNECTIONS)
+
+    async def execute(
+        self, request: GraphQLRequest, *, extra_args: dict[str, Any] | None = None, upload_files: bool = False
+    ) -> ExecutionResult:
+        """Post one request.
+
+        Raises:
+            - BackendUnavailable: if it is worth another try
+            - RequestRejected: if the request as a whole is malformed or too large
+            - BackendRejected: if the server wants nothing of it
+            - DialectError: if the answer is not one of GraphQL
+        """
+        if self.client is None:
+            raise BackendUnavailable(f"{self._name} is not open")
+        body = _encode(request.payload)
+        try:
+            async with self._turns:
+                response = await self.client.post(self.url, content=body, **(extra_args or {}))
+        except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
+            raise BackendUnavailable(f"{self._name}: {_reason(error)}") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise BackendRejected(f"{self._name} cannot be used: {_reason(error)}") from error
+        return self._result(response)
+
+    def _result(self, response: Any) -> ExecutionResult:
+        status = response.status_code
+        if status == 429 or status == 408 or status >= 500:
+            raise BackendUnavailable(f"{self._name} answers with status {status}", self._retry_after(response))
+        try:
+            answer = _decode(response.content)
+        except msgspec.DecodeError as error:
+            if status == 200 and "json" in response.headers.get("Content-Type", ""):
+                raise BackendUnavailable(f"{self._name}: the answer was cut off") from error
+            answer = None
+        errors = answer.get("errors") if isinstance(answer, dict) else None
+        if status in (401, 403):
+            raise _refused_key(self._name)
+        if status in (400, 413, 422):
+            raise RequestRejected(_messages(errors) or f"{self._name} refuses the request with status {status}")
+        if status != 200:
+            raise BackendRejected(f"{self._name} answers with status {status}: is it the URL of a GraphQL server?")
+        if not isinstance(answer, dict) or ("data" not in answer and "errors" not in answer):
+            raise DialectError(f"{self._name} does not answer like a GraphQL server")
+        return ExecutionResult(data=answer.get("data"), errors=errors or None)
+
+    def _retry_after(self, response: Any) -> float | None:
+        value = response.headers.get("Retry-After")
+        if value is None:
+            return None
+        if value.strip().isdecimal():
+            return float(value)
+        try:
+            moment = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.UTC)
+        return max(0.0, (moment - self._clock.now()).total_seconds())
+
+
+def error_of(errors: list[Any], url: str) -> BackendError:
+    """Return the exception that the ``errors`` of an answer stand for."""
+    text = _messages(errors)
+    codes = {error.get("extensions", {}).get("code") for error in errors if isinstance(error, dict)}
+    if "VERSION_LOCKING_ERROR" in codes:
+        return VersionLockMismatch(text)
+    if "API_ERROR" in codes or "API_ERROR" in text:
+        return BackendUnavailable(f"{url}: {text}")
+    if "UNAUTHENTICATED" in codes or "Malformed Authorization header" in text:
+        return _refused_key(url)
+    return BackendRejected(text)
+
+
+def _refused_key(url: str) -> BackendRejected:
+    return BackendRejected(f"{url} does not accept the API key, or wants one: set FLOWLOOP_API_KEY")
+
+
+def _messages(errors: Any) -> str:
+    if not isinstance(errors, list):
+        return ""
+    return "; ".join(str(error.get("message", error)) if isinstance(error, dict) else str(error) for error in errors)
+
+
+def _reason(error: Exception) -> str:
+    kind = type(error).__name__
+    return f"{kind}: {error}" if str(error) else kind

@@ -1,0 +1,474 @@
+"""The backend behind a GraphQL server: flowloop's own, or another one that speaks the Prefect 1 dialect.
+
+A flowloop server says so, and is sent everything in batches that it answers item by item. Any other server runs a
+list without isolating its failures, so it is sent single items, at most four at a time.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import gzip
+import logging
+import random
+import urllib.parse
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Self
+
+import anyio
+import msgspec
+from gql import Client
+from gql.transport.exceptions import TransportQueryError
+
+from ..engine.backend import (
+    FlowRunInfoResult,
+    FlowRunSummary,
+    LogRecord,
+    RegisteredFlow,
+    TaskRunHistory,
+    TaskRunInfoResult,
+)
+from ..engine.clock import Clock, SystemClock
+from ..engine.errors import BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
+from ..engine.serialization import VERSION, encode_state
+from ..engine.settings import Settings
+from ..engine.state import Queued, State
+from . import _documents as documents
+from ._circuit import Circuit, CircuitState
+from ._documents import Write
+from ._transport import HttpTransport, Request, error_of
+from .batcher import Batcher, RequestRejected
+
+__all__ = ["GraphQLBackend"]
+
+logger = logging.getLogger(__name__)
+
+_LANES = 4
+_PAGE = 500
+_LOGS_AT_ONCE = 500
+_ITEM_OVERHEAD = 150
+_FIELD_WEIGHT = 80_000  # what has a field of its own: the limit of a batch in bytes then keeps the document short
+_MAX_STATE_BYTES = 1_000_000
+_NO_ID = "00000000-0000-0000-0000-000000000000"
+
+
+class GraphQLBackend:
+    """Records runs through a GraphQL server.
+
+    Args:
+        - url: where the server listens, ``http://host:4200`` for instance
+        - settings: `api_key`, `outage_limit`, `cancel_grace` and `queue_interval` are used
+        - clock: the time of day
+        - timeout: seconds that one request may take
+        - connect_limit: seconds that a server is waited for when the backend is opened
+        - rng: source of the jitter between attempts
+        - transport: httpx transport to use in place of the network, to reach an ASGI app in this process for instance
+
+    Example:
+        ```python
+        async with GraphQLBackend("http://localhost:4200") as backend:
+            info = await backend.get_flow_run_info(flow_run_id)
+        ```
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        timeout: float = 15.0,
+        connect_limit: float = 15.0,
+        rng: random.Random | None = None,
+        transport: Any = None,
+    ) -> None:
+        self._settings = settings or Settings.from_env()
+        self._clock = clock or SystemClock()
+        self._timeout = timeout
+        self._connect_limit = connect_limit
+        self._post_url, self.url = url.rstrip("/"), _without_credentials(url)
+        self._headers = {"X-PREFECT-CORE-VERSION": VERSION, "X-FLOWLOOP-CLIENT-ID": uuid.uuid4().hex}
+        if self._settings.api_key:
+            self._headers["Authorization"] = f"Bearer {self._settings.api_key}"
+        self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
+        self._transport = HttpTransport(
+            self._post_url, self.url, headers=self._headers, timeout=timeout, clock=self._clock, transport=transport
+        )
+        self._stack = AsyncExitStack()
+        self._session: Any = None
+        self._is_flowloop = False
+        self._outboxes: list[Batcher[Write, Any]] = []
+
+    @property
+    def circuit_state(self) -> CircuitState:
+        """Whether the server answers, as far as is known."""
+        return self._circuit.state
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._session = await stack.enter_async_context(Client(transport=self._transport, execute_timeout=None))
+            self._is_flowloop = await self._circuit.call(self._ask_who, self._connect_limit)
+            if self._is_flowloop:
+                outboxes = [self._outbox(self._send_batch, max_items=1_000)]
+            else:
+                logger.info("%s is not a flowloop server: states are sent one by one", self.url)
+                outboxes = [self._outbox(self._send_one, max_items=1) for _ in range(_LANES)]
+            self._outboxes = [await outbox.__aenter__() for outbox in outboxes]
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        with anyio.CancelScope(shield=True):
+            async with self._stack, anyio.create_task_group() as group:
+                for outbox in self._outboxes:
+                    group.start_soon(outbox.__aexit__, None, None, None)
+
+    def _outbox(self, send: Any, max_items: int) -> Batcher[Write, Any]:
+        return Batcher(send, self._circuit, max_items=max_items, grace=self._settings.cancel_grace)
+
+    # -- registration ------------------------------------------------------------------------------
+
+    async def register_flow(
+        self,
+        serialized_flow: Mapping[str, Any],
+        *,
+        project_name: str,
+        version_group_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RegisteredFlow:
+        """See `Backend.register_flow`."""
+        project_id = await self._project(project_name)
+        found = await self._read(documents.NEWEST_FLOW, name=serialized_flow["name"], project=project_id)
+        newest = found["flow"][0] if found["flow"] else None
+        # Under a key, a request whose answer was lost may be repeated. Without one there would be two versions.
+        document = msgspec.json.encode(serialized_flow)
+        created = await self._mutate(
+            "create_flow_from_compressed_string",
+            project_id=project_id,
+            serialized_flow=base64.b64encode(gzip.compress(document)).decode(),
+            set_schedule_active=True,
+            version_group_id=version_group_id,
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+        )
+        if newest is not None and created["id"] == newest["id"]:
+            return RegisteredFlow(newest["id"], newest["version"], created=False)
+        flow = (await self._read(documents.FLOW_VERSION, id=created["id"]))["flow_by_pk"]
+        return RegisteredFlow(flow["id"], flow["version"], created=True)
+
+    async def _project(self, name: str) -> str:
+        found = (await self._read(documents.PROJECT, name=name))["project"]
+        if not found:
+            tenants = (await self._read(documents.TENANTS))["tenant"]
+            if not tenants:
+                tenants = [await self._mutate("create_tenant", name="default", slug="default")]
+            try:
+                found = [await self._mutate("create_project", name=name, tenant_id=tenants[0]["id"])]
+            except BackendRejected:  # somebody else was quicker
+                found = (await self._read(documents.PROJECT, name=name))["project"]
+                if not found:
+                    raise
+        return str(found[0]["id"])
+
+    async def create_flow_run(
+        self,
+        flow_id: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Sequence[str] | None = None,
+        scheduled_start_time: datetime.datetime | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """See `Backend.create_flow_run`."""
+        wanted = {
+            "parameters": parameters,
+            "context": context,
+            "flow_run_name": name,
+            "labels": None if labels is None else list(labels),
+            "scheduled_start_time": scheduled_start_time,
+            "run_config": run_config,
+        }
+        created = await self._mutate(
+            "create_flow_run",
+            flow_id=flow_id,
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+            **{name: value for name, value in wanted.items() if value is not None},
+        )
+        return str(created["id"])
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
+        """See `Backend.get_flow_run_info`."""
+        answer = await self._read(documents.FLOW_RUN_INFO, id=flow_run_id)
+        return documents.flow_run_info(_found(answer["flow_run_by_pk"], "Flow run", flow_run_id))
+
+    async def get_flow_run_state(self, flow_run_id: str) -> State:
+        """See `Backend.get_flow_run_state`."""
+        answer = await self._read(documents.FLOW_RUN_STATE, id=flow_run_id)
+        return documents.row_state(_found(answer["flow_run_by_pk"], "Flow run", flow_run_id))
+
+    async def get_task_run_state(self, task_run_id: str) -> State:
+        """See `Backend.get_task_run_state`."""
+        answer = await self._read(documents.TASK_RUN_STATE, id=task_run_id)
+        return documents.row_state(_found(answer["get_task_run_info"], "Task run", task_run_id))
+
+    async def get_task_run_info(
+        self, flow_run_id: str, task_id: str, map_index: int | None = None
+    ) -> TaskRunInfoResult:
+        """See `Backend.get_task_run_info`."""
+        index = -1 if map_index is None else map_index
+        row = await self._mutate(
+            "get_or_create_task_run_info", flow_run_id=flow_run_id, task_id=task_id, map_index=index
+        )
+        return TaskRunInfoResult(row["id"], task_id, None, row["version"], documents.row_state(row), index)
+
+    async def get_task_run_infos(
+        self, flow_run_id: str, task_id: str, map_indices: Sequence[int]
+    ) -> list[TaskRunInfoResult]:
+        """See `Backend.get_task_run_infos`."""
+        if not self._is_flowloop:
+            return await self._task_run_infos_one_by_one(flow_run_id, task_id, map_indices)
+        answer = await self._mutate(
+            "get_or_create_task_runs", flow_run_id=flow_run_id, task_id=task_id, map_indices=list(map_indices)
+        )
+        return [
+            TaskRunInfoResult(row["id"], task_id, None, row["version"], documents.row_state(row), row["map_index"])
+            for row in answer["task_runs"]
+        ]
+
+    async def _task_run_infos_one_by_one(
+        self, flow_run_id: str, task_id: str, map_indices: Sequence[int]
+    ) -> list[TaskRunInfoResult]:
+        infos: dict[int, TaskRunInfoResult] = {}
+
+        async def get(index: int) -> None:
+            infos[index] = await self.get_task_run_info(flow_run_id, task_id, index)
+
+        async with anyio.create_task_group() as group:
+            for index in map_indices:
+                group.start_soon(get, index)
+        return [infos[index] for index in map_indices]
+
+    async def get_latest_cached_states(
+        self, task_id: str, cache_key: str | None, created_after: datetime.datetime
+    ) -> list[State]:
+        """See `Backend.get_latest_cached_states`."""
+        if cache_key is not None:
+            answer = await self._read(documents.CACHED_OF_KEY, cache_key=cache_key, after=created_after)
+        else:
+            answer = await self._read(documents.CACHED_OF_TASK, task_id=task_id, after=created_after)
+        return [documents.row_state(row) for row in answer["task_run"]]
+
+    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
+        """See `Backend.list_flow_runs`."""
+        answer = await self._read(documents.FLOW_RUNS, limit=limit)
+        return [documents.flow_run_summary(row) for row in answer["flow_run"]]
+
+    async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
+        """See `Backend.get_flow_run_history`."""
+        rows: list[Any] = []
+        ids = documents.id_range(flow_run_id)
+        if ids is not None:
+            rows = (await self._read(documents.FLOW_RUNS_BY_ID, first=ids[0], last=ids[1]))["flow_run"]
+            if len(rows) > 1:
+                raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
+        if not rows:
+            rows = (await self._read(documents.FLOW_RUNS_BY_NAME, name=flow_run_id))["flow_run"]
+        flow_run = documents.flow_run_summary(_found(rows[0] if rows else None, "Flow run", flow_run_id))
+        histories = [documents.task_run_history(row) async for row in self._task_runs(flow_run.id)]
+        return flow_run, sorted(histories, key=lambda run: (run.task_slug, run.map_index))
+
+    async def _task_runs(self, flow_run_id: str) -> AsyncIterator[dict[str, Any]]:
+        last = _NO_ID
+        while True:
+            answer = await self._read(documents.TASK_RUN_HISTORIES, id=flow_run_id, after=last, limit=_PAGE)
+            for row in answer["task_run"]:
+                yield row
+            if len(answer["task_run"]) < _PAGE:
+                return
+            last = answer["task_run"][-1]["id"]
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+        """See `Backend.set_flow_run_state`."""
+        version = version if self._is_flowloop or state.is_running() else None
+        document = self._document(state)
+        item = documents.FlowRunStateItem(flow_run_id, version, msgspec.Raw(document))
+        write = Write("set_flow_run_states", (item,))
+        return self._recorded(state, await self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD))
+
+    async def set_task_run_state(
+        self,
+        task_run_id: str,
+        version: int | None,
+        state: State,
+        cache_for: datetime.timedelta | None = None,
+    ) -> State:
+        """See `Backend.set_task_run_state`."""
+        version = version if self._is_flowloop or state.is_running() else None
+        document = self._document(state)
+        item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document))
+        write = Write("set_task_run_states", (item,))
+        return self._recorded(state, await self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD))
+
+    async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
+        """See `Backend.set_task_run_name`."""
+        content = {"task_run_id": task_run_id, "name": name}
+        answer = await self._put(Write("set_task_run_name", content), task_run_id, _FIELD_WEIGHT)
+        return bool(answer["success"])
+
+    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
+        """See `Backend.update_flow_run_heartbeat`."""
+        write = Write("update_flow_run_heartbeat", {"flow_run_id": flow_run_id})
+        await self._put(write, flow_run_id, _FIELD_WEIGHT)
+
+    async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
+        """See `Backend.write_run_logs`."""
+        for start in range(0, len(records), _LOGS_AT_ONCE):
+            some = records[start : start + _LOGS_AT_ONCE]
+            size = sum(len(record.message) + _ITEM_OVERHEAD for record in some)
+            write = Write("write_run_logs", [documents.log_item(record) for record in some])
+            await self._put(write, records[0].flow_run_id, size)
+
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+        """See `Backend.create_task_run_artifact`."""
+        content = {"task_run_id": task_run_id, "kind": kind, "data": data}
+        size = _FIELD_WEIGHT + len(msgspec.json.encode(data))
+        answer = await self._put(Write("create_task_run_artifact", content), task_run_id, size)
+        return str(answer["id"])
+
+    async def cancel_flow_run(self, flow_run_id: str) -> str:
+        """See `Backend.cancel_flow_run`."""
+        return str((await self._mutate("cancel_flow_run", flow_run_id=flow_run_id))["state"])
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
+        """See `Backend.watch_flow_run`: a subscription at a flowloop server, where ``websockets`` is installed."""
+        if not self._is_flowloop or self._transport.kwargs["transport"] is not None:
+            return None
+        try:
+            from . import _subscription
+        except ModuleNotFoundError:
+            return None
+        return self._watch(_subscription.subscribe, flow_run_id)
+
+    @asynccontextmanager
+    async def _watch(self, subscribe: Any, flow_run_id: str) -> AsyncIterator[AsyncIterator[State]]:
+        async with subscribe(
+            self._post_url, documents.WATCH_FLOW_RUN, {"id": flow_run_id}, self._headers, self._timeout
+        ) as events:
+            yield (documents.row_state(event["flow_run_states"]) async for event in events)
+
+    # -- exchanges ---------------------------------------------------------------------------------
+
+    async def _ask_who(self) -> bool:
+        """Ask whether this is a flowloop server; a server that is none of the dialect's raises an error."""
+        try:
+            answer = await self._execute(documents.WHO, {}, None)
+        except (RequestRejected, DialectError):
+            answer = None
+        if answer is None:
+            await self._execute(documents.HELLO, {}, None)
+            return False
+        return bool((answer.get("api") or {}).get("flowloop"))
+
+    async def _read(self, text: str, /, **variables: Any) -> dict[str, Any]:
+        return await self._circuit.call(lambda: self._execute(text, variables, None))
+
+    async def _mutate(self, field: str, /, **content: Any) -> dict[str, Any]:
+        text, key = documents.mutation(field), uuid.uuid4().hex
+        answer = await self._circuit.call(lambda: self._execute(text, {"input": content}, key))
+        return _payload(answer, field)
+
+    async def _execute(self, text: str, variables: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+        data, errors = await self._exchange(Request(text, variables), key)
+        if errors:
+            raise error_of(errors, self.url)
+        if not isinstance(data, dict):
+            raise DialectError(f"{self.url} answers without data")
+        return data
+
+    async def _exchange(self, request: Request, key: str | None) -> tuple[Any, list[Any]]:
+        extra = {"extra_args": {"headers": {"X-FLOWLOOP-IDEMPOTENCY-KEY": key}}} if key is not None else {}
+        try:
+            return await self._session.execute(request, **extra), []
+        except TransportQueryError as error:
+            return error.data, error.errors or []
+
+    async def _put(self, write: Write, run_id: str, size: int) -> Any:
+        if not self._outboxes:
+            raise BackendUnavailable(f"{self.url} is not open")
+        # Always the same lane for a run: its states arrive in the order they were sent.
+        return await self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size)
+
+    async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
+        text, variables, keys = documents.combined(writes)
+        data, errors = await self._exchange(Request(text, variables), key)
+        failed = {error["path"][0]: error_of([error], self.url) for error in errors if error.get("path")}
+        for error in failed.values():
+            if not isinstance(error, BackendRejected):
+                raise error
+        if not isinstance(data, dict):
+            raise RequestRejected(str(error_of(errors, self.url)))
+        states = {
+            field: iter(_payload(data, field)["states"])
+            for field, listed in documents.LISTS.items()
+            if listed == "states" and field in variables and field not in failed
+        }
+        return [
+            failed[key] if key in failed else _outcome(next(states[key])) if key in states else _payload(data, key)
+            for key in keys
+        ]
+
+    async def _send_one(self, writes: list[Write], key: str) -> list[Any]:
+        write = writes[0]
+        listed = documents.LISTS.get(write.field)
+        content = write.content if listed is None else {listed: write.content}
+        answer = _payload(await self._execute(documents.mutation(write.field), {"input": content}, key), write.field)
+        return [answer[listed][0] if listed == "states" else answer]
+
+    def _document(self, state: State) -> bytes:
+        document = encode_state(state)
+        if len(document) > _MAX_STATE_BYTES:
+            raise BackendRejected(
+                f"State payload is too large: {len(document):,} bytes, and {_MAX_STATE_BYTES:,} is the limit"
+            )
+        return document
+
+    def _recorded(self, state: State, outcome: Mapping[str, Any]) -> State:
+        if outcome.get("status") != "QUEUED":
+            return state
+        wait = datetime.timedelta(seconds=self._settings.queue_interval)
+        return Queued(outcome.get("message"), start_time=self._clock.now() + wait)
+
+
+def _found(row: Any, what: str, asked: str) -> Any:
+    if row is None:
+        raise BackendRejected(f"{what} {asked!r} not found")
+    return row
+
+
+def _payload(data: Any, key: str) -> dict[str, Any]:
+    payload = data.get(key)
+    if not isinstance(payload, dict):
+        raise DialectError(f"the answer has no {key}")
+    return payload
+
+
+def _outcome(item: Mapping[str, Any]) -> Mapping[str, Any] | BackendRejected:
+    if item["status"] != "ERROR":
+        return item
+    kind = VersionLockMismatch if item.get("code") == "VERSION_LOCKING_ERROR" else BackendRejected
+    return kind(item.get("message") or "the state was refused")
+
+
+def _without_credentials(url: str) -> str:
+    parts = urllib.parse.urlsplit(url.rstrip("/"))
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

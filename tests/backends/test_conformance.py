@@ -1,0 +1,630 @@
+"""What every backend promises, held against each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from flowloop.backends.memory import MemoryBackend
+from flowloop.engine.backend import Backend, FlowRunInfoResult, LogRecord, TaskRunInfoResult
+from flowloop.engine.errors import BackendRejected, SerializationError, VersionLockMismatch
+from flowloop.engine.result import Result
+from flowloop.engine.serialization import encode_state
+from flowloop.engine.state import (
+    Cached,
+    Cancelled,
+    Cancelling,
+    Failed,
+    Mapped,
+    Pending,
+    Retrying,
+    Running,
+    Scheduled,
+    State,
+    Submitted,
+    Success,
+)
+
+MISSING = "00000000-0000-4000-8000-00000000dead"
+NOON = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
+
+
+def task_document(slug: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "__version__": "1.4.1",
+        "type": "flowloop.engine.task.Task",
+        "name": slug.rpartition("-")[0],
+        "slug": slug,
+        "tags": [],
+        "max_retries": 0,
+        "retry_delay": None,
+        "timeout": None,
+        "trigger": {"fn": "flowloop.engine.triggers.all_successful", "kwargs": {}},
+        "skip_on_upstream_skip": True,
+        "cache_for": None,
+        "cache_key": None,
+        "cache_validator": {"fn": "flowloop.engine.cache_validators.never_use", "kwargs": {}},
+        "auto_generated": False,
+        "inputs": {},
+        "outputs": "typing.Any",
+        **fields,
+    }
+
+
+def flow_document(name: str = "etl", tasks: int = 3, **fields: Any) -> dict[str, Any]:
+    return {
+        "__version__": "1.4.1",
+        "type": "flowloop.engine.flow.Flow",
+        "name": name,
+        "schedule": None,
+        "parameters": [],
+        "tasks": [task_document(f"task-{number}") for number in range(1, tasks + 1)],
+        "edges": [],
+        "reference_tasks": [],
+        "run_config": None,
+        "storage": None,
+        **fields,
+    }
+
+
+@pytest.fixture(params=["memory"])
+async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    async with MemoryBackend() as memory:
+        yield memory
+
+
+class Started:
+    """A flow run in state Running, and its task runs."""
+
+    def __init__(self, backend: Backend, info: FlowRunInfoResult) -> None:
+        self.backend = backend
+        self.info = info
+        self.id = info.id
+        self.tasks: list[TaskRunInfoResult] = sorted(info.task_runs, key=lambda run: run.task_slug or "")
+
+
+async def started(backend: Backend, tasks: int = 3, **fields: Any) -> Started:
+    flow = await backend.register_flow(flow_document(tasks=tasks, **fields), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id)
+    await backend.set_flow_run_state(flow_run_id, 1, Running("go"))
+    return Started(backend, await backend.get_flow_run_info(flow_run_id))
+
+
+# ---- registration ------------------------------------------------------------------------------------
+
+
+async def test_a_flow_is_registered_in_versions(backend: Backend) -> None:
+    first = await backend.register_flow(flow_document(), project_name="demo")
+    again = await backend.register_flow(flow_document(), project_name="demo")
+    other = await backend.register_flow(flow_document("other"), project_name="demo")
+    elsewhere = await backend.register_flow(flow_document(), project_name="another project")
+    assert [(flow.version, flow.created) for flow in (first, again, other, elsewhere)] == [
+        (1, True),
+        (2, True),
+        (1, True),
+        (1, True),
+    ]
+    assert len({first.id, again.id, other.id, elsewhere.id}) == 4
+
+
+async def test_under_the_same_key_a_flow_is_registered_once(backend: Backend) -> None:
+    first = await backend.register_flow(flow_document(), project_name="demo", idempotency_key="a")
+    again = await backend.register_flow(flow_document(), project_name="demo", idempotency_key="a")
+    changed = await backend.register_flow(flow_document(), project_name="demo", idempotency_key="b")
+    assert (again.id, again.version, again.created) == (first.id, 1, False)
+    assert (changed.version, changed.created) == (2, True)
+
+
+async def test_flows_of_one_version_group_are_versions_of_each_other(backend: Backend) -> None:
+    first = await backend.register_flow(flow_document("old name"), project_name="demo", version_group_id="group")
+    renamed = await backend.register_flow(flow_document("new name"), project_name="demo", version_group_id="group")
+    assert (first.version, renamed.version) == (1, 2)
+
+
+async def test_a_new_flow_run_is_scheduled_and_has_a_pending_task_run_for_each_task(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(
+        flow.id, parameters={"n": 3}, context={"by": "hand"}, name="first", labels=["a"], scheduled_start_time=NOON
+    )
+    info = await backend.get_flow_run_info(flow_run_id)
+    assert (info.id, info.name, info.flow_id, info.version) == (flow_run_id, "first", flow.id, 1)
+    assert isinstance(info.state, Scheduled)
+    assert info.state.start_time == info.scheduled_start_time == NOON
+    assert (info.parameters, info.context, info.project.name) == ({"n": 3}, {"by": "hand"}, "demo")
+    assert sorted(run.task_slug or "" for run in info.task_runs) == ["task-1", "task-2", "task-3"]
+    assert {(type(run.state), run.version, run.map_index) for run in info.task_runs} == {(Pending, 1, -1)}
+    assert len({run.task_id for run in info.task_runs}) == 3
+
+
+async def test_a_flow_run_has_a_name_and_a_time_where_none_is_given(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    info = await backend.get_flow_run_info(await backend.create_flow_run(flow.id))
+    assert info.name
+    assert info.scheduled_start_time is not None
+    assert info.scheduled_start_time.tzinfo is not None
+
+
+async def test_the_parameters_of_a_run_are_the_defaults_and_what_is_given(backend: Backend) -> None:
+    parameters = [
+        {"name": "x", "slug": "x", "required": True, "default": None},
+        {"name": "y", "slug": "y", "required": False, "default": 5},
+    ]
+    flow = await backend.register_flow(flow_document(parameters=parameters), project_name="demo")
+    info = await backend.get_flow_run_info(await backend.create_flow_run(flow.id, parameters={"x": 1}))
+    assert info.parameters == {"x": 1, "y": 5}
+    with pytest.raises(BackendRejected, match=r"[Rr]equired parameters.*x"):
+        await backend.create_flow_run(flow.id)
+
+
+async def test_under_the_same_key_a_flow_run_is_created_once(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    one = await backend.create_flow_run(flow.id, idempotency_key="k", parameters={"n": 1})
+    assert await backend.create_flow_run(flow.id, idempotency_key="k", parameters={"n": 2}) == one
+    assert await backend.create_flow_run(flow.id, idempotency_key="other") != one
+    assert await backend.create_flow_run(flow.id) != await backend.create_flow_run(flow.id)
+
+
+async def test_a_run_of_a_flow_that_does_not_exist_is_refused(backend: Backend) -> None:
+    with pytest.raises(BackendRejected, match="not found"):
+        await backend.create_flow_run(MISSING)
+
+
+# ---- states ------------------------------------------------------------------------------------------
+
+
+async def test_every_recorded_state_adds_one_to_the_version(backend: Backend) -> None:
+    run = await started(backend)
+    assert run.info.version == 2
+    task = run.tasks[0]
+    for version, state in enumerate([Running("one"), Failed("two"), Retrying("three"), Running("four")], start=1):
+        assert await backend.set_task_run_state(task.id, version, state) is state
+    info = await backend.get_flow_run_info(run.id)
+    assert {(each.id == task.id, each.version, type(each.state)) for each in info.task_runs} == {
+        (True, 5, Running),
+        (False, 1, Pending),
+    }
+
+
+STATES: list[State] = [
+    Pending("wait", context={"tags": ["a", "b"]}),
+    Scheduled("later", start_time=NOON),
+    Retrying("again", start_time=NOON, run_count=2),
+    Submitted(state=Scheduled("later", start_time=NOON)),
+    Running('quotes " and \\ and ünïcode ☃ and \u2028'),
+    Mapped("three", n_map_states=3),
+    Success("stored", result=Result(location="2030/1/1/x.pickle")),
+    Cached(
+        "kept", hashed_inputs={"x": "abc"}, cached_parameters={"p": [1, {"q": None}]}, cached_result_expiration=NOON
+    ),
+    Failed("no", result=ValueError("stays here")),
+]
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: type(state).__name__)
+async def test_a_state_comes_back_as_it_was_written(backend: Backend, state: State) -> None:
+    run = await started(backend)
+    await backend.set_task_run_state(run.tasks[0].id, 1, state)
+    found = await backend.get_task_run_state(run.tasks[0].id)
+    assert type(found) is type(state)
+    assert encode_state(found) == encode_state(state)
+
+
+async def test_a_value_does_not_travel_but_its_place_does(backend: Backend) -> None:
+    run = await started(backend)
+    await backend.set_task_run_state(run.tasks[0].id, None, Success(result=Result(value=object(), location="here")))
+    found = await backend.get_task_run_state(run.tasks[0].id)
+    assert found.result is None
+    assert found._result.location == "here"
+
+
+async def test_flow_run_states_are_recorded_too(backend: Backend) -> None:
+    run = await started(backend)
+    state = Success("all good")
+    assert await backend.set_flow_run_state(run.id, 2, state) is state
+    found = await backend.get_flow_run_state(run.id)
+    assert (type(found), found.message) == (Success, "all good")
+    assert (await backend.get_flow_run_info(run.id)).version == 3
+
+
+async def test_a_stale_version_is_refused_and_nothing_is_written(backend: Backend) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    await backend.set_task_run_state(task.id, 1, Running("mine"))
+    for version in (0, 1, 3, 100):
+        with pytest.raises(VersionLockMismatch):
+            await backend.set_task_run_state(task.id, version, Running("the straggler's"))
+    with pytest.raises(VersionLockMismatch):
+        await backend.set_flow_run_state(run.id, 1, Failed("the straggler's"))
+    assert (await backend.get_task_run_state(task.id)).message == "mine"
+    info = await backend.get_flow_run_info(run.id)
+    assert info.version == 2
+    assert {each.version for each in info.task_runs if each.id == task.id} == {2}
+
+
+async def test_a_repeated_message_is_acknowledged_again_and_recorded_once(backend: Backend) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    running, done = Running("go"), Success("done")
+    for state, version in ((running, 1), (running, 1), (done, 2), (done, 2), (running, 1)):
+        assert await backend.set_task_run_state(task.id, version, state) is state
+    await backend.set_flow_run_state(run.id, 1, Running("go"))
+    _, histories = await backend.get_flow_run_history(run.id)
+    states = {history.id: [record.state for record in history.states] for history in histories}
+    assert states[task.id] == ["Pending", "Running", "Success"]
+    assert (await backend.get_flow_run_info(run.id)).version == 2
+
+
+async def test_without_a_version_nothing_is_checked(backend: Backend) -> None:
+    run = await started(backend)
+    for state in (Running("one"), Failed("two"), Retrying("three")):
+        await backend.set_task_run_state(run.tasks[0].id, None, state)
+    await backend.set_flow_run_state(run.id, None, Failed("over"))
+    assert (await backend.get_task_run_state(run.tasks[0].id)).message == "three"
+    assert (await backend.get_flow_run_info(run.id)).version == 3
+
+
+async def test_unknown_runs_are_refused(backend: Backend) -> None:
+    with pytest.raises(BackendRejected):
+        await backend.set_task_run_state(MISSING, 1, Running())
+    with pytest.raises(BackendRejected):
+        await backend.set_flow_run_state(MISSING, None, Running())
+    for read in (backend.get_flow_run_info, backend.get_flow_run_state, backend.get_task_run_state):
+        with pytest.raises(BackendRejected):
+            await read(MISSING)
+        with pytest.raises(BackendRejected):
+            await read("no id at all")
+
+
+async def test_a_state_that_is_too_large_is_refused(backend: Backend) -> None:
+    run = await started(backend)
+    with pytest.raises(BackendRejected, match="too large"):
+        await backend.set_task_run_state(run.tasks[0].id, 1, Running("x" * 1_000_000))
+    await backend.set_task_run_state(run.tasks[0].id, 1, Running("x" * 900_000))
+
+
+async def test_a_state_that_is_no_json_is_refused_before_it_is_sent(backend: Backend) -> None:
+    run = await started(backend)
+    with pytest.raises(SerializationError):
+        await backend.set_task_run_state(run.tasks[0].id, 1, Running(context={"a": object()}))
+    await backend.set_task_run_state(run.tasks[0].id, 1, Running())
+
+
+async def test_a_task_run_cannot_run_in_a_flow_run_that_does_not(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    info = await backend.get_flow_run_info(await backend.create_flow_run(flow.id))
+    task = info.task_runs[0]
+    with pytest.raises(BackendRejected, match="not in a running state"):
+        await backend.set_task_run_state(task.id, 1, Running())
+    await backend.set_task_run_state(task.id, 1, Failed("not run"))
+    await backend.set_flow_run_state(info.id, 1, Running())
+    await backend.cancel_flow_run(info.id)
+    with pytest.raises(BackendRejected, match="not in a running state"):
+        await backend.set_task_run_state(info.task_runs[1].id, 1, Running())
+
+
+async def test_the_states_of_many_runs_written_at_once_are_all_there_in_order(backend: Backend) -> None:
+    run = await started(backend, tasks=1)
+    children = await backend.get_task_run_infos(run.id, run.tasks[0].task_id, range(100))
+
+    async def live(child: TaskRunInfoResult) -> None:
+        for version, state in enumerate([Running(), Failed("once"), Retrying("more"), Running(), Success()], start=1):
+            await backend.set_task_run_state(child.id, version, state)
+
+    await asyncio.gather(*(live(child) for child in children))
+    _, histories = await backend.get_flow_run_history(run.id)
+    assert [history.map_index for history in histories] == [-1, *range(100)]
+    for history in histories[1:]:
+        assert [record.state for record in history.states] == [
+            "Pending",
+            "Running",
+            "Failed",
+            "Retrying",
+            "Running",
+            "Success",
+        ]
+        assert [record.version for record in history.states] == [1, 2, 3, 4, 5, 6]
+        assert history.start_time is not None
+        assert history.end_time is not None
+
+
+async def test_one_bad_item_fails_alone(backend: Backend) -> None:
+    run = await started(backend, tasks=40)
+    good, stale, twice = run.tasks[:37], run.tasks[37], run.tasks[38]
+    outcomes = await asyncio.gather(
+        *(backend.set_task_run_state(task.id, 1, Running()) for task in good[:20]),
+        backend.set_task_run_state(MISSING, 1, Running()),
+        backend.set_task_run_state("no id at all", 1, Running()),
+        backend.set_task_run_state(stale.id, 7, Running()),
+        backend.set_task_run_state(twice.id, 1, Running("first")),
+        backend.set_task_run_state(twice.id, 1, Running("second")),
+        *(backend.set_task_run_state(task.id, 1, Running()) for task in good[20:]),
+        return_exceptions=True,
+    )
+    expected: list[type] = [Running] * 20 + [BackendRejected, BackendRejected, VersionLockMismatch, Running]
+    for outcome, kind in zip(outcomes, [*expected, VersionLockMismatch, *[Running] * 17], strict=True):
+        assert isinstance(outcome, kind)
+    info = await backend.get_flow_run_info(run.id)
+    versions = {task.id: task.version for task in info.task_runs}
+    assert {versions[task.id] for task in good} == {2}
+    assert versions[stale.id] == 1
+    assert (await backend.get_task_run_state(twice.id)).message == "first"
+
+
+@pytest.mark.parametrize("turns", range(0, 24, 2))
+async def test_a_cancelled_write_is_recorded_whole_or_not_at_all(backend: Backend, turns: int) -> None:
+    run = await started(backend, tasks=2)
+    victim, other = run.tasks
+    write = asyncio.create_task(backend.set_task_run_state(victim.id, 1, Running("whole")))
+    beside = asyncio.create_task(backend.set_task_run_state(other.id, 1, Running("beside")))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    write.cancel()
+    await beside
+    await asyncio.wait([write])
+    await backend.set_task_run_state(other.id, 2, Success())  # what was on its way before this has arrived
+    info = await backend.get_flow_run_info(run.id)
+    [found] = [task for task in info.task_runs if task.id == victim.id]
+    assert (found.version, found.state.message) in ((1, "Task run created"), (2, "whole"))
+    await backend.set_task_run_state(victim.id, found.version, Success())
+
+
+async def test_a_restarted_task_run_finds_the_inputs_it_had(backend: Backend) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    await backend.set_task_run_state(task.id, 1, Retrying("again", cached_inputs={"x": Result(location="there")}))
+    await backend.set_task_run_state(task.id, 2, Running())
+    await backend.set_task_run_state(task.id, 3, Failed("no"))
+    found = await backend.get_task_run_state(task.id)
+    assert {name: result.location for name, result in found.cached_inputs.items()} == {"x": "there"}
+    await backend.set_task_run_state(task.id, 4, Retrying("more", cached_inputs={"y": Result(location="elsewhere")}))
+    assert list((await backend.get_task_run_state(task.id)).cached_inputs) == ["y"]
+
+
+# ---- cancellation ------------------------------------------------------------------------------------
+
+
+async def test_cancelling_a_running_flow_run_lets_its_runner_end_it(backend: Backend) -> None:
+    run = await started(backend)
+    await backend.set_task_run_state(run.tasks[0].id, 1, Running())
+    await backend.set_task_run_state(run.tasks[1].id, 1, Running())
+    await backend.set_task_run_state(run.tasks[1].id, 2, Success())
+    assert await backend.cancel_flow_run(run.id) == "Cancelling"
+    assert isinstance(await backend.get_flow_run_state(run.id), Cancelling)
+    assert isinstance(await backend.get_task_run_state(run.tasks[0].id), Running)
+    await backend.set_flow_run_state(run.id, None, Cancelled("stopped"))
+    states = [type(await backend.get_task_run_state(task.id)) for task in run.tasks]
+    assert states == [Cancelled, Success, Cancelled]
+
+
+async def test_cancelling_a_flow_run_that_has_not_started_ends_it_at_once(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id)
+    assert await backend.cancel_flow_run(flow_run_id) == "Cancelled"
+    info = await backend.get_flow_run_info(flow_run_id)
+    assert {type(run.state) for run in info.task_runs} == {Cancelled}
+    assert await backend.cancel_flow_run(flow_run_id) == "Cancelled"
+    assert (await backend.get_flow_run_info(flow_run_id)).version == info.version
+
+
+async def test_cancelling_a_finished_flow_run_changes_nothing(backend: Backend) -> None:
+    run = await started(backend)
+    await backend.set_flow_run_state(run.id, 2, Success())
+    assert await backend.cancel_flow_run(run.id) == "Success"
+    with pytest.raises(BackendRejected):
+        await backend.cancel_flow_run(MISSING)
+
+
+# ---- task runs ---------------------------------------------------------------------------------------
+
+
+async def test_task_runs_of_mapped_children_are_created_once_and_come_in_the_order_asked(backend: Backend) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    children = await backend.get_task_run_infos(run.id, task.task_id, [2, 0, 1])
+    assert [child.map_index for child in children] == [2, 0, 1]
+    assert {(type(child.state), child.version, child.task_id) for child in children} == {(Pending, 1, task.task_id)}
+    await backend.set_task_run_state(children[0].id, 1, Running("child 2"))
+    again = await backend.get_task_run_infos(run.id, task.task_id, [0, 1, 2, 3])
+    assert [child.id for child in again[:3]] == [children[1].id, children[2].id, children[0].id]
+    assert (again[2].version, again[2].state.message) == (2, "child 2")
+    assert (again[3].version, type(again[3].state)) == (1, Pending)
+    assert len((await backend.get_flow_run_info(run.id)).task_runs) == 3, "static task runs only"
+    assert await backend.get_task_run_infos(run.id, task.task_id, []) == []
+
+
+async def test_one_task_run_is_asked_for_alike(backend: Backend) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    static = await backend.get_task_run_info(run.id, task.task_id)
+    assert (static.id, static.map_index, static.version) == (task.id, -1, 1)
+    child = await backend.get_task_run_info(run.id, task.task_id, 4)
+    assert (child.map_index, child.version) == (4, 1)
+    assert (await backend.get_task_run_info(run.id, task.task_id, 4)).id == child.id != static.id
+
+
+async def test_coroutines_that_ask_for_the_same_child_get_the_same_task_run(backend: Backend) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    children = await asyncio.gather(*(backend.get_task_run_info(run.id, task.task_id, 0) for _ in range(10)))
+    assert len({child.id for child in children}) == 1
+
+
+async def test_task_runs_of_unknown_tasks_and_flow_runs_are_refused(backend: Backend) -> None:
+    run = await started(backend)
+    for flow_run_id, task_id in ((MISSING, run.tasks[0].task_id), (run.id, MISSING)):
+        with pytest.raises(BackendRejected):
+            await backend.get_task_run_info(flow_run_id, task_id, 0)
+        with pytest.raises(BackendRejected):
+            await backend.get_task_run_infos(flow_run_id, task_id, [0, 1])
+
+
+async def test_a_task_run_can_be_named(backend: Backend) -> None:
+    run = await started(backend)
+    assert await backend.set_task_run_name(run.tasks[0].id, "load 2030") is True
+    _, histories = await backend.get_flow_run_history(run.id)
+    assert {history.id: history.name for history in histories}[run.tasks[0].id] == "load 2030"
+    with pytest.raises(BackendRejected):
+        await backend.set_task_run_name(MISSING, "nobody")
+
+
+async def test_many_names_and_states_may_be_written_at_once(backend: Backend) -> None:
+    run = await started(backend, tasks=1)
+    children = await backend.get_task_run_infos(run.id, run.tasks[0].task_id, range(120))
+    await asyncio.gather(
+        *(backend.set_task_run_name(child.id, f"child {child.map_index}") for child in children),
+        *(backend.set_task_run_state(child.id, 1, Running()) for child in children),
+        backend.update_flow_run_heartbeat(run.id),
+    )
+    _, histories = await backend.get_flow_run_history(run.id)
+    assert [(history.name, len(history.states)) for history in histories[1:]] == [
+        (f"child {index}", 2) for index in range(120)
+    ]
+
+
+# ---- the cache ---------------------------------------------------------------------------------------
+
+
+def cached(message: str) -> Cached:
+    return Cached(message, result=Result(location=message))
+
+
+async def test_cached_states_are_found_by_task_newest_first(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    task_id = ""
+    for number in range(3):
+        info = await backend.get_flow_run_info(await backend.create_flow_run(flow.id))
+        [run] = [run for run in info.task_runs if run.task_slug == "task-1"]
+        task_id = run.task_id
+        await backend.set_task_run_state(run.id, 1, cached(f"result {number}"))
+    found = await backend.get_latest_cached_states(task_id, None, long_ago)
+    assert [state.message for state in found] == ["result 2", "result 1", "result 0"]
+    assert {type(state) for state in found} == {Cached}
+    assert found[0]._result.location == "result 2"
+    assert await backend.get_latest_cached_states(task_id, None, NOON + datetime.timedelta(days=365_000)) == []
+    assert await backend.get_latest_cached_states(MISSING, None, long_ago) == []
+
+
+async def test_a_cache_key_is_shared_between_tasks_and_flows(backend: Backend) -> None:
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    for name in ("one", "other"):
+        document = flow_document(name, tasks=0, tasks_of_key=None)
+        document["tasks"] = [task_document("load-1", cache_key="shared"), task_document("own-1")]
+        flow = await backend.register_flow(document, project_name="demo")
+        info = await backend.get_flow_run_info(await backend.create_flow_run(flow.id))
+        for run in info.task_runs:
+            await backend.set_task_run_state(run.id, 1, cached(f"{name} {run.task_slug}"))
+    found = await backend.get_latest_cached_states(MISSING, "shared", long_ago)
+    assert [state.message for state in found] == ["other load-1", "one load-1"]
+    assert await backend.get_latest_cached_states(MISSING, "unknown", long_ago) == []
+
+
+async def test_a_state_is_no_longer_cached_when_the_run_went_on(backend: Backend) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    await backend.set_task_run_state(task.id, 1, cached("kept"))
+    await backend.set_task_run_state(task.id, 2, Running())
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    assert await backend.get_latest_cached_states(task.task_id, None, long_ago) == []
+
+
+# ---- lists and histories -----------------------------------------------------------------------------
+
+
+async def test_flow_runs_are_listed_newest_first(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    ids = [await backend.create_flow_run(flow.id, name=f"run {number}") for number in range(5)]
+    await backend.set_flow_run_state(ids[4], 1, Running("go"))
+    listed = await backend.list_flow_runs()
+    assert [summary.id for summary in listed] == ids[::-1]
+    assert (listed[0].name, listed[0].flow_name, listed[0].state, listed[0].state_message) == (
+        "run 4",
+        "etl",
+        "Running",
+        "go",
+    )
+    assert listed[0].start_time is not None
+    assert (listed[1].state, listed[1].start_time, listed[1].end_time) == ("Scheduled", None, None)
+    assert len(await backend.list_flow_runs(limit=2)) == 2
+
+
+async def test_a_history_shows_every_state_of_every_task_run(backend: Backend) -> None:
+    run = await started(backend, tasks=2)
+    await backend.set_task_run_state(run.tasks[0].id, 1, Running("go"))
+    await backend.set_task_run_state(run.tasks[0].id, 2, Success("done"))
+    await backend.set_task_run_state(run.tasks[1].id, 1, Mapped("two", n_map_states=2))
+    await backend.get_task_run_infos(run.id, run.tasks[1].task_id, [0, 1])
+    summary, histories = await backend.get_flow_run_history(run.id)
+    assert (summary.id, summary.flow_name, summary.state) == (run.id, "etl", "Running")
+    assert [(history.task_slug, history.map_index) for history in histories] == [
+        ("task-1", -1),
+        ("task-2", -1),
+        ("task-2", 0),
+        ("task-2", 1),
+    ]
+    first = histories[0]
+    assert [(record.version, record.state, record.message) for record in first.states] == [
+        (1, "Pending", "Task run created"),
+        (2, "Running", "go"),
+        (3, "Success", "done"),
+    ]
+    assert first.start_time is not None
+    assert first.end_time is not None
+    assert first.start_time <= first.end_time
+    assert all(record.timestamp.tzinfo is not None for record in first.states)
+
+
+async def test_a_history_is_found_by_the_beginning_of_an_id_or_by_name(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    older = await backend.create_flow_run(flow.id, name="nightly")
+    newer = await backend.create_flow_run(flow.id, name="nightly")
+    assert (await backend.get_flow_run_history("nightly"))[0].id == newer
+    common = 0
+    while older[common] == newer[common]:
+        common += 1
+    assert (await backend.get_flow_run_history(older[: common + 1]))[0].id == older
+    if common:
+        with pytest.raises(BackendRejected, match="several"):
+            await backend.get_flow_run_history(older[:common])
+    for missing in ("weekly", MISSING, "fffffff0"):
+        with pytest.raises(BackendRejected, match="not found"):
+            await backend.get_flow_run_history(missing)
+
+
+# ---- heartbeats, logs, artifacts, watching -----------------------------------------------------------
+
+
+async def test_heartbeats_logs_and_artifacts_are_taken(backend: Backend) -> None:
+    run = await started(backend)
+    await backend.update_flow_run_heartbeat(run.id)
+    line = LogRecord(run.id, run.tasks[0].id, NOON, "flowloop.run", "INFO", "héllo\n\x00?")
+    await backend.write_run_logs([line, LogRecord(run.id, None, NOON, "flowloop.run", "ERROR", "x" * 5000)])
+    await backend.write_run_logs([])
+    await backend.write_run_logs([line] * 1200)
+    first = await backend.create_task_run_artifact(run.tasks[0].id, "link", {"link": "/there"})
+    second = await backend.create_task_run_artifact(run.tasks[0].id, "markdown", {"markdown": "# it"})
+    assert first != second
+    with pytest.raises(BackendRejected):
+        await backend.create_task_run_artifact(MISSING, "link", {})
+
+
+async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Backend) -> None:
+    run = await started(backend)
+    watching = backend.watch_flow_run(run.id)
+    if watching is None:
+        pytest.skip("this backend can only be polled")
+    async with asyncio.timeout(20), watching as states:
+        assert (await anext(states)).message == "go"
+        await backend.cancel_flow_run(run.id)
+        assert isinstance(await anext(states), Cancelling)
+        await backend.set_flow_run_state(run.id, None, Cancelled("over"))
+        assert isinstance(await anext(states), Cancelled)
+
+
+async def test_the_url_may_be_shown(backend: Backend) -> None:
+    assert "://" in backend.url
+    assert "secret" not in backend.url
