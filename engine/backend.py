@@ -75,6 +75,7 @@ class TaskRunInfoResult(msgspec.Struct):
 class FlowRunInfoResult(msgspec.Struct):
     """What a backend knows of one flow run: one read at the start serves all its tasks.
 
+    `heartbeat` is when its runner was last heard of, if that is known.
     `task_runs` holds the static task runs (map index -1) only; those of mapped children come from
     `Backend.get_task_run_infos`.
     """
@@ -89,6 +90,7 @@ class FlowRunInfoResult(msgspec.Struct):
     context: dict[str, Any]
     scheduled_start_time: datetime.datetime | None
     project: ProjectInfo
+    heartbeat: datetime.datetime | None = None
 
 
 class RegisteredFlow(msgspec.Struct, frozen=True):

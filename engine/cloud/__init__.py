@@ -1,0 +1,8 @@
+"""The runners that record: every transition goes through a backend."""
+
+from __future__ import annotations
+
+from .flow_runner import CloudFlowRunner
+from .task_runner import CloudTaskRunner
+
+__all__ = ["CloudFlowRunner", "CloudTaskRunner"]

@@ -1,0 +1,401 @@
+"""The flow runner that records every transition in a backend."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+
+from .. import _rules
+from ..backend import Backend, FlowRunInfoResult, connect
+from ..cancellation import cancelled_state
+from ..context import now
+from ..context import values as _values
+from ..errors import BackendError, FlowDefinitionError, VersionLockMismatch
+from ..executors import Executor
+from ..flow import Flow
+from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
+from ..limits import Limits
+from ..result import Result
+from ..results import DefaultResult
+from ..settings import Settings
+from ..signals import ENDRUN, VersionLockMismatchSignal
+from ..state import Cancelled, Cancelling, Failed, Queued, Running, State
+from ..task import Task
+from .logs import LogShipper
+from .task_runner import CloudTaskRunner
+
+__all__ = ["CloudFlowRunner"]
+
+_LOG_INTERVAL = 5.0
+
+
+class CloudFlowRunner(FlowRunner):
+    """Runs a flow, and records every transition of the flow run and of its task runs.
+
+    Without a flow run to continue (``flow_run_id`` in the context), it registers the flow if that is new or changed,
+    and creates a flow run.
+
+    Args:
+        - flow: the flow
+        - state_handlers: functions (flow runner, old state, new state) called at each change, sync or async
+        - backend: an open backend; if None, the one that the settings name is opened for each run
+        - settings: where runs are recorded, how long a retry is waited for, and the like
+        - limits: how many task runs may go on at once, in all and by task and tag
+        - fail_fast: whether the first failed task stops all others
+        - takeover: whether a flow run that is recorded as Running is continued although its runner may live; if None, it
+            is when no heartbeat came for twice its interval. The former runner can record nothing any more.
+
+    Example:
+
+        ```python
+        async with connect("sqlite:///runs.db") as backend:
+            state = await CloudFlowRunner(flow, backend=backend).run(parameters={"name": "you"})
+        ```
+    """
+
+    task_runner_class = CloudTaskRunner
+
+    def __init__(
+        self,
+        flow: Flow,
+        state_handlers: Iterable[Callable[..., Any]] | None = None,
+        *,
+        backend: Backend | None = None,
+        settings: Settings | None = None,
+        limits: Limits | None = None,
+        fail_fast: bool = False,
+        takeover: bool | None = None,
+    ) -> None:
+        super().__init__(flow, None, state_handlers, settings=settings, limits=limits, fail_fast=fail_fast)
+        self.backend = backend
+        self.takeover = takeover
+        self.flow_run_id: str | None = None
+        """The flow run that is going on, or went on last."""
+        self._cancelled_elsewhere = False
+
+    # -- the whole run -----------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        state: State | None = None,
+        task_states: Mapping[Task[..., Any], State] | None = None,
+        return_tasks: Iterable[Task[..., Any]] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        task_runner_state_handlers: Iterable[Callable[..., Any]] | None = None,
+        executor: Executor | None = None,
+        context: Mapping[str, Any] | None = None,
+        task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None = None,
+    ) -> State:
+        """Run the flow, and record it.
+
+        Args:
+            - state: starting state for the flow; the recorded one if None
+            - task_states: states of tasks to begin with, in the place of the recorded ones
+            - return_tasks: the tasks whose states are in the result of the final state; all of them if None
+            - parameters: values of the parameters, by name
+            - task_runner_state_handlers: functions (task runner, old state, new state) called at each change of a task
+            - executor: where bodies run; the flow's own if None
+            - context: values for the context of all runs; ``flow_run_id`` continues that flow run
+            - task_contexts: values for the contexts of single tasks
+
+        Returns:
+            - State: the final state; its result is a dict of the states of `return_tasks`
+
+        Raises:
+            - FlowDefinitionError: for a flow that cannot run, or a parameter that cannot be; nothing is recorded
+            - BackendError: if the flow cannot be registered, or the flow run cannot be created
+            - CancelledError: when the caller is cancelled, after every task run has ended in a final state
+        """
+        self.flow.validate()
+        given = dict(parameters or {})
+        known = dict(context or {})
+        async with AsyncExitStack() as stack:
+            backend = self.backend
+            flow_run_id: str | None = known.get("flow_run_id") or _values.get().get("flow_run_id")
+            if flow_run_id is None:
+                self.flow.check_parameters({**known.get("parameters", {}), **given}, complete=True)
+            if backend is None:
+                backend = connect(self.settings.default_backend_url, settings=self.settings)
+                backend = await stack.enter_async_context(backend)
+            if flow_run_id is None:
+                flow_run_id = await self._created(backend, {**known.get("parameters", {}), **given})
+            self.flow_run_id = flow_run_id
+            self._cancelled_elsewhere = False
+            known |= {"flow_run_id": flow_run_id, "backend": backend, "running_with_backend": True}
+            while True:
+                final = await super().run(
+                    state, task_states, return_tasks, given, task_runner_state_handlers, executor, known, task_contexts
+                )
+                wait = _rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
+                if wait is None:
+                    return final
+                await anyio.sleep(wait)
+
+    async def _created(self, backend: Backend, parameters: dict[str, Any]) -> str:
+        document = self.flow.serialize()
+        try:
+            encoded = msgspec.json.encode(parameters)
+        except (TypeError, ValueError, msgspec.EncodeError) as error:
+            raise FlowDefinitionError(f"flow {self.flow.name!r}: parameters are recorded as JSON: {error}") from error
+        key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+        registered = await backend.register_flow(
+            document, project_name=self.settings.project, idempotency_key=key
+        )
+        return await backend.create_flow_run(registered.id, parameters=msgspec.json.decode(encoded))
+
+    def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
+        """Return a runner for a task of the flow."""
+        flow_result: Result = self.flow.result or DefaultResult(self.settings.results_dir)
+        return CloudTaskRunner(
+            task,
+            list(state_handlers),
+            flow_result,
+            constants=self.flow.constants.get(task),
+            settings=self.settings,
+        )
+
+    # -- what is known of the run ------------------------------------------------------------------------
+
+    async def initialize_run(
+        self,
+        state: State | None,
+        task_states: dict[Task[..., Any], State],
+        context: dict[str, Any],
+        task_contexts: dict[Task[..., Any], dict[str, Any]],
+        parameters: dict[str, Any],
+    ) -> FlowRunnerInitializeResult:
+        """Return what the run begins with, as the backend knows it: one read serves all tasks.
+
+        If the provided state is a Submitted state, the state it wraps is extracted. A given state wins over the
+        recorded one, recorded context over given context, given parameters over recorded ones.
+
+        Args:
+            - state: the initial state of the run
+            - task_states: a dictionary of any initial task states
+            - context: the values for the context of all runs
+            - task_contexts: the values for the contexts of single tasks
+            - parameters: the parameter values for the run
+
+        Returns:
+            - NamedTuple: a tuple of initialized objects: (state, task_states, context, task_contexts)
+        """
+        backend: Backend = context["backend"]
+        try:
+            info = await backend.get_flow_run_info(context["flow_run_id"])
+        except BackendError as error:
+            if state is None:
+                state = Failed(f"The flow run could not be read: {error}", result=error)
+            return await super().initialize_run(state, task_states, context, task_contexts, parameters)
+        recorded = self._unrenamed(info.parameters)
+        context = {
+            **context,
+            **info.context,
+            "checkpointing": True,
+            "flow_id": info.flow_id,
+            "flow_run_id": info.id,
+            "flow_run_name": info.name,
+            "flow_run_version": info.version,
+            "project_id": info.project.id,
+            "project_name": info.project.name,
+            "scheduled_start_time": info.scheduled_start_time,
+            "takeover": self._takes_over(info),
+        }
+        tasks = {slug: task for task, slug in self.flow.slugs.items()}
+        for task_run in info.task_runs:
+            task = tasks.get(task_run.task_slug or "")
+            if task is not None:
+                known = {"task_id": task_run.task_id, "task_run_info": task_run}
+                task_contexts[task] = {**task_contexts.get(task, {}), **known}
+        # the checks of the base class are about names that a user chose
+        result = await super().initialize_run(
+            info.state if state is None else state,
+            task_states,
+            context,
+            {task: {} for task in task_contexts},
+            {**recorded, **parameters},
+        )
+        return result._replace(task_contexts=task_contexts)
+
+    def _unrenamed(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Drop recorded parameters that the flow has no more."""
+        names = {parameter.name for parameter in self.flow.parameters()}
+        return {name: value for name, value in parameters.items() if name in names}
+
+    def _takes_over(self, info: FlowRunInfoResult) -> bool:
+        if not info.state.is_running():
+            return True  # whoever ran it has ended it
+        if self.takeover is not None:
+            return self.takeover
+        if info.heartbeat is None:
+            return True
+        return (now() - info.heartbeat).total_seconds() > 2 * self.settings.heartbeat_interval
+
+    async def check_flow_is_pending_or_running(self, state: State) -> State:
+        """Check that the flow run has not ended; one whose runner died while it was cancelled is ended now.
+
+        Raises:
+            - ENDRUN: if it has
+        """
+        if isinstance(state, Cancelling) and _values.get().get("takeover"):
+            raise ENDRUN(await self.handle_state_change(state, cancelled_state("user")))
+        return await super().check_flow_is_pending_or_running(state)
+
+    async def set_flow_to_running(self, state: State) -> State:
+        """Let the flow run begin; one that is taken over begins again, so that the former runner is shut out.
+
+        Returns:
+            - State: Running
+        """
+        if state.is_running() and _values.get().get("takeover"):
+            return await self.handle_state_change(state, Running("Continuing flow run."))
+        return await super().set_flow_to_running(state)
+
+    # -- recording -------------------------------------------------------------------------------------
+
+    async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
+        """Call the flow's state handlers, then record the state.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+
+        Returns:
+            - State: the new state
+
+        Raises:
+            - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
+        """
+        new_state = await super().call_runner_target_handlers(old_state, new_state)
+        current = _values.get()
+        backend: Backend = current["backend"]
+        flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
+        try:
+            answer = await backend.set_flow_run_state(flow_run_id, version, _without_results(new_state))
+        except (VersionLockMismatch, VersionLockMismatchSignal):
+            return await self._adopted(backend, flow_run_id, old_state, new_state)
+        except Exception as error:
+            self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, error)
+            raise ENDRUN(new_state) from error
+        if isinstance(answer, Queued):
+            answer.state = old_state
+            raise ENDRUN(answer)
+        _values.set({**current, "flow_run_version": None if version is None else version + 1})
+        return new_state
+
+    async def _adopted(self, backend: Backend, flow_run_id: str, old_state: State, new_state: State) -> State:
+        try:
+            info = await backend.get_flow_run_info(flow_run_id)
+        except BackendError as error:
+            raise ENDRUN(new_state) from error
+        if isinstance(info.state, Cancelling) and new_state.is_finished():
+            # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
+            _values.set({**_values.get(), "flow_run_version": info.version})
+            final = new_state if isinstance(new_state, Cancelled) else cancelled_state("user")
+            final.result = new_state.result
+            return await self.call_runner_target_handlers(old_state, final)
+        if info.state.is_running():
+            raise ENDRUN(info.state)
+        return info.state
+
+    # -- alive, and listening ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def check_for_cancellation(self) -> AsyncIterator[None]:
+        """Contextmanager used to wrap a cancellable section of a flow run.
+
+        Inside it the backend hears a heartbeat, gets the lines that the run logs, and is asked whether the flow run was
+        cancelled: at once where the backend can tell by itself, else at an interval.
+        """
+        current = _values.get()
+        backend: Backend = current["backend"]
+        shipper = LogShipper(backend, current["flow_run_id"])
+        logger = logging.getLogger("flowloop")
+        logger.addHandler(shipper)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._heartbeats)
+                group.start_soon(self._watch_for_cancellation, backend, current["flow_run_id"])
+                group.start_soon(shipper.ship, _LOG_INTERVAL)
+                try:
+                    yield
+                finally:
+                    group.cancel_scope.cancel()
+        finally:
+            logger.removeHandler(shipper)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+                await shipper.send()
+                if self._cancelled_elsewhere:
+                    await self._refresh_version(backend, current["flow_run_id"])
+
+    async def _refresh_version(self, backend: Backend, flow_run_id: str) -> None:
+        try:
+            info = await backend.get_flow_run_info(flow_run_id)
+        except BackendError as error:
+            self.logger.warning("flow run %s could not be read: %s", flow_run_id, error)
+            return
+        _values.set({**_values.get(), "flow_run_version": info.version})
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await self._heartbeat()
+            await anyio.sleep(self.settings.heartbeat_interval)
+
+    async def _heartbeat(self) -> bool:
+        """Tell the backend that this flow run is alive.
+
+        Returns:
+            - bool: whether it heard
+        """
+        current = _values.get()
+        backend: Backend = current["backend"]
+        try:
+            await backend.update_flow_run_heartbeat(current["flow_run_id"])
+        except BackendError as error:
+            self.logger.debug("no heartbeat: %s", error)
+            return False
+        return True
+
+    async def _watch_for_cancellation(self, backend: Backend, flow_run_id: str) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._listen, backend, flow_run_id)
+            while not self._cancelled_elsewhere:
+                await anyio.sleep(self.settings.check_cancellation_interval)
+                try:
+                    self._noticed(await backend.get_flow_run_state(flow_run_id))
+                except BackendError as error:
+                    self.logger.debug("flow run %s could not be read: %s", flow_run_id, error)
+            group.cancel_scope.cancel()
+
+    async def _listen(self, backend: Backend, flow_run_id: str) -> None:
+        while not self._cancelled_elsewhere:
+            stream = backend.watch_flow_run(flow_run_id)
+            if stream is None:
+                return
+            try:
+                async with stream as states:
+                    async for state in states:
+                        self._noticed(state)
+            except BackendError as error:
+                self.logger.debug("flow run %s cannot be listened to: %s", flow_run_id, error)
+            await anyio.sleep(self.settings.check_cancellation_interval)
+
+    def _noticed(self, state: State) -> None:
+        if isinstance(state, (Cancelling, Cancelled)):
+            self._cancelled_elsewhere = True
+            self.cancel("user")
+
+
+def _without_results(state: State) -> State:
+    """Return the state as it is recorded: the states of the tasks have records of their own."""
+    if not state.is_finished() and not state.is_running():
+        return state
+    if not isinstance(state.result, dict):
+        return state
+    bare = type(state)(state.message, context=state.context)
+    return bare

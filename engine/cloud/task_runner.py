@@ -1,0 +1,262 @@
+"""The task runner that records every transition in a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..backend import Backend, TaskRunInfoResult
+from ..context import now
+from ..context import values as _values
+from ..edge import Edge
+from ..errors import BackendError, SerializationError, VersionLockMismatch
+from ..result import Result
+from ..results import DefaultResult
+from ..settings import Settings
+from ..signals import ENDRUN, VersionLockMismatchSignal
+from ..state import Cached, ClientFailed, Failed, Mapped, Pending, Queued, Running, State
+from ..task import Task
+from ..task_runner import TaskRunner, TaskRunnerInitializeResult
+
+__all__ = ["CloudTaskRunner"]
+
+
+class CloudTaskRunner(TaskRunner):
+    """Runs a task, and records each of its transitions before the next one is made.
+
+    It finds its backend, and what is known of its task run, in the run context, where `CloudFlowRunner` puts both.
+
+    Args:
+        - task: the task
+        - state_handlers: functions (task runner, old state, new state) called at each change, sync or async
+        - flow_result: the result instance configured for the flow (if any)
+        - constants: inputs that are plain values, by name
+        - settings: how long a retry is waited for here, and the like
+    """
+
+    def __init__(
+        self,
+        task: Task[..., Any],
+        state_handlers: Iterable[Callable[..., Any]] | None = None,
+        flow_result: Result | None = None,
+        *,
+        constants: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        settings = settings or Settings.from_env()
+        # a run that another process may have to continue needs its results stored somewhere
+        flow_result = flow_result or DefaultResult(settings.results_dir)
+        super().__init__(task, state_handlers, flow_result, constants=constants, settings=settings)
+        self._children: dict[tuple[str, int], TaskRunInfoResult] = {}
+
+    # -- what is known of the run --------------------------------------------------------------------
+
+    async def initialize_run(self, state: State | None, context: dict[str, Any]) -> TaskRunnerInitializeResult:
+        """Return the state and the context to begin with, as the backend knows them.
+
+        A state that is given wins over the recorded one, unless the run was ended elsewhere while it waited.
+
+        Args:
+            - state: the initial state of the run
+            - context: the context to be updated with relevant information
+
+        Returns:
+            - tuple: the state and the context
+
+        Raises:
+            - ENDRUN: with Failed, if the task run cannot be read and no state is given
+        """
+        try:
+            info = await self._task_run_info(context)
+        except BackendError as error:
+            if state is None:
+                message = f"The task run of '{self.task.name}' could not be read: {error}"
+                raise ENDRUN(Failed(message, result=error)) from error
+            return await super().initialize_run(state, context)
+        context = {
+            **context,
+            "task_run_info": None,
+            "task_id": info.task_id,
+            "task_run_id": info.id,
+            "task_run_version": info.version,
+        }
+        recorded = info.state
+        if type(recorded) is Running and context.get("takeover"):
+            recorded = Pending("Taken over from a runner that is gone.", context=recorded.context)
+        ended_elsewhere = state is not None and not state.is_finished() and recorded.is_finished()
+        chosen = recorded if state is None or (ended_elsewhere and not recorded.is_looped()) else state
+        if isinstance(state, Pending) and "_loop_again" in state.context:
+            chosen = state
+        return await super().initialize_run(chosen, context)
+
+    async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
+        flow_run_id, map_index = context["flow_run_id"], context.get("map_index")
+        info: TaskRunInfoResult | None = context.get("task_run_info")
+        if info is not None and map_index is None:
+            return info
+        if map_index is not None:
+            found = self._children.pop((flow_run_id, map_index), None)
+            if found is not None:
+                return found
+        task_id = context.get("task_id")
+        if task_id is None:
+            raise BackendError(f"task '{self.task.name}' is not part of the registered flow: register it again")
+        return await _backend().get_task_run_info(flow_run_id, task_id, map_index)
+
+    async def check_task_ready_to_map(self, state: State, upstream_states: dict[Edge, State]) -> State:
+        """Find out how many children a mapped task has, and ask for all their task runs at once.
+
+        Raises:
+            - ENDRUN: always; see `TaskRunner.check_task_ready_to_map`
+        """
+        try:
+            return await super().check_task_ready_to_map(state, upstream_states)
+        except ENDRUN as end:
+            if isinstance(end.state, Mapped) and end.state.n_map_states:
+                await self._read_children(end.state.n_map_states)
+            raise
+
+    async def _read_children(self, width: int) -> None:
+        current = _values.get()
+        flow_run_id = current["flow_run_id"]
+        infos = await _backend().get_task_run_infos(flow_run_id, current["task_id"], range(width))
+        self._children |= {(flow_run_id, info.map_index): info for info in infos}
+
+    # -- recording -------------------------------------------------------------------------------------
+
+    async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
+        """Call the task's state handlers, then record the state.
+
+        The version that the run was read at goes with it. If somebody else has moved the run since, it ends here
+        when it is running elsewhere, and goes on with the recorded state otherwise.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+
+        Returns:
+            - State: the new state
+
+        Raises:
+            - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
+        """
+        new_state = await super().call_runner_target_handlers(old_state, new_state)
+        current = _values.get()
+        task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
+        if task_run_id is None:
+            return new_state  # what could not be read cannot be recorded
+        try:
+            answer = await _backend().set_task_run_state(task_run_id, version, new_state, self.task.cache_for)
+        except (VersionLockMismatch, VersionLockMismatchSignal):
+            return await self._adopted(task_run_id, new_state)
+        except Exception as error:
+            self.logger.error("the state of task run %s could not be recorded: %s", task_run_id, error)
+            message = f"The state could not be recorded: {error}"
+            raise ENDRUN(ClientFailed(message, state=new_state)) from error
+        if isinstance(answer, Queued):
+            answer.state = old_state
+            raise ENDRUN(answer)
+        _values.set({**current, "task_run_version": None if version is None else version + 1})
+        return new_state
+
+    async def _adopted(self, task_run_id: str, refused: State) -> State:
+        try:
+            state = await _backend().get_task_run_state(task_run_id)
+            if state.is_running():
+                self.logger.debug("task run %s is running elsewhere", task_run_id)
+                raise ENDRUN(state)
+            return await state.load_result(self.result)
+        except (BackendError, OSError, SerializationError) as error:
+            message = f"The recorded state could not be read: {error}"
+            raise ENDRUN(ClientFailed(message, state=refused)) from error
+
+    # -- the steps that need the backend ---------------------------------------------------------------
+
+    async def check_task_is_cached(self, state: State, inputs: dict[str, Result]) -> State:
+        """Check if the task is cached in the database, and whether any of the caches are still valid.
+
+        Args:
+            - state: the current state of this task
+            - inputs: a dictionary of inputs whose keys correspond to the task's run() arguments
+
+        Returns:
+            - State: the state of the task after running the check
+
+        Raises:
+            - ENDRUN: if the task is not ready to run
+        """
+        checked = await super().check_task_is_cached(state, inputs)
+        if checked.is_cached() or self.task.cache_for is None:
+            return checked
+        found = await self._recorded_cache(inputs)
+        return checked if found is None else await self.handle_state_change(checked, found)
+
+    async def _recorded_cache(self, inputs: dict[str, Result]) -> Cached | None:
+        assert self.task.cache_for is not None
+        candidates = await _backend().get_latest_cached_states(
+            _values.get()["task_id"], self.task.cache_key, now() - self.task.cache_for
+        )
+        for candidate in candidates:
+            if isinstance(candidate, Cached) and await self._cache_is_valid(candidate, inputs):
+                try:
+                    return await candidate.load_result(self.result)
+                except (OSError, SerializationError) as error:
+                    self.logger.debug("a cached result of %s cannot be read: %s", self.task.name, error)
+        return None
+
+    async def load_results(
+        self, state: State, upstream_states: dict[Edge, State]
+    ) -> tuple[State, dict[Edge, State]]:
+        """Given the task's current state and upstream states, read all results that this run needs and that are not here.
+
+        Args:
+            - state: the task's current state
+            - upstream_states: the states upstream
+
+        Returns:
+            - Tuple[State, dict]: a tuple of (state, upstream_states)
+
+        Raises:
+            - ENDRUN: with Failed, if a result cannot be read
+        """
+        for edge, upstream in upstream_states.items():
+            if edge.key is None and not edge.mapped:
+                continue
+            if isinstance(upstream, Mapped):
+                if not edge.mapped or edge.flattened:
+                    for child in upstream.map_states:
+                        await self._load(state, edge, child)
+            elif upstream._result.value is None and upstream._result.location is not None:
+                await self._load(state, edge, upstream)
+        if state.cached_inputs:
+            await state.load_cached_results()
+        return state, upstream_states
+
+    async def _load(self, state: State, edge: Edge, upstream: State) -> None:
+        if upstream._result.value is not None or upstream._result.location is None or not upstream.is_successful():
+            return
+        try:
+            await upstream.load_result(edge.upstream_task.result or self.flow_result)
+        except Exception as error:
+            failed = Failed(
+                f"The result of '{edge.upstream_task.name}' could not be read from "
+                f"{upstream._result.location}: {error}",
+                result=error,
+            )
+            raise ENDRUN(await self.handle_state_change(state, failed)) from error
+
+    async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
+        """Set the name for this task run by calling the set_task_run_name mutation.
+
+        Args:
+            - task_inputs: a dictionary of inputs whose keys correspond to the task's run() arguments
+        """
+        await super().set_task_run_name(task_inputs)
+        current = _values.get()
+        if current.get("task_run_name") is not None and current.get("task_run_id") is not None:
+            await _backend().set_task_run_name(current["task_run_id"], current["task_run_name"])
+
+
+def _backend() -> Backend:
+    backend: Backend = _values.get()["backend"]
+    return backend
