@@ -1,0 +1,49 @@
+# Everything runs from an environment of its own, which the first command makes.
+#   make demo    run examples/seattle_weather.py, recorded in .flowloop/
+#   make test    run the tests
+#   make check   format, lint and types
+
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+TYPED := build/typing/flowloop
+
+.PHONY: demo test check format lint types clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed-demo
+	FLOWLOOP_HOME=.flowloop $(BIN)/flowloop run examples/seattle_weather.py -p year=2015
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: format lint types
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+
+# The two folders under the names they are imported by, as a type checker has to see them.
+types: $(VENV)/.installed-dev
+	mkdir -p $(TYPED)
+	ln -sfn ../../../engine $(TYPED)/engine
+	ln -sfn ../../../backends $(TYPED)/backends
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) '.[$*]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "flowloop needs Python 3.11 or newer, and none was found: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .flowloop
