@@ -46,14 +46,13 @@ def _hashed(name: str, value: Any) -> str:
     try:
         return _digest(value).hex()
     except _Unknown as unknown:
-        raise SerializationError(
-            f"cannot hash the input {name!r}: {name}{unknown.path} is of type {unknown.type}, which has no hash that is "
-            "stable between processes; pass what it is made of, or use a cache validator that does not look at it"
-        ) from None
+        problem = f"{name}{unknown.path} is of type {unknown.type}, whose hash would differ between processes"
     except RecursionError:
-        raise SerializationError(
-            f"cannot hash the input {name!r}: it contains itself, or is nested too deeply"
-        ) from None
+        problem = "it contains itself, or is nested too deeply"
+    raise SerializationError(
+        f"cannot hash the input {name!r}: {problem}; pass what it is made of, or use a cache validator that does not "
+        "look at it"
+    )
 
 
 class _Unknown(Exception):

@@ -131,13 +131,25 @@ def function_reference(function: Callable[..., Any]) -> dict[str, Any]:
 
     ``some_failed(at_least=2)`` becomes ``{"fn": "prefect.triggers.some_failed", "kwargs": {"at_least": 2, ...}}``.
     """
-    target: Any = function if hasattr(function, "__qualname__") else type(function)
+    target: Any = function if hasattr(function, "__qualname__") and hasattr(function, "__module__") else type(function)
     module = _DIALECT_MODULES.get(target.__module__, target.__module__)
     name = target.__qualname__.partition(".<locals>")[0]
     kwargs: Mapping[str, Any] = {}
     if inspect.isfunction(function) and "<locals>" in function.__qualname__:
         kwargs = inspect.getclosurevars(function).nonlocals
-    return {"fn": f"{module}.{name}", "kwargs": msgspec.to_builtins(dict(kwargs), str_keys=True, enc_hook=_type_name)}
+    plain = {key: _marked(value) for key, value in kwargs.items()}
+    return {"fn": f"{module}.{name}", "kwargs": msgspec.to_builtins(plain, str_keys=True, enc_hook=_type_name)}
+
+
+def _marked(value: Any) -> Any:
+    # the dialect marks times, so that they can be told from text
+    if isinstance(value, datetime.datetime):
+        return f"//datetime:{value.isoformat()}"
+    if isinstance(value, datetime.time):
+        return f"//time:{value.isoformat()}"
+    if isinstance(value, datetime.timedelta):
+        return f"//timedelta:{value.total_seconds()}"
+    return value
 
 
 def _reference(slug: str) -> dict[str, str]:
