@@ -116,8 +116,10 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
             raise RequestRejected(_messages(errors) or f"{self._name} refuses the request with status {status}")
         if status != 200:
             raise BackendRejected(f"{self._name} answers with status {status}: is it the URL of a GraphQL server?")
-        if not isinstance(answer, dict) or ("data" not in answer and "errors" not in answer):
+        if not isinstance(answer, dict) or ("data" not in answer and not errors):
             raise DialectError(f"{self._name} does not answer like a GraphQL server")
+        if not errors and not isinstance(answer["data"], dict):
+            raise DialectError(f"{self._name} answers without data")
         return ExecutionResult(data=answer.get("data"), errors=errors or None)
 
     def _retry_after(self, response: Any) -> float | None:

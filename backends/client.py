@@ -88,7 +88,8 @@ class GraphQLBackend:
         self._clock = clock or SystemClock()
         self._timeout = timeout
         self._connect_limit = connect_limit
-        self._post_url, self.url = url.rstrip("/"), _without_credentials(url)
+        self.url = _without_credentials(url)
+        self._post_url = self.url if self._settings.api_key else url.rstrip("/")
         self._headers = {"X-PREFECT-CORE-VERSION": VERSION, "X-FLOWLOOP-CLIENT-ID": uuid.uuid4().hex}
         if self._settings.api_key:
             self._headers["Authorization"] = f"Bearer {self._settings.api_key}"
@@ -391,12 +392,13 @@ class GraphQLBackend:
         data, errors = await self._exchange(Request(text, variables), key)
         if errors:
             raise error_of(errors, self.url)
-        if not isinstance(data, dict):
-            raise DialectError(f"{self.url} answers without data")
+        assert isinstance(data, dict)  # the transport accepts nothing else
         return data
 
     async def _exchange(self, request: Request, key: str | None) -> tuple[Any, list[Any]]:
         extra = {"extra_args": {"headers": {"X-FLOWLOOP-IDEMPOTENCY-KEY": key}}} if key is not None else {}
+        if self._session is None:
+            raise BackendUnavailable(f"{self.url} is not open")
         try:
             return await self._session.execute(request, **extra), []
         except TransportQueryError as error:
@@ -411,12 +413,14 @@ class GraphQLBackend:
     async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
         text, variables, keys = documents.combined(writes)
         data, errors = await self._exchange(Request(text, variables), key)
-        failed = {error["path"][0]: error_of([error], self.url) for error in errors if error.get("path")}
+        failed = {_path(error)[0]: error_of([error], self.url) for error in errors if _path(error)}
         for error in failed.values():
             if not isinstance(error, BackendRejected):
                 raise error
-        if not isinstance(data, dict):
-            raise RequestRejected(str(error_of(errors, self.url)))
+        nowhere = [error for error in errors if not _path(error)]
+        if nowhere or not isinstance(data, dict):
+            error = error_of(nowhere or errors, self.url)
+            raise RequestRejected(str(error)) if isinstance(error, BackendRejected) and len(writes) > 1 else error
         states = {
             field: iter(_payload(data, field)["states"])
             for field, listed in documents.LISTS.items()
@@ -453,6 +457,10 @@ def _found(row: Any, what: str, asked: str) -> Any:
     if row is None:
         raise BackendRejected(f"{what} {asked!r} not found")
     return row
+
+
+def _path(error: Any) -> list[Any]:
+    return (error.get("path") or []) if isinstance(error, dict) else []
 
 
 def _payload(data: Any, key: str) -> dict[str, Any]:

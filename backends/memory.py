@@ -38,13 +38,17 @@ from ..engine.state import (
     Cached,
     Cancelled,
     Cancelling,
+    Failed,
     Finished,
     Looped,
     Pending,
     Queued,
+    Resume,
+    Retrying,
     Running,
     Scheduled,
     State,
+    Success,
 )
 
 __all__ = ["MemoryBackend"]
@@ -85,6 +89,16 @@ class _Run:
         if 0 <= version < len(self.entries) and self.entries[version].sent == sent:
             return self.entries[version]
         raise VersionLockMismatch(f"run {self.id} is at version {len(self.entries)}, and this state was for {version}")
+
+    def may_become(self, state: State) -> bool:
+        """Whether the state may follow: a finished run is final, but for retries, cached copies and restarts."""
+        if not issubclass(self.state, Finished) or self.state is Looped:
+            return True
+        if type(state) in (Pending, Scheduled, Resume):
+            return True
+        if issubclass(self.state, Failed):
+            return type(state) is Retrying
+        return issubclass(self.state, Success) and self.state is not Cached and type(state) is Cached
 
     def record(self, state: State, sent: bytes, document: bytes, now: datetime.datetime) -> None:
         self.state = type(state)
@@ -349,6 +363,7 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
+        _check_not_finished(run, state)
         recorded = state
         if type(state) is Running and run.state is not Running and self._flow_runs_are_full():
             recorded = self._queued("the limit of flow runs at once is reached")
@@ -376,6 +391,7 @@ class MemoryBackend:
                 f"State update failed for task run ID {run.id}: provided a running state but associated flow run "
                 f"{run.flow_run.id} is not in a running state."
             )
+        _check_not_finished(run, state)
         recorded = state
         full = self._full_tag(state) if type(state) is Running and run.state is not Running else None
         if full is not None:
@@ -503,6 +519,11 @@ def _encode(state: State) -> bytes:
             f"State payload is too large: {len(document):,} bytes, and {_MAX_STATE_BYTES:,} is the limit"
         )
     return document
+
+
+def _check_not_finished(run: _Run, state: State) -> None:
+    if not run.may_become(state):
+        raise BackendRejected(f"State update failed for run ID {run.id}: it is finished ({run.state.__name__})")
 
 
 def _with_cached_inputs_of(before: bytes, document: bytes) -> bytes:

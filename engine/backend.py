@@ -11,6 +11,8 @@ What every adapter promises (``tests/backends/test_conformance.py`` holds each o
   Queued state that is recorded in the place of the one sent). A state sent with a version that is no longer the run's
   is refused with `VersionLockMismatch`, except when it is the very state that the version was given for (a repeated
   message), which is acknowledged again with the same answer. ``None`` means: do not check.
+* **The end is final.** A finished run takes no further state but Retrying after a failure, Cached after a success, and
+  Pending, Scheduled or Resume, which restart it.
 * **Order.** The states of one run are recorded in the order they were sent.
 * **One bad item fails alone**, with `BackendRejected`; whatever else travelled with it is recorded.
 * **An outage is waited out** inside the adapter, up to its limit, before `BackendUnavailable` is raised.

@@ -19,14 +19,19 @@ from flowloop.engine.state import (
     Cancelled,
     Cancelling,
     Failed,
+    Looped,
     Mapped,
     Pending,
+    Resume,
     Retrying,
     Running,
     Scheduled,
+    Skipped,
     State,
     Submitted,
     Success,
+    TimedOut,
+    TriggerFailed,
 )
 
 MISSING = "00000000-0000-4000-8000-00000000dead"
@@ -265,6 +270,52 @@ async def test_without_a_version_nothing_is_checked(backend: Backend) -> None:
     await backend.set_flow_run_state(run.id, None, Failed("over"))
     assert (await backend.get_task_run_state(run.tasks[0].id)).message == "three"
     assert (await backend.get_flow_run_info(run.id)).version == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "follows"),
+    [
+        (Success, Running, False),
+        (Success, Failed, False),
+        (Success, Cached, True),
+        (Success, Scheduled, True),
+        (Cached, Cached, False),
+        (Mapped, Retrying, False),
+        (Skipped, Pending, True),
+        (Failed, Running, False),
+        (Failed, Retrying, True),
+        (TriggerFailed, Resume, True),
+        (TimedOut, Success, False),
+        (Cancelled, Retrying, False),
+        (Cancelled, Pending, True),
+        (Looped, Running, True),
+        (Looped, Success, True),
+    ],
+)
+@pytest.mark.parametrize("versioned", [True, False], ids=["with version", "without"])
+async def test_a_finished_run_is_final_unless_it_is_retried_cached_or_restarted(
+    backend: Backend, first: type[State], then: type[State], follows: bool, versioned: bool
+) -> None:
+    run = await started(backend)
+    task = run.tasks[0]
+    await backend.set_task_run_state(task.id, 1, first("the end"))
+    write = backend.set_task_run_state(task.id, 2 if versioned else None, then("after it"))
+    if follows:
+        await write
+    else:
+        with pytest.raises(BackendRejected, match="finished"):
+            await write
+    found = await backend.get_task_run_state(task.id)
+    assert (type(found), found.message) == ((then, "after it") if follows else (first, "the end"))
+
+
+async def test_a_finished_flow_run_is_final_too(backend: Backend) -> None:
+    run = await started(backend)
+    await backend.set_flow_run_state(run.id, 2, Cancelled("over"))
+    for version in (3, None):
+        with pytest.raises(BackendRejected, match="finished"):
+            await backend.set_flow_run_state(run.id, version, Running())
+    await backend.set_flow_run_state(run.id, 3, Scheduled("again"))
 
 
 async def test_unknown_runs_are_refused(backend: Backend) -> None:
@@ -527,7 +578,7 @@ async def test_a_state_is_no_longer_cached_when_the_run_went_on(backend: Backend
     run = await started(backend)
     task = run.tasks[0]
     await backend.set_task_run_state(task.id, 1, cached("kept"))
-    await backend.set_task_run_state(task.id, 2, Running())
+    await backend.set_task_run_state(task.id, 2, Scheduled("again"))
     long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     assert await backend.get_latest_cached_states(task.task_id, None, long_ago) == []
 
