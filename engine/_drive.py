@@ -105,7 +105,7 @@ class Drive:
         self._grace = grace
         self.ledger = Ledger(plan.graph, story=story)
         self.states: list[State | None] = [None] * len(plan.tasks)
-        self._elements: dict[int, dict[Edge, _mapping.Elements | None]] = {}
+        self._sources: dict[int, list[tuple[Edge, State, _mapping.Elements | None]]] = {}
         self._in_flight: dict[Key, asyncio.Task[None]] = {}
         self._stopping = False
         self._failure: Exception | None = None
@@ -185,7 +185,7 @@ class Drive:
             return runner.run(self._initial.get(task), upstream, context, is_parent)
         parent = self.states[number]
         assert isinstance(parent, Mapped)
-        upstream = _mapping.child_states(self._upstream_states(number), self._elements[number], child)
+        upstream = _mapping.child_states(self._sources[number], child)
         context = {"map_index": child} if context is None else {**context, "map_index": child}
         return runner.run(parent.map_states[child], upstream, context)
 
@@ -220,9 +220,9 @@ class Drive:
 
     def _expand(self, number: int, state: Mapped) -> None:
         upstream = self._upstream_states(number)
-        elements = {edge: _mapping.elements_of(edge, one) for edge, one in upstream.items()}
-        self._elements[number] = elements
-        width = min([state.n_map_states, *(len(found) for found in elements.values() if found is not None)])
+        sources = [(edge, one, _mapping.elements_of(edge, one)) for edge, one in upstream.items()]
+        self._sources[number] = sources
+        width = min([state.n_map_states, *(len(elements) for _, _, elements in sources if elements is not None)])
         if len(state.map_states) != width:
             state.map_states = [*state.map_states[:width], *[None] * (width - len(state.map_states))]
             state.n_map_states = width

@@ -70,13 +70,14 @@ def width(upstream_states: Mapping[Edge, State]) -> int:
     return min(lengths, default=0)
 
 
-def child_states(
-    upstream_states: Mapping[Edge, State], elements: Mapping[Edge, Elements | None], child: int
-) -> dict[Edge, State]:
-    """Return the states that one child sees upstream."""
-    return {
-        edge: state if (found := elements[edge]) is None else found[child] for edge, state in upstream_states.items()
-    }
+def child_states(sources: list[tuple[Edge, State, Elements | None]], child: int) -> dict[Edge, State]:
+    """Return the states that one child sees upstream.
+
+    Args:
+        - sources: for each edge the state upstream, and what it brings if it is mapped over
+        - child: the number of the child
+    """
+    return {edge: state if elements is None else elements[child] for edge, state, elements in sources}
 
 
 def _flat_states(state: State) -> Elements:

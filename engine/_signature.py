@@ -44,6 +44,16 @@ def return_hint(function: Callable[..., Any]) -> Any:
         return Any
 
 
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether a task body is a coroutine function."""
+    return _is_async(getattr(function, "__func__", function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function)
+
+
 def check_body(name: str, function: Callable[..., Any]) -> None:
     """Refuse a task body that could not be called with keywords.
 

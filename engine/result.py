@@ -101,6 +101,8 @@ class Result:
 
     def from_value(self, value: Any) -> Self:
         """Return a copy that holds `value` and has no location yet."""
+        if type(self) is Result:
+            return type(self)(value, None, self.serializer)
         new = self.copy()
         new.location = None
         new.value = value

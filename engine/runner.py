@@ -47,6 +47,11 @@ def call_state_handlers(
     return with_handlers
 
 
+@functools.cache
+def _logger(runner: type[Runner]) -> logging.Logger:
+    return logging.getLogger(f"flowloop.{runner.__name__}")
+
+
 class Runner:
     """Moves something from state to state.
 
@@ -56,10 +61,10 @@ class Runner:
     """
 
     def __init__(self, state_handlers: Iterable[Callable[..., Any]] | None = None) -> None:
-        if state_handlers is not None and (callable(state_handlers) or not isinstance(state_handlers, Iterable)):
+        if callable(state_handlers):
             raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
         self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
-        self.logger = logging.getLogger(f"flowloop.{type(self).__name__}")
+        self.logger = _logger(type(self))
 
     def _initial_state(self, state: State | None) -> State:
         """Return the state to begin with: Pending if there is none, and what a meta state wraps."""

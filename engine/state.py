@@ -91,7 +91,7 @@ class State:
         self.unknown_fields: dict[str, Any] | None = None
         tags = values.get().get("task_tags")
         if tags is not None:
-            self.context.setdefault("tags", sorted(tags))
+            self.context.setdefault("tags", sorted(tags) if tags else [])
 
     # -- the result ----------------------------------------------------------------------------------
 

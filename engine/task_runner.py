@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import anyio
 
-from . import _mapping, _rules
+from . import _mapping, _rules, _signature
 from .cancellation import Cancellation, cancelled_state, interruptible
 from .context import now
 from .context import values as _values
@@ -25,6 +25,7 @@ from .state import (
     Cached,
     Cancelled,
     Failed,
+    Finished,
     Looped,
     Mapped,
     Paused,
@@ -44,6 +45,7 @@ from .watch import RunEvent
 __all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
 
 _LOCAL = LocalExecutor()
+_OWN = __name__.removesuffix("task_runner")
 
 
 class TaskRunnerInitializeResult(NamedTuple):
@@ -90,9 +92,21 @@ class TaskRunner(Runner):
             "task_run_name": None,
         }
         # asking once saves asking for every run
-        self._is_async = inspect.iscoroutinefunction(task.body)
+        self._body = task.body
+        self._is_async = _signature.is_async(self._body)
+        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout
         self._caches = task.cache_for is not None
         self._names_runs = task.task_run_name is not None
+        self._is_plain = not (
+            self._caches
+            or self._names_runs
+            or task.target is not None
+            or task.trigger is not all_successful
+            or _changes_a_check(type(self))
+        )
+        self._is_heard = bool(self.state_handlers or task.state_handlers) or (
+            type(self).call_runner_target_handlers is not TaskRunner.call_runner_target_handlers
+        )
 
     async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
         """Call the task's own state handlers.
@@ -110,7 +124,8 @@ class TaskRunner(Runner):
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
         """Call all state handlers, and tell whoever watches the flow run; see `Runner.handle_state_change`."""
-        new_state = await super().handle_state_change(old_state, new_state)
+        if self._is_heard:
+            new_state = await super().handle_state_change(old_state, new_state)
         current = _values.get()
         watch = current.get("watch")
         if watch is not None and watch.active:
@@ -143,51 +158,70 @@ class TaskRunner(Runner):
         Returns:
             - State: the state the run ended with
         """
-        current = {**_values.get(), **(context or {})}
+        upstream_states = upstream_states or {}
+        current = {**_values.get(), **self._task_context, **(context or {})}
         token = _values.set(current)
         try:
-            state = await self._run_once(state, upstream_states or {}, is_mapped_parent)
+            state = await self._run_once(state, upstream_states, current, is_mapped_parent)
             while (wait := self._goes_on(state)) is not None:
                 try:
                     with interruptible():
                         await anyio.sleep(wait)
                 except ENDRUN:
                     return await self._cancelled(state)
-                state = await self._run_once(state, upstream_states or {}, is_mapped_parent)
+                state = await self._run_once(state, upstream_states, {**_values.get()}, is_mapped_parent)
             return state
         finally:
             _values.reset(token)
 
     def _goes_on(self, state: State) -> float | None:
+        if isinstance(state, Finished):
+            return None
         if isinstance(state, Pending) and "_loop_again" in state.context:
             return 0.0
         return _rules.due_in(state, now(), self.settings.inline_retry_limit)
 
-    async def _run_once(self, state: State | None, upstream_states: dict[Edge, State], is_mapped_parent: bool) -> State:
+    async def _run_once(
+        self,
+        state: State | None,
+        upstream_states: dict[Edge, State],
+        current: dict[str, Any],
+        is_mapped_parent: bool,
+    ) -> State:
         start = state
         try:
-            state, current = await self.initialize_run(state, _values.get())
-            _values.set(current)
+            state, current = await self.initialize_run(state, current)
             start = state
+            _values.set(current)
             cancellation: Cancellation | None = current.get("cancellation")
             if cancellation is not None and cancellation.cause is not None:
                 return await self._cancelled(state)
-            state = await self.check_task_is_ready(state)
-            state = await self.check_task_reached_start_time(state)
-            state = await self.check_upstream_finished(state, upstream_states)
-            state = await self.check_upstream_skipped(state, upstream_states)
-            state, upstream_states = await self.load_results(state, upstream_states)
-            if is_mapped_parent:
-                state = await self.check_task_ready_to_map(state, upstream_states)
-            inputs = await self.get_task_inputs(state, upstream_states)
-            if self._names_runs:
-                await self.set_task_run_name(inputs)
-            if self.task.target is not None:
-                state = await self.check_target(state, inputs)
+            if self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states):
+                state, upstream_states = await self.load_results(state, upstream_states)
+                inputs = await self.get_task_inputs(state, upstream_states)
             else:
-                state = await self.check_task_is_cached(state, inputs)
-            state = await self.check_task_trigger(state, upstream_states)
-            state = await self._within_limits(state, inputs)
+                state = await self.check_task_is_ready(state)
+                state = await self.check_task_reached_start_time(state)
+                state = await self.check_upstream_finished(state, upstream_states)
+                state = await self.check_upstream_skipped(state, upstream_states)
+                state, upstream_states = await self.load_results(state, upstream_states)
+                if is_mapped_parent:
+                    state = await self.check_task_ready_to_map(state, upstream_states)
+                inputs = await self.get_task_inputs(state, upstream_states)
+                if self._names_runs:
+                    await self.set_task_run_name(inputs)
+                if self.task.target is not None:
+                    state = await self.check_target(state, inputs)
+                else:
+                    state = await self.check_task_is_cached(state, inputs)
+                state = await self.check_task_trigger(state, upstream_states)
+            if current.get("limits") is None:
+                state = await self.set_task_to_running(state, inputs)
+                state = await self.get_task_run_state(state, inputs)
+            else:
+                state = await self._within_limits(state, inputs)
+            if self._is_plain and type(state) is Success:
+                return state
             state = await self.cache_result(state, inputs)
             state = await self.check_for_retry(state, inputs)
             state = await self.check_task_is_looping(state, inputs, upstream_states)
@@ -206,20 +240,15 @@ class TaskRunner(Runner):
         return state
 
     async def _within_limits(self, state: State, inputs: dict[str, Result]) -> State:
-        limits = _values.get().get("limits")
-        if limits is None:
-            return await self._run_body(state, inputs)
+        limits = _values.get()["limits"]
         try:
             async with limits.slot(self.task):
-                return await self._run_body(state, inputs)
+                state = await self.set_task_to_running(state, inputs)
+                return await self.get_task_run_state(state, inputs)
         except ENDRUN as end:
             if isinstance(end.state, Cancelled) and not state.is_finished():
                 return await self._cancelled(state)
             raise
-
-    async def _run_body(self, state: State, inputs: dict[str, Result]) -> State:
-        state = await self.set_task_to_running(state, inputs)
-        return await self.get_task_run_state(state, inputs)
 
     async def _cancelled(self, state: State) -> State:
         cancellation: Cancellation | None = _values.get().get("cancellation")
@@ -249,7 +278,8 @@ class TaskRunner(Runner):
         state = self._initial_state(state)
         name = self.task.name
         map_index = context.get("map_index")
-        context = {**context, **self._task_context}
+        if context.get("task_name") is not name:
+            context.update(self._task_context)
         if context.get("task_slug") is None:
             context["task_slug"] = context.get("flow_slugs", {}).get(self.task, name)
         if map_index is not None and map_index >= 0:
@@ -486,7 +516,12 @@ class TaskRunner(Runner):
                 assert task is not None
                 cancellation.interruptible.add(task)
             try:
-                value = await self._call_body(current, {name: result.value for name, result in inputs.items()})
+                arguments = {name: result.value for name, result in inputs.items()}
+                executor: Executor = current.get("executor") or _LOCAL
+                if self._runs_inline and type(executor) is LocalExecutor:
+                    value = await self._body(**arguments)
+                else:
+                    value = await self._submit(executor, current["task_full_name"], arguments)
             finally:
                 if cancellation is not None and task is not None:
                     cancellation.interruptible.discard(task)
@@ -508,19 +543,18 @@ class TaskRunner(Runner):
             if current.get("raise_on_exception"):
                 raise
             return Failed(f"Error during execution of task: {error!r}", result=error)
+        if current.get("checkpointing") is not True:
+            return Success("Task run succeeded.", self.result.from_value(value))
         return await self._succeeded(value, inputs)
 
-    async def _call_body(self, current: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
         task = self.task
-        executor: Executor = current.get("executor") or _LOCAL
-        if self._is_async and task.timeout is None and not task.log_stdout and type(executor) is LocalExecutor:
-            return await task.body(**arguments)
-        extra = {"task_name": current["task_full_name"], "timeout": task.timeout}
+        extra = {"task_name": name, "timeout": task.timeout}
         with captured_stdout(task.log_stdout):
             if task.timeout is None:
-                return await executor.submit(task.body, extra_context=extra, **arguments)
+                return await executor.submit(self._body, extra_context=extra, **arguments)
             with anyio.move_on_after(task.timeout) as scope:
-                return await executor.submit(task.body, extra_context=extra, **arguments)
+                return await executor.submit(self._body, extra_context=extra, **arguments)
             assert scope.cancelled_caught
             how = "" if self._is_async else " Its thread cannot be stopped, and was abandoned."
             raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s.{how}")
@@ -618,6 +652,35 @@ class TaskRunner(Runner):
         again = _rules.loop_again(state.loop_count + 1)
         again.context["_loop_again"] = {"task_loop_count": state.loop_count + 1, "task_loop_result": state.result}
         return again
+
+
+_PASSED = (
+    "check_task_is_ready",
+    "check_task_reached_start_time",
+    "check_upstream_finished",
+    "check_upstream_skipped",
+    "check_task_is_cached",
+    "check_task_trigger",
+    "cache_result",
+    "check_for_retry",
+    "check_task_is_looping",
+)
+"""The checks that cannot stop a plain task whose state is Pending and whose upstream states are all Success."""
+
+
+@functools.cache
+def _changes_a_check(runner: type[TaskRunner]) -> bool:
+    """Whether somebody else's subclass has a check of its own, which must then be made."""
+    return any(not getattr(runner, name).__module__.startswith(_OWN) for name in _PASSED)
+
+
+def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:
+    if type(state) is not Pending:
+        return False
+    for upstream in upstream_states.values():  # all() with a generator costs more than the rest of this function
+        if type(upstream) is not Success:
+            return False
+    return True
 
 
 def _input(edge: Edge, upstream: State) -> Result:

@@ -73,13 +73,10 @@ class CloudTaskRunner(TaskRunner):
                 message = f"The task run of '{self.task.name}' could not be read: {error}"
                 raise ENDRUN(Failed(message, result=error)) from error
             return await super().initialize_run(state, context)
-        context = {
-            **context,
-            "task_run_info": None,
-            "task_id": info.task_id,
-            "task_run_id": info.id,
-            "task_run_version": info.version,
-        }
+        context["task_run_info"] = None
+        context["task_id"] = info.task_id
+        context["task_run_id"] = info.id
+        context["task_run_version"] = info.version
         recorded = info.state
         if type(recorded) is Running and context.get("takeover"):
             recorded = Pending("Taken over from a runner that is gone.", context=recorded.context)
