@@ -141,7 +141,7 @@ class Drive:
                 self._waiter = loop.create_future()
                 await self._waiter
         except asyncio.CancelledError:
-            await self._stop("shutdown")
+            await self._stop(self._cancellation.cause_from_outside)
             raise
         if self._failure is not None:
             await self._stop("sibling")

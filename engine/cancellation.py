@@ -31,10 +31,12 @@ _MESSAGES: dict[str, str] = {
 class Cancellation:
     """Whether, and why, a flow run is being stopped."""
 
-    __slots__ = ("cause", "interruptible")
+    __slots__ = ("cause", "interruptible", "outer")
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
+        self.outer: Cancellation | None = None
+        """That of the flow run around this one, where a flow is used as a task."""
         self.interruptible: set[asyncio.Task[Any]] = set()
         """The asyncio tasks that are at a place where they can be cut short."""
 
@@ -44,6 +46,11 @@ class Cancellation:
             self.cause = cause
             for task in self.interruptible:
                 task.cancel()
+
+    @property
+    def cause_from_outside(self) -> Cause:
+        """Why this run ends if its asyncio task is cancelled: the reason of the run around it, or a shutdown."""
+        return "shutdown" if self.outer is None or self.outer.cause is None else self.outer.cause
 
 
 def current_cancellation() -> Cancellation | None:

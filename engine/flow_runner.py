@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ _RESERVED = frozenset(
         "limits",
         "logger",
         "map_index",
+        "settings",
         "task_full_name",
         "task_id",
         "task_loop_count",
@@ -51,6 +53,8 @@ _RESERVED = frozenset(
         "watch",
     }
 )
+
+_LEFT_BEHIND = (_RESERVED - {"cancellation"}) | {"continues", "flow", "new_tasks", "task_run_info", "wiring_scopes"}
 
 
 class FlowRunnerInitializeResult(NamedTuple):
@@ -100,7 +104,9 @@ class FlowRunner(Runner):
         self.limits = limits
         self.fail_fast = fail_fast
         self._watch = Watch()
-        self._cancellation: Cancellation | None = None
+        self.flow_run_id: str | None = None
+        """The flow run that is going on, or went on last."""
+        self._cancellation = Cancellation()
         self._drive: Drive | None = None
 
     # -- from outside ------------------------------------------------------------------------------------
@@ -108,11 +114,12 @@ class FlowRunner(Runner):
     def cancel(self, cause: Cause = "user") -> None:
         """Stop the run that is going on: every task run ends in a final state, then `run` returns Cancelled.
 
+        Before the run has begun, this stops it as soon as it begins.
+
         Args:
             - cause: why, as the final states will say
         """
-        if self._cancellation is not None:
-            self._cancellation.request(cause)
+        self._cancellation.request(cause)
         if self._drive is not None:
             self._drive.wake()
 
@@ -186,7 +193,8 @@ class FlowRunner(Runner):
         """
         self.flow.validate()
         chosen = self._checked_tasks(return_tasks)
-        outer = {name: value for name, value in _values.get().items() if name not in ("flow", "new_tasks")}
+        # a flow run inside a task of another one takes over what is said of that run, not what is said of that task
+        outer = {name: value for name, value in _values.get().items() if name not in _LEFT_BEHIND}
         token = _values.set(outer)
         try:
             return await self._run(
@@ -196,7 +204,7 @@ class FlowRunner(Runner):
             _values.reset(token)
             self._watch.close()
             self._watch = Watch()
-            self._cancellation = self._drive = None
+            self._cancellation, self._drive = Cancellation(), None
 
     async def _run(
         self,
@@ -289,6 +297,7 @@ class FlowRunner(Runner):
         given = self.flow.check_parameters({**context.pop("parameters", {}), **parameters}, complete=False)
         defaults = {p.name: p.default for p in self.flow.parameters() if not p.required}
         started = now()
+        self.flow_run_id = context.get("flow_run_id") or run_context.get("flow_run_id") or str(uuid.uuid4())
         values = {
             "caches": {},
             "checkpointing": False,
@@ -296,6 +305,7 @@ class FlowRunner(Runner):
             "scheduled_start_time": started,
             **dates(started),
             **run_context.to_dict(),
+            "flow_run_id": self.flow_run_id,
             "flow_name": self.flow.name,
             "flow_slugs": self.flow.slugs,
         }
@@ -367,13 +377,15 @@ class FlowRunner(Runner):
         if not state.is_running():
             raise ENDRUN(state)
         outer = current_cancellation()
-        cancellation = self._cancellation = Cancellation()
+        cancellation = self._cancellation
+        cancellation.outer = outer
         handlers = list(task_runner_state_handlers or ())
         _values.set(
             {
                 **_values.get(),
                 "cancellation": cancellation,
                 "executor": executor,
+                "settings": self.settings,
                 "limits": None if self.limits is None else self.limits.opened(),
                 "watch": self._watch,
             }
@@ -392,8 +404,6 @@ class FlowRunner(Runner):
             async with self.check_for_cancellation(), executor.start():
                 await drive.run()
         except asyncio.CancelledError:
-            if outer is not None and outer.cause is not None:
-                cancellation.cause = outer.cause
             with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
                 await self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
             raise
