@@ -74,8 +74,9 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
 
     async def exists(self, location: str, **kwargs: Any) -> bool:
         """Tell whether there is a file at `location`, its template filled from `kwargs`."""
-        path = self._path(self.at(location).format(**kwargs).location or "")
-        return await in_thread(os.path.exists, path)
+        if kwargs:
+            location = self.at(location).format(**kwargs).location or ""
+        return await in_thread(os.path.exists, self._path(location))
 
     def _path(self, location: str) -> str:
         if os.path.isabs(location):

@@ -105,7 +105,8 @@ class _ObjectResult(Result):
         store = self._store
         from obstore.exceptions import BaseError, NotFoundError
 
-        location = self.at(location).format(**kwargs).location or ""
+        if kwargs:
+            location = self.at(location).format(**kwargs).location or ""
         try:
             await store.head_async(location)
         except (FileNotFoundError, NotFoundError):
