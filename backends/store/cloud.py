@@ -1,0 +1,210 @@
+"""What only the hosted API had: secrets, key-value pairs, limits, API keys."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import functools
+import hashlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, delete, select
+
+from ...engine.errors import BackendRejected, FlowloopError
+from .records import Caller, Payload
+from .tx import Tx, tables
+
+__all__ = [
+    "authenticate",
+    "create_api_key",
+    "delete_api_key",
+    "delete_flow_concurrency_limit",
+    "delete_key_value",
+    "delete_secret",
+    "delete_task_tag_limit",
+    "secret_names",
+    "secret_value",
+    "set_key_value",
+    "set_secret",
+    "update_flow_concurrency_limit",
+    "update_task_tag_limit",
+]
+
+_VALUE_LIMIT = 10_000
+_SCOPES = ("read", "write")
+
+
+def _put(tx: Tx, table: str, tenant_id: str, key: dict[str, str], values: dict[str, Any]) -> str:
+    """Insert or change the one row of a tenant that has this key, and return its id."""
+    columns = tables[table].c
+    where = [columns.tenant_id == tenant_id, *(columns[name] == value for name, value in key.items())]
+    found = tx.first(select(columns.id).where(*where).with_for_update())
+    if found is None:
+        return tx.insert(table, tenant_id=tenant_id, **key, **values)
+    tx.update(table, columns.id == found["id"], **values)
+    row_id: str = found["id"]
+    return row_id
+
+
+def _delete(tx: Tx, table: str, row_id: str, missing: str) -> Payload:
+    row = tx.row(table, row_id, missing)
+    tx.run(delete(tables[table]).where(tables[table].c.id == row["id"]))
+    return {"success": True}
+
+
+# -- secrets -------------------------------------------------------------------------------------------
+
+
+def set_secret(tx: Tx, *, name: str, value: Any) -> Payload:
+    """Store a secret, encrypted; the value None deletes it."""
+    if not name:
+        raise BackendRejected("A secret needs a name.")
+    if value is None:
+        return delete_secret(tx, name=name)
+    ciphertext = _cipher(tx.secret_key).encrypt(msgspec.json.encode(value)).decode()
+    _put(tx, "secret", tx.tenant_or_only(None), {"name": name}, {"ciphertext": ciphertext})
+    return {"success": True}
+
+
+def secret_value(tx: Tx, *, name: str) -> Any:
+    """Return the value of a secret."""
+    secret = tables["secret"].c
+    owner = tx.tenant_or_only(None)
+    ciphertext = tx.scalar(select(secret.ciphertext).where(secret.tenant_id == owner, secret.name == name))
+    if ciphertext is None:
+        raise BackendRejected("No value found for the requested key")
+    cipher = _cipher(tx.secret_key)
+    from cryptography.fernet import InvalidToken
+
+    try:
+        return msgspec.json.decode(cipher.decrypt(ciphertext.encode()))
+    except InvalidToken as error:
+        raise BackendRejected(f"The secret {name!r} was stored under another key.") from error
+
+
+def secret_names(tx: Tx) -> list[str]:
+    """Return the names of all secrets, sorted."""
+    secret = tables["secret"].c
+    return list(tx.connection.execute(select(secret.name).where(tx.mine("secret")).order_by(secret.name)).scalars())
+
+
+def delete_secret(tx: Tx, *, name: str) -> Payload:
+    """Delete a secret; one that is not there is no error."""
+    secret = tables["secret"].c
+    tx.run(delete(tables["secret"]).where(secret.tenant_id == tx.tenant_or_only(None), secret.name == name))
+    return {"success": True}
+
+
+@functools.lru_cache(maxsize=4)
+def _cipher(secret_key: str) -> Any:
+    if not secret_key:
+        raise BackendRejected("Secrets need an encryption key: start the server with FLOWLOOP_SECRET_KEY set.")
+    try:
+        from cryptography.fernet import Fernet
+    except ImportError as error:
+        raise FlowloopError("secrets need an extra: pip install 'flowloop[server]'") from error
+    derived = hashlib.scrypt(secret_key.encode(), salt=b"flowloop secrets", n=2**12, r=8, p=1, dklen=32)
+    return Fernet(base64.urlsafe_b64encode(derived))
+
+
+# -- key-value pairs and limits ------------------------------------------------------------------------
+
+
+def set_key_value(tx: Tx, *, key: str, value: Any) -> Payload:
+    """Store a value of at most 10 KB under a key."""
+    if not key:
+        raise BackendRejected("A key-value pair needs a key.")
+    if len(msgspec.json.encode(value)) > _VALUE_LIMIT:
+        raise BackendRejected("Value payload exceedes 10KB limit.")
+    return {"id": _put(tx, "key_value", tx.tenant_or_only(None), {"key": key}, {"value": value})}
+
+
+def delete_key_value(tx: Tx, *, key_value_id: str) -> Payload:
+    """Delete a key with its value."""
+    return _delete(tx, "key_value", key_value_id, "Invalid key value ID.")
+
+
+def update_task_tag_limit(tx: Tx, *, tag: str, limit: int) -> Payload:
+    """Limit how many task runs with a tag run at once."""
+    return _put_limit(tx, "task_tag_limit", {"tag": tag}, limit)
+
+
+def delete_task_tag_limit(tx: Tx, *, limit_id: str) -> Payload:
+    """Take a limit away, with all places that are held under it."""
+    return _delete(tx, "task_tag_limit", limit_id, "Invalid limit ID.")
+
+
+def update_flow_concurrency_limit(tx: Tx, *, name: str, limit: int) -> Payload:
+    """Limit how many flow runs with a label run at once."""
+    return _put_limit(tx, "flow_concurrency_limit", {"name": name}, limit)
+
+
+def delete_flow_concurrency_limit(tx: Tx, *, limit_id: str) -> Payload:
+    """Take a limit away, with all places that are held under it."""
+    return _delete(tx, "flow_concurrency_limit", limit_id, "Invalid limit ID.")
+
+
+def _put_limit(tx: Tx, table: str, key: dict[str, str], limit: int) -> Payload:
+    if not all(key.values()):
+        raise BackendRejected("A limit needs a tag or a label.")
+    if limit < 0:
+        raise BackendRejected("A limit must not be negative.")
+    return {"id": _put(tx, table, tx.tenant_or_only(None), key, {"limit": limit})}
+
+
+# -- API keys ------------------------------------------------------------------------------------------
+
+
+def create_api_key(
+    tx: Tx,
+    *,
+    name: str,
+    user_id: str | None = None,
+    expires_at: datetime.datetime | None = None,
+    scopes: Sequence[str] = _SCOPES,
+    tenant_id: str | None = None,
+) -> Payload:
+    """Create an API key. The key itself is in this answer only: the store keeps a digest.
+
+    Returns:
+        - Payload: ``id`` and ``key``
+    """
+    if not name:
+        raise BackendRejected("An API key needs a name.")
+    if not scopes or not set(scopes) <= set(_SCOPES):
+        raise BackendRejected("The scopes of an API key are read and write.")
+    if not set(scopes) <= tx.caller.scopes:
+        raise BackendRejected("An API key cannot allow more than the key that creates it.")
+    key = secrets.token_urlsafe(32)
+    key_id = tx.insert(
+        "api_key",
+        tenant_id=tx.tenant_or_only(tenant_id),
+        user_id=user_id if user_id is not None else tx.caller.user_id,
+        name=name,
+        scopes=sorted(set(scopes)),
+        expires_at=expires_at,
+        key_hash=_digest(key),
+    )
+    return {"id": key_id, "key": key}
+
+
+def delete_api_key(tx: Tx, *, key_id: str) -> Payload:
+    """Delete an API key: nobody gets in with it any more."""
+    return _delete(tx, "api_key", key_id, "Invalid API key ID.")
+
+
+def _digest(key: str) -> str:
+    # A key is 256 random bits: a plain digest cannot be guessed back.
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def authenticate(connection: Connection, key: str, now: datetime.datetime) -> Caller | None:
+    """Return whose API key this is, or None if it is nobody's or has expired."""
+    api_key = tables["api_key"].c
+    row = connection.execute(select(*api_key).where(api_key.key_hash == _digest(key))).mappings().first()
+    if row is None or (row["expires_at"] is not None and row["expires_at"] <= now):
+        return None
+    return Caller(tenant_id=row["tenant_id"], scopes=frozenset(row["scopes"]), user_id=row["user_id"])

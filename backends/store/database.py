@@ -1,0 +1,172 @@
+"""One database: how it is opened, read and written, whichever it is.
+
+Everything the store does to rows is an ordinary function over a SQLAlchemy `Connection`. A database runs
+such a function in a transaction: in its one writer thread on SQLite, under the async driver on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, FlowloopError
+from .records import Kind
+from .schema import metadata
+
+__all__ = ["HEAD", "Database", "RunRow", "StateRow", "json_options"]
+
+R = TypeVar("R")
+
+HEAD = "0001"
+"""The newest migration: what a fresh database is made at, and what an old one must be upgraded to."""
+
+json_options: dict[str, Any] = {
+    "json_serializer": lambda value: msgspec.json.encode(value).decode(),
+    "json_deserializer": msgspec.json.decode,
+}
+"""How both engines read and write JSON columns."""
+
+RunRow = tuple[Any, ...]
+StateRow = tuple[Any, ...]
+
+
+class Database(ABC):
+    """A SQLite file or a PostgreSQL database.
+
+    The methods from `lock_runs` on are the hot statements: they speak to the driver directly, inside the
+    transaction of the `Connection` they are given.
+    """
+
+    name: str
+    engine: AsyncEngine
+
+    def __init__(self, shown: str) -> None:
+        self.shown = shown
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect; make the tables if there are none; refuse a database that is not ours or not of this version."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what has begun, and close every connection."""
+
+    @abstractmethod
+    async def _write(self, work: Callable[[Connection], R]) -> R:
+        """Run `work` in a transaction of its own."""
+
+    async def write(self, work: Callable[[Connection], R]) -> R:
+        """Run `work` in a transaction of its own.
+
+        A caller that is cancelled leaves a transaction that is either recorded whole or not at all.
+
+        Raises:
+            - BackendRejected: if a constraint forbids it
+            - BackendUnavailable: if the database cannot be reached, or was busy for too long
+        """
+        try:
+            return await self._write(work)
+        except Exception as error:
+            raise self.translate(error) from error
+
+    async def read(self, work: Callable[[Connection], R]) -> R:
+        """Run `work`, which only reads."""
+        try:
+            async with self.engine.connect() as connection:
+                return await connection.run_sync(work)
+        except Exception as error:
+            raise self.translate(error) from error
+
+    def translate(self, error: Exception) -> Exception:
+        """Say what happened as one of flowloop's errors; an error that is none of the database's stays."""
+        if isinstance(error, BackendError):
+            return error
+        if isinstance(error, PoolTimeout | OSError | asyncio.TimeoutError):
+            return BackendUnavailable(f"the database {self.shown} does not answer: {error}")
+        cause = error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error
+        kind = self.classify(cause)
+        if kind == "rejected":
+            message = "Foreign key violation." if "foreign key" in str(cause).lower() else "Uniqueness violation."
+            return BackendRejected(message)
+        if kind == "value":
+            return BackendRejected(f"a value cannot be stored: {cause}")
+        if kind == "unavailable":
+            return BackendUnavailable(f"the database {self.shown} does not answer: {cause}")
+        return error
+
+    @abstractmethod
+    def classify(self, error: BaseException) -> str:
+        """Say what an error of the driver means: ``rejected``, ``value``, ``unavailable``, or an empty text."""
+
+    # -- the hot statements ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def moment(self, value: datetime.datetime) -> Any:
+        """Return a moment, aware and in UTC, as the rows of the hot statements hold it."""
+
+    @abstractmethod
+    def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
+        """Lock the runs with these ids against other writers, and return what the rules need of each.
+
+        Returns:
+            - of task runs: id, version, state, tenant, cached_inputs, flow_run_id, task_id;
+              of flow runs: id, version, state, tenant, submitted, flow_id, labels
+        """
+
+    @abstractmethod
+    def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what the rules need of the flows of these flow runs (of kind ``task_run``) or of these flows.
+
+        Returns:
+            - for ``task_run``: flow_run_id, state of the flow run, whether versions are locked, whether the tenant
+              has limits for task runs; for ``flow_run``: flow_id, None, whether versions are locked, whether
+              the tenant has limits for flow runs
+        """
+
+    @abstractmethod
+    def recorded_states(self, connection: Connection, kind: Kind, keys: Sequence[tuple[str, int]]) -> list[StateRow]:
+        """Return run id, version, state, document and client id of the states with these run ids and versions."""
+
+    @abstractmethod
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert state rows, and copy each to its run: rows as `transitions.Record` has them."""
+
+    @abstractmethod
+    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert task runs with their first state, except those whose place is taken: rows as `runs.NewTaskRun`."""
+
+
+def prepare(connection: Connection, shown: str) -> None:
+    """Make the tables of a fresh database, or check that those that are there are ours and new enough.
+
+    Raises:
+        - FlowloopError: if they are not
+    """
+    tables = set(inspect(connection).get_table_names())
+    if "flowloop_version" in tables and "flow_run" in tables:
+        found = connection.execute(text("SELECT version_num FROM flowloop_version")).scalar()
+        if found == HEAD:
+            return
+        if found is not None and found > HEAD:
+            raise FlowloopError(
+                f"the database {shown} was written by a newer flowloop: its version is {found}, this one knows {HEAD}. "
+                "Install that flowloop."
+            )
+        raise FlowloopError(
+            f"the database {shown} is of an older version ({found}, this flowloop needs {HEAD}): "
+            f"run `flowloop db upgrade --db {shown}` once"
+        )
+    if tables & set(metadata.tables) or "flowloop_version" in tables:
+        raise FlowloopError(f"the database {shown} holds tables that are not flowloop's: give it a database of its own")
+    metadata.create_all(connection)
+    connection.execute(text("CREATE TABLE flowloop_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text("INSERT INTO flowloop_version (version_num) VALUES (:head)"), {"head": HEAD})

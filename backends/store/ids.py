@@ -1,0 +1,38 @@
+"""Identifiers: UUIDs of version 7, which sort by the time they were made.
+
+Rows then come back in the order of their creation when they are ordered by id, and the indexes grow at
+their right edge only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+
+__all__ = ["is_id", "new_ids"]
+
+_is_uuid = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+
+
+def is_id(value: object) -> bool:
+    """Whether `value` is the text of a UUID as the store writes it; whatever is not, no row has for an id."""
+    return isinstance(value, str) and _is_uuid(value) is not None
+
+
+def new_ids() -> Callable[[], str]:
+    """Return a function that makes ids, each greater than the ones it made before."""
+    last = 0
+
+    def new_id() -> str:
+        nonlocal last
+        # 48 bits of milliseconds, then 12 that count within one; a burst of more borrows from the future.
+        last = max(last + 1, (time.time_ns() // 1_000_000) << 12)
+        tail = int.from_bytes(os.urandom(8))
+        return (
+            f"{last >> 28:08x}-{last >> 12 & 0xFFFF:04x}-7{last & 0xFFF:03x}"
+            f"-{tail >> 48 & 0x3FFF | 0x8000:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
+        )
+
+    return new_id

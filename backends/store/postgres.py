@@ -1,0 +1,237 @@
+"""The store on PostgreSQL, over asyncpg.
+
+SQLAlchemy's connections are in autocommit mode, and the transaction around a write is asyncpg's own: the
+hot statements then go to the driver inside the same transaction as everything else. They carry a whole
+batch in arrays. Runs are locked in the order of their ids, so that batches that share runs cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import URL, Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from ...engine.errors import FlowloopError
+from .database import Database, RunRow, StateRow, json_options, prepare
+from .ids import is_id
+from .records import Kind
+
+__all__ = ["PostgresDatabase"]
+
+R = TypeVar("R")
+
+_ATTEMPTS = 5
+"""How often a transaction is tried that the server chose as the victim of a deadlock."""
+
+_RUN_COLUMNS = {
+    "task_run": "id::text, version, state, tenant_id::text, cached_inputs, flow_run_id::text, task_id::text",
+    "flow_run": "id::text, version, state, tenant_id::text, submitted, flow_id::text, labels::text",
+}
+
+_LOCKED = "coalesce((g.settings ->> 'version_locking_enabled')::boolean, false)"
+
+_FLOW_FACTS = {
+    "task_run": (
+        f"SELECT r.id::text, r.state, {_LOCKED}, "
+        "EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id) "
+        "FROM flow_run r JOIN flow f ON f.id = r.flow_id JOIN flow_group g ON g.id = f.flow_group_id "
+        "WHERE r.id = ANY($1::uuid[])"
+    ),
+    "flow_run": (
+        f"SELECT f.id::text, NULL, {_LOCKED}, "
+        "EXISTS (SELECT 1 FROM flow_concurrency_limit l WHERE l.tenant_id = f.tenant_id) "
+        "FROM flow f JOIN flow_group g ON g.id = f.flow_group_id WHERE f.id = ANY($1::uuid[])"
+    ),
+}
+
+_APPEND = """
+WITH new AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::uuid[], $3::int[], $4::timestamptz[], $5::text[], $6::text[], $7::timestamptz[],
+        $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], {type}, $14::uuid[]
+    ) AS n (id, tenant_id, version, timestamp, state, message, start_time,
+            serialized_state, client_id, started, ended, heartbeat, extra, run_id)
+), appended AS (
+    INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time,
+                              serialized_state, client_id)
+    SELECT id, tenant_id, run_id, version, timestamp, state, message, start_time, serialized_state, client_id FROM new
+)
+UPDATE {kind} AS run SET
+    version = new.version, state_timestamp = new.timestamp, state = new.state, state_message = new.message,
+    state_start_time = new.start_time, serialized_state = new.serialized_state,
+    start_time = least(run.start_time, new.started), end_time = greatest(run.end_time, new.ended),
+    heartbeat = coalesce(new.heartbeat, run.heartbeat), {extra}, updated = new.timestamp
+FROM new WHERE run.id = new.run_id
+"""
+
+_APPEND_STATES = {
+    "task_run": _APPEND.format(kind="task_run", type="$13::text[]", extra="cached_inputs = new.extra"),
+    "flow_run": _APPEND.format(
+        kind="flow_run", type="$13::timestamptz[]", extra="submitted = coalesce(new.extra, run.submitted)"
+    ),
+}
+
+_INSERT_TASK_RUNS = """
+WITH new AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::int[], $6::text[], $7::text[], $8::uuid[], $9::uuid[]
+    ) AS n (tenant_id, created, flow_run_id, task_id, map_index, cache_key, document, state_id, id)
+), run AS (
+    INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version,
+                          state, state_message, state_timestamp, serialized_state)
+    SELECT id, tenant_id, created, created, flow_run_id, task_id, map_index, cache_key, 1,
+           'Pending', 'Task run created', created, document FROM new
+    ON CONFLICT (flow_run_id, task_id, map_index) DO NOTHING
+    RETURNING id
+)
+INSERT INTO task_run_state (id, tenant_id, task_run_id, version, timestamp, state, message, serialized_state)
+SELECT new.state_id, new.tenant_id, new.id, 1, new.created, 'Pending', 'Task run created', new.document
+FROM new JOIN run ON run.id = new.id
+"""
+
+
+class PostgresDatabase(Database):
+    """A PostgreSQL database.
+
+    Args:
+        - url: ``postgresql://user:password@host:port/database``
+        - connections: how many connections are kept; ten more may be opened when these are busy
+    """
+
+    name = "postgresql"
+
+    def __init__(self, url: URL, connections: int = 10) -> None:
+        super().__init__(url.render_as_string(hide_password=True))
+        self.engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"),
+            isolation_level="AUTOCOMMIT",
+            pool_size=connections,
+            pool_pre_ping=False,
+            **json_options,
+        )
+
+    async def open(self) -> None:
+        """Connect; make the tables if there are none; refuse a database that is not ours."""
+
+        def make(connection: Connection) -> None:
+            # One process at a time may find the database empty.
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('flowloop'))"))
+            prepare(connection, self.shown)
+
+        try:
+            await self._write(make)
+        except FlowloopError:
+            await self.engine.dispose()
+            raise
+        except Exception as error:
+            await self.engine.dispose()
+            raise FlowloopError(f"the database {self.shown} cannot be opened: {error}") from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    async def _write(self, work: Callable[[Connection], R]) -> R:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._transact(work)
+            except Exception as error:
+                if not _is_deadlock(error) or attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _transact(self, work: Callable[[Connection], R]) -> R:
+        async with self.engine.connect() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert raw is not None
+            async with raw.transaction():
+                return await connection.run_sync(work)
+
+    # -- errors ----------------------------------------------------------------------------------------
+
+    def classify(self, error: BaseException) -> str:
+        """Say what an error of asyncpg means."""
+        cause = error.__cause__ if not isinstance(error, asyncpg.PostgresError) and error.__cause__ else error
+        if isinstance(cause, asyncpg.IntegrityConstraintViolationError):
+            return "rejected"
+        if isinstance(cause, asyncpg.DataError | UnicodeEncodeError | OverflowError):
+            return "value"
+        unavailable = (
+            asyncpg.PostgresConnectionError,
+            asyncpg.InterfaceError,
+            asyncpg.OperatorInterventionError,
+            asyncpg.InsufficientResourcesError,
+            asyncpg.TransactionRollbackError,
+            OSError,
+        )
+        return "unavailable" if isinstance(cause, unavailable) else ""
+
+    # -- the hot statements ----------------------------------------------------------------------------
+
+    def moment(self, value: datetime.datetime) -> Any:
+        """Return a moment as a hot statement takes it."""
+        return value
+
+    def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
+        """Lock the runs in the order of their ids, and return what the rules need of each."""
+        statement = f"SELECT {_RUN_COLUMNS[kind]} FROM {kind} WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
+        return _fetch(connection, statement, [run_id for run_id in ids if is_id(run_id)])
+
+    def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what the rules need of the flows."""
+        return _fetch(connection, _FLOW_FACTS[kind], ids)
+
+    def recorded_states(self, connection: Connection, kind: Kind, keys: Sequence[tuple[str, int]]) -> list[StateRow]:
+        """Return states by run id and version."""
+        statement = (
+            f"SELECT s.{kind}_id::text, s.version, s.state, s.serialized_state, s.client_id "
+            f"FROM unnest($1::uuid[], $2::int[]) AS k (id, version) "
+            f"JOIN {kind}_state s ON s.{kind}_id = k.id AND s.version = k.version"
+        )
+        return _fetch(connection, statement, [key[0] for key in keys], [key[1] for key in keys])
+
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert states and copy each to its run, the first of every run in one statement, the second in the next."""
+        for wave in _waves(rows):
+            _fetch(connection, _APPEND_STATES[kind], *zip(*wave, strict=True))
+
+    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert task runs with their Pending state, where nobody else has done it meanwhile."""
+        _fetch(connection, _INSERT_TASK_RUNS, *zip(*rows, strict=True))
+
+
+def _fetch(connection: Connection, statement: str, *args: Sequence[Any]) -> list[Any]:
+    adapted: Any = connection.connection.dbapi_connection
+
+    def run(raw: Any) -> Coroutine[Any, Any, list[Any]]:
+        found: Coroutine[Any, Any, list[Any]] = raw.fetch(statement, *args)
+        return found
+
+    rows: list[Any] = adapted.run_async(run)
+    return rows
+
+
+def _waves(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[tuple[Any, ...]]]:
+    """Split rows so that no run is twice in one statement, in order."""
+    if len({row[-1] for row in rows}) == len(rows):
+        return [rows]
+    waves: list[list[tuple[Any, ...]]] = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        wave = seen[row[-1]] = seen.get(row[-1], -1) + 1
+        if wave == len(waves):
+            waves.append([])
+        waves[wave].append(row)
+    return list(waves)
+
+
+def _is_deadlock(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, asyncpg.DeadlockDetectedError):
+            return True
+        error = error.__cause__ or getattr(error, "orig", None)
+    return False

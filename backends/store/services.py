@@ -1,0 +1,300 @@
+"""What the services do: each function is one pass, at the time of its transaction.
+
+The loops that call them, and their intervals, belong to the server.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, RowMapping, delete, exists, func, or_, select, true
+
+from . import rules, scheduling
+from .flow_runs import state_update
+from .records import Payload, StateUpdate
+from .transitions import set_states
+from .tx import Tx, tables
+
+__all__ = [
+    "acquire_lease",
+    "find_active_schedules",
+    "forget",
+    "kill_zombies",
+    "prune_flow_runs",
+    "prune_rest",
+    "release_lease",
+    "revive",
+]
+
+SILENCE = datetime.timedelta(minutes=10)
+"""After how long without a sign of life a run counts as dead."""
+
+RESURRECTIONS = 3
+"""How often Lazarus schedules a flow run again before it gives up."""
+
+ZOMBIES = 5000
+LAZARI = 500
+
+ANSWERS_KEPT = datetime.timedelta(hours=1)
+"""How long the answer to a batch with an idempotency key is kept."""
+
+_ALIVE = sorted({"Scheduled", "Paused", "Resume", "Retrying", "Running", "Cancelling"})
+
+
+# -- which process runs a service ----------------------------------------------------------------------
+
+
+def acquire_lease(tx: Tx, *, service: str, holder: str, seconds: float) -> bool:
+    """Take or prolong the right to run a service.
+
+    Args:
+        - service: its name
+        - holder: who wants it, unique between processes
+        - seconds: for how long
+
+    Returns:
+        - bool: whether the holder has it now
+    """
+    lease = tables["lease"].c
+    expires = tx.now + datetime.timedelta(seconds=seconds)
+    claim = tx.upsert("lease").values(service=service, holder=holder, expires=expires)
+    claim = claim.on_conflict_do_update(
+        index_elements=["service"],
+        set_={"holder": holder, "expires": expires},
+        where=or_(lease.holder == holder, lease.expires <= tx.now),
+    )
+    return tx.run(claim) > 0
+
+
+def release_lease(tx: Tx, *, service: str, holder: str) -> None:
+    """Give the right to run a service back."""
+    lease = tables["lease"].c
+    tx.run(delete(tables["lease"]).where(lease.service == service, lease.holder == holder))
+
+
+# -- scheduler -----------------------------------------------------------------------------------------
+
+
+def find_active_schedules(tx: Tx, *, after: str = "", limit: int = 500) -> list[str]:
+    """Return a page of the ids of flows whose schedule is active; `after` is the last id of the page before."""
+    flow = tables["flow"].c
+    active = select(flow.id).where(flow.is_schedule_active.is_(True), flow.archived.is_(False))
+    if after:
+        active = active.where(flow.id > after)
+    return list(tx.connection.execute(active.order_by(flow.id).limit(limit)).scalars())
+
+
+schedule_flow_runs = scheduling.schedule_flow_runs
+
+
+# -- zombie killer -------------------------------------------------------------------------------------
+
+
+def kill_zombies(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
+    """Fail or retry the running task runs of silent flow runs, and fail silent flow runs that are cancelling.
+
+    Returns:
+        - Payload: ``task_runs`` and ``flow_runs``: how many of each
+    """
+    cutoff = tx.now - silence
+    zombies = _zombie_task_runs(tx, cutoff)
+    updates: list[StateUpdate] = []
+    lines: list[tuple[RowMapping, str]] = []
+    for row in zombies:
+        update_, text = _sentence(tx, row)
+        updates.append(update_)
+        lines.append((row, text))
+    outcomes = set_states(tx, "task_run", updates)
+    killed = [line for line, outcome in zip(lines, outcomes, strict=True) if outcome.status == "SUCCESS"]
+    _write_logs(tx, [(row, row["id"], row["flow_run_id"], "ERROR", text) for row, text in killed])
+    ended = _end_cancelling(tx, cutoff)
+    return {"task_runs": len(killed), "flow_runs": ended}
+
+
+def _zombie_task_runs(tx: Tx, cutoff: datetime.datetime) -> Sequence[RowMapping]:
+    run, task, flow_run = tables["task_run"], tables["task"], tables["flow_run"]
+    flow, group = tables["flow"], tables["flow_group"]
+    retries = (
+        select(func.count())
+        .select_from(tables["task_run_state"])
+        .where(tables["task_run_state"].c.task_run_id == run.c.id, tables["task_run_state"].c.state == "Retrying")
+        .scalar_subquery()
+    )
+    joined = (
+        run.join(flow_run, run.c.flow_run_id == flow_run.c.id)
+        .join(task, run.c.task_id == task.c.id)
+        .join(flow, flow_run.c.flow_id == flow.c.id)
+        .join(group, flow.c.flow_group_id == group.c.id)
+    )
+    return tx.all(
+        select(
+            run.c.id,
+            run.c.tenant_id,
+            run.c.flow_run_id,
+            task.c.name.label("task_name"),
+            task.c.max_retries,
+            task.c.retry_delay,
+            flow_run.c.state.label("flow_run_state"),
+            retries.label("retries"),
+        )
+        .select_from(joined)
+        .where(run.c.state == "Running", flow_run.c.heartbeat <= cutoff, _unless_off("heartbeat_enabled"))
+        .order_by(flow_run.c.heartbeat.desc(), run.c.id)
+        .limit(ZOMBIES)
+    )
+
+
+def _unless_off(setting: str) -> ColumnElement[bool]:
+    """The condition that a flow group does not have a setting switched off."""
+    return func.coalesce(tables["flow_group"].c.settings[setting].as_boolean(), true())
+
+
+def _sentence(tx: Tx, row: RowMapping) -> tuple[StateUpdate, str]:
+    attempt = row["retries"] + 1
+    if row["retries"] < row["max_retries"] and row["flow_run_state"] == "Running":
+        text = (
+            "No heartbeat detected from the remote task; retrying the run."  # the dialect has no space here
+            f"This will be retry {attempt} of {row['max_retries']}."
+        )
+        start = tx.now + _delay(row["retry_delay"])
+        return state_update(row["id"], "Retrying", text, run_count=attempt, start_time=start.isoformat()), text
+    who = f"{row['id']} ({row['task_name']})"
+    text = f"No heartbeat detected from the remote task; marking the task run {who} as failed."
+    return state_update(row["id"], "Failed", text), text
+
+
+def _delay(interval: str | None) -> datetime.timedelta:
+    hours, minutes, seconds = (interval or "0:0:0").split(":")
+    return datetime.timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds))
+
+
+def _end_cancelling(tx: Tx, cutoff: datetime.datetime) -> int:
+    run, flow, group = tables["flow_run"], tables["flow"], tables["flow_group"]
+    joined = run.join(flow, run.c.flow_id == flow.c.id).join(group, flow.c.flow_group_id == group.c.id)
+    silent = tx.all(
+        select(run.c.id, run.c.tenant_id)
+        .select_from(joined)
+        .where(run.c.state == "Cancelling", run.c.heartbeat <= cutoff, _unless_off("heartbeat_enabled"))
+        .limit(ZOMBIES)
+    )
+    text = "No heartbeat detected from the flow run; marking the run as failed."
+    set_states(tx, "flow_run", [state_update(row["id"], "Failed", text) for row in silent])
+    _write_logs(tx, [(row, None, row["id"], "ERROR", text) for row in silent])
+    return len(silent)
+
+
+def _write_logs(tx: Tx, lines: Sequence[tuple[RowMapping, str | None, str, str, str]], name: str = "") -> None:
+    tx.insert_many(
+        "log",
+        [
+            {
+                "tenant_id": row["tenant_id"],
+                "task_run_id": task_run_id,
+                "flow_run_id": flow_run_id,
+                "timestamp": tx.now,
+                "name": name or "flowloop.ZombieKiller",
+                "level": level,
+                "message": text,
+            }
+            for row, task_run_id, flow_run_id, level, text in lines
+        ],
+    )
+
+
+# -- Lazarus -------------------------------------------------------------------------------------------
+
+
+def revive(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
+    """Schedule silent flow runs again that have no live task run, and fail those that this has not helped.
+
+    Returns:
+        - Payload: ``rescheduled`` and ``failed``: how many of each
+    """
+    run, flow, group, task_run = tables["flow_run"], tables["flow"], tables["flow_group"], tables["task_run"].c
+    joined = run.join(flow, run.c.flow_id == flow.c.id).join(group, flow.c.flow_group_id == group.c.id)
+    live = exists().where(task_run.flow_run_id == run.c.id, task_run.state.in_(_ALIVE))
+    silent = tx.all(
+        select(run.c.id, run.c.tenant_id, run.c.times_resurrected)
+        .select_from(joined)
+        .where(
+            run.c.state.in_(["Running", "Submitted"]),
+            run.c.heartbeat <= tx.now - silence,
+            ~live,
+            _unless_off("heartbeat_enabled"),
+            _unless_off("lazarus_enabled"),
+        )
+        .order_by(run.c.id)
+        .limit(LAZARI)
+    )
+    again = [row for row in silent if row["times_resurrected"] < RESURRECTIONS]
+    lost = [row for row in silent if row["times_resurrected"] >= RESURRECTIONS]
+    text = "Rescheduled by a Lazarus process."
+    set_states(
+        tx, "flow_run", [state_update(row["id"], "Scheduled", text, start_time=tx.now.isoformat()) for row in again]
+    )
+    if again:
+        counter = tables["flow_run"].c.times_resurrected
+        tx.update("flow_run", run.c.id.in_([row["id"] for row in again]), times_resurrected=counter + 1)
+    lines = [(row, None, row["id"], "INFO", f"{text} This is attempt {row['times_resurrected'] + 1}.") for row in again]
+    failed = (
+        f"A Lazarus process attempted to reschedule this run {RESURRECTIONS} times without success. Marking as failed."
+    )
+    set_states(tx, "flow_run", [state_update(row["id"], "Failed", failed) for row in lost])
+    lines += [(row, None, row["id"], "ERROR", failed) for row in lost]
+    _write_logs(tx, lines, "flowloop.Lazarus")
+    return {"rescheduled": len(again), "failed": len(lost)}
+
+
+# -- retention -----------------------------------------------------------------------------------------
+
+
+def prune_flow_runs(tx: Tx, *, before: datetime.datetime, limit: int = 100) -> int:
+    """Delete flow runs that finished before a moment, with all that belongs to them.
+
+    Args:
+        - before: the moment
+        - limit: how many at most, so that one transaction does not last too long
+
+    Returns:
+        - int: how many were deleted
+    """
+    run = tables["flow_run"].c
+    old = select(run.id).where(run.state.in_(sorted(rules.FINISHED)), run.state_timestamp < before)
+    ids = list(tx.connection.execute(old.order_by(run.id).limit(limit)).scalars())
+    if ids:
+        tx.run(delete(tables["flow_run"]).where(run.id.in_(ids)))
+    return len(ids)
+
+
+def prune_rest(tx: Tx, *, before: datetime.datetime) -> Payload:
+    """Delete what no run holds on to any more: archived flows, groups, agents, messages, logs, from before a moment.
+
+    Returns:
+        - Payload: how many rows of each table were deleted
+    """
+    flow, group, agent = tables["flow"], tables["flow_group"], tables["agent"]
+    run, message, log = tables["flow_run"].c, tables["message"], tables["log"]
+    flows = delete(flow).where(
+        flow.c.archived.is_(True), flow.c.updated < before, ~exists().where(run.flow_id == flow.c.id)
+    )
+    groups = delete(group).where(group.c.updated < before, ~exists().where(flow.c.flow_group_id == group.c.id))
+    agents = delete(agent).where(func.coalesce(agent.c.last_queried, agent.c.created) < before)
+    return {
+        "flow": tx.run(flows),
+        "flow_group": tx.run(groups),
+        "agent": tx.run(agents),
+        "message": tx.run(delete(message).where(message.c.created < before)),
+        "log": tx.run(delete(log).where(log.c.timestamp < before, log.c.flow_run_id.is_(None))),
+    }
+
+
+def forget(tx: Tx) -> None:
+    """Delete what has done its service: old answers to batches, leases and reservations that have long run out."""
+    answer, lease, reservation = tables["answer"].c, tables["lease"].c, tables["reservation"].c
+    tx.run(delete(tables["answer"]).where(answer.created < tx.now - ANSWERS_KEPT))
+    tx.run(delete(tables["lease"]).where(lease.expires < tx.now - ANSWERS_KEPT))
+    over = exists().where(
+        tables["flow_run"].c.id == reservation.flow_run_id, tables["flow_run"].c.state.in_(sorted(rules.FINISHED))
+    )
+    tx.run(delete(tables["reservation"]).where(reservation.expires < tx.now, over))

@@ -1,0 +1,257 @@
+"""The store on SQLite: one writer thread with its own connection, and a pool of connections that only read.
+
+The file is in WAL mode, so readers and the writer do not wait for each other. Other processes may write to
+the same file: a transaction begins by taking the write lock, and waits for it as long as `BUSY_LIMIT`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
+
+from ...engine.errors import BackendUnavailable, FlowloopError
+from .database import Database, RunRow, StateRow, json_options, prepare
+from .records import Kind
+
+__all__ = ["SqliteDatabase"]
+
+R = TypeVar("R")
+
+BUSY_LIMIT = 60.0
+"""For how many seconds a write waits for other processes before it fails."""
+
+_BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
+
+_RUN_COLUMNS = {
+    "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id, task_id",
+    "flow_run": "id, version, state, tenant_id, submitted, flow_id, labels",
+}
+
+_LOCKED = "coalesce(json_extract(g.settings, '$.version_locking_enabled'), 0)"
+
+_FLOW_FACTS = {
+    "task_run": (
+        f"SELECT r.id, r.state, {_LOCKED}, EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id) "
+        "FROM flow_run r JOIN flow f ON f.id = r.flow_id JOIN flow_group g ON g.id = f.flow_group_id "
+        "WHERE r.id IN (SELECT value FROM json_each(?))"
+    ),
+    "flow_run": (
+        f"SELECT f.id, NULL, {_LOCKED}, "
+        "EXISTS (SELECT 1 FROM flow_concurrency_limit l WHERE l.tenant_id = f.tenant_id) "
+        "FROM flow f JOIN flow_group g ON g.id = f.flow_group_id "
+        "WHERE f.id IN (SELECT value FROM json_each(?))"
+    ),
+}
+
+# The rows of `append_states` fill both statements: the run id comes last, so that both use every parameter's number.
+_INSERT_STATE = (
+    "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
+    "serialized_state, client_id) VALUES (?1, ?2, ?14, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+)
+_COPY_TO_RUN = (
+    "UPDATE {kind} SET version = ?3, state_timestamp = ?4, state = ?5, state_message = ?6, state_start_time = ?7, "
+    "serialized_state = ?8, start_time = coalesce(min(start_time, ?10), start_time, ?10), "
+    "end_time = coalesce(max(end_time, ?11), end_time, ?11), heartbeat = coalesce(?12, heartbeat), {extra}, "
+    "updated = ?4 WHERE id = ?14"
+)
+_EXTRA = {"task_run": "cached_inputs = ?13", "flow_run": "submitted = coalesce(?13, submitted)"}
+
+_APPEND = {
+    kind: (_INSERT_STATE.format(kind=kind), _COPY_TO_RUN.format(kind=kind, extra=extra))
+    for kind, extra in _EXTRA.items()
+}
+
+_INSERT_TASK_RUN = (
+    "INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version, "
+    "state, state_message, state_timestamp, serialized_state) "
+    "VALUES (?9, ?1, ?2, ?2, ?3, ?4, ?5, ?6, 1, 'Pending', 'Task run created', ?2, ?7)"
+)
+_INSERT_PENDING = (
+    "INSERT INTO task_run_state (id, tenant_id, task_run_id, version, timestamp, state, message, serialized_state) "
+    "VALUES (?8, ?1, ?9, 1, ?2, 'Pending', 'Task run created', ?7)"
+)
+
+
+class SqliteDatabase(Database):
+    """A SQLite file.
+
+    Args:
+        - url: ``sqlite:///path``, or ``sqlite://`` for a temporary file that goes with the store
+        - synchronous: ``"FULL"``: an acknowledged write survives a loss of power; ``"NORMAL"``: it survives the end of
+          the process, and is faster
+    """
+
+    name = "sqlite"
+
+    def __init__(self, url: URL, synchronous: str) -> None:
+        super().__init__(url.render_as_string())
+        self._scratch = None if url.database else tempfile.TemporaryDirectory(prefix="flowloop-")
+        self.path = str(Path(self._scratch.name) / "flowloop.db") if self._scratch else str(url.database)
+        self._synchronous = synchronous
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-writer")
+        self._connection: Connection | None = None
+        self.engine = create_async_engine(
+            URL.create("sqlite+aiosqlite", database=self.path),
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=4,
+            connect_args={"timeout": BUSY_LIMIT},
+            **json_options,
+        )
+        event.listen(self.engine.sync_engine, "connect", self._set_up_reader)
+
+    async def open(self) -> None:
+        """Connect; make the tables if there are none; refuse a file that is not ours."""
+        try:
+            await self._in_thread(self._open)
+        except Exception:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish what has begun, and close every connection."""
+        await self._in_thread(self._close)
+        self._thread.shutdown()
+        await self.engine.dispose()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    async def _write(self, work: Callable[[Connection], R]) -> R:
+        return await self._in_thread(self._transact, work)
+
+    async def _in_thread(self, call: Callable[..., R], *args: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    # -- in the writer thread --------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine("sqlite://", creator=self._connect, poolclass=StaticPool, **json_options)
+            event.listen(engine, "begin", _take_write_lock)
+            self._connection = _patiently(engine.connect)
+        except (sqlite3.Error, OSError) as error:
+            raise FlowloopError(f"{self.path} cannot be used as a database: {error}") from error
+        self._transact(lambda connection: prepare(connection, self.shown))
+
+    def _connect(self) -> sqlite3.Connection:
+        raw = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, cached_statements=256)
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+            raw.execute(f"PRAGMA synchronous = {self._synchronous}")
+            raw.execute("PRAGMA foreign_keys = ON")
+            raw.execute("PRAGMA cache_size = -32768")
+        except sqlite3.Error:
+            raw.close()
+            raise
+        return raw
+
+    def _transact(self, work: Callable[[Connection], R]) -> R:
+        connection = self._connection
+        assert connection is not None, "the store is not open"
+        transaction = _patiently(connection.begin)
+        with transaction:
+            return work(connection)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            _driver(self._connection).execute("PRAGMA optimize")
+            self._connection.close()
+            self._connection.engine.dispose()
+            self._connection = None
+
+    # -- errors ----------------------------------------------------------------------------------------
+
+    def classify(self, error: BaseException) -> str:
+        """Say what an error of sqlite3 means."""
+        if isinstance(error, sqlite3.IntegrityError):
+            return "rejected"
+        if isinstance(error, OverflowError | UnicodeEncodeError | sqlite3.DataError | sqlite3.InterfaceError):
+            return "value"
+        return "unavailable" if isinstance(error, sqlite3.OperationalError) else ""
+
+    @staticmethod
+    def _set_up_reader(raw: Any, _: object) -> None:
+        cursor = raw.cursor()
+        cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+    # -- the hot statements ----------------------------------------------------------------------------
+
+    def moment(self, value: datetime.datetime) -> Any:
+        """Return a moment as a hot statement takes it."""
+        return value.isoformat(timespec="microseconds")
+
+    def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
+        """Return what the rules need of each run; the transaction has locked them all."""
+        rows = _driver(connection).execute(
+            f"SELECT {_RUN_COLUMNS[kind]} FROM {kind} WHERE id IN (SELECT value FROM json_each(?))",
+            (_json_text(ids),),
+        )
+        return rows.fetchall()
+
+    def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what the rules need of the flows."""
+        return _driver(connection).execute(_FLOW_FACTS[kind], (_json_text(ids),)).fetchall()
+
+    def recorded_states(self, connection: Connection, kind: Kind, keys: Sequence[tuple[str, int]]) -> list[StateRow]:
+        """Return states by run id and version."""
+        read = (
+            f"SELECT {kind}_id, version, state, serialized_state, client_id FROM {kind}_state "
+            f"WHERE {kind}_id = ? AND version = ?"
+        )
+        driver = _driver(connection)
+        return [row for key in keys if (row := driver.execute(read, key).fetchone()) is not None]
+
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert states and copy each to its run, in order."""
+        driver = _driver(connection)
+        for statement in _APPEND[kind]:
+            driver.executemany(statement, rows)
+
+    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert task runs with their Pending state."""
+        driver = _driver(connection)
+        driver.executemany(_INSERT_TASK_RUN, rows)
+        driver.executemany(_INSERT_PENDING, rows)
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
+
+
+def _json_text(ids: Sequence[str]) -> str:
+    return msgspec.json.encode(ids).decode()
+
+
+def _take_write_lock(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _patiently(call: Callable[[], R]) -> R:
+    """Call until no other process is in the way, or `BUSY_LIMIT` has passed."""
+    deadline = time.monotonic() + BUSY_LIMIT
+    while True:
+        try:
+            return call()
+        except (OperationalError, sqlite3.OperationalError) as error:
+            cause = error.orig if isinstance(error, OperationalError) else error
+            code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+            if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            if time.monotonic() > deadline:
+                raise BackendUnavailable(f"another process kept the database locked for {BUSY_LIMIT:.0f} s") from error

@@ -1,0 +1,357 @@
+"""`Store`: the database and everything that can be asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ...engine.clock import Clock, SystemClock
+from ...engine.errors import FlowloopError
+from . import (
+    cloud,
+    flow_groups,
+    flow_runs,
+    flows,
+    logs,
+    queue,
+    reads,
+    scheduling,
+    services,
+    task_runs,
+    tenants,
+    transitions,
+)
+from .database import Database
+from .ids import new_ids
+from .records import ANYONE, Caller, NextEvents, Payload, StateChange
+from .tx import Tx
+
+__all__ = ["Store", "open_database"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PRUNED_AT_ONCE = 25
+
+
+def open_database(url: str, *, synchronous: str = "FULL") -> Database:
+    """Return the database of a URL, not yet open.
+
+    Raises:
+        - FlowloopError: if the URL is none of a database the store knows, or a driver is missing
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise FlowloopError(f"{url!r} is not a database URL: give sqlite:///FILE or postgresql://…") from error
+    dialect = parsed.get_backend_name()
+    if dialect == "sqlite":
+        if synchronous not in ("FULL", "NORMAL", "OFF"):
+            raise FlowloopError(f"synchronous is FULL, NORMAL or OFF, not {synchronous!r}")
+        from .sqlite import SqliteDatabase
+
+        return SqliteDatabase(parsed, synchronous)
+    if dialect in ("postgresql", "postgres"):
+        try:
+            from .postgres import PostgresDatabase
+        except ImportError as error:
+            raise FlowloopError("PostgreSQL needs an extra: pip install 'flowloop[postgres]'") from error
+        return PostgresDatabase(parsed)
+    raise FlowloopError(f"there is no store on {dialect!r}: give sqlite:///FILE or postgresql://…")
+
+
+def _write(
+    operation: Callable[Concatenate[Tx, P], R],
+) -> Callable[Concatenate[Store, Caller, P], Coroutine[Any, Any, R]]:
+    """Make a method of an operation: it runs in a write transaction of its own."""
+
+    async def method(store: Store, caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await store.write(caller, lambda tx: operation(tx, *args, **kwargs))
+
+    _describe(method, operation)
+    return method
+
+
+def _read(
+    operation: Callable[Concatenate[Tx, P], R],
+) -> Callable[Concatenate[Store, Caller, P], Coroutine[Any, Any, R]]:
+    """Make a method of an operation that only reads."""
+
+    async def method(store: Store, caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await store.read(caller, lambda tx: operation(tx, *args, **kwargs))
+
+    _describe(method, operation)
+    return method
+
+
+def _describe(method: Any, operation: Callable[..., Any]) -> None:
+    method.__name__ = operation.__name__
+    method.__qualname__ = f"Store.{operation.__name__}"
+    method.__doc__ = operation.__doc__
+
+
+class Store:
+    """Every flow, run, state and log line, in one database. Use it in ``async with``.
+
+    Each operation of the API is a method of the same name: ``await store.create_flow_run(caller, flow_id=…)``. Its
+    arguments are the fields of the operation's input, its answer is the payload as plain data, and it is done
+    in one transaction. What it does is described at the function it is made of.
+
+    Args:
+        - url: ``sqlite:///FILE``, ``sqlite://`` for a database that goes with the store, or ``postgresql://…``
+        - clock: tells the time of everything that is written
+        - new_id: makes the ids of rows: texts of UUIDs, each greater than the last
+        - synchronous: of SQLite: ``"FULL"`` (an acknowledged write survives a loss of power), ``"NORMAL"`` (it
+          survives the end of the process) or ``"OFF"``
+        - secret_key: what secrets are encrypted with; without one they cannot be stored
+        - next_events: tells the next dates of a schedule document; without one no runs are scheduled
+
+    Raises (every method):
+        - BackendRejected: what was asked is refused, with the message of the API
+        - BackendUnavailable: the database cannot be reached, or was busy for too long
+
+    Example:
+        ::
+
+            async with Store("sqlite:///flowloop.db") as store:
+                project = await store.get_or_create_project(ANYONE, name="demo")
+                flow = await store.create_flow(ANYONE, project_id=project["id"], serialized_flow=document)
+                run = await store.create_flow_run(ANYONE, flow_id=flow["id"])
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        new_id: Callable[[], str] | None = None,
+        synchronous: str = "FULL",
+        secret_key: str | None = None,
+        next_events: NextEvents | None = None,
+    ) -> None:
+        self._database = open_database(url, synchronous=synchronous)
+        self._clock = clock or SystemClock()
+        self._new_id = new_id or new_ids()
+        self._secret_key = secret_key or ""
+        self._next_events = next_events
+        self._watchers: list[Callable[[Sequence[StateChange]], None]] = []
+
+    @property
+    def url(self) -> str:
+        """Where the rows are kept, without a password."""
+        return self._database.shown
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine for reads. On SQLite it has connections of its own, which cannot write."""
+        return self._database.engine
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the store."""
+        return self._clock
+
+    async def __aenter__(self) -> Self:
+        """Connect, and make the tables of a fresh database.
+
+        Raises:
+            - FlowloopError: if the database cannot be used: one line that says why and what to do
+        """
+        await self._database.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Finish the write in hand, and close every connection."""
+        await self._database.close()
+
+    # -- transactions ----------------------------------------------------------------------------------
+
+    def _tx(self, connection: Any, caller: Caller) -> Tx:
+        return Tx(
+            connection,
+            self._database,
+            caller,
+            self._clock.now(),
+            self._new_id,
+            self._next_events,
+            self._secret_key,
+            bool(self._watchers),
+        )
+
+    async def write(self, caller: Caller, operation: Callable[[Tx], R]) -> R:
+        """Run an operation, or several, in one write transaction, and tell those who watch."""
+        used: list[Tx] = []
+
+        def work(connection: Any) -> R:
+            used[:] = [self._tx(connection, caller)]
+            return operation(used[0])
+
+        result = await self._database.write(work)
+        if used[0].changes:
+            for watcher in list(self._watchers):
+                watcher(used[0].changes)
+        return result
+
+    async def read(self, caller: Caller, operation: Callable[[Tx], R]) -> R:
+        """Run an operation that only reads."""
+        return await self._database.read(lambda connection: operation(self._tx(connection, caller)))
+
+    def watch(self, watcher: Callable[[Sequence[StateChange]], None]) -> Callable[[], None]:
+        """Have the states that this store records told to `watcher`, in the event loop, after each commit.
+
+        Args:
+            - watcher: called with the states of one transaction, in order; it must be quick and must not raise
+
+        Returns:
+            - Callable: call it to stop watching
+        """
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    # -- states ----------------------------------------------------------------------------------------
+
+    set_flow_run_states = _write(transitions.set_flow_run_states)
+    set_task_run_states = _write(transitions.set_task_run_states)
+
+    # -- tenants and projects --------------------------------------------------------------------------
+
+    create_tenant = _write(tenants.create_tenant)
+    update_tenant_name = _write(tenants.update_tenant_name)
+    update_tenant_slug = _write(tenants.update_tenant_slug)
+    delete_tenant = _write(tenants.delete_tenant)
+    default_tenant = _write(tenants.default_tenant)
+    create_project = _write(tenants.create_project)
+    get_or_create_project = _write(tenants.get_or_create_project)
+    set_project_name = _write(tenants.set_project_name)
+    set_project_description = _write(tenants.set_project_description)
+    delete_project = _write(tenants.delete_project)
+    mark_message_as_read = _write(tenants.mark_message_as_read)
+    mark_message_as_unread = _write(tenants.mark_message_as_unread)
+    delete_message = _write(tenants.delete_message)
+    create_agent_config = _write(tenants.create_agent_config)
+    update_agent_config = _write(tenants.update_agent_config)
+    delete_agent_config = _write(tenants.delete_agent_config)
+
+    # -- flows -----------------------------------------------------------------------------------------
+
+    create_flow = _write(flows.create_flow)
+    create_flow_from_compressed_string = _write(flows.create_flow_from_compressed_string)
+    register_tasks = _write(flows.register_tasks)
+    register_edges = _write(flows.register_edges)
+    archive_flow = _write(flows.archive_flow)
+    delete_flow = _write(flows.delete_flow)
+    set_schedule_active = _write(flows.set_schedule_active)
+    set_schedule_inactive = _write(flows.set_schedule_inactive)
+    find_flow = _read(reads.find_flow)
+
+    set_flow_group_schedule = _write(flow_groups.set_flow_group_schedule)
+    delete_flow_group_schedule = _write(flow_groups.delete_flow_group_schedule)
+    set_flow_group_labels = _write(flow_groups.set_flow_group_labels)
+    set_flow_group_run_config = _write(flow_groups.set_flow_group_run_config)
+    set_flow_group_description = _write(flow_groups.set_flow_group_description)
+    set_flow_group_default_parameters = _write(flow_groups.set_flow_group_default_parameters)
+    delete_flow_group_default_parameter = _write(flow_groups.delete_flow_group_default_parameter)
+    enable_flow_heartbeat = _write(flow_groups.enable_flow_heartbeat)
+    disable_flow_heartbeat = _write(flow_groups.disable_flow_heartbeat)
+    enable_flow_lazarus_process = _write(flow_groups.enable_flow_lazarus_process)
+    disable_flow_lazarus_process = _write(flow_groups.disable_flow_lazarus_process)
+    enable_flow_version_lock = _write(flow_groups.enable_flow_version_lock)
+    disable_flow_version_lock = _write(flow_groups.disable_flow_version_lock)
+
+    # -- flow runs and task runs -----------------------------------------------------------------------
+
+    create_flow_run = _write(flow_runs.create_flow_run)
+    delete_flow_run = _write(flow_runs.delete_flow_run)
+    set_flow_run_name = _write(flow_runs.set_flow_run_name)
+    set_flow_run_labels = _write(flow_runs.set_flow_run_labels)
+    update_flow_run_heartbeat = _write(flow_runs.update_flow_run_heartbeat)
+    cancel_flow_run = _write(flow_runs.cancel_flow_run)
+    restart_flow_run = _write(flow_runs.restart_flow_run)
+    get_flow_run_info = _read(reads.get_flow_run_info)
+    get_flow_run_state = _read(reads.get_flow_run_state)
+    list_flow_runs = _read(reads.list_flow_runs)
+    get_flow_run_history = _read(reads.get_flow_run_history)
+
+    get_or_create_task_run = _write(task_runs.get_or_create_task_run)
+    get_or_create_task_run_info = _write(task_runs.get_or_create_task_run_info)
+    get_or_create_task_runs = _write(task_runs.get_or_create_task_runs)
+    get_task_run_info = _read(task_runs.get_task_run_info)
+    get_latest_cached_states = _read(reads.get_latest_cached_states)
+    mapped_children = _read(task_runs.mapped_children)
+    set_task_run_name = _write(task_runs.set_task_run_name)
+    update_task_run_heartbeat = _write(task_runs.update_task_run_heartbeat)
+
+    write_run_logs = _write(logs.write_run_logs)
+    create_task_run_artifact = _write(logs.create_task_run_artifact)
+    update_task_run_artifact = _write(logs.update_task_run_artifact)
+    delete_task_run_artifact = _write(logs.delete_task_run_artifact)
+
+    # -- agents and workers ----------------------------------------------------------------------------
+
+    register_agent = _write(queue.register_agent)
+    get_runs_in_queue = _write(queue.get_runs_in_queue)
+    reserve_flow_runs = _write(queue.reserve_flow_runs)
+    renew_flow_runs = _write(queue.renew_flow_runs)
+    release_flow_runs = _write(queue.release_flow_runs)
+
+    # -- what only the hosted API had ------------------------------------------------------------------
+
+    set_secret = _write(cloud.set_secret)
+    delete_secret = _write(cloud.delete_secret)
+    secret_value = _read(cloud.secret_value)
+    secret_names = _read(cloud.secret_names)
+    set_key_value = _write(cloud.set_key_value)
+    delete_key_value = _write(cloud.delete_key_value)
+    update_task_tag_limit = _write(cloud.update_task_tag_limit)
+    delete_task_tag_limit = _write(cloud.delete_task_tag_limit)
+    update_flow_concurrency_limit = _write(cloud.update_flow_concurrency_limit)
+    delete_flow_concurrency_limit = _write(cloud.delete_flow_concurrency_limit)
+    create_api_key = _write(cloud.create_api_key)
+    delete_api_key = _write(cloud.delete_api_key)
+
+    async def authenticate(self, key: str) -> Caller | None:
+        """Return the caller whose API key this is, or None if it is nobody's or has expired."""
+        now = self._clock.now()
+        return await self._database.read(lambda connection: cloud.authenticate(connection, key, now))
+
+    # -- services --------------------------------------------------------------------------------------
+
+    schedule_flow_runs = _write(scheduling.schedule_flow_runs)
+    find_active_schedules = _read(services.find_active_schedules)
+    acquire_lease = _write(services.acquire_lease)
+    release_lease = _write(services.release_lease)
+    kill_zombies = _write(services.kill_zombies)
+    revive = _write(services.revive)
+
+    async def run_scheduler(self) -> int:
+        """Plan the next runs of every active schedule, a flow at a time; return how many runs are planned."""
+        planned = 0
+        after = ""
+        while page := await self.find_active_schedules(ANYONE, after=after):
+            for flow_id in page:
+                planned += len(await self.schedule_flow_runs(ANYONE, flow_id=flow_id))
+            after = page[-1]
+        return planned
+
+    async def prune(self, older_than: datetime.timedelta) -> Payload:
+        """Delete what finished, or was last used, longer ago than this.
+
+        Returns:
+            - Payload: how many rows of each table were deleted; what hangs on a flow run goes with it
+        """
+        before = self._clock.now() - older_than
+        pruned = 0
+        while count := await self.write(
+            ANYONE, lambda tx: services.prune_flow_runs(tx, before=before, limit=_PRUNED_AT_ONCE)
+        ):
+            pruned += count
+            await asyncio.sleep(0)
+        rest = await self.write(ANYONE, lambda tx: services.prune_rest(tx, before=before))
+        await self.write(ANYONE, services.forget)
+        return {"flow_run": pruned, **rest}

@@ -1,0 +1,146 @@
+"""One transaction as the operations of the store see it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Executable, RowMapping, Select, Table, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ...engine.errors import BackendRejected
+from .database import Database
+from .ids import is_id
+from .records import Caller, NextEvents, StateChange
+from .schema import metadata
+
+__all__ = ["Tx", "document", "in_utc", "tables"]
+
+tables: Mapping[str, Table] = metadata.tables
+
+
+class Tx:
+    """One transaction: the connection, who asks, and what time it is.
+
+    Args:
+        - connection: where the statements go
+        - database: the database behind it, for the hot statements
+        - caller: who asks; rows of other tenants do not exist for it
+        - now: the time of everything that is written in this transaction
+        - new_id: makes ids
+        - next_events: tells the next dates of a schedule document, or None if nothing can
+        - secret_key: what secrets are encrypted with, or an empty text
+        - watched: whether anybody wants to be told of `changes`
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        database: Database,
+        caller: Caller,
+        now: datetime.datetime,
+        new_id: Callable[[], str],
+        next_events: NextEvents | None,
+        secret_key: str,
+        watched: bool,
+    ) -> None:
+        self.connection = connection
+        self.database = database
+        self.caller = caller
+        self.now = now
+        self.new_id = new_id
+        self.next_events = next_events
+        self.secret_key = secret_key
+        self.watched = watched
+        self.changes: list[StateChange] = []
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def all(self, statement: Select[Any]) -> Sequence[RowMapping]:
+        """Return every row."""
+        return self.connection.execute(statement).mappings().all()
+
+    def first(self, statement: Select[Any]) -> RowMapping | None:
+        """Return the first row, if there is one."""
+        return self.connection.execute(statement.limit(1)).mappings().first()
+
+    def scalar(self, statement: Select[Any]) -> Any:
+        """Return the first column of the first row, or None."""
+        return self.connection.execute(statement).scalar()
+
+    def mine(self, table: str) -> ColumnElement[bool]:
+        """The condition that a row belongs to the caller's tenant."""
+        columns = tables[table].c
+        owner = columns.id if table == "tenant" else columns.tenant_id
+        if self.caller.tenant_id is None:
+            return owner.is_not(None)
+        return owner == self.caller.tenant_id
+
+    def row(self, table: str, row_id: object, missing: str) -> RowMapping:
+        """Return a row by its id.
+
+        Raises:
+            - BackendRejected: with the message `missing`, if the caller has no such row
+        """
+        found = None
+        if is_id(row_id):
+            found = self.first(select(tables[table]).where(tables[table].c.id == row_id, self.mine(table)))
+        if found is None:
+            raise BackendRejected(missing)
+        return found
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def run(self, statement: Executable) -> int:
+        """Execute a statement, and return how many rows it changed."""
+        return self.connection.execute(statement).rowcount
+
+    def insert(self, table: str, **values: Any) -> str:
+        """Insert a row, and return its new id."""
+        row_id = self.new_id()
+        self.run(insert(tables[table]).values(id=row_id, created=self.now, updated=self.now, **values))
+        return row_id
+
+    def upsert(self, table: str) -> Any:
+        """Return an insert statement that can say what to do about a conflict, as both dialects spell it."""
+        dialect = sqlite if self.database.name == "sqlite" else postgresql
+        return dialect.insert(tables[table])
+
+    def insert_many(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows."""
+        if rows:
+            stamped = [{"id": self.new_id(), "created": self.now, "updated": self.now, **row} for row in rows]
+            self.connection.execute(insert(tables[table]), stamped)
+
+    def update(self, table: str, *where: ColumnElement[bool], **values: Any) -> int:
+        """Update the rows that match, and return how many did."""
+        return self.run(update(tables[table]).where(*where).values(updated=self.now, **values))
+
+    def tenant_or_only(self, tenant_id: str | None) -> str:
+        """Return the tenant to write for: the caller's, else the one named, else the first there is.
+
+        Raises:
+            - BackendRejected: if the caller belongs to another tenant, or there is no such tenant
+        """
+        if tenant_id is None:
+            tenant_id = self.caller.tenant_id
+        if tenant_id is not None:
+            found: str = self.row("tenant", tenant_id, "Invalid tenant ID.")["id"]
+            return found
+        first = self.first(select(tables["tenant"].c.id).order_by(tables["tenant"].c.id))
+        if first is None:
+            raise BackendRejected("There is no tenant yet: create one first.")
+        only: str = first["id"]
+        return only
+
+
+def document(value: Any) -> str:
+    """Return the JSON text of a document."""
+    return msgspec.json.encode(value).decode()
+
+
+def in_utc(moment: datetime.datetime) -> datetime.datetime:
+    """Return a moment in UTC; a naive one is taken as UTC already."""
+    return moment.replace(tzinfo=datetime.UTC) if moment.tzinfo is None else moment.astimezone(datetime.UTC)
