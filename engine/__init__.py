@@ -21,6 +21,7 @@ from __future__ import annotations
 from .context import context
 from .edge import Edge, flatten, mapped, unmapped
 from .flow import Flow
+from .flow_loop import run
 from .flow_runner import FlowRunner
 from .limits import Limits, Rate
 from .parameter import DateTimeParameter, Parameter
@@ -47,6 +48,7 @@ __all__ = [
     "defaults_from_attrs",
     "flatten",
     "mapped",
+    "run",
     "tags",
     "task",
     "unmapped",
