@@ -108,6 +108,7 @@ class Drive:
         self._sources: dict[int, list[tuple[Edge, State, _mapping.Elements | None]]] = {}
         self._in_flight: dict[Key, asyncio.Task[None]] = {}
         self._stopping = False
+        self._cancelled_meanwhile = False
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         watch.total += len(plan.tasks)
@@ -148,6 +149,8 @@ class Drive:
             raise self._failure
         if self._cancellation.cause is not None:
             await self._stop(self._cancellation.cause)
+            if self._cancelled_meanwhile:
+                raise asyncio.CancelledError
 
     async def _start_ready(self, loop: asyncio.AbstractEventLoop) -> None:
         ledger = self.ledger
@@ -259,8 +262,14 @@ class Drive:
 
     async def _drained(self) -> bool:
         """Wait until nothing is in flight, for as long as the grace; return whether it is so."""
-        with anyio.move_on_after(self._grace):
+        with anyio.move_on_after(self._grace) as grace:
             while self._in_flight:
                 self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
+                try:
+                    await self._waiter
+                except asyncio.CancelledError:
+                    if grace.cancel_called:
+                        raise
+                    # the grace is short: what is in flight is seen to its end before the caller's cancel goes on
+                    self._cancelled_meanwhile = True
         return not self._in_flight

@@ -16,7 +16,7 @@ from .cancellation import Cancellation, Cause, cancelled_state, current_cancella
 from .context import context as run_context
 from .context import dates, merge, now
 from .context import values as _values
-from .errors import FlowDefinitionError
+from .errors import FlowDefinitionError, FlowloopError
 from .executors import Executor, LocalExecutor
 from .flow import Flow
 from .limits import Limits
@@ -106,6 +106,7 @@ class FlowRunner(Runner):
         self._watch = Watch()
         self.flow_run_id: str | None = None
         """The flow run that is going on, or went on last."""
+        self._running = False
         self._cancellation = Cancellation()
         self._drive: Drive | None = None
 
@@ -129,11 +130,16 @@ class FlowRunner(Runner):
         Args:
             - size: how many events wait for a slow reader; beyond that the oldest are dropped, the run never waits
         """
-        return self._watch.events(size)
+        return self._open_watch().events(size)
 
     def progress(self) -> Progress:
-        """Return how far the run is."""
+        """Return how far the run is, or was when it ended."""
         return self._watch.progress()
+
+    def _open_watch(self) -> Watch:
+        if self._watch.closed:
+            self._watch = Watch()
+        return self._watch
 
     # -- handlers ----------------------------------------------------------------------------------------
 
@@ -191,11 +197,15 @@ class FlowRunner(Runner):
                 anything has begun
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
+        if self._running:
+            raise FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
         self.flow.validate()
         chosen = self._checked_tasks(return_tasks)
         # a flow run inside a task of another one takes over what is said of that run, not what is said of that task
         outer = {name: value for name, value in _values.get().items() if name not in _LEFT_BEHIND}
         token = _values.set(outer)
+        self._open_watch()
+        self._running = True
         try:
             return await self._run(
                 state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
@@ -203,8 +213,8 @@ class FlowRunner(Runner):
         finally:
             _values.reset(token)
             self._watch.close()
-            self._watch = Watch()
             self._cancellation, self._drive = Cancellation(), None
+            self._running = False
 
     async def _run(
         self,
@@ -217,7 +227,7 @@ class FlowRunner(Runner):
         context: Mapping[str, Any] | None,
         task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None,
     ) -> State:
-        start = state
+        start: State | None = None
         try:
             state, states, values, contexts = await self.initialize_run(
                 state,
@@ -242,6 +252,11 @@ class FlowRunner(Runner):
             )
         except (ENDRUN, PrefectStateSignal) as end:
             return end.state
+        except asyncio.CancelledError:
+            if self._drive is None and start is not None:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+                    await self._cancelled_before_tasks(start)
+            raise
         except FlowDefinitionError:
             raise
         except Exception as error:
@@ -253,6 +268,11 @@ class FlowRunner(Runner):
                 return await self.handle_state_change(start or Pending(), failed)
             except ENDRUN as end:
                 return end.state
+
+    async def _cancelled_before_tasks(self, state: State) -> None:
+        """End a flow run that was cancelled before its first task."""
+        if not state.is_finished():
+            await self.handle_state_change(state, cancelled_state("shutdown"))
 
     def _checked_tasks(self, tasks: Iterable[Task[..., Any]] | None) -> list[Task[..., Any]]:
         if tasks is None:
@@ -311,7 +331,6 @@ class FlowRunner(Runner):
         }
         values = merge(values, context)
         values["parameters"] = {**defaults, **given}
-        values["flow_parameters_given"] = given
         return FlowRunnerInitializeResult(self._initial_state(state), task_states, values, task_contexts)
 
     @call_state_handlers
@@ -376,9 +395,8 @@ class FlowRunner(Runner):
         """
         if not state.is_running():
             raise ENDRUN(state)
-        outer = current_cancellation()
         cancellation = self._cancellation
-        cancellation.outer = outer
+        cancellation.outer = current_cancellation()
         handlers = list(task_runner_state_handlers or ())
         _values.set(
             {

@@ -67,7 +67,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._subscribers: list[_Subscriber] = []
-        self._closed = False
+        self.closed = False
         self.active = False
         self.states: Counter[str] = Counter()
         self.total = 0
@@ -79,7 +79,7 @@ class Watch:
 
     def close(self) -> None:
         """End all streams once they are read empty."""
-        self._closed = True
+        self.closed = True
         for subscriber in self._subscribers:
             subscriber.woken.set()
 
@@ -92,7 +92,7 @@ class Watch:
             while True:
                 while subscriber.events:
                     yield subscriber.events.popleft()
-                if self._closed:
+                if self.closed:
                     return
                 subscriber.woken.clear()
                 await subscriber.woken.wait()

@@ -75,8 +75,6 @@ class CloudFlowRunner(FlowRunner):
         super().__init__(flow, None, state_handlers, settings=settings, limits=limits, fail_fast=fail_fast)
         self.backend = backend
         self.takeover = takeover
-        self.flow_run_id: str | None = None
-        """The flow run that is going on, or went on last."""
         self._cancelled_elsewhere = False
 
     # -- the whole run -----------------------------------------------------------------------------------
@@ -117,7 +115,7 @@ class CloudFlowRunner(FlowRunner):
         known = dict(context or {})
         async with AsyncExitStack() as stack:
             backend = self.backend
-            flow_run_id: str | None = known.get("flow_run_id") or _values.get().get("flow_run_id")
+            flow_run_id = known.get("flow_run_id") or _ambient_flow_run()
             if flow_run_id is None:
                 self.flow.check_parameters({**known.get("parameters", {}), **given}, complete=True)
             if backend is None:
@@ -333,6 +331,12 @@ class CloudFlowRunner(FlowRunner):
                 if self._cancelled_elsewhere:
                     await self._refresh_version(backend, current["flow_run_id"])
 
+    async def _cancelled_before_tasks(self, state: State) -> None:
+        current = _values.get()
+        # the state on its way when the cancel came may have been recorded
+        await self._refresh_version(current["backend"], current["flow_run_id"])
+        await super()._cancelled_before_tasks(state)
+
     async def _refresh_version(self, backend: Backend, flow_run_id: str) -> None:
         try:
             info = await backend.get_flow_run_info(flow_run_id)
@@ -389,6 +393,13 @@ class CloudFlowRunner(FlowRunner):
         if isinstance(state, (Cancelling, Cancelled)):
             self._cancelled_elsewhere = True
             self.cancel("user")
+
+
+def _ambient_flow_run() -> str | None:
+    """Return the flow run that an open context names; inside a task that is another flow's."""
+    current = _values.get()
+    found: str | None = current.get("flow_run_id") if "task_run_count" not in current else None
+    return found
 
 
 def _without_results(state: State) -> State:
