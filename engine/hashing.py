@@ -79,7 +79,7 @@ def _feed(write: _Write, value: Any) -> None:
     if feed is None:
         feed = _feed_of(kind)
         # a class that only derives from a known one is another type, though it holds the same
-        _put(write, b"class", _qualified(kind).encode())
+        _put(write, b"class", _label(kind).encode())
     feed(write, value)
 
 
@@ -160,6 +160,12 @@ def _qualified(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _label(kind: type) -> str:
+    # these packages move their classes between modules from version to version
+    package = kind.__module__.partition(".")[0]
+    return f"{package}.{kind.__qualname__}" if package in ("numpy", "pandas", "pathlib") else _qualified(kind)
+
+
 # ---- the types it knows ----------------------------------------------------------------------------
 
 
@@ -222,7 +228,7 @@ _EXACT: dict[type, Callable[[_Write, Any], None]] = {
     bytearray: _plain(b"bytearray", bytes),
     decimal.Decimal: _plain(b"decimal", _text(str)),
     fractions.Fraction: _plain(b"fraction", _text(str)),
-    datetime.datetime: _plain(b"datetime", _text(datetime.datetime.isoformat)),
+    datetime.datetime: _plain(b"datetime", _text(lambda value: value.isoformat())),
     datetime.date: _plain(b"date", _text(datetime.date.isoformat)),
     datetime.time: _plain(b"time", _text(datetime.time.isoformat)),
     datetime.timedelta: _plain(b"timedelta", _text(lambda value: f"{value.days},{value.seconds},{value.microseconds}")),
