@@ -19,7 +19,7 @@ from ._ledger import Graph, Key, Ledger
 from .cancellation import Cancellation, Cause, cancelled_state
 from .edge import Edge
 from .flow import Flow
-from .state import Mapped, State
+from .state import Mapped, Pending, Queued, State
 from .task import Task
 from .task_runner import TaskRunner
 from .watch import Watch
@@ -185,10 +185,10 @@ class Drive:
         if child < 0:
             is_parent = self._plan.mapped[number]
             upstream = self._upstream_states(number)
-            return runner.run(self._initial.get(task), upstream, context, is_parent)
+            return runner.run(self.states[number] or self._initial.get(task), upstream, context, is_parent)
         parent = self.states[number]
         assert isinstance(parent, Mapped)
-        upstream = _mapping.child_states(self._sources[number], child)
+        upstream = _mapping.child_states(self._sources.get(number, []), child)
         context = {"map_index": child} if context is None else {**context, "map_index": child}
         return runner.run(parent.map_states[child], upstream, context)
 
@@ -239,7 +239,7 @@ class Drive:
         self._stopping = True
         with anyio.CancelScope(shield=True):
             self._cancellation.request(cause)
-            self._end_unstarted(asyncio.get_running_loop())
+            self._end_waiting(asyncio.get_running_loop())
             if not await self._drained():
                 for task in self._in_flight.values():
                     task.cancel()
@@ -247,10 +247,18 @@ class Drive:
         for number, state in enumerate(self.states):
             self.states[number] = self._ended(state)
 
-    def _end_unstarted(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in self.ledger.unstarted():
-            # with the cause set, a run goes straight to Cancelled and records it
-            self._start((number, -1), loop)
+    def _end_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start what has not begun, or waits for later: with the cause set, it goes straight to Cancelled and records it."""
+        for number, task in enumerate(self._plan.tasks):
+            state = self.states[number]
+            known = self._initial.get(task) if state is None else state
+            if isinstance(known, Mapped):
+                self.states[number] = known
+                for child, one in enumerate(known.map_states):
+                    if one is not None and _waits(one) and (number, child) not in self._in_flight:
+                        self._start((number, child), loop)
+            elif (number, -1) not in self._in_flight and (state is None or _waits(state)):
+                self._start((number, -1), loop)
 
     def _ended(self, state: State | None) -> State:
         """Return a final state for what could not record one: children that never began, bodies that would not stop."""
@@ -273,3 +281,7 @@ class Drive:
                     # the grace is short: what is in flight is seen to its end before the caller's cancel goes on
                     self._cancelled_meanwhile = True
         return not self._in_flight
+
+
+def _waits(state: State) -> bool:
+    return isinstance(state, (Pending, Queued))
