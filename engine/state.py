@@ -229,8 +229,10 @@ class State:
         # an exception that cannot be pickled degrades to its text; any other value must not change silently
         if isinstance(self.message, BaseException) and not _can_be_pickled(self.message):
             content["message"] = str(self.message)
-        if isinstance(self.result, BaseException) and not _can_be_pickled(self.result):
-            content["_result"] = Result(repr(self.result))
+        result = self.result
+        is_own_signal = getattr(result, "state", None) is self
+        if isinstance(result, BaseException) and not is_own_signal and not _can_be_pickled(result):
+            content["_result"] = Result(repr(result))
         return content
 
     def __setstate__(self, content: dict[str, Any]) -> None:
