@@ -272,14 +272,14 @@ class GraphQLBackend:
 
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
-        rows: list[Any] = []
         ids = documents.id_range(flow_run_id)
-        if ids is not None:
-            rows = (await self._read(documents.FLOW_RUNS_BY_ID, first=ids[0], last=ids[1]))["flow_run"]
-            if len(rows) > 1:
-                raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
-        if not rows:
+        rows: list[Any] = []
+        if ids is None or ids[0] != ids[1]:
             rows = (await self._read(documents.FLOW_RUNS_BY_NAME, name=flow_run_id))["flow_run"]
+        if ids is not None and not rows:
+            rows = (await self._read(documents.FLOW_RUNS_BY_ID, first=ids[0], last=ids[1]))["flow_run"]
+        if len(rows) > 1:
+            raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
         flow_run = documents.flow_run_summary(_found(rows[0] if rows else None, "Flow run", flow_run_id))
         histories = [documents.task_run_history(row) async for row in self._task_runs(flow_run.id)]
         return flow_run, sorted(histories, key=lambda run: (run.task_slug, run.map_index))
@@ -372,30 +372,30 @@ class GraphQLBackend:
     async def _ask_who(self) -> bool:
         """Ask whether this is a flowloop server; a server that is none of the dialect's raises an error."""
         try:
-            answer = await self._execute(documents.WHO, {}, None)
+            answer = await self._execute(documents.WHO, {})
         except (RequestRejected, DialectError):
             answer = None
         if answer is None:
-            await self._execute(documents.HELLO, {}, None)
+            await self._execute(documents.HELLO, {})
             return False
         return bool((answer.get("api") or {}).get("flowloop"))
 
     async def _read(self, text: str, /, **variables: Any) -> dict[str, Any]:
-        return await self._circuit.call(lambda: self._execute(text, variables, None))
+        return await self._circuit.call(lambda: self._execute(text, variables))
 
     async def _mutate(self, field: str, /, **content: Any) -> dict[str, Any]:
-        text, key = documents.mutation(field), uuid.uuid4().hex
-        answer = await self._circuit.call(lambda: self._execute(text, {"input": content}, key))
+        text = documents.mutation(field)
+        answer = await self._circuit.call(lambda: self._execute(text, {"input": content}))
         return _payload(answer, field)
 
-    async def _execute(self, text: str, variables: Mapping[str, Any], key: str | None) -> dict[str, Any]:
-        data, errors = await self._exchange(Request(text, variables), key)
+    async def _execute(self, text: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        data, errors = await self._exchange(Request(text, variables))
         if errors:
             raise error_of(errors, self.url)
         assert isinstance(data, dict)  # the transport accepts nothing else
         return data
 
-    async def _exchange(self, request: Request, key: str | None) -> tuple[Any, list[Any]]:
+    async def _exchange(self, request: Request, key: str | None = None) -> tuple[Any, list[Any]]:
         extra = {"extra_args": {"headers": {"X-FLOWLOOP-IDEMPOTENCY-KEY": key}}} if key is not None else {}
         if self._session is None:
             raise BackendUnavailable(f"{self.url} is not open")
@@ -412,7 +412,8 @@ class GraphQLBackend:
 
     async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
         text, variables, keys = documents.combined(writes)
-        data, errors = await self._exchange(Request(text, variables), key)
+        # The versions tell a repeated message from a new one; without them only the key does.
+        data, errors = await self._exchange(Request(text, variables), key if _unversioned(variables) else None)
         failed = {_path(error)[0]: error_of([error], self.url) for error in errors if _path(error)}
         for error in failed.values():
             if not isinstance(error, BackendRejected):
@@ -435,7 +436,7 @@ class GraphQLBackend:
         write = writes[0]
         listed = documents.LISTS.get(write.field)
         content = write.content if listed is None else {listed: write.content}
-        answer = _payload(await self._execute(documents.mutation(write.field), {"input": content}, key), write.field)
+        answer = _payload(await self._execute(documents.mutation(write.field), {"input": content}), write.field)
         return [answer[listed][0] if listed == "states" else answer]
 
     def _document(self, state: State) -> bytes:
@@ -457,6 +458,10 @@ def _found(row: Any, what: str, asked: str) -> Any:
     if row is None:
         raise BackendRejected(f"{what} {asked!r} not found")
     return row
+
+
+def _unversioned(variables: Mapping[str, Any]) -> bool:
+    return any(item.version is None for content in variables.values() for item in content.get("states", ()))
 
 
 def _path(error: Any) -> list[Any]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
-import math
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
-import anyio
 import msgspec
-from anyio.streams.memory import MemoryObjectSendStream
 
 from ..engine.backend import (
     FlowRunInfoResult,
@@ -50,6 +47,7 @@ from ..engine.state import (
     State,
     Success,
 )
+from ._hub import Hub
 
 __all__ = ["MemoryBackend"]
 
@@ -182,7 +180,7 @@ class MemoryBackend:
         self._flow_runs: dict[str, _FlowRun] = {}
         self._flow_run_keys: dict[tuple[str, str], str] = {}
         self._task_runs: dict[str, _TaskRun] = {}
-        self._watchers: dict[str, set[MemoryObjectSendStream[State]]] = defaultdict(set)
+        self._hub = Hub()
 
     async def __aenter__(self) -> Self:
         return self
@@ -332,13 +330,14 @@ class MemoryBackend:
 
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
-        begins = [run for run in self._flow_runs.values() if run.id.startswith(flow_run_id)]
-        named = [run for run in self._flow_runs.values() if run.name == flow_run_id]
-        if len(begins) > 1:
+        runs = list(self._flow_runs.values())
+        found = [run for run in runs if run.id == flow_run_id] or [run for run in runs if run.name == flow_run_id][-1:]
+        found = found or [run for run in runs if flow_run_id and run.id.startswith(flow_run_id.lower())]
+        if len(found) > 1:
             raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
-        if not begins and not named:
+        if not found:
             raise BackendRejected(f"Flow run {flow_run_id!r} not found")
-        flow_run = begins[0] if begins else named[-1]
+        [flow_run] = found
         task_runs = sorted(flow_run.task_runs.values(), key=lambda run: (run.task_slug, run.map_index))
         return _summary(flow_run), [
             TaskRunHistory(
@@ -434,18 +433,7 @@ class MemoryBackend:
 
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]]:
         """See `Backend.watch_flow_run`."""
-        return self._watch(self._flow_run(flow_run_id))
-
-    @asynccontextmanager
-    async def _watch(self, run: _FlowRun) -> AsyncIterator[AsyncIterator[State]]:
-        send, receive = anyio.create_memory_object_stream[State](math.inf)
-        send.send_nowait(decode_state(run.newest.document))
-        self._watchers[run.id].add(send)
-        try:
-            with send, receive:
-                yield receive
-        finally:
-            self._watchers[run.id].discard(send)
+        return self._hub.watch(flow_run_id, lambda: self.get_flow_run_state(flow_run_id))
 
     # -- rules -------------------------------------------------------------------------------------
 
@@ -483,8 +471,7 @@ class MemoryBackend:
             document = _with_cached_inputs_of(run.newest.document, document)
         run.record(state, sent or document, document, self._clock.now())
         if isinstance(run, _FlowRun):
-            for watcher in self._watchers[run.id]:
-                watcher.send_nowait(decode_state(document))
+            self._hub.publish(run.id, decode_state(document))
 
     def _answer(self, state: State, entry: _Entry) -> State:
         return decode_state(entry.document) if entry.record.state == "Queued" else state

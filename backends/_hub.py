@@ -1,0 +1,59 @@
+"""Telling the states of flow runs to those in this process who watch."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from ..engine.state import State
+
+__all__ = ["Hub"]
+
+
+class Hub:
+    """Hands every state that is published for a flow run to each of its watchers."""
+
+    def __init__(self) -> None:
+        self._watchers: defaultdict[str, set[MemoryObjectSendStream[State]]] = defaultdict(set)
+
+    def watches(self, flow_run_id: str) -> bool:
+        """Whether anybody watches this flow run."""
+        return flow_run_id in self._watchers
+
+    def publish(self, flow_run_id: str, state: State) -> None:
+        """Tell a state to those who watch its flow run."""
+        for watcher in self._watchers.get(flow_run_id, ()):
+            watcher.send_nowait(state)
+
+    @asynccontextmanager
+    async def watch(
+        self, flow_run_id: str, read: Callable[[], Awaitable[State]]
+    ) -> AsyncIterator[AsyncIterator[State]]:
+        """Open the stream of a flow run's states.
+
+        Args:
+            - flow_run_id: the flow run
+            - read: reads its newest state, which comes first
+        """
+        send, receive = anyio.create_memory_object_stream[State](math.inf)
+        watchers = self._watchers[flow_run_id]
+        watchers.add(send)  # before reading: a state that comes meanwhile is not missed
+        try:
+            with send, receive:
+                newest = await read()
+                yield _after(newest, receive)
+        finally:
+            watchers.discard(send)
+            if not watchers:
+                self._watchers.pop(flow_run_id, None)
+
+
+async def _after(first: State, rest: AsyncIterator[State]) -> AsyncIterator[State]:
+    yield first
+    async for state in rest:
+        yield state

@@ -1,0 +1,345 @@
+"""The backend that opens the database itself: a SQLite file or a PostgreSQL database, without a server between."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Literal, Self
+
+import anyio
+import msgspec
+
+from ..engine.backend import (
+    FlowRunInfoResult,
+    FlowRunSummary,
+    LogRecord,
+    ProjectInfo,
+    RegisteredFlow,
+    StateRecord,
+    TaskRunHistory,
+    TaskRunInfoResult,
+)
+from ..engine.clock import Clock, SystemClock
+from ..engine.errors import BackendRejected, FlowloopError
+from ..engine.serialization import decode_state, encode_state
+from ..engine.settings import Settings
+from ..engine.state import Queued, State
+from ._circuit import Circuit, CircuitState
+from ._hub import Hub
+from .batcher import Batcher
+
+try:
+    from .store import Caller, Outcome, StateChange, StateUpdate, Store
+    from .store.flow_runs import update_flow_run_heartbeat
+    from .store.task_runs import set_task_run_name
+    from .store.transitions import set_flow_run_states, set_task_run_states
+    from .store.tx import Tx
+except ModuleNotFoundError as error:
+    raise FlowloopError("a database backend needs an extra: pip install 'flowloop[store]'") from error
+
+__all__ = ["StoreBackend"]
+
+_ITEM_OVERHEAD = 150
+
+
+class _Write(msgspec.Struct, frozen=True):
+    """Something for the outbox: a state, the name of a task run, or a heartbeat."""
+
+    kind: Literal["task_run", "flow_run", "name", "heartbeat"]
+    content: Any
+
+
+class StoreBackend:
+    """Records runs in a database that this process opens.
+
+    What the coroutines of this process write at the same moment shares a transaction.
+
+    Args:
+        - url: ``sqlite:///FILE`` or ``postgresql://user@host/database``
+        - settings: `outage_limit`, `cancel_grace` and `queue_interval` are used
+        - clock: what states are stamped with
+        - rng: source of the jitter between attempts while the database is away
+        - store_options: further arguments of `Store`, `synchronous` for instance
+
+    Example:
+        ```python
+        async with StoreBackend("sqlite:///flowloop.db") as backend:
+            info = await backend.get_flow_run_info(flow_run_id)
+        ```
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        **store_options: Any,
+    ) -> None:
+        self._settings = settings or Settings.from_env()
+        self._clock = clock or SystemClock()
+        self.store = Store(url, clock=self._clock, **store_options)
+        self.url = self.store.url
+        self._caller = Caller(client_id=uuid.uuid4().hex)
+        self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
+        self._outbox: Batcher[_Write, Outcome] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
+        self._hub = Hub()
+        self._stack = AsyncExitStack()
+
+    @property
+    def circuit_state(self) -> CircuitState:
+        """Whether the database answers, as far as is known."""
+        return self._circuit.state
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.store)
+            stack.callback(self.store.watch(self._publish))
+            await stack.enter_async_context(self._outbox)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._stack.aclose()
+
+    # -- registration ------------------------------------------------------------------------------
+
+    async def register_flow(
+        self,
+        serialized_flow: Mapping[str, Any],
+        *,
+        project_name: str,
+        version_group_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RegisteredFlow:
+        """See `Backend.register_flow`."""
+        project = await self._call(self.store.get_or_create_project, name=project_name)
+        flow = await self._call(
+            self.store.create_flow,
+            project_id=project["id"],
+            serialized_flow=dict(serialized_flow),
+            version_group_id=version_group_id,
+            idempotency_key=idempotency_key,
+        )
+        return RegisteredFlow(flow["id"], flow["version"], flow["created"])
+
+    async def create_flow_run(
+        self,
+        flow_id: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Sequence[str] | None = None,
+        scheduled_start_time: datetime.datetime | None = None,
+        run_config: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """See `Backend.create_flow_run`."""
+        created = await self._call(
+            self.store.create_flow_run,
+            flow_id=flow_id,
+            parameters=parameters,
+            context=context,
+            flow_run_name=name,
+            labels=labels,
+            scheduled_start_time=scheduled_start_time,
+            run_config=run_config,
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+        )
+        return str(created["id"])
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
+        """See `Backend.get_flow_run_info`."""
+        row = await self._call(self.store.get_flow_run_info, flow_run_id=flow_run_id)
+        project = row["project"] or {"id": "", "name": ""}
+        return FlowRunInfoResult(
+            id=row["id"],
+            name=row["name"] or "",
+            flow_id=row["flow_id"],
+            version=row["version"],
+            state=_state(row["serialized_state"]),
+            task_runs=[_task_run(task_run, task_run["task_id"], -1) for task_run in row["task_runs"]],
+            parameters=row["parameters"] or {},
+            context=row["context"] or {},
+            scheduled_start_time=row["scheduled_start_time"],
+            project=ProjectInfo(project["id"], project["name"]),
+        )
+
+    async def get_flow_run_state(self, flow_run_id: str) -> State:
+        """See `Backend.get_flow_run_state`."""
+        row = await self._call(self.store.get_flow_run_state, flow_run_id=flow_run_id)
+        return _state(row["serialized_state"])
+
+    async def get_task_run_state(self, task_run_id: str) -> State:
+        """See `Backend.get_task_run_state`."""
+        row = await self._call(self.store.get_task_run_info, task_run_id=task_run_id)
+        return _state(row["serialized_state"])
+
+    async def get_task_run_info(
+        self, flow_run_id: str, task_id: str, map_index: int | None = None
+    ) -> TaskRunInfoResult:
+        """See `Backend.get_task_run_info`."""
+        infos = await self.get_task_run_infos(flow_run_id, task_id, [-1 if map_index is None else map_index])
+        return infos[0]
+
+    async def get_task_run_infos(
+        self, flow_run_id: str, task_id: str, map_indices: Sequence[int]
+    ) -> list[TaskRunInfoResult]:
+        """See `Backend.get_task_run_infos`."""
+        rows = await self._call(
+            self.store.get_or_create_task_runs, flow_run_id=flow_run_id, task_id=task_id, map_indices=list(map_indices)
+        )
+        return [_task_run(row, task_id, row["map_index"]) for row in rows]
+
+    async def get_latest_cached_states(
+        self, task_id: str, cache_key: str | None, created_after: datetime.datetime
+    ) -> list[State]:
+        """See `Backend.get_latest_cached_states`."""
+        documents = await self._call(
+            self.store.get_latest_cached_states, task_id=task_id, cache_key=cache_key, created_after=created_after
+        )
+        return [_state(document) for document in documents]
+
+    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
+        """See `Backend.list_flow_runs`."""
+        return [_summary(row) for row in await self._call(self.store.list_flow_runs, limit=limit)]
+
+    async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
+        """See `Backend.get_flow_run_history`."""
+        row = await self._call(self.store.get_flow_run_history, flow_run_id=flow_run_id)
+        histories = [_history(task_run) for task_run in row["task_runs"]]
+        return _summary(row), sorted(histories, key=lambda run: (run.task_slug, run.map_index))
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+        """See `Backend.set_flow_run_state`."""
+        document = encode_state(state)
+        write = _Write("flow_run", StateUpdate(flow_run_id, document, version))
+        return self._recorded(state, await self._outbox.put(write, len(document) + _ITEM_OVERHEAD))
+
+    async def set_task_run_state(
+        self,
+        task_run_id: str,
+        version: int | None,
+        state: State,
+        cache_for: datetime.timedelta | None = None,
+    ) -> State:
+        """See `Backend.set_task_run_state`."""
+        document = encode_state(state)
+        write = _Write("task_run", StateUpdate(task_run_id, document, version))
+        return self._recorded(state, await self._outbox.put(write, len(document) + _ITEM_OVERHEAD))
+
+    async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
+        """See `Backend.set_task_run_name`."""
+        await self._outbox.put(_Write("name", {"task_run_id": task_run_id, "name": name}), _ITEM_OVERHEAD)
+        return True
+
+    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
+        """See `Backend.update_flow_run_heartbeat`."""
+        await self._outbox.put(_Write("heartbeat", {"flow_run_id": flow_run_id}), _ITEM_OVERHEAD)
+
+    async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
+        """See `Backend.write_run_logs`."""
+        logs = [msgspec.structs.asdict(record) for record in records]
+        await self._call(self.store.write_run_logs, logs=logs)
+
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+        """See `Backend.create_task_run_artifact`."""
+        created = await self._call(
+            self.store.create_task_run_artifact, task_run_id=task_run_id, kind=kind, data=dict(data)
+        )
+        return str(created["id"])
+
+    async def cancel_flow_run(self, flow_run_id: str) -> str:
+        """See `Backend.cancel_flow_run`."""
+        return str((await self._call(self.store.cancel_flow_run, flow_run_id=flow_run_id))["state"])
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]]:
+        """See `Backend.watch_flow_run`: what this process writes comes at once; another process is not heard."""
+        return self._hub.watch(flow_run_id, lambda: self.get_flow_run_state(flow_run_id))
+
+    def _publish(self, changes: Sequence[StateChange]) -> None:
+        for change in changes:
+            if change.kind == "flow_run" and self._hub.watches(change.run_id):
+                self._hub.publish(change.run_id, decode_state(change.serialized_state))
+
+    # -- exchanges ---------------------------------------------------------------------------------
+
+    async def _call(self, operation: Any, /, **arguments: Any) -> Any:
+        return await self._circuit.call(lambda: operation(self._caller, **arguments))
+
+    async def _send(self, writes: list[_Write], key: str) -> list[Any]:
+        return await self.store.write(self._caller, lambda tx: _record(tx, writes, key))
+
+    def _recorded(self, state: State, outcome: Outcome) -> State:
+        if outcome.status != "QUEUED":
+            return state
+        wait = datetime.timedelta(seconds=self._settings.queue_interval)
+        return Queued(outcome.message, start_time=self._clock.now() + wait)
+
+
+def _record(tx: Tx, writes: Sequence[_Write], key: str) -> list[Any]:
+    """Record a batch in one transaction, and return the outcome of each write."""
+    outcomes: list[Any] = [None] * len(writes)
+    for place, write in enumerate(writes):
+        if write.kind == "name":
+            try:
+                outcomes[place] = set_task_run_name(tx, **write.content)
+            except BackendRejected as error:
+                outcomes[place] = error
+        elif write.kind == "heartbeat":
+            outcomes[place] = update_flow_run_heartbeat(tx, **write.content)
+    for kind, operation in (("task_run", set_task_run_states), ("flow_run", set_flow_run_states)):
+        places = [place for place, write in enumerate(writes) if write.kind == kind]
+        updates = [writes[place].content for place in places]
+        if updates:
+            # The versions tell a repeated message from a new one; without them only the key does.
+            unversioned = any(update.version is None for update in updates)
+            for place, outcome in zip(places, operation(tx, updates, key if unversioned else None), strict=True):
+                outcomes[place] = outcome.error or outcome
+    return outcomes
+
+
+def _state(document: Any) -> State:
+    return decode_state(bytes(document) if isinstance(document, msgspec.Raw) else document)
+
+
+def _task_run(row: Mapping[str, Any], task_id: str, map_index: int) -> TaskRunInfoResult:
+    state = _state(row["serialized_state"])
+    return TaskRunInfoResult(row["id"], task_id, row.get("task_slug"), row["version"], state, map_index)
+
+
+def _summary(row: Mapping[str, Any]) -> FlowRunSummary:
+    return FlowRunSummary(
+        id=row["id"],
+        name=row["name"] or "",
+        flow_name=row["flow_name"],
+        state=row["state"],
+        state_message=row["state_message"],
+        created=row["created"],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+    )
+
+
+def _history(row: Mapping[str, Any]) -> TaskRunHistory:
+    return TaskRunHistory(
+        id=row["id"],
+        task_slug=row["task_slug"],
+        map_index=row["map_index"],
+        name=row["name"],
+        states=[StateRecord(**state) for state in row["states"]],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+    )
