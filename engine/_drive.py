@@ -248,7 +248,7 @@ class Drive:
             self.states[number] = self._ended(state)
 
     def _end_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start what has not begun, or waits for later: with the cause set, it goes straight to Cancelled and records it."""
+        """Start what has not begun, or waits for later: with the cause set, a run goes straight to Cancelled."""
         for number, task in enumerate(self._plan.tasks):
             state = self.states[number]
             known = self._initial.get(task) if state is None else state

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from .cancellation import current_cancellation
 from .context import context as run_context
@@ -125,9 +126,9 @@ def _waiting(state: State) -> Iterator[tuple[Task[..., Any] | None, int, Any]]:
 
 
 async def _sleep_until(moment: datetime.datetime) -> None:
-    while (seconds := (moment - now()).total_seconds()) > 0:
+    while (seconds := (moment - now()).total_seconds()) > 0:  # noqa: ASYNC110 - time is all that is waited for
         await anyio.sleep(min(seconds, _LONGEST_SLEEP))
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
 
 
 async def run_flow(
@@ -159,8 +160,8 @@ async def run_flow(
         - state, task_states, return_tasks, task_runner_state_handlers, executor, context, task_contexts: as for
             `FlowRunner.run`; `state` and `task_states` belong to a single run, and do not go with a schedule
         - runner_options: further arguments of the runner
-        - on_paused: asked about each paused run once nothing else is left to wait for; if None, somebody at the terminal
-            is asked, and where there is no terminal the flow comes back as it is
+        - on_paused: asked about each paused run once nothing else is left to wait for; if None, somebody at the
+            terminal is asked, and where there is no terminal the flow comes back as it is
         - more_parameters: values of further parameters
 
     Returns:
@@ -171,7 +172,9 @@ async def run_flow(
             schedule without any time left
     """
     if run_context.get("flow") is not None:
-        raise FlowDefinitionError(f"flow {flow.name!r} cannot run while a `with Flow` block is open: leave the block first")
+        raise FlowDefinitionError(
+            f"flow {flow.name!r} cannot run while a `with Flow` block is open: leave the block first"
+        )
     on_schedule = flow.schedule is not None if run_on_schedule is None else run_on_schedule
     if on_schedule and flow.schedule is None:
         raise FlowDefinitionError(f"flow {flow.name!r} has no schedule to run on")

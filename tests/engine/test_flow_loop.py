@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import itertools
 import os
 import pty
 import signal
@@ -46,7 +47,7 @@ def test_a_retry_days_later_is_waited_for():
     state = run_virtually(flow.run())
     assert state.is_successful()
     assert state.result[made].result == 4
-    assert [b - a for a, b in zip(ran, ran[1:], strict=False)] == pytest.approx([86400.0] * 3, abs=0.1)
+    assert [b - a for a, b in itertools.pairwise(ran)] == pytest.approx([86400.0] * 3, abs=0.1)
 
 
 def test_the_earliest_of_several_waits_comes_first():
@@ -225,7 +226,7 @@ def test_a_run_that_takes_longer_than_the_interval_misses_times_but_none_twice()
         await flow.run()
 
     run_virtually(main())
-    assert [b - a for a, b in zip(begun, begun[1:], strict=False)] == [2 * HOUR, 2 * HOUR]
+    assert [b - a for a, b in itertools.pairwise(begun)] == [2 * HOUR, 2 * HOUR]
 
 
 def test_a_schedule_without_a_time_left_is_refused():
@@ -264,9 +265,8 @@ def test_states_do_not_go_with_a_schedule():
 
 
 async def test_a_flow_does_not_run_while_a_block_is_open():
-    with Flow("open") as flow:
-        with pytest.raises(FlowDefinitionError, match="leave the block"):
-            await flow.run()
+    with Flow("open") as flow, pytest.raises(FlowDefinitionError, match="leave the block"):
+        await flow.run()
 
 
 # -- caches --------------------------------------------------------------------------------------------
@@ -587,7 +587,9 @@ INTERRUPTED = """
 
 
 @pytest.mark.parametrize("how", ["run(flow)", "import anyio; anyio.run(flow.run)"])
-@pytest.mark.parametrize("body", ["await anyio.sleep(600)", "await anyio.to_thread.run_sync(lambda: 1); await anyio.sleep(600)"])
+@pytest.mark.parametrize(
+    "body", ["await anyio.sleep(600)", "await anyio.to_thread.run_sync(lambda: 1); await anyio.sleep(600)"]
+)
 def test_ctrl_c_ends_the_run_with_its_states_written(how, body):
     script = textwrap.dedent(INTERRUPTED).format(body=body, run=how)
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -614,7 +616,9 @@ def test_somebody_at_the_terminal_is_asked():
         print(run(flow).result[made].result, flush=True)
     """)
     ours, theirs = pty.openpty()
-    child = subprocess.Popen([sys.executable, "-c", script], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     os.close(theirs)
     os.write(ours, b"yes\n")
     out, _ = child.communicate(timeout=30)
