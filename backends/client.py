@@ -62,7 +62,7 @@ class GraphQLBackend:
         - settings: `api_key`, `outage_limit`, `cancel_grace` and `queue_interval` are used
         - clock: the time of day
         - timeout: seconds that one request may take
-        - connect_limit: seconds that a server is waited for when the backend is opened
+        - connect_limit: seconds that a server is waited for when the backend is opened, the outage limit at most
         - rng: source of the jitter between attempts
         - transport: httpx transport to use in place of the network, to reach an ASGI app in this process for instance
 
@@ -87,7 +87,7 @@ class GraphQLBackend:
         self._settings = settings or Settings.from_env()
         self._clock = clock or SystemClock()
         self._timeout = timeout
-        self._connect_limit = connect_limit
+        self._connect_limit = min(connect_limit, self._settings.outage_limit)
         self.url = _without_credentials(url)
         self._post_url = self.url if self._settings.api_key else url.rstrip("/")
         self._headers = {"X-PREFECT-CORE-VERSION": VERSION, "X-FLOWLOOP-CLIENT-ID": uuid.uuid4().hex}
