@@ -211,7 +211,7 @@ def _set_up_logging(settings: Settings, console: Console) -> None:
 
 
 def _say_where(console: Console, flow_run_id: str, settings: Settings, url: str) -> None:
-    command = ["flowloop" if shutil.which("flowloop") else sys.argv[0], "show", flow_run_id[:8]]
+    command = ["flowloop" if shutil.which("flowloop") else sys.argv[0], "show", flow_run_id]
     if settings.default_backend_url != Settings().default_backend_url:
         command += ["--backend", url]
     console.print(f"Recorded in {url}; to see it:\n  {shlex.join(command)}", soft_wrap=True, markup=False)

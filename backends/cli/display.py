@@ -6,6 +6,7 @@ import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
@@ -127,15 +128,14 @@ def outcome(flow: Flow, state: State) -> Text:
 
 def run_list(runs: Iterable[FlowRunSummary]) -> Table:
     """Return a table of recorded flow runs."""
-    table = Table("run", "flow", "state", "created", "duration", "id")
+    table = Table("run", "flow", "state", "created", "duration", box=box.SIMPLE_HEAD)
     for run in runs:
         table.add_row(
             Text(run.name),
             Text(run.flow_name),
             coloured(run.state),
-            _local(run.created).strftime("%Y-%m-%d %H:%M:%S"),
+            f"{_local(run.created):%Y-%m-%d %H:%M:%S}",
             _duration(run.start_time, run.end_time),
-            run.id,
         )
     return table
 
@@ -148,7 +148,8 @@ def history(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> Iterabl
     yield Text(f"run {run.id}, created {_local(run.created):%Y-%m-%d %H:%M:%S %Z}", style="dim")
     for task_run in sorted(task_runs, key=_order(task_runs)):
         yield Text("")
-        yield Text.assemble((_name(task_run), "bold"), f"  {_duration(task_run.start_time, task_run.end_time)}")
+        took = _duration(task_run.start_time, task_run.end_time)
+        yield Text.assemble((_name(task_run), "bold"), f"  {took}" if took else "")
         for record in task_run.states:
             moment = f"{_local(record.timestamp):%H:%M:%S.%f}"[:-3]
             yield Text.assemble(f"  {moment} ", coloured(record.state), f"  {record.message or ''}")
