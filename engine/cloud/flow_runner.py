@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
-import msgspec
 
 from .. import _rules
 from ..backend import Backend, FlowRunInfoResult, connect
 from ..cancellation import cancelled_state
 from ..context import now
 from ..context import values as _values
-from ..errors import BackendError, FlowDefinitionError, VersionLockMismatch
+from ..errors import BackendError, VersionLockMismatch
 from ..executors import Executor
 from ..flow import Flow
 from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
@@ -27,6 +25,7 @@ from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import Cancelled, Cancelling, Failed, Queued, Running, State
 from ..task import Task
+from .creation import create_flow_run
 from .logs import LogShipper
 from .task_runner import CloudTaskRunner
 
@@ -122,7 +121,8 @@ class CloudFlowRunner(FlowRunner):
                 backend = connect(self.settings.default_backend_url, settings=self.settings)
                 backend = await stack.enter_async_context(backend)
             if flow_run_id is None:
-                flow_run_id = await self._created(backend, {**known.get("parameters", {}), **given})
+                given_all = {**known.get("parameters", {}), **given}
+                flow_run_id = await create_flow_run(self.flow, backend, given_all, settings=self.settings)
             self.flow_run_id = flow_run_id
             self._cancelled_elsewhere = False
             known |= {"flow_run_id": flow_run_id, "backend": backend, "running_with_backend": True}
@@ -134,18 +134,6 @@ class CloudFlowRunner(FlowRunner):
                 if wait is None:
                     return final
                 await anyio.sleep(wait)
-
-    async def _created(self, backend: Backend, parameters: dict[str, Any]) -> str:
-        document = self.flow.serialize()
-        try:
-            encoded = msgspec.json.encode(parameters)
-        except (TypeError, ValueError, msgspec.EncodeError) as error:
-            raise FlowDefinitionError(f"flow {self.flow.name!r}: parameters are recorded as JSON: {error}") from error
-        key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
-        registered = await backend.register_flow(
-            document, project_name=self.settings.project, idempotency_key=key
-        )
-        return await backend.create_flow_run(registered.id, parameters=msgspec.json.decode(encoded))
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
         """Return a runner for a task of the flow."""

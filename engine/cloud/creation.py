@@ -1,0 +1,60 @@
+"""Creating flow runs: for a runner here, or for a worker elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..backend import Backend
+from ..errors import FlowDefinitionError
+from ..flow import Flow
+from ..settings import Settings
+
+__all__ = ["create_flow_run"]
+
+
+async def create_flow_run(
+    flow: Flow,
+    backend: Backend,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    settings: Settings | None = None,
+    **options: Any,
+) -> str:
+    """Register a flow if it is new or changed, and create a flow run of it.
+
+    Args:
+        - flow: the flow
+        - backend: where to create it; open
+        - parameters: values of the parameters, by name
+        - settings: name the project; from the environment if None
+        - options: more for `Backend.create_flow_run`: a name, labels, a scheduled start time …
+
+    Returns:
+        - str: the id of the flow run
+
+    Raises:
+        - FlowDefinitionError: for a flow that cannot run, or a parameter that cannot be; nothing is recorded
+        - BackendError: if the flow cannot be registered, or the flow run cannot be created
+
+    Example:
+
+        ```python
+        flow_run_id = await create_flow_run(flow, backend, {"name": "you"})
+        state = await CloudFlowRunner(flow, backend=backend).run(context={"flow_run_id": flow_run_id})
+        ```
+    """
+    flow.validate()
+    given = flow.check_parameters(parameters or {}, complete=True)
+    try:
+        recorded = msgspec.json.decode(msgspec.json.encode(given))
+    except (TypeError, ValueError, msgspec.EncodeError) as error:
+        raise FlowDefinitionError(f"flow {flow.name!r}: parameters are recorded as JSON: {error}") from error
+    document = flow.serialize()
+    key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+    project = (settings or Settings.from_env()).project
+    registered = await backend.register_flow(document, project_name=project, idempotency_key=key)
+    return await backend.create_flow_run(registered.id, parameters=recorded, **options)
