@@ -69,7 +69,7 @@ class State:
     Two states are equal if their type, result and further attributes are; the message and the context do not count.
     """
 
-    __slots__ = ("_result", "cached_inputs", "context", "message", "unknown_fields")
+    __slots__ = ("_cached_inputs", "_result", "context", "message", "unknown_fields")
 
     color: ClassVar[str] = "#000000"
     fields: ClassVar[tuple[str, ...]] = ()
@@ -86,12 +86,27 @@ class State:
     ) -> None:
         self.message: Any = message
         self._result = result if isinstance(result, Result) else Result(result)
-        self.cached_inputs: dict[str, Result] = cached_inputs if cached_inputs is not None else {}
-        self.context: dict[str, Any] = context if context is not None else {}
+        self._cached_inputs = cached_inputs
         self.unknown_fields: dict[str, Any] | None = None
         tags = values.get().get("task_tags")
-        if tags is not None:
-            self.context.setdefault("tags", sorted(tags) if tags else [])
+        if tags is None:
+            self.context: dict[str, Any] = {} if context is None else context
+        elif context is None:
+            self.context = {"tags": sorted(tags) if tags else []}
+        else:
+            self.context = context
+            context.setdefault("tags", sorted(tags))
+
+    @property
+    def cached_inputs(self) -> dict[str, Result]:
+        """The inputs of the task, by name."""
+        if self._cached_inputs is None:
+            self._cached_inputs = {}
+        return self._cached_inputs
+
+    @cached_inputs.setter
+    def cached_inputs(self, inputs: dict[str, Result] | None) -> None:
+        self._cached_inputs = inputs
 
     # -- the result ----------------------------------------------------------------------------------
 
@@ -214,7 +229,7 @@ class State:
         assert isinstance(other, State)
         return bool(
             self.result == other.result
-            and self.cached_inputs == other.cached_inputs
+            and (self._cached_inputs or {}) == (other._cached_inputs or {})
             and all(getattr(self, name) == getattr(other, name) for name in self._all_fields())
         )
 

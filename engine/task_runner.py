@@ -104,6 +104,7 @@ class TaskRunner(Runner):
             or task.trigger is not all_successful
             or _changes_a_check(type(self))
         )
+        self._loads_results = type(self).load_results is not TaskRunner.load_results
         self._is_heard = bool(self.state_handlers or task.state_handlers) or (
             type(self).call_runner_target_handlers is not TaskRunner.call_runner_target_handlers
         )
@@ -127,11 +128,10 @@ class TaskRunner(Runner):
         if self._is_heard:
             new_state = await super().handle_state_change(old_state, new_state)
         current = _values.get()
-        watch = current.get("watch")
-        if watch is not None and watch.active:
+        if _is_watched(current):
             slug, map_index = current.get("task_slug"), current.get("map_index")
             run_count = current.get("task_run_count", 1)
-            watch.publish(
+            current["watch"].publish(
                 RunEvent(
                     now(), slug, -1 if map_index is None else map_index, old_state, new_state, run_count
                 )
@@ -196,8 +196,10 @@ class TaskRunner(Runner):
             cancellation: Cancellation | None = current.get("cancellation")
             if cancellation is not None and cancellation.cause is not None:
                 return await self._cancelled(state)
-            if self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states):
-                state, upstream_states = await self.load_results(state, upstream_states)
+            plain = self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states)
+            if plain:
+                if self._loads_results:
+                    state, upstream_states = await self.load_results(state, upstream_states)
                 inputs = await self.get_task_inputs(state, upstream_states)
             else:
                 state = await self.check_task_is_ready(state)
@@ -215,12 +217,14 @@ class TaskRunner(Runner):
                 else:
                     state = await self.check_task_is_cached(state, inputs)
                 state = await self.check_task_trigger(state, upstream_states)
-            if current.get("limits") is None:
+            if current.get("limits") is not None:
+                state = await self._within_limits(state, inputs)
+            elif plain and not self._is_heard and not _is_watched(current):
+                state = await self._outcome(inputs)  # nobody would hear of Running
+            else:
                 state = await self.set_task_to_running(state, inputs)
                 state = await self.get_task_run_state(state, inputs)
-            else:
-                state = await self._within_limits(state, inputs)
-            if self._is_plain and type(state) is Success:
+            if plain and type(state) is Success:
                 return state
             state = await self.cache_result(state, inputs)
             state = await self.check_for_retry(state, inputs)
@@ -505,6 +509,9 @@ class TaskRunner(Runner):
         """
         if not state.is_running():
             raise ENDRUN(state)
+        return await self._outcome(inputs)
+
+    async def _outcome(self, inputs: dict[str, Result]) -> State:
         current = _values.get()
         cancellation: Cancellation | None = current.get("cancellation")
         task = None
@@ -661,17 +668,25 @@ _PASSED = (
     "check_upstream_skipped",
     "check_task_is_cached",
     "check_task_trigger",
+    "set_task_to_running",
+    "get_task_run_state",
+    "handle_state_change",
     "cache_result",
     "check_for_retry",
     "check_task_is_looping",
 )
-"""The checks that cannot stop a plain task whose state is Pending and whose upstream states are all Success."""
+"""The steps that only pass on a plain task whose state is Pending and whose upstream states are all Success."""
 
 
 @functools.cache
 def _changes_a_check(runner: type[TaskRunner]) -> bool:
     """Whether somebody else's subclass has a check of its own, which must then be made."""
     return any(not getattr(runner, name).__module__.startswith(_OWN) for name in _PASSED)
+
+
+def _is_watched(current: Mapping[str, Any]) -> bool:
+    watch = current.get("watch")
+    return watch is not None and watch.active
 
 
 def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:
