@@ -1,0 +1,132 @@
+"""A web service that runs flows: a short one in a handler, a long one in the background.
+
+Runs are recorded where ``FLOWLOOP_BACKEND_URL`` says, else in a SQLite file::
+
+    pip install 'flowloop[cli]' fastapi
+    uvicorn examples.fastapi_service:app
+    curl -X POST 'localhost:8000/greetings?name=you'
+    curl -X POST 'localhost:8000/countdowns?start=60'
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+from fastapi import FastAPI, HTTPException
+
+from flowloop.backends import connect
+from flowloop.engine import Flow, Parameter, Settings, State, task
+from flowloop.engine.backend import Backend
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.errors import BackendRejected, FlowDefinitionError, FlowloopError
+
+logger = logging.getLogger(__name__)
+
+
+@task
+async def greet(name: str) -> str:
+    """Return a greeting."""
+    return f"Hello, {name}!"
+
+
+@task
+async def count_from(start: int) -> list[int]:
+    """Return the numbers from `start` down to one."""
+    return list(range(start, 0, -1))
+
+
+@task
+async def wait_a_second(number: int) -> int:
+    """Take a second."""
+    await anyio.sleep(1)
+    return number
+
+
+with Flow("greeting") as greeting:
+    greeted = greet(Parameter("name", type=str))
+
+with Flow("countdown") as countdown:
+    numbers = wait_a_second.map(count_from(Parameter("start", type=int)))
+
+
+class Background:
+    """The long runs of this process.
+
+    Args:
+        - backend: where they are recorded
+        - group: what they run in, so that none of them outlives the service
+    """
+
+    def __init__(self, backend: Backend, group: TaskGroup) -> None:
+        self._backend = backend
+        self._group = group
+
+    async def start(self, flow: Flow, parameters: dict[str, Any]) -> str:
+        """Start a flow run, and return its id at once."""
+        flow_run_id = await create_flow_run(flow, self._backend, parameters)
+        self._group.start_soon(self._run, flow, flow_run_id)
+        return flow_run_id
+
+    async def _run(self, flow: Flow, flow_run_id: str) -> None:
+        try:
+            await CloudFlowRunner(flow, backend=self._backend).run(context={"flow_run_id": flow_run_id})
+        except FlowloopError:
+            logger.exception("flow run %s could not be run", flow_run_id)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open the backend for as long as the service runs; at the end, stop what still runs, recorded as cancelled."""
+    async with connect(Settings.from_env().default_backend_url) as backend, anyio.create_task_group() as group:
+        app.state.backend = backend
+        app.state.background = Background(backend, group)
+        yield
+        group.cancel_scope.cancel()
+
+
+app = FastAPI(title="flows", lifespan=lifespan)
+
+
+def _described(flow_run_id: str, state: State) -> dict[str, Any]:
+    return {"id": flow_run_id, "state": type(state).__name__, "message": state.message}
+
+
+@app.post("/greetings")
+async def run_greeting(name: str) -> dict[str, str]:
+    """Run a short flow, and answer with its result."""
+    state = await CloudFlowRunner(greeting, backend=app.state.backend).run(parameters={"name": name})
+    if not state.is_successful():
+        raise HTTPException(500, f"the flow ended as {type(state).__name__}: {state.message}")
+    return {"greeting": state.result[greeted].result}
+
+
+@app.post("/countdowns", status_code=202)
+async def start_countdown(start: int) -> dict[str, str]:
+    """Start a long flow, and answer with the id of the flow run."""
+    try:
+        return {"id": await app.state.background.start(countdown, {"start": start})}
+    except FlowDefinitionError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+@app.get("/runs/{flow_run_id}")
+async def report(flow_run_id: str) -> dict[str, Any]:
+    """Tell what state a flow run is in."""
+    try:
+        return _described(flow_run_id, await app.state.backend.get_flow_run_state(flow_run_id))
+    except BackendRejected as error:
+        raise HTTPException(404, str(error)) from error
+
+
+@app.delete("/runs/{flow_run_id}", status_code=202)
+async def cancel(flow_run_id: str) -> dict[str, str]:
+    """Ask for a flow run to be cancelled; it ends when its tasks have been stopped."""
+    try:
+        return {"id": flow_run_id, "state": await app.state.backend.cancel_flow_run(flow_run_id)}
+    except BackendRejected as error:
+        raise HTTPException(404, str(error)) from error
