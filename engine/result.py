@@ -174,7 +174,7 @@ def _template_values(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _filled(template: str, names: dict[str, Any]) -> str:
     try:
         return template.format(**names)
-    except (LookupError, AttributeError, ValueError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise SerializationError(
             f"the result location {template!r} cannot be filled in ({type(error).__name__}: {error}): "
             f"the task inputs, the run context and the parameters have {', '.join(sorted(names)) or 'nothing'}"

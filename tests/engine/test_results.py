@@ -1,0 +1,465 @@
+"""Results against real places: the state itself, real files, real object stores on loopback and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import pickle
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowloop.engine.context import context
+from flowloop.engine.errors import FlowloopError, SerializationError
+from flowloop.engine.result import NoResult, NoResultType, Result, ResultNotFound, ResultNotImplementedError
+from flowloop.engine.results import (
+    AzureResult,
+    ConstantResult,
+    DefaultResult,
+    GCSResult,
+    HTTPResult,
+    LocalResult,
+    PrefectResult,
+    S3Result,
+    SecretResult,
+)
+from flowloop.engine.results import objects as object_stores
+from flowloop.engine.results.default import INLINE_LIMIT, survives_json
+from flowloop.engine.results.objects import ResultStoreError
+from flowloop.engine.serializers import JSONSerializer
+
+# ---- the base --------------------------------------------------------------------------------------
+
+
+async def test_the_base_class_stores_nothing():
+    for call in (Result().read("x"), Result().write(1), Result().exists("x")):
+        with pytest.raises(ResultNotImplementedError):
+            await call
+
+
+def test_equality_looks_at_type_and_public_attributes():
+    assert Result(1) == Result(1) != Result(2)
+    assert Result(1, location="a") != Result(1, location="b")
+    assert LocalResult("/a", False) != LocalResult("/b", False)
+    assert Result(1) != LocalResult("/a", False, value=1)
+    assert Result(1) != 1
+
+
+def test_from_value_clears_the_location_and_copies():
+    result = LocalResult("/a", False, value=1, location="x", serializer=JSONSerializer())
+    new = result.from_value(2)
+    assert (new.value, new.location, new.dir, new.serializer) == (2, None, "/a", JSONSerializer())
+    assert (result.value, result.location) == (1, "x")
+
+
+def test_a_location_is_text_or_a_function():
+    with pytest.raises(TypeError, match="str or a function, not int"):
+        Result(location=5)  # type: ignore[arg-type]
+
+
+def test_parameters_stand_behind_the_context_and_that_behind_the_inputs():
+    with context(parameters={"a": "parameter", "b": "parameter", "c": "parameter"}, b="context", c="context"):
+        assert Result(location="{a}-{b}-{c}").format(c="input").location == "parameter-context-input"
+        function = Result(location=lambda **known: "/".join(known[name] for name in "abc"))
+        assert function.format(c="input").location == "parameter/context/input"
+
+
+def test_format_returns_a_new_result_with_a_filled_or_a_new_location():
+    template = Result(5, location="{x!r:>4}")
+    filled = template.format(x=1)
+    assert (filled.location, filled.value, template.location) == ("   1", 5, "{x!r:>4}")
+    assert filled.format(x=2).location == "   1"
+    first, second = Result().format().location, Result().format().location
+    assert first != second
+    assert first is not None
+    assert first.endswith(".flowloop_result")
+    assert Result(location="{{x}}").format().location == "{x}"
+
+
+@pytest.mark.parametrize("template", ["{nobody}", "{a.b}", "{a[0]}", "{", "{a:%%}"])
+def test_a_template_that_cannot_be_filled_names_what_there_is(template):
+    with pytest.raises(SerializationError, match="have a"):
+        Result(location=template).format(a=1)
+
+
+def test_no_result_is_one_object():
+    assert pickle.loads(pickle.dumps(NoResult)) is NoResult
+    assert NoResult.copy() is NoResult
+    assert NoResult != NoResultType()
+    assert (str(NoResult), repr(NoResult)) == ("NoResult", "<No result>")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Result(1, "x"),
+        PrefectResult(1, "1"),
+        LocalResult("/a", False, value=1),
+        S3Result("b", options={"region": "x"}),
+        DefaultResult("/a"),
+        ConstantResult(3),
+    ],
+)
+def test_results_can_be_pickled_and_copied(result):
+    assert pickle.loads(pickle.dumps(result)) == result == result.copy()
+
+
+# ---- constants and secrets -------------------------------------------------------------------------
+
+
+async def test_a_constant_is_read_as_itself_and_never_written():
+    constant = ConstantResult(5)
+    assert await constant.read("anywhere") is constant
+    assert await constant.exists("anywhere") is True
+    with pytest.raises(TypeError, match="read-only"):
+        await constant.write(6)
+
+
+class Token:
+    asked = 0
+
+    def run(self):
+        self.asked += 1
+        return f"secret {self.asked}"
+
+
+class AsyncToken(Token):
+    async def run(self):
+        return super().run()
+
+
+@pytest.mark.parametrize("task", [Token(), AsyncToken()])
+async def test_a_secret_is_asked_for_each_time_and_never_written(task):
+    secret = SecretResult(task)
+    assert secret.secret_type == type(task).__name__
+    assert [(await secret.read("token")).value for _ in range(2)] == ["secret 1", "secret 2"]
+    assert secret.value is None
+    assert await secret.exists("token") is True
+    with pytest.raises(TypeError, match="never written"):
+        await secret.write("x")
+
+
+# ---- in the state ----------------------------------------------------------------------------------
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+EXACT = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | FINITE | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def same(a, b):
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    return a == b and (not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b))
+
+
+@given(EXACT)
+async def test_the_location_is_the_json_text(value):
+    written = await PrefectResult().write(value)
+    assert same(json.loads(written.location), value)
+    assert same((await PrefectResult().read(written.location)).value, value)
+    assert await PrefectResult().exists(written.location) is True
+
+
+async def test_a_json_text_is_no_template():
+    result = await PrefectResult().write({"a": "{b}"})
+    assert result.format(b=1).location == '{"a":"{b}"}'
+
+
+async def test_what_is_no_json_is_refused():
+    with pytest.raises(SerializationError, match="type object"):
+        await PrefectResult().write(object())
+    with pytest.raises(SerializationError, match="JSON text"):
+        await PrefectResult().read("{")
+    assert await PrefectResult().exists("{") is False
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary()
+    | st.characters(categories=["Cs"]),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner)
+        | st.frozensets(st.integers())
+        | st.dictionaries(st.text() | st.integers(), inner)
+    ),
+    max_leaves=10,
+)
+
+
+@given(EXACT | ANYTHING)
+def test_a_value_survives_json_exactly_if_it_is_said_to(value):
+    try:
+        text = json.dumps(value, allow_nan=False)
+        text.encode().decode()
+        json.dumps(value, ensure_ascii=False).encode()
+        exact = same(json.loads(text), value) and len(text) < INLINE_LIMIT
+    except (TypeError, ValueError):
+        exact = False
+    claimed = survives_json(value)
+    if claimed:
+        assert exact
+    elif exact:
+        assert any(isinstance(part, int) and abs(part) >= 2**63 for part in flattened(value))
+
+
+def flattened(value):
+    if isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from flattened(part)
+    else:
+        yield value
+
+
+def test_what_is_large_or_endless_does_not_survive():
+    loop: list = []
+    loop.append(loop)
+    assert not survives_json(loop)
+    assert not survives_json(["x" * 100] * 101)
+    assert not survives_json([[0] * 5000] * 5000)
+    assert not survives_json({str(n): n for n in range(INLINE_LIMIT + 1)})
+
+
+async def test_the_default_puts_small_plain_values_in_the_state_and_others_in_files(tmp_path):
+    default = DefaultResult(tmp_path / "results")
+    for value in (1, "x", None, {"a": [1.5]}, "x" * (INLINE_LIMIT - 2)):
+        assert type(await default.write(value)) is PrefectResult
+    assert not (tmp_path / "results").exists()
+    for value in ((1, 2), {1: 2}, "x" * INLINE_LIMIT, "é" * (INLINE_LIMIT // 2), 10**30, b"x"):
+        written = await default.write(value)
+        assert type(written) is LocalResult
+        assert (await default.read(written.location)).value == value
+        assert (await written.read(written.location)).value == value
+
+
+async def test_a_default_with_a_location_always_writes_a_file(tmp_path):
+    default = DefaultResult(tmp_path).at("{name}.out")
+    assert await default.exists("{name}.out", name="a") is False
+    written = await default.write(1, name="a")
+    assert written.location == str(tmp_path / "a.out")
+    assert await default.exists("{name}.out", name="a") is True
+    by_function = await DefaultResult(tmp_path, location=lambda **known: f"{known['name']}.f").write(1, name="b")
+    assert by_function.location == str(tmp_path / "b.f")
+
+
+# ---- files -----------------------------------------------------------------------------------------
+
+
+async def test_a_file_is_written_and_read_back(tmp_path):
+    result = LocalResult(tmp_path / "new", location="{day}/{name}.bin")
+    written = await result.write({1, 2}, day="monday", name="x")
+    assert written.location == str(tmp_path / "new" / "monday" / "x.bin")
+    assert (written.value, result.value, result.location) == ({1, 2}, None, "{day}/{name}.bin")
+    assert (await LocalResult(tmp_path / "new").read(written.location)).value == {1, 2}
+    assert (await LocalResult(tmp_path / "new").read("monday/x.bin")).value == {1, 2}
+    assert await result.exists("{day}/{name}.bin", day="monday", name="x") is True
+    assert await result.exists("{day}/{name}.bin", day="tuesday", name="x") is False
+
+
+async def test_a_file_gets_a_new_name_where_none_is_given(tmp_path):
+    first, second = [await LocalResult(tmp_path).write(n) for n in (1, 2)]
+    assert first.location != second.location
+    assert Path(first.location).is_relative_to(tmp_path)
+
+
+async def test_the_folder_is_that_of_flowloop_unless_one_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWLOOP_HOME", str(tmp_path / "home"))
+    assert LocalResult().dir == DefaultResult().dir == str(tmp_path / "home" / "results")
+    monkeypatch.chdir(tmp_path)
+    assert LocalResult("here").dir == str(tmp_path / "here")
+    assert LocalResult("there", validate_dir=False).dir == "there"
+    assert not (tmp_path / "there").exists()
+    assert (await LocalResult("there", validate_dir=False).write(1)).location.startswith(str(tmp_path / "there"))
+
+
+async def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ResultNotFound, match="gone.bin") as caught:
+        await LocalResult(tmp_path).read("gone.bin")
+    assert isinstance(caught.value, (FlowloopError, FileNotFoundError))
+
+
+async def test_a_template_cannot_lead_out_of_the_folder(tmp_path):
+    result = LocalResult(tmp_path / "results", location="{name}")
+    for name in ("../x", "a/../../x", ".."):
+        with pytest.raises(SerializationError, match="leads out of the folder"):
+            await result.write(1, name=name)
+        with pytest.raises(SerializationError, match="leads out of the folder"):
+            await result.exists("{name}", name=name)
+    assert sorted(os.listdir(tmp_path)) == ["results"]
+
+
+class Breaking(JSONSerializer):
+    def serialize(self, value):
+        raise SerializationError("broken")
+
+
+async def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    result = LocalResult(tmp_path, location="x")
+    await result.write("old")
+    with pytest.raises(SerializationError, match="broken"):
+        await LocalResult(tmp_path, location="x", serializer=Breaking()).write("new")
+    with pytest.raises(SerializationError, match="lock"):
+        await result.write(threading.Lock())
+
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        await result.write("new")
+    assert os.listdir(tmp_path) == ["x"]
+    assert (await result.read("x")).value == "old"
+
+
+async def test_readers_never_see_half_a_file(tmp_path):
+    result = LocalResult(tmp_path, location="x")
+    await result.write("0" * 100_000)
+
+    async def write():
+        for digit in "123456789":
+            await result.write(digit * 100_000)
+
+    async def read():
+        for _ in range(30):
+            assert len(set((await result.read("x")).value)) == 1
+
+    await asyncio.gather(write(), read(), read())
+
+
+# ---- object stores ---------------------------------------------------------------------------------
+
+
+class Shelf:
+    """A small HTTP server that keeps what is PUT: enough of S3, GCS and Azure for whole objects."""
+
+    def __init__(self):
+        self.objects: dict[str, bytes] = {}
+        self.broken = False
+
+    async def __call__(self, scope, receive, send):
+        assert scope["type"] == "http"
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        status, answer = self.answer(scope["method"], scope["path"], body)
+        headers = [(b"etag", b'"1"'), (b"last-modified", b"Mon, 01 Jan 2024 12:00:00 GMT")]
+        headers.append((b"content-length", str(len(answer)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer})
+
+    def answer(self, method, path, body):
+        if self.broken:
+            return 403, b"<Error><Code>AccessDenied</Code></Error>"
+        if method == "PUT":
+            self.objects[path] = body
+            return 201, b""
+        return (200, self.objects[path]) if path in self.objects else (404, b"")
+
+
+@pytest.fixture
+async def shelf():
+    import uvicorn
+
+    app = Shelf()
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0)
+    app.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield app
+    server.should_exit = True
+    await serving
+    object_stores._STORES.clear()
+
+
+def s3(url):
+    keys = {"access_key_id": "id", "secret_access_key": "key", "region": "here"}
+    return S3Result("team", options={"endpoint": url, **keys}, location="{name}.bin")
+
+
+def gcs(url):
+    account = {"gcs_base_url": url, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    return GCSResult("team", options={"service_account_key": json.dumps(account)}, location="{name}.bin")
+
+
+def azure(url):
+    account = {"account_name": "team", "account_key": "a2V5", "endpoint": url}
+    return AzureResult("team", options=account, location="{name}.bin")
+
+
+def http(url):
+    return HTTPResult(f"{url}/team", location="{name}.bin")
+
+
+STORES = [s3, gcs, azure, http]
+
+
+@pytest.mark.parametrize("make", STORES)
+async def test_an_object_is_written_and_read_back(shelf, make):
+    result = make(shelf.url)
+    assert await result.exists("{name}.bin", name="x") is False
+    written = await result.write({1, 2}, name="x")
+    assert (written.location, written.value, result.location) == ("x.bin", {1, 2}, "{name}.bin")
+    assert [path.rpartition("team/")[2] for path in shelf.objects] == ["x.bin"]
+    assert (await make(shelf.url).read("x.bin")).value == {1, 2}
+    assert await result.exists("{name}.bin", name="x") is True
+
+
+@pytest.mark.parametrize("make", STORES)
+async def test_a_missing_object_is_named(shelf, make):
+    with pytest.raises(ResultNotFound, match=r"gone\.bin"):
+        await make(shelf.url).read("gone.bin")
+
+
+@pytest.mark.parametrize("make", STORES)
+async def test_what_the_store_refuses_is_one_error_with_its_cause(shelf, make):
+    shelf.broken = True
+    result = make(shelf.url)
+    for call in (result.write(1, name="x"), result.read("x.bin"), result.exists("x.bin")):
+        with pytest.raises(ResultStoreError, match=r"x\.bin.*team") as caught:
+            await call
+        assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("result", [S3Result("b"), GCSResult("b"), AzureResult("c"), HTTPResult("http://localhost")])
+async def test_all_kinds_do_the_same_in_memory(result, monkeypatch):
+    from obstore.store import MemoryStore
+
+    memory = MemoryStore()
+    monkeypatch.setattr(object_stores, "_open_store", lambda *arguments: memory)
+    monkeypatch.setattr(object_stores, "_STORES", {})
+    written = await result.write([1])
+    assert (await result.read(written.location)).value == [1]
+    assert await result.exists(written.location) is True
+    with pytest.raises(ResultNotFound):
+        await result.read("elsewhere")
+
+
+async def test_results_that_say_the_same_share_a_store(shelf):
+    assert s3(shelf.url)._store is s3(shelf.url).copy()._store
+    assert s3(shelf.url)._store is not http(shelf.url)._store
+
+
+async def test_a_missing_library_is_an_error_that_names_the_extra(monkeypatch):
+    monkeypatch.setattr(object_stores, "_STORES", {})
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(FlowloopError, match=r"pip install 'flowloop\[objects\]'"):
+        await S3Result("b").write(1)
