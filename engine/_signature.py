@@ -112,4 +112,4 @@ def describe_output(function: Callable[..., Any]) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    return "typing.Any" if annotation is inspect.Signature.empty else str(annotation)
+    return "typing.Any" if annotation in (inspect.Signature.empty, "Any") else str(annotation)

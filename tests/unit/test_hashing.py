@@ -150,7 +150,8 @@ def test_fields_that_do_not_count_for_equality_do_not_count():
 PROGRAM = """
 import datetime, decimal, enum, pathlib, sys, uuid
 from flowloop.engine.hashing import hash_input
-print(hash_input({"b": [1, 2.5, None], "a": {"x", "y", "z"}, "t": (datetime.datetime(2024, 1, 1), decimal.Decimal("1.10")),
+print(hash_input({"b": [1, 2.5, None], "a": {"x", "y", "z"},
+    "t": (datetime.datetime(2024, 1, 1), decimal.Decimal("1.10")),
     "p": pathlib.PurePosixPath("/a"), "u": uuid.UUID(int=7), "e": b"\\x00", 5: True}))
 """
 

@@ -23,11 +23,12 @@ from flowloop.engine.serializers import (
 )
 
 NOON = datetime.datetime(2024, 1, 1, 12, tzinfo=datetime.UTC)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | FINITE | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
-)  # fmt: skip
+)
 
 
 @given(JSON)
@@ -113,7 +114,7 @@ def test_serializers_are_equal_by_their_settings():
     "wrong", [lambda: CompressedSerializer(JSONSerializer(), "rar"), lambda: PandasSerializer("xls")]
 )
 def test_a_wrong_format_is_refused(wrong):
-    with pytest.raises(ValueError, match="not '(rar|xls)'"):
+    with pytest.raises(ValueError, match=r"not '(rar|xls)'"):
         wrong()
 
 
