@@ -74,7 +74,7 @@ class Result:
         return f"{day.year}/{day.month}/{day.day}/{uuid.uuid4()}.flowloop_result"
 
     def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
+        if not isinstance(other, Result) or type(self) is not type(other):
             return NotImplemented
         return bool(_public(self) == _public(other))
 

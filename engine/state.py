@@ -208,7 +208,7 @@ class State:
     @classmethod
     def children(cls, include_self: bool = False, names_only: bool = False) -> list[Any]:
         """Return all public subclasses, or their names."""
-        found = [cls] if include_self else []
+        found: list[type[State]] = [cls] if include_self else []
         found += [sub for child in cls.__subclasses__() for sub in child.children(include_self=True)]
         return _presented(found, names_only)
 

@@ -237,4 +237,5 @@ def _read_rule(document: Mapping[str, Any]) -> Any:
     if document.get("_tz") is not None:
         start = start.astimezone(zone_from_name(document["_tz"]))
     changes: dict[str, Any] = {"dtstart": start} if until is None else {"dtstart": start, "until": until}
-    return rrule.rrulestr(document["rr"]).replace(**changes)
+    rule: Any = rrule.rrulestr(document["rr"])
+    return rule.replace(**changes)
