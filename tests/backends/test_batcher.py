@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from flowloop.backends._circuit import Circuit, CircuitState
 from flowloop.backends.batcher import Batcher, RequestRejected
 from flowloop.engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
-
-from . import virtual
+from flowloop.engine.testing import run as run_virtually
 
 Item = tuple[str, int]
 
@@ -80,7 +79,7 @@ def test_what_is_put_while_a_batch_is_in_flight_shares_the_next_one() -> None:
             await asyncio.gather(first, *rest)
         assert recorder.batches == [[("a", 0)], [("b", 0), ("c", 0), ("d", 0)]]
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_a_lone_item_does_not_wait_for_company() -> None:
@@ -90,7 +89,7 @@ def test_a_lone_item_does_not_wait_for_company() -> None:
             await batcher.put(("a", 0))
             assert loop.time() == 0.5
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_those_answered_together_travel_together_again() -> None:
@@ -104,7 +103,7 @@ def test_those_answered_together_travel_together_again() -> None:
             await asyncio.gather(*(chain(batcher, name) for name in "abcdef"))
         assert [len(batch) for batch in recorder.batches] == [6] * 5
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_a_batch_keeps_its_limits(limits: dict[str, int], sizes: list[int], batc
             await asyncio.gather(*(batcher.put(("a", number), size) for number, size in enumerate(sizes)))
         assert [len(batch) for batch in recorder.batches] == batches
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_one_refused_item_fails_alone() -> None:
@@ -137,7 +136,7 @@ def test_one_refused_item_fails_alone() -> None:
         assert isinstance(b, BackendRejected)
         assert recorder.recorded == [("a", 0), ("c", 0)]
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_the_kind_of_a_refusal_reaches_its_waiter() -> None:
@@ -149,7 +148,7 @@ def test_the_kind_of_a_refusal_reaches_its_waiter() -> None:
             with pytest.raises(VersionLockMismatch, match="moved on"):
                 await batcher.put(1)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 @given(bad=st.sets(st.integers(0, 40)), count=st.integers(1, 41))
@@ -170,7 +169,7 @@ def test_a_batch_refused_as_a_whole_is_halved_until_the_bad_items_are_found(bad:
             assert isinstance(outcome, BackendRejected) if number in bad else outcome == number
         assert recorded == [number for number in range(count) if number not in bad]
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 @pytest.mark.parametrize("fault", [DialectError("gibberish"), BackendRejected("who are you?")])
@@ -189,7 +188,7 @@ def test_what_concerns_no_single_item_fails_them_all_at_once(fault: BackendError
         assert len({id(outcome) for outcome in outcomes}) == 5, "waiters must not share a traceback"
         assert calls == 1
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_a_defect_of_the_sender_reaches_the_waiters_and_the_batcher_goes_on() -> None:
@@ -211,7 +210,7 @@ def test_a_defect_of_the_sender_reaches_the_waiters_and_the_batcher_goes_on() ->
                 await batcher.put(2)
             assert await batcher.put(3) == 3
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 FAULTS = st.lists(st.sampled_from(["none", "dropped", "lost", "refused", "busy"]), max_size=30)
@@ -251,7 +250,7 @@ def test_whatever_is_lost_on_the_way_each_item_is_recorded_once_and_in_order(
                 assert not run.cancelled() or name in cancelled
         return recorder
 
-    recorder = virtual.run(main())
+    recorder = run_virtually(main())
     assert max(Counter(recorder.recorded).values(), default=1) == 1
     for name in "abcd":
         mine = [item for item in recorder.recorded if item[0] == name]
@@ -276,7 +275,7 @@ def test_cancelling_one_waiter_at_any_moment_strands_no_other_and_loses_nothing(
             assert await asyncio.gather(*others) == [("a", 0), ("b", 0), ("c", 0)]
         assert Counter(recorder.recorded) == Counter([("a", 0), ("b", 0), ("c", 0)] + [("victim", 0)] * started)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 @pytest.mark.parametrize("anyio_scope", [False, True], ids=["task.cancel", "cancel scope"])
@@ -309,7 +308,7 @@ def test_cancelling_the_owner_at_any_moment_keeps_what_was_put(step: int, anyio_
         await asyncio.wait([task])
         assert Counter(recorder.recorded) == Counter(put)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_closing_sends_what_still_waits() -> None:
@@ -321,7 +320,7 @@ def test_closing_sends_what_still_waits() -> None:
         assert recorder.recorded == [("a", 0), ("b", 0), ("c", 0)]
         assert all(task.done() for task in waiting)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_closing_gives_up_after_its_grace_and_tells_those_who_wait(caplog: pytest.LogCaptureFixture) -> None:
@@ -340,7 +339,7 @@ def test_closing_gives_up_after_its_grace_and_tells_those_who_wait(caplog: pytes
         with pytest.raises(BackendUnavailable, match="not open"):
             await batcher.put(("d", 0))
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_a_second_cancel_ends_the_grace_and_leaves_no_task_behind() -> None:
@@ -358,7 +357,7 @@ def test_a_second_cancel_ends_the_grace_and_leaves_no_task_behind() -> None:
         assert task.cancelled()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_before_it_is_opened_nothing_can_be_put() -> None:
@@ -366,7 +365,7 @@ def test_before_it_is_opened_nothing_can_be_put() -> None:
         with pytest.raises(BackendUnavailable, match="the recorder is not open"):
             await Batcher(Recorder().send, circuit()).put(("a", 0))
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_an_outage_is_waited_out_and_seen(caplog: pytest.LogCaptureFixture) -> None:
@@ -385,7 +384,7 @@ def test_an_outage_is_waited_out_and_seen(caplog: pytest.LogCaptureFixture) -> N
         assert warnings[0] == "the recorder is unavailable, waiting for it: nothing was sent"
         assert warnings[1].startswith("the recorder answers again after ")
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed() -> None:
@@ -400,7 +399,7 @@ def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed() -> Non
             recorder.faults.clear()
             assert await batcher.put(("g", 0)) == ("g", 0)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_the_waits_grow_and_are_not_in_step() -> None:
@@ -426,7 +425,7 @@ def test_the_waits_grow_and_are_not_in_step() -> None:
             assert longest / 2 <= wait <= longest + 1e-6
         assert one[-1] == pytest.approx(200)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_the_backend_may_ask_for_a_pause_but_not_for_more_than_the_limit() -> None:
@@ -444,7 +443,7 @@ def test_the_backend_may_ask_for_a_pause_but_not_for_more_than_the_limit() -> No
         assert 7.0 <= moments[1] <= 7.1
         assert moments[2] == pytest.approx(100)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_a_refusal_is_an_answer_and_ends_the_outage() -> None:
@@ -459,4 +458,4 @@ def test_a_refusal_is_an_answer_and_ends_the_outage() -> None:
             await line.call(attempt)
         assert line.state is CircuitState.CLOSED
 
-    virtual.run(main())
+    run_virtually(main())

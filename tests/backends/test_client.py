@@ -26,8 +26,7 @@ from flowloop.engine.errors import (
 )
 from flowloop.engine.settings import Settings
 from flowloop.engine.state import Queued, Running, Success
-
-from . import virtual
+from flowloop.engine.testing import run as run_virtually
 
 NOON = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
 Answer = httpx.Response | Exception | dict[str, Any]
@@ -122,7 +121,7 @@ def run(server: Server, use: Callable[[GraphQLBackend], Coroutine[Any, Any, None
         async with backend_of(server, **options) as backend:
             await use(backend)
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 # ---- batches -----------------------------------------------------------------------------------------
@@ -271,7 +270,7 @@ def test_one_malformed_item_is_found_and_the_others_are_recorded() -> None:
         assert [isinstance(outcome, BackendRejected) for outcome in outcomes] == [False, False, True, False]
         assert str(outcomes[2]) == "'bad' is not a UUID"
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 # ---- failures ----------------------------------------------------------------------------------------
@@ -368,7 +367,7 @@ def test_a_server_that_is_not_there_is_waited_for_a_while_and_named() -> None:
             "http://server:4200: ConnectError: All connection attempts failed"
         )
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_a_web_page_is_no_server() -> None:
@@ -380,7 +379,7 @@ def test_a_web_page_is_no_server() -> None:
             async with backend_of(serve):
                 pass
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 def test_a_backend_that_is_not_open_says_so() -> None:
@@ -390,7 +389,7 @@ def test_a_backend_that_is_not_open_says_so() -> None:
             with pytest.raises(BackendUnavailable, match="http://server:4200 is not open"):
                 await call
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 # ---- who asks ----------------------------------------------------------------------------------------
@@ -485,7 +484,7 @@ def test_another_server_creates_task_runs_one_by_one() -> None:
             ("run 2", 2, 0),
         ]
 
-    virtual.run(main())
+    run_virtually(main())
 
 
 # ---- closing -----------------------------------------------------------------------------------------
@@ -505,7 +504,7 @@ def test_leaving_sends_what_waits_even_when_everything_is_cancelled() -> None:
         await asyncio.wait([task])
         assert task.cancelled()
 
-    virtual.run(main())
+    run_virtually(main())
     assert len(server.asked) == 2
     assert server.asked[1].variables["set_task_run_states"]["states"][0]["state"]["message"] == "the last word"
 
@@ -525,4 +524,4 @@ def test_leaving_gives_up_after_the_grace() -> None:
         with pytest.raises(BackendUnavailable, match="closed before 1 writes"):
             await write
 
-    virtual.run(main())
+    run_virtually(main())
