@@ -45,6 +45,7 @@ from .watch import RunEvent
 __all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
 
 _LOCAL = LocalExecutor()
+_NOWHERE = Result()
 _OWN = __name__.removesuffix("task_runner")
 
 
@@ -81,9 +82,9 @@ class TaskRunner(Runner):
         self.task = task
         self.flow_result = flow_result
         self.settings = settings or Settings.from_env()
-        result = task.result or flow_result or Result()
+        result = task.result or flow_result or _NOWHERE
         self.result = result if task.target is None else result.at(task.target)
-        self._constants = {name: Result(value) for name, value in (constants or {}).items()}
+        self._constants = {name: Result(value) for name, value in constants.items()} if constants else {}
         self._task_context = {
             "task_name": task.name,
             "task_full_name": task.name,
@@ -177,7 +178,7 @@ class TaskRunner(Runner):
     def _goes_on(self, state: State) -> float | None:
         if isinstance(state, Finished):
             return None
-        if isinstance(state, Pending) and "_loop_again" in state.context:
+        if _values.get().get("next_round"):
             return 0.0
         return _rules.due_in(state, now(), self.settings.inline_retry_limit)
 
@@ -284,6 +285,7 @@ class TaskRunner(Runner):
         map_index = context.get("map_index")
         if context.get("task_name") is not name:
             context.update(self._task_context)
+        context.pop("next_round", None)
         if context.get("task_slug") is None:
             context["task_slug"] = context.get("flow_slugs", {}).get(self.task, name)
         if map_index is not None and map_index >= 0:
@@ -295,9 +297,7 @@ class TaskRunner(Runner):
             isinstance(state, Paused) and state.start_time is not None and state.start_time <= now()
         ):
             context["resume"] = True
-        if "_loop_again" in state.context:
-            context |= state.context["_loop_again"]
-        elif "_loop_count" in state.cached_inputs:
+        if "_loop_count" in state.cached_inputs:
             context |= await self._loop_context(state)
         return TaskRunnerInitializeResult(state, context)
 
@@ -645,20 +645,19 @@ class TaskRunner(Runner):
         count = await PrefectResult().write(current["task_loop_count"])
         return {"_loop_count": count, "_loop_result": await self._stored(current.get("task_loop_result"), inputs)}
 
-    @call_state_handlers
     async def check_task_is_looping(
         self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]
     ) -> State:
-        """Begin the next round, if the task asked for one.
+        """Prepare the next round, if the task asked for one. This is no change of state of its own.
 
         Returns:
             - State: Pending for the next round, or the state unchanged
         """
         if not isinstance(state, Looped):
             return state
-        again = _rules.loop_again(state.loop_count + 1)
-        again.context["_loop_again"] = {"task_loop_count": state.loop_count + 1, "task_loop_result": state.result}
-        return again
+        next_round = {"next_round": True, "task_loop_count": state.loop_count + 1, "task_loop_result": state.result}
+        _values.set({**_values.get(), **next_round})
+        return _rules.loop_again(state.loop_count + 1)
 
 
 _PASSED = (

@@ -80,10 +80,8 @@ class CloudTaskRunner(TaskRunner):
         recorded = info.state
         if type(recorded) is Running and context.get("takeover"):
             recorded = Pending("Taken over from a runner that is gone.", context=recorded.context)
-        ended_elsewhere = state is not None and not state.is_finished() and recorded.is_finished()
-        chosen = recorded if state is None or (ended_elsewhere and not recorded.is_looped()) else state
-        if isinstance(state, Pending) and "_loop_again" in state.context:
-            chosen = state
+        ended_elsewhere = state is not None and recorded.is_finished() and not recorded.is_looped()
+        chosen = recorded if state is None or (ended_elsewhere and not state.is_finished()) else state
         return await super().initialize_run(chosen, context)
 
     async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
