@@ -433,7 +433,7 @@ class FaultyBackend(_Wrapper):
         self._add(_Fault(method=method, nth=nth, times=times, where=where, answer=answer, reaches_backend=False))
 
     def _add(self, fault: _Fault) -> None:
-        if not isinstance(getattr(_Wrapper, fault.method, None), type(_Wrapper._called)):
+        if fault.method.startswith("_") or not inspect.iscoroutinefunction(getattr(_Wrapper, fault.method, None)):
             raise AttributeError(f"backends have no method {fault.method!r}")
         self._faults.append(fault)
 

@@ -1,4 +1,4 @@
-"""Which event loop a test runs on: that of asyncio, or one on virtual time where ``pytest.mark.virtual_time`` says so."""
+"""Which event loop a test runs on: that of asyncio, or, marked ``virtual_time``, one whose time jumps."""
 
 from __future__ import annotations
 

@@ -231,13 +231,13 @@ def test_waiting_for_nothing_is_an_error_that_says_who_waits() -> None:
     async def stuck_here() -> None:
         await asyncio.get_running_loop().create_future()
 
-    with pytest.raises(RuntimeError, match="everything waits(.|\n)*stuck_here"):
+    with pytest.raises(RuntimeError, match=r"everything waits(.|\n)*stuck_here"):
         run(stuck_here())
 
 
 async def test_waits_too_short_for_the_time_end_all_the_same() -> None:
     # so far from zero that one microsecond is less than the distance between two floats
-    await anyio.sleep(1e9)
+    await anyio.sleep(1e9)  # noqa: ASYNC116
     await anyio.sleep(1e-6)
     await asyncio.sleep(1e-9)
 
