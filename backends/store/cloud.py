@@ -178,6 +178,9 @@ def create_api_key(
         raise BackendRejected("The scopes of an API key are read and write.")
     if not set(scopes) <= tx.caller.scopes:
         raise BackendRejected("An API key cannot allow more than the key that creates it.")
+    if tx.caller.tenant_id is not None and user_id not in (None, tx.caller.user_id):
+        # The owner of a key acts for every tenant that it has keys in.
+        raise BackendRejected("An API key can only be made for its own user.")
     key = secrets.token_urlsafe(32)
     key_id = tx.insert(
         "api_key",

@@ -28,11 +28,10 @@ def new_ids() -> Callable[[], str]:
     def new_id() -> str:
         nonlocal last
         # 48 bits of milliseconds, then 12 that count within one; a burst of more borrows from the future.
-        last = max(last + 1, (time.time_ns() // 1_000_000) << 12)
-        tail = int.from_bytes(os.urandom(8))
-        return (
-            f"{last >> 28:08x}-{last >> 12 & 0xFFFF:04x}-7{last & 0xFFF:03x}"
-            f"-{tail >> 48 & 0x3FFF | 0x8000:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
-        )
+        now = time.time_ns() // 1_000_000 << 12
+        last = now if now > last else last + 1
+        head = f"{last:015x}"
+        tail = os.urandom(8).hex()
+        return f"{head[:8]}-{head[8:12]}-7{head[12:]}-8{tail[:3]}-{tail[4:]}"
 
     return new_id

@@ -68,8 +68,10 @@ UPDATE {kind} AS run SET
 FROM new WHERE run.id = new.run_id
 """
 
+_TASK_RUN_EXTRA = "cached_inputs = new.extra, cached_at = CASE WHEN new.state = 'Cached' THEN new.timestamp END"
+
 _APPEND_STATES = {
-    "task_run": _APPEND.format(kind="task_run", type="$13::text[]", extra="cached_inputs = new.extra"),
+    "task_run": _APPEND.format(kind="task_run", type="$13::text[]", extra=_TASK_RUN_EXTRA),
     "flow_run": _APPEND.format(
         kind="flow_run", type="$13::timestamptz[]", extra="submitted = coalesce(new.extra, run.submitted)"
     ),
@@ -178,7 +180,9 @@ class PostgresDatabase(Database):
 
     def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
         """Lock the runs in the order of their ids, and return what the rules need of each."""
-        statement = f"SELECT {_RUN_COLUMNS[kind]} FROM {kind} WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
+        statement = (
+            f"SELECT {_RUN_COLUMNS[kind]} FROM {kind} WHERE id = ANY($1::uuid[]) ORDER BY {kind}.id FOR NO KEY UPDATE"
+        )
         return _fetch(connection, statement, [run_id for run_id in ids if is_id(run_id)])
 
     def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, or_, select, update
 
 from ...engine.errors import BackendRejected
 from .ids import is_id
@@ -101,20 +100,15 @@ def _suits(row: RowMapping, labels: Sequence[str]) -> bool:
     return wanted <= set(labels) if wanted else not labels
 
 
-def _literals(names: Sequence[str]) -> list[ColumnElement[Any]]:
-    # As literals, so that the partial index of waiting task runs can serve.
-    return [literal_column(f"'{name}'") for name in names]
-
-
 def _ready(before: datetime.datetime) -> ColumnElement[bool]:
     run, task_run = tables["flow_run"].c, tables["task_run"].c
     waiting = exists().where(
         task_run.flow_run_id == run.id,
-        task_run.state.in_(_literals(WAITING)),
+        task_run.state.in_(WAITING),
         task_run.state_start_time <= before,
     )
     return or_(
-        and_(run.state.in_(_literals(WAITING)), run.state_start_time <= before),
+        and_(run.state.in_(WAITING), run.state_start_time <= before),
         and_(run.state == "Running", waiting),
     )
 

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, literal_column, select
+from sqlalchemy import ColumnElement, RowMapping, select
 
 from ...engine.errors import BackendRejected
 from .ids import is_id
@@ -94,12 +94,11 @@ def get_latest_cached_states(
     if not is_id(task_id) and cache_key is None:
         return []
     found = select(run.serialized_state).where(
-        run.state == literal_column("'Cached'"),  # a literal, so that the partial index can serve
-        run.state_timestamp >= created_after,
+        run.cached_at >= created_after,
         run.cache_key == cache_key if cache_key is not None else run.task_id == task_id,
         tx.mine("task_run"),
     )
-    newest_first = found.order_by(run.state_timestamp.desc(), run.id.desc())
+    newest_first = found.order_by(run.cached_at.desc(), run.id.desc())
     return list(tx.connection.execute(newest_first.limit(limit)).scalars())
 
 

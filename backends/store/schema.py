@@ -18,6 +18,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Computed,
+    Connection,
     Dialect,
     ForeignKey,
     Index,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
     text,
 )
 from sqlalchemy.dialects import postgresql
@@ -332,8 +334,9 @@ _table(
 WAITING = ("Scheduled", "Queued", "Resume", "Retrying", "Paused")
 """States of a run that is to be taken up again at its start time."""
 
-_waiting = text("state IN ({})".format(", ".join(f"'{name}'" for name in WAITING)))
-_cached = text("state = 'Cached'")
+# No index holds a column that an ordinary transition changes: PostgreSQL then updates rows in place, at half the cost.
+_waiting = text("state_start_time IS NOT NULL")
+_cached = text("cached_at IS NOT NULL")
 
 _table(
     "task_run",
@@ -344,13 +347,22 @@ _table(
     Column("cache_key", Text),
     # The cached inputs of the newest state that had some: a state without any takes them over.
     Column("cached_inputs", Text, info=_internal),
+    # The timestamp of the newest state if it is Cached, else NULL.
+    Column("cached_at", UtcDateTime, info=_internal),
     UniqueConstraint("flow_run_id", "task_id", "map_index"),
     Index(None, "task_id"),
-    # The partial indexes serve statements with the state as a literal; a bound parameter cannot use them.
     Index("ix_task_run_waiting", "flow_run_id", "state_start_time", sqlite_where=_waiting, postgresql_where=_waiting),
-    Index("ix_task_run_cached", "task_id", "state_timestamp", sqlite_where=_cached, postgresql_where=_cached),
-    Index("ix_task_run_cache_key", "cache_key", "state_timestamp", sqlite_where=_cached, postgresql_where=_cached),
+    Index("ix_task_run_cached", "task_id", "cached_at", sqlite_where=_cached, postgresql_where=_cached),
+    Index("ix_task_run_cache_key", "cache_key", "cached_at", sqlite_where=_cached, postgresql_where=_cached),
 )
+
+
+@event.listens_for(metadata.tables["task_run"], "after_create")
+def _leave_room(_: Table, connection: Connection, **__: Any) -> None:
+    """Leave room in every page for the versions of a row that updates leave behind."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ALTER TABLE task_run SET (fillfactor = 60)"))
+
 
 for _kind in ("flow_run", "task_run"):
     Table(

@@ -39,6 +39,9 @@ LAZARI = 500
 ANSWERS_KEPT = datetime.timedelta(hours=1)
 """How long the answer to a batch with an idempotency key is kept."""
 
+EXPIRED_KEYS_KEPT = datetime.timedelta(days=30)
+"""How long an API key that has expired is still listed."""
+
 _ALIVE = sorted({"Scheduled", "Paused", "Resume", "Retrying", "Running", "Cancelling"})
 
 
@@ -290,9 +293,10 @@ def prune_rest(tx: Tx, *, before: datetime.datetime) -> Payload:
 
 
 def forget(tx: Tx) -> None:
-    """Delete what has done its service: old answers to batches, leases and reservations that have long run out."""
+    """Delete what has had its day: old answers to batches; keys, leases and reservations that ran out long ago."""
     answer, lease, reservation = tables["answer"].c, tables["lease"].c, tables["reservation"].c
     tx.run(delete(tables["answer"]).where(answer.created < tx.now - ANSWERS_KEPT))
+    tx.run(delete(tables["api_key"]).where(tables["api_key"].c.expires_at < tx.now - EXPIRED_KEYS_KEPT))
     tx.run(delete(tables["lease"]).where(lease.expires < tx.now - ANSWERS_KEPT))
     over = exists().where(
         tables["flow_run"].c.id == reservation.flow_run_id, tables["flow_run"].c.state.in_(sorted(rules.FINISHED))

@@ -67,7 +67,10 @@ _COPY_TO_RUN = (
     "end_time = coalesce(max(end_time, ?11), end_time, ?11), heartbeat = coalesce(?12, heartbeat), {extra}, "
     "updated = ?4 WHERE id = ?14"
 )
-_EXTRA = {"task_run": "cached_inputs = ?13", "flow_run": "submitted = coalesce(?13, submitted)"}
+_EXTRA = {
+    "task_run": "cached_inputs = ?13, cached_at = CASE ?5 WHEN 'Cached' THEN ?4 END",
+    "flow_run": "submitted = coalesce(?13, submitted)",
+}
 
 _APPEND = {
     kind: (_INSERT_STATE.format(kind=kind), _COPY_TO_RUN.format(kind=kind, extra=extra))

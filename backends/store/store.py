@@ -152,6 +152,10 @@ class Store:
         """The engine for reads. On SQLite it has connections of its own, which cannot write."""
         return self._database.engine
 
+    def translate(self, error: Exception) -> Exception:
+        """Say what an error of `engine` means as one of flowloop's; an error that is none of the database's stays."""
+        return self._database.translate(error)
+
     @property
     def clock(self) -> Clock:
         """The clock of the store."""
