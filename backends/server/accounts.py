@@ -1,0 +1,92 @@
+"""Who the caller is, its API keys, and the tokens that clients of 0.15 exchange keys for."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from graphql import GraphQLSchema
+
+from ...engine.errors import BackendRejected
+from ..store import Caller
+from ..store.schema import metadata
+from .call import Call
+from .documents import Field
+from .execution import Resolver, Variables
+from .projection import project
+
+__all__ = ["NOBODY", "resolvers"]
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+"""The user that everybody is where no API key is asked for."""
+
+_TOKEN_LIFE = datetime.timedelta(hours=1)
+
+
+def resolvers(schema: GraphQLSchema) -> dict[str, Resolver]:
+    """Return how these operations are answered, by their names."""
+    assert schema.mutation_type is not None
+    switch = schema.mutation_type.fields["switch_tenant"]
+
+    async def switch_tenant(call: Call, field: Field, variables: Variables) -> Any:
+        tenant_id = variables.arguments(switch, field)["input"]["tenant_id"]
+        if call.identity.member_of is not None and tenant_id not in call.identity.member_of:
+            raise BackendRejected("Invalid tenant ID.")
+        return project(await _token(call, tenant_id), field.fields)
+
+    return {
+        "auth_info": _auth_info,
+        "auth_api_key": _auth_api_key,
+        "user": _user,
+        "switch_tenant": switch_tenant,
+        "refresh_token": _refresh_token,
+    }
+
+
+async def _auth_info(call: Call, field: Field, variables: Variables) -> Any:
+    facts = {
+        "tenant_id": await _tenant(call),
+        "user_id": call.caller.user_id or NOBODY,
+        "api_token_scope": "USER" if "write" in call.caller.scopes else "READ",
+    }
+    return project(facts, field.fields)
+
+
+async def _user(call: Call, field: Field, variables: Variables) -> Any:
+    user = {"id": call.caller.user_id or NOBODY, "default_membership": {"tenant_id": await _tenant(call)}}
+    return project([user], field.fields)
+
+
+async def _tenant(call: Call) -> str | None:
+    """Return the tenant that the caller acts for: without API keys, the first there is."""
+    if call.caller.tenant_id is not None or call.identity.member_of is not None:
+        return call.caller.tenant_id
+    tenant = metadata.tables["tenant"].c
+    rows = await call.read(sa.select(tenant.id).order_by(tenant.id).limit(1))
+    return rows[0].id if rows else None
+
+
+async def _auth_api_key(call: Call, field: Field, variables: Variables) -> Any:
+    key = metadata.tables["api_key"].c
+    shown = sa.select(key.id, key.name, key.user_id, key.scopes, key.created, key.expires_at).order_by(key.id)
+    if call.caller.tenant_id is not None:
+        shown = shown.where(key.tenant_id == call.caller.tenant_id)
+    return project([dict(row._mapping) for row in await call.read(shown)], field.fields)
+
+
+async def _refresh_token(call: Call, field: Field, variables: Variables) -> Any:
+    tenant_id = await _tenant(call)
+    if tenant_id is None:
+        raise BackendRejected("Invalid tenant ID.")
+    return project(await _token(call, tenant_id), field.fields)
+
+
+async def _token(call: Call, tenant_id: str) -> dict[str, Any]:
+    """Make an API key that lives for an hour, and for an hour longer whenever it is refreshed."""
+    expires = call.store.clock.now() + _TOKEN_LIFE
+    owner = Caller(tenant_id=tenant_id, scopes=call.caller.scopes, user_id=call.caller.user_id)
+    made = await call.store.create_api_key(
+        owner, name="access token", expires_at=expires, scopes=sorted(call.caller.scopes)
+    )
+    return {"access_token": made["key"], "refresh_token": made["key"], "expires_at": expires}

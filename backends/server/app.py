@@ -1,0 +1,133 @@
+"""The server as an ASGI application, to be served alone or mounted in another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..store import Store
+from . import operations, queries, schema
+from .auth import Authenticator, Identity
+from .dates import next_events
+from .documents import Documents
+from .endpoints import Endpoints
+from .execution import Execution
+from .live import Live
+from .metrics import Metrics
+from .page import asset, query_page
+from .services import Services
+from .settings import ServerSettings
+from .sockets import Sockets
+
+__all__ = ["create_app", "open_store"]
+
+_PATHS = ("/", "/graphql", "/graphql/")
+
+
+def open_store(url: str, **options: Any) -> Store:
+    """Return a store as the server uses it, not yet open: it reads schedules, and encrypts secrets.
+
+    Args:
+        - url: the URL of its database
+        - options: further arguments of `Store`; by default the key of secrets is the environment variable
+          ``FLOWLOOP_SECRET_KEY``
+    """
+    return Store(url, **{"secret_key": os.environ.get("FLOWLOOP_SECRET_KEY"), "next_events": next_events, **options})
+
+
+def create_app(
+    store: Store | str,
+    *,
+    settings: ServerSettings | None = None,
+    authenticate: Callable[[str], Awaitable[Identity | None]] | None = None,
+    routes: tuple[BaseRoute, ...] = (),
+) -> Starlette:
+    """Return the GraphQL server as an ASGI application.
+
+    Its lifespan opens the database and runs the services. A framework that mounts the application has to run it with
+    its own: ``app.router.lifespan_context``.
+
+    Args:
+        - store: the URL of a database, which the application opens and closes; or a store that is open as long as
+          the application is served
+        - settings: limits and services
+        - authenticate: tells whose an API key is, where keys are not in the store; None for a key it does not know
+        - routes: further routes, which come before the application's own
+
+    Example:
+        ```python
+        flowloop = create_app("sqlite:///flowloop.db")
+        app = FastAPI(lifespan=flowloop.router.lifespan_context)
+        app.mount("/flows", flowloop)
+        ```
+    """
+    settings = settings or ServerSettings()
+    owned = open_store(store) if isinstance(store, str) else None
+    store = owned or store
+    metrics = Metrics()
+    types = schema.build()
+    assert types.subscription_type is not None
+    execution = Execution(
+        types, Documents(types, settings), {**queries.resolvers(), **operations.resolvers(types)}
+    )
+    authenticator = Authenticator(store, settings, authenticate)
+    live = Live(store, types.subscription_type.fields, settings, metrics)
+    services = Services(store, settings, metrics)
+    endpoints = Endpoints(settings, execution, authenticator, live, metrics)
+    sockets = Sockets(settings, execution, authenticator, live)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if owned is not None:
+                await stack.enter_async_context(owned)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(group.cancel_scope.cancel)
+            group.start_soon(live.run, name="flowloop live")
+            group.start_soon(services.run, name="flowloop services")
+            yield
+
+    app = Starlette(
+        lifespan=lifespan,
+        routes=[
+            *routes,
+            *(Route(path, endpoints.graphql, methods=["POST"]) for path in _PATHS),
+            *(WebSocketRoute(path, sockets.endpoint) for path in _PATHS),
+            *(Route(path, query_page, methods=["GET"]) for path in _PATHS),
+            Route("/graphiql/{name}", asset, methods=["GET"]),
+            Route("/events", endpoints.events, methods=["GET"]),
+            Route("/health", endpoints.health, methods=["GET"]),
+            Route("/ready", endpoints.ready, methods=["GET"]),
+            Route("/metrics", endpoints.metrics, methods=["GET"]),
+        ],
+        middleware=[Middleware(_Announce)],
+    )
+    # A POST that is redirected arrives as a GET, or not at all.
+    app.router.redirect_slashes = False
+    app.state.live = live
+    app.state.services = services
+    return app
+
+
+class _Announce:
+    """Says on every answer what serves it: a client may send such a server batches."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._header = (b"x-flowloop-version", operations.version().encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def announce(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), self._header]
+            await send(message)
+
+        await self._app(scope, receive, announce if scope["type"] == "http" else send)

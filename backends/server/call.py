@@ -1,0 +1,106 @@
+"""One request as its resolvers see it: who asks, and what it may do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...engine.errors import BackendRejected
+from ..store import Caller, Store
+from .auth import Identity
+from .documents import Field
+from .errors import Forbidden, Unauthenticated
+
+__all__ = ["Budget", "Call"]
+
+_SCOPES = {"query": "read", "subscription": "read", "mutation": "write"}
+
+
+class Budget:
+    """How much one request may still read."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        self.rows = rows
+        self._size = size
+        self._row_limit = rows
+        self._size_limit = size
+
+    def spend(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Count rows that were read.
+
+        Raises:
+            - BackendRejected: if they are more than the request may read
+        """
+        self.rows -= len(rows)
+        if self.rows < 0:
+            raise BackendRejected(
+                f"the query reads more than {self._row_limit} rows: give it a limit, or a narrower filter"
+            )
+        self._size -= sum(len(value) for row in rows for value in row if isinstance(value, str))
+        if self._size < 0:
+            raise BackendRejected(
+                f"the query reads more than {self._size_limit} bytes: give it a limit, or select less of each row"
+            )
+
+
+@dataclasses.dataclass(slots=True)
+class Call:
+    """One request.
+
+    Args:
+        - store: what answers it
+        - identity: who asks
+        - budget: how much it may still read
+        - idempotency_key: the key under which what it sets is recorded once, if it came with one
+    """
+
+    store: Store
+    identity: Identity
+    budget: Budget
+    idempotency_key: str | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks.
+
+        Raises:
+            - Unauthenticated: if that is not known
+        """
+        if self.identity.caller is None:
+            raise Unauthenticated(self.identity.refusal)
+        return self.identity.caller
+
+    def tenants(self, table: str) -> Sequence[str] | None:
+        """Return the tenants whose rows of a table the caller may read; None means all."""
+        if table == "tenant":
+            return self.identity.member_of
+        return None if self.caller.tenant_id is None else [self.caller.tenant_id]
+
+    def authorize(self, kind: str) -> None:
+        """Check that the caller may execute an operation of this kind.
+
+        Raises:
+            - Unauthenticated: if it is not known who asks
+            - Forbidden: if the API key lacks the scope
+        """
+        self.require(_SCOPES[kind])
+
+    def require(self, scope: str) -> None:
+        """Check that the caller has a scope; as `authorize`."""
+        if scope not in self.caller.scopes:
+            raise Forbidden(f"The API key does not have the scope {scope!r}.")
+
+    def key_for(self, field: Field) -> str | None:
+        """Return the idempotency key of one field: a request may set states in several."""
+        return f"{self.idempotency_key}/{field.key}" if self.idempotency_key else None
+
+    async def read(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Return the rows of a statement."""
+        try:
+            async with self.store.engine.connect() as connection:
+                return (await connection.execute(statement)).all()
+        except Exception as error:
+            raise self.store.translate(error) from error

@@ -1,0 +1,149 @@
+"""What the server answers over HTTP: GraphQL, whether it is well, what it counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from .auth import Authenticator
+from .call import Budget, Call
+from .documents import Operation
+from .errors import BadRequest, failure
+from .execution import Execution, GraphQLRequest, Variables
+from .live import Live
+from .metrics import CONTENT_TYPE, Metrics
+from .operations import version
+from .settings import ServerSettings
+
+__all__ = ["Endpoints"]
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(GraphQLRequest).decode
+
+_JSON = "application/json; charset=utf-8"
+_EVENTS = "text/event-stream"
+
+
+class Endpoints:
+    """The HTTP endpoints of one server."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        execution: Execution,
+        authenticator: Authenticator,
+        live: Live,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._execution = execution
+        self._authenticator = authenticator
+        self._live = live
+        self._metrics = metrics
+
+    async def graphql(self, request: Request) -> Response:
+        """Answer ``POST /``: execute one GraphQL request."""
+        begun = time.perf_counter()
+        kind = "none"
+        try:
+            operation, variables = self._execution.prepare(await self._body(request))
+            kind = operation.kind
+            call = await self._call(request)
+            if kind == "subscription":
+                return self._stream(request, operation, variables, call)
+            answer = await self._execution.execute(operation, variables, call)
+            status = 200
+        except BadRequest as error:
+            answer, status = error.answer(), error.status
+        except Exception as error:
+            answer, status = failure(error), 200
+        failed = "true" if "errors" in answer else "false"
+        self._metrics.count("requests", f'kind="{kind}",status="{status}",errors="{failed}"')
+        self._metrics.observe(time.perf_counter() - begun)
+        return Response(_encode(answer), status, media_type=_JSON)
+
+    async def events(self, request: Request) -> Response:
+        """Answer ``GET /events``: the state changes of a flow run, or of the tenant, as server-sent events."""
+        text = "subscription { flow_run_states { %s } }"
+        variables = b"null"
+        run = request.query_params.get("flow_run_id")
+        if run is not None:
+            text = "subscription ($id: UUID!) { run_states(flow_run_id: $id) { %s } }"
+            variables = _encode({"id": run})
+        selected = "kind id flow_run_id version state message timestamp"
+        try:
+            operation, given = self._execution.prepare(GraphQLRequest(text % selected, msgspec.Raw(variables)))
+            return self._stream(request, operation, given, await self._call(request))
+        except BadRequest as error:
+            return Response(_encode(error.answer()), error.status, media_type=_JSON)
+
+    async def health(self, request: Request) -> Response:
+        """Answer ``GET /health``: the process is there."""
+        return Response(_encode({"status": "ok", "version": version()}), media_type=_JSON)
+
+    async def ready(self, request: Request) -> Response:
+        """Answer ``GET /ready``: the database answers too."""
+        problem = await self._authenticator.problem()
+        body = {"status": "ok" if problem is None else "unavailable", "problem": problem}
+        return Response(_encode(body), 200 if problem is None else 503, media_type=_JSON)
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer ``GET /metrics``."""
+        return Response(self._metrics.render(), media_type=CONTENT_TYPE)
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    async def _call(self, request: Request) -> Call:
+        return Call(
+            store=self._authenticator.store,
+            identity=await self._authenticator.identify(request.headers),
+            budget=Budget(self._settings.row_limit, self._settings.answer_limit),
+            idempotency_key=request.headers.get("x-flowloop-idempotency-key"),
+        )
+
+    async def _body(self, request: Request) -> GraphQLRequest:
+        # A page of another site cannot send this type without asking first, which is never granted.
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise BadRequest("The body must be JSON: send Content-Type: application/json.", "BAD_REQUEST", status=415)
+        limit = self._settings.body_limit
+        too_large = BadRequest(f"The request is larger than {limit} bytes.", "BAD_REQUEST", status=413)
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+        except ClientDisconnect:
+            raise BadRequest("The client has gone.", "BAD_REQUEST") from None
+        try:
+            return _decode(body)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"The body is not a GraphQL request: {error}", "BAD_REQUEST") from None
+        except (msgspec.DecodeError, RecursionError):
+            raise BadRequest("The body is not JSON.", "BAD_REQUEST") from None
+
+    # -- subscriptions -------------------------------------------------------------------------------------
+
+    def _stream(self, request: Request, operation: Operation, variables: Variables, call: Call) -> Response:
+        if _EVENTS not in request.headers.get("accept", _EVENTS):
+            raise BadRequest(
+                "A subscription is answered as an event stream (send Accept: text/event-stream) or over a WebSocket.",
+                "BAD_REQUEST",
+            )
+
+        async def events() -> AsyncIterator[bytes]:
+            async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
+                async for answer in answers:
+                    yield b"event: next\ndata: " + _encode(answer) + b"\n\n" if answer is not None else b":\n\n"
+            yield b"event: complete\ndata: {}\n\n"
+
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(events(), media_type=_EVENTS, headers=headers)

@@ -1,0 +1,83 @@
+"""How a failure looks on the wire.
+
+A failure of a field is an entry of ``errors`` beside ``data``, with status 200; what is wrong with the request as a whole is
+`BadRequest`, with status 400. Each carries a code in its ``extensions``, which is what a client decides by.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from graphql import FieldNode, GraphQLError
+from graphql.language import get_location
+
+from ...engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
+
+__all__ = ["INTERNAL_ERROR", "BadRequest", "Forbidden", "Unauthenticated", "failure", "field_error", "item_code", "message_of"]
+
+logger = logging.getLogger("flowloop.server")
+
+INTERNAL_ERROR = "Unable to complete operation. An internal API error occurred."
+
+
+class BadRequest(BackendRejected):
+    """The request as a whole cannot be executed: it is not JSON, not GraphQL, or does not fit the schema."""
+
+    def __init__(self, message: str, code: str, more: list[str] | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.messages = [message, *(more or ())]
+        self.status = status
+
+    def answer(self) -> dict[str, Any]:
+        """Return the body of the answer."""
+        return {"errors": [{"message": text, "extensions": {"code": self.code}} for text in self.messages]}
+
+
+class Unauthenticated(BackendRejected):
+    """The request carries no API key, or one that is not known or has expired."""
+
+
+class Forbidden(BackendRejected):
+    """The API key does not allow this."""
+
+
+def item_code(error: Exception) -> str:
+    """Return the code a client decides by."""
+    if isinstance(error, VersionLockMismatch):
+        return "VERSION_LOCKING_ERROR"
+    if isinstance(error, Unauthenticated):
+        return "UNAUTHENTICATED"
+    if isinstance(error, Forbidden):
+        return "FORBIDDEN"
+    if isinstance(error, BackendUnavailable):
+        return "API_ERROR"
+    return "INTERNAL_SERVER_ERROR"
+
+
+def message_of(error: Exception) -> str:
+    """Return what a caller may read of `error`: nothing of one that was not meant for them."""
+    if isinstance(error, GraphQLError):
+        return error.message
+    if isinstance(error, BackendRejected):
+        return str(error)
+    if not isinstance(error, BackendUnavailable):
+        logger.error("a request failed", exc_info=error)
+    return INTERNAL_ERROR
+
+
+def field_error(error: Exception, node: FieldNode, key: str) -> dict[str, Any]:
+    """Return the entry of ``errors`` for a root field that failed."""
+    location = get_location(node.loc.source, node.loc.start) if node.loc else None
+    return {
+        "message": message_of(error),
+        "locations": [{"line": location.line, "column": location.column}] if location else [],
+        "path": [key],
+        "extensions": {"code": item_code(error)},
+    }
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """Return the answer to a request that failed before any of its fields was executed."""
+    return {"errors": [{"message": message_of(error), "extensions": {"code": item_code(error)}}], "data": None}

@@ -1,0 +1,344 @@
+"""What is happening now: state changes, as they are committed, to whoever watches.
+
+Changes that this process commits arrive at once. Those of other processes are found by asking the database now and
+then. Both meet in a feed, which hands them on in order, each once: the versions of a run leave no room for doubt.
+A watcher that cannot keep up is cut off; nothing ever waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import msgspec
+import sqlalchemy as sa
+from graphql import GraphQLField
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ...engine.errors import BackendError, BackendRejected
+from ..store import StateChange, Store
+from ..store.schema import metadata
+from .call import Call
+from .documents import Operation
+from .errors import field_error
+from .execution import Variables
+from .metrics import Metrics
+from .projection import project
+from .settings import ServerSettings
+
+__all__ = ["Live"]
+
+logger = logging.getLogger("flowloop.server")
+
+_RUNS_KEPT = 20_000
+_OVERLAP = datetime.timedelta(seconds=10)
+_FOUND_AT_ONCE = 1_000
+_KEEP_ALIVE = 15.0
+
+Kinds = tuple[str, ...]
+_KINDS: dict[str, Kinds] = {
+    "flow_run_states": ("flow_run",),
+    "task_run_states": ("task_run",),
+    "run_states": ("flow_run", "task_run"),
+}
+
+
+class _Watcher:
+    """One subscription: the changes it has not been told of yet."""
+
+    def __init__(self, kinds: Kinds, tenants: Sequence[str] | None, size: int) -> None:
+        self._kinds = kinds
+        self._tenants = tenants
+        self._queue: asyncio.Queue[StateChange | str] = asyncio.Queue(size)
+
+    def offer(self, change: StateChange) -> None:
+        """Queue a change if it is wanted; a full queue is given up, and its watcher told so."""
+        if change.kind not in self._kinds or (self._tenants is not None and change.tenant_id not in self._tenants):
+            return
+        try:
+            self._queue.put_nowait(change)
+        except asyncio.QueueFull:
+            self.end("The subscription fell behind and was ended: subscribe again.")
+
+    def end(self, reason: str) -> None:
+        """Forget what is queued, and tell the watcher why there will be no more."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._kinds = ()
+        self._queue.put_nowait(reason)
+
+    async def next(self) -> StateChange | None:
+        """Return the next change, or None if there was none for a while.
+
+        Raises:
+            - BackendRejected: if the subscription was ended
+        """
+        with anyio.move_on_after(_KEEP_ALIVE):
+            change = await self._queue.get()
+            if isinstance(change, str):
+                raise BackendRejected(change)
+            return change
+        return None
+
+
+class _Feed:
+    """The changes of one flow run and its task runs, or of all flow runs (`flow_run_id` None)."""
+
+    def __init__(self, flow_run_id: str | None) -> None:
+        self.flow_run_id = flow_run_id
+        self.watchers: set[_Watcher] = set()
+        self.behind = False
+        self.asked: datetime.datetime | None = None
+        self._versions: OrderedDict[str, int] = OrderedDict()
+
+    def version(self, run_id: str) -> int | None:
+        """Return the version of the last change of a run that was handed on."""
+        return self._versions.get(run_id)
+
+    def start(self, run_id: str, version: int) -> None:
+        """Note the version that a run has before anything is handed on."""
+        self._versions.setdefault(run_id, version)
+
+    def offer(self, change: StateChange, *, complete: bool = False) -> None:
+        """Hand a change on, unless it was before, or one before it is still missing.
+
+        Args:
+            - change: what happened
+            - complete: whether nothing before it can be missing
+        """
+        known = self._versions.get(change.run_id)
+        if known is not None and change.version <= known:
+            return
+        if known is not None and change.version > known + 1 and not complete:
+            self.behind = True
+            return
+        self._versions[change.run_id] = change.version
+        self._versions.move_to_end(change.run_id)
+        if len(self._versions) > _RUNS_KEPT:
+            self._versions.popitem(last=False)
+        for watcher in tuple(self.watchers):
+            watcher.offer(change)
+
+
+class Live:
+    """Hands state changes to subscriptions.
+
+    Args:
+        - store: whose changes
+        - fields: the subscriptions of the schema
+        - settings: `queue_size`, `subscriber_limit` and `poll_seconds`
+        - metrics: where the number of subscriptions is shown
+    """
+
+    def __init__(
+        self, store: Store, fields: Mapping[str, GraphQLField], settings: ServerSettings, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._fields = fields
+        self._settings = settings
+        self._feeds: dict[str | None, _Feed] = {}
+        self._wake = anyio.Event()
+        self._unwatch: Callable[[], None] | None = None
+        metrics.gauge("subscriptions", self._count)
+
+    def _count(self) -> int:
+        return sum(len(feed.watchers) for feed in self._feeds.values())
+
+    def publish(self, changes: Sequence[StateChange]) -> None:
+        """Take in changes that this process has committed."""
+        for change in changes:
+            feed = self._feeds.get(change.flow_run_id)
+            if feed is not None:
+                feed.offer(change)
+            everything = self._feeds.get(None)
+            if everything is not None and change.kind == "flow_run":
+                everything.offer(change)
+        if any(feed.behind for feed in self._feeds.values()):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Look for the changes of other processes while there are subscriptions, until cancelled."""
+        while True:
+            with anyio.move_on_after(self._settings.poll_seconds if self._feeds else None):
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            try:
+                await self._look()
+            except BackendError as error:
+                logger.warning("state changes of other processes could not be read: %s", error)
+                await anyio.sleep(self._settings.poll_seconds)
+
+    def close(self) -> None:
+        """End every subscription: the server is about to stop."""
+        for feed in self._feeds.values():
+            for watcher in feed.watchers:
+                watcher.end("The server is stopping: subscribe again.")
+
+    # -- subscriptions -------------------------------------------------------------------------------------
+
+    async def subscribe(
+        self, operation: Operation, variables: Variables, call: Call
+    ) -> AsyncGenerator[dict[str, Any] | None]:
+        """Yield the answers of a subscription, one for each change; None keeps a quiet connection alive."""
+        for field in operation.fields(variables.raw):
+            try:
+                call.authorize("subscription")
+                if field.name == "__typename":
+                    yield {"data": {field.key: field.owner}}
+                    continue
+                given = variables.arguments(self._fields[field.name], field)
+                async with aclosing(self._changes(_KINDS[field.name], given.get("flow_run_id"), call)) as changes:
+                    async for change in changes:
+                        shown = None if change is None else project(_document(change), field.fields)
+                        yield None if shown is None else {"data": {field.key: shown}}
+            except Exception as error:
+                yield {"errors": [field_error(error, field.node, field.key)], "data": {field.key: None}}
+
+    async def _changes(self, kinds: Kinds, flow_run_id: str | None, call: Call) -> AsyncGenerator[StateChange | None]:
+        if self._count() >= self._settings.subscriber_limit:
+            raise BackendRejected("There are too many subscriptions: try again later.")
+        tenants = None if call.caller.tenant_id is None else [call.caller.tenant_id]
+        watcher = _Watcher(kinds, tenants, self._settings.queue_size)
+        feed = self._feeds.setdefault(flow_run_id, _Feed(flow_run_id))
+        feed.watchers.add(watcher)
+        if self._unwatch is None:
+            self._unwatch = self._store.watch(self.publish)
+        self._wake.set()
+        try:
+            if flow_run_id is not None:
+                current = await self._current(feed, flow_run_id, tenants)
+                if "flow_run" in kinds:
+                    yield current
+            newest = current.version if flow_run_id is not None else 0
+            while True:
+                change = await watcher.next()
+                # What came while the current state was read is in it.
+                if change is None or change.run_id != flow_run_id or change.version > newest:
+                    yield change
+        finally:
+            feed.watchers.discard(watcher)
+            if not feed.watchers and self._feeds.get(flow_run_id) is feed:
+                del self._feeds[flow_run_id]
+            if not self._feeds and self._unwatch is not None:
+                self._unwatch()
+                self._unwatch = None
+
+    async def _current(self, feed: _Feed, flow_run_id: str, tenants: Sequence[str] | None) -> StateChange:
+        run = metadata.tables["flow_run"]
+        wanted = sa.select(run.c.id, run.c.tenant_id, run.c.version, run.c.state, run.c.state_message)
+        wanted = wanted.add_columns(run.c.state_timestamp, run.c.serialized_state).where(run.c.id == flow_run_id)
+        task_run = metadata.tables["task_run"].c
+        versions = sa.select(task_run.id, task_run.version).where(task_run.flow_run_id == flow_run_id)
+        async with self._store.engine.connect() as connection:
+            row = (await connection.execute(wanted)).first()
+            if row is None or (tenants is not None and row.tenant_id not in tenants):
+                raise BackendRejected(f"Flow run {flow_run_id} not found")
+            for task_run_id, version in await connection.execute(versions.limit(_RUNS_KEPT)):
+                feed.start(task_run_id, version)
+        feed.start(flow_run_id, row.version)
+        return StateChange(
+            "flow_run",
+            flow_run_id,
+            flow_run_id,
+            row.tenant_id,
+            row.version,
+            row.state,
+            row.state_message,
+            row.state_timestamp,
+            _text(row.serialized_state),
+        )
+
+    # -- changes of other processes ------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        feeds = [feed for feed in self._feeds.values() if feed.watchers]
+        if not feeds:
+            return
+        try:
+            async with self._store.engine.connect() as connection:
+                for feed in feeds:
+                    feed.behind = False
+                    if feed.flow_run_id is None:
+                        await self._look_for_flow_runs(connection, feed)
+                    else:
+                        await self._look_at(connection, feed, feed.flow_run_id)
+        except Exception as error:
+            raise self._store.translate(error) from error
+
+    async def _look_for_flow_runs(self, connection: AsyncConnection, feed: _Feed) -> None:
+        # Ids begin with the time they were made, so the newest states are at the end of the index.
+        milliseconds = time.time_ns() // 1_000_000 - int(_OVERLAP.total_seconds() * 1_000)
+        oldest = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-000000000000"
+        state = metadata.tables["flow_run_state"].c
+        newest = _states("flow_run").where(state.id > oldest).order_by(state.id.desc()).limit(_FOUND_AT_ONCE)
+        for change in reversed(await _read(connection, "flow_run", newest)):
+            feed.offer(change, complete=True)
+
+    async def _look_at(self, connection: AsyncConnection, feed: _Feed, flow_run_id: str) -> None:
+        since, feed.asked = feed.asked, self._store.clock.now() - _OVERLAP
+        state = metadata.tables["flow_run_state"].c
+        known = feed.version(flow_run_id) or 0
+        new = _states("flow_run").where(state.flow_run_id == flow_run_id, state.version > known)
+        for change in await _read(connection, "flow_run", new.order_by(state.version)):
+            feed.offer(change, complete=True)
+
+        run, state = metadata.tables["task_run"].c, metadata.tables["task_run_state"].c
+        moved = sa.select(run.id, run.version).where(run.flow_run_id == flow_run_id)
+        if since is not None:
+            moved = moved.where(run.updated >= since)
+        changed: list[str] = []
+        for run_id, version in await connection.execute(moved):
+            if since is None:
+                feed.start(run_id, version)
+            if (feed.version(run_id) or 0) < version:
+                changed.append(run_id)
+        for start in range(0, len(changed), _FOUND_AT_ONCE):
+            some = changed[start : start + _FOUND_AT_ONCE]
+            new = _states("task_run").where(state.task_run_id.in_(some)).order_by(state.task_run_id, state.version)
+            for change in await _read(connection, "task_run", new):
+                feed.offer(change, complete=True)
+
+
+def _states(kind: str) -> sa.Select[Any]:
+    state, run = metadata.tables[f"{kind}_state"], metadata.tables[kind]
+    run_id = state.c[f"{kind}_id"]
+    flow_run_id = run.c.id if kind == "flow_run" else run.c.flow_run_id
+    return sa.select(
+        run_id.label("run_id"),
+        flow_run_id.label("flow_run_id"),
+        run.c.tenant_id,
+        state.c.version,
+        state.c.state,
+        state.c.message,
+        state.c.timestamp,
+        state.c.serialized_state,
+    ).join_from(state, run, run_id == run.c.id)
+
+
+async def _read(connection: AsyncConnection, kind: Any, statement: sa.Select[Any]) -> list[StateChange]:
+    return [StateChange(kind, *row[:-1], _text(row[-1])) for row in await connection.execute(statement)]
+
+
+def _text(document: msgspec.Raw | None) -> str:
+    return bytes(document).decode() if document is not None else "null"
+
+
+def _document(change: StateChange) -> dict[str, Any]:
+    return {
+        "kind": change.kind,
+        "id": change.run_id,
+        "flow_run_id": change.flow_run_id,
+        "tenant_id": change.tenant_id,
+        "version": change.version,
+        "state": change.state,
+        "message": change.message,
+        "timestamp": change.timestamp,
+        "serialized_state": msgspec.Raw(change.serialized_state.encode()),
+    }

@@ -1,0 +1,161 @@
+"""The operations beside the reads of tables: each is the store's method of the same name.
+
+An operation's answer is a document; what the query selected of it goes into the answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from importlib import metadata
+from typing import Any
+
+from graphql import GraphQLField, GraphQLSchema
+
+from ...engine.state import State
+from ..store import Outcome, Store
+from ..store.once import once
+from . import accounts
+from .call import Call
+from .documents import Field
+from .execution import Resolver, Variables
+from .hot import state_updates
+from .projection import project
+
+__all__ = ["CORE_VERSION", "QUERIES", "resolvers", "version"]
+
+CORE_VERSION = "1.4.1"
+"""The version of the API that is spoken here."""
+
+QUERIES = ("get_task_run_info", "mapped_children", "secret_value", "secret_names")
+"""The queries that the store answers."""
+
+_LISTS = {"get_or_create_task_runs": "task_runs", "reserve_flow_runs": "flow_runs"}
+"""The operations that answer with a list, and the field that shows it."""
+
+_REPEATED = ("write_run_logs", "create_task_run_artifact")
+"""The operations that would leave something twice if their message came twice."""
+
+_STATES = {"set_flow_run_states": "flow_run_id", "set_task_run_states": "task_run_id"}
+
+
+def version() -> str:
+    """Return the version of flowloop that is installed."""
+    return metadata.version("flowloop")
+
+
+def resolvers(schema: GraphQLSchema) -> dict[str, Resolver]:
+    """Return how each operation of `schema.graphql` is answered, by its name."""
+    assert schema.query_type is not None
+    assert schema.mutation_type is not None
+    answers: dict[str, Resolver] = {"hello": _hello, "api": _api, "reference_data": _reference_data}
+    for name in QUERIES:
+        answers[name] = _query(name, schema.query_type.fields[name])
+    for name, definition in schema.mutation_type.fields.items():
+        answers[name] = _set_states(name, definition) if name in _STATES else _mutation(name, definition)
+    return answers | accounts.resolvers(schema)
+
+
+async def _hello(call: Call, field: Field, variables: Variables) -> Any:
+    return "👋"
+
+
+async def _api(call: Call, field: Field, variables: Variables) -> Any:
+    facts = {
+        "backend": "SERVER",
+        "mode": "normal",
+        "version": version(),
+        "core_version": CORE_VERSION,
+        "release_timestamp": None,
+        "flowloop": version(),
+    }
+    return project(facts, field.fields)
+
+
+async def _reference_data(call: Call, field: Field, variables: Variables) -> Any:
+    facts = {
+        "state_hierarchy": {"State": _children(State)},
+        "state_info": {kind.__name__: {"color": kind.color} for kind in _descendants(State)},
+    }
+    return project(facts, field.fields)
+
+
+def _children(kind: type[State]) -> dict[str, Any]:
+    """Return the tree of states below `kind`; a class that no document names shows its children in its place."""
+    tree: dict[str, Any] = {}
+    for child in kind.__subclasses__():
+        below = _children(child)
+        tree.update(below if child.__name__.startswith("_") else {child.__name__: below})
+    return tree
+
+
+def _descendants(kind: type[State]) -> Iterator[type[State]]:
+    for child in kind.__subclasses__():
+        if not child.__name__.startswith("_"):
+            yield child
+        yield from _descendants(child)
+
+
+def _query(name: str, definition: GraphQLField) -> Resolver:
+    async def resolve(call: Call, field: Field, variables: Variables) -> Any:
+        if name == "secret_value":
+            call.require("write")
+        answer = await getattr(call.store, name)(call.caller, **variables.arguments(definition, field))
+        return project(answer, field.fields)
+
+    return resolve
+
+
+def _mutation(name: str, definition: GraphQLField) -> Resolver:
+    async def resolve(call: Call, field: Field, variables: Variables) -> Any:
+        given = variables.arguments(definition, field)["input"]
+        required = _required(name)
+        # To leave an argument out and to give null for it are the same, as they are for the original server.
+        given = {key: value for key, value in given.items() if value is not None or key in required}
+        if name in _REPEATED and call.idempotency_key is not None:
+            operation = partial(getattr(Store, name).__wrapped__, **given)
+            key = f"{name}:{call.key_for(field)}"
+            answer = await call.store.write(call.caller, lambda tx: once(tx, key, operation))
+        else:
+            answer = await getattr(call.store, name)(call.caller, **given)
+        return project({_LISTS[name]: answer} if name in _LISTS else answer, field.fields)
+
+    return resolve
+
+
+@cache
+def _required(name: str) -> frozenset[str]:
+    parameters = inspect.signature(getattr(Store, name)).parameters.values()
+    return frozenset(parameter.name for parameter in parameters if parameter.default is parameter.empty)
+
+
+def _set_states(name: str, definition: GraphQLField) -> Resolver:
+    async def resolve(call: Call, field: Field, variables: Variables) -> Any:
+        record = variables.hot.get(field.key)
+        if record is not None:
+            updates = record.updates()
+        else:
+            updates = state_updates(variables.arguments(definition, field)["input"]["states"], _STATES[name])
+        outcomes = await getattr(call.store, name)(call.caller, updates, idempotency_key=call.key_for(field))
+        return {part.key: _outcomes(outcomes, part) for part in field.fields}
+
+    return resolve
+
+
+def _outcomes(outcomes: Sequence[Outcome], part: Field) -> Any:
+    """Return what became of each state.
+
+    A client that does not select `code` or `version` cannot see that one state among others was refused, so for it
+    the refusal is the failure of the whole field.
+    """
+    if part.name == "__typename":
+        return part.owner
+    names = [field.name for field in part.fields]
+    if not ("code" in names or "version" in names):
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+    pairs = [(field.key, field.name) for field in part.fields if field.name != "__typename"]
+    constant = {field.key: field.owner for field in part.fields if field.name == "__typename"}
+    return [{**constant, **{key: getattr(outcome, name) for key, name in pairs}} for outcome in outcomes]
