@@ -9,7 +9,8 @@ A trigger of your own may be an ``async def``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice
 
 from .context import context
 from .edge import Edge
@@ -32,7 +33,7 @@ __all__ = [
 
 Trigger = Callable[[dict[Edge, State]], bool | Awaitable[bool]]
 
-_NAMED_AT_MOST = 5
+_NAMED = 5
 
 
 def all_successful(upstream_states: Mapping[Edge, State]) -> bool:
@@ -72,7 +73,7 @@ def manual_only(upstream_states: Mapping[Edge, State]) -> bool:
 
 def not_all_skipped(upstream_states: Mapping[Edge, State]) -> bool:
     """Run if every task upstream succeeded and not all of them were skipped; be skipped if they were."""
-    if all(state.is_skipped() for _, state in _named(upstream_states)):
+    if all(state.is_skipped() for state in _states(upstream_states)):
         raise SKIP("every upstream task was skipped")
     return _require_all("not_all_skipped", "successful", State.is_successful, upstream_states)
 
@@ -114,35 +115,30 @@ def some_successful(at_least: float | None = None, at_most: float | None = None)
 _Test = Callable[[State], bool]
 
 
-def _named(upstream_states: Mapping[Edge, State]) -> list[tuple[str, State]]:
-    """Return each state with the name of its task, mapped ones as their children."""
-    found: list[tuple[str, State]] = []
-    for edge, state in upstream_states.items():
-        name = edge.upstream_task.name
+def _states(upstream_states: Mapping[Edge, State]) -> list[State]:
+    """Return the states, mapped ones as those of their children."""
+    found: list[State] = []
+    for state in upstream_states.values():
         if isinstance(state, Mapped):
-            found += [(f"{name}[{index}]", child) for index, child in enumerate(state.map_states)]
+            found += state.map_states
         else:
-            found.append((name, state))
+            found.append(state)
     return found
 
 
 def _require_all(trigger: str, wanted: str, test: _Test, upstream_states: Mapping[Edge, State]) -> bool:
-    for state in upstream_states.values():
-        if isinstance(state, Mapped) or not test(state):
-            break
-    else:
-        return True  # the usual case, with nothing built for it
-    states = _named(upstream_states)
-    others = [(name, state) for name, state in states if not test(state)]
+    states = _states(upstream_states)
+    others = [state for state in states if not test(state)]
     if others:
-        raise TRIGGERFAIL(f"{trigger}: {len(others)} of {len(states)} upstream tasks not {wanted}: {_listed(others)}")
+        found = f"{len(others)} of {len(states)} upstream tasks not {wanted}"
+        raise TRIGGERFAIL(f"{trigger}: {found}: {_listed(upstream_states, lambda state: not test(state))}")
     return True
 
 
 def _require_any(trigger: str, wanted: str, test: _Test, upstream_states: Mapping[Edge, State]) -> bool:
-    states = _named(upstream_states)
-    if upstream_states and not any(test(state) for _, state in states):
-        raise TRIGGERFAIL(f"{trigger}: none of {len(states)} upstream tasks {wanted}: {_listed(states)}")
+    states = _states(upstream_states)
+    if upstream_states and not any(test(state) for state in states):
+        raise TRIGGERFAIL(f"{trigger}: none of {len(states)} upstream tasks {wanted}: {_listed(upstream_states)}")
     return True
 
 
@@ -156,14 +152,12 @@ def _require_some(
 ) -> bool:
     if not upstream_states:
         return True
-    states = _named(upstream_states)
+    states = _states(upstream_states)
     least, most = _limit(at_least, len(states), 0), _limit(at_most, len(states), len(states))
-    count = sum(test(state) for _, state in states)
+    count = sum(test(state) for state in states)
     if not least <= count <= most:
-        limits = f"{least:g} to {most:g}"
-        raise TRIGGERFAIL(
-            f"{trigger}: {count} of {len(states)} upstream tasks {wanted}, not {limits}: {_listed(states)}"
-        )
+        found = f"{count} of {len(states)} upstream tasks {wanted}, not {least:g} to {most:g}"
+        raise TRIGGERFAIL(f"{trigger}: {found}: {_listed(upstream_states)}")
     return True
 
 
@@ -179,6 +173,16 @@ def _check_limits(trigger: str, at_least: float | None, at_most: float | None) -
             raise ValueError(f"{trigger}: {name} is a number of tasks, or a fraction of them below 1, not {limit}")
 
 
-def _listed(states: list[tuple[str, State]]) -> str:
-    shown = ", ".join(f"{name} ({type(state).__name__})" for name, state in states[:_NAMED_AT_MOST])
-    return shown + (", …" if len(states) > _NAMED_AT_MOST else "")
+def _listed(upstream_states: Mapping[Edge, State], test: _Test = lambda state: True) -> str:
+    """Return the first few states that pass the test, each with the name of its task."""
+    found = [f"{name} ({type(state).__name__})" for name, state in islice(_named(upstream_states, test), _NAMED + 1)]
+    return ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
+
+
+def _named(upstream_states: Mapping[Edge, State], test: _Test) -> Iterator[tuple[str, State]]:
+    for edge, state in upstream_states.items():
+        name = edge.upstream_task.name
+        if isinstance(state, Mapped):
+            yield from ((f"{name}[{index}]", child) for index, child in enumerate(state.map_states) if test(child))
+        elif test(state):
+            yield name, state

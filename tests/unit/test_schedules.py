@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 from datetime import timedelta
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
@@ -503,3 +504,12 @@ class MoonClock(IntervalClock.__mro__[1]):
 def test_what_the_dialect_has_no_words_for_is_refused_when_it_is_written(schedule):
     with pytest.raises(SerializationError):
         schedule.serialize()
+
+
+def test_a_missing_library_is_an_error_that_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "croniter", None)
+    with pytest.raises(FlowDefinitionError, match=r"pip install 'flowloop\[schedules\]'"):
+        CronClock("@daily")
+    monkeypatch.setitem(sys.modules, "dateutil", None)
+    with pytest.raises(DialectError, match=r"pip install 'flowloop\[schedules\]'"):
+        deserialize_schedule({"clocks": [{"type": "RRuleClock", "rrule_obj": {"rr": "RRULE:FREQ=DAILY"}}]})
