@@ -12,6 +12,7 @@ import anyio
 
 from . import _rules
 from ._drive import Drive, plan_of
+from ._restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, cancelled_state, current_cancellation
 from .context import context as run_context
 from .context import dates, merge, now
@@ -50,6 +51,7 @@ _RESERVED = frozenset(
         "task_run_version",
         "task_slug",
         "task_tags",
+        "runs_again",
         "watch",
     }
 )
@@ -408,6 +410,9 @@ class FlowRunner(Runner):
                 "watch": self._watch,
             }
         )
+        if not _values.get().get("continues"):
+            for task in tasks_to_rerun(self.flow, self.known_states(task_states, task_contexts)):
+                task_contexts[task] = {**task_contexts.get(task, {}), "runs_again": True}
         drive = self._drive = Drive(
             plan_of(self.flow),
             lambda task: self.task_runner(task, handlers),
@@ -434,6 +439,17 @@ class FlowRunner(Runner):
             return_states={task: states[task] for task in return_tasks},
             terminal_states=_with_children(states[task] for task in self.flow.terminal_tasks()),
         )
+
+    def known_states(
+        self, task_states: dict[Task[..., Any], State], task_contexts: dict[Task[..., Any], dict[str, Any]]
+    ) -> Mapping[Task[..., Any], State]:
+        """Return the states that the tasks begin with, as far as they are known.
+
+        Args:
+            - task_states: the given ones
+            - task_contexts: values for the contexts of single tasks
+        """
+        return task_states
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> TaskRunner:
         """Return a runner for a task of the flow."""
@@ -481,9 +497,7 @@ class FlowRunner(Runner):
 
 
 def _with_children(states: Iterable[State]) -> list[State]:
-    found: list[State] = []
-    for state in states:
-        found.append(state)
-        if isinstance(state, Mapped):
-            found.extend(state.map_states)
+    found = list(states)
+    for mapped in [state for state in found if isinstance(state, Mapped)]:
+        found.extend(mapped.map_states)
     return found
