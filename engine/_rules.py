@@ -41,8 +41,13 @@ __all__ = [
 ]
 
 
-def ready(state: State) -> State:
-    """A run may go on from Pending and from the states that are checked later; it ends from any other."""
+def ready(state: State, *, runs_again: bool = False) -> State:
+    """A run may go on from Pending and from the states that are checked later; it ends from any other.
+
+    One whose result was lost, and is needed, begins again although it is finished.
+    """
+    if runs_again and isinstance(state, Finished) and not isinstance(state, (Mapped, Cached)):
+        return Pending("Running again: the result was lost with the process that made it.")
     if isinstance(state, Pending):
         return state
     # a Mapped task regenerates its children, and a Cached result is validated again

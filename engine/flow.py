@@ -395,8 +395,19 @@ class Flow:
         return set(self._remember("parameters", lambda: [t for t in self._tasks if isinstance(t, Parameter)]))
 
     def reference_tasks(self) -> set[Task[..., Any]]:
-        """Return the tasks whose states decide that of the flow."""
-        return self.terminal_tasks() if self._reference_tasks is None else set(self._reference_tasks)
+        """Return the tasks whose states decide that of the flow.
+
+        Where none were set they are the terminal ones; for the cleaning up of a resource stand the tasks that used it.
+        """
+        if self._reference_tasks is not None:
+            return set(self._reference_tasks)
+        return set(self._remember("references", self._default_reference_tasks))
+
+    def _default_reference_tasks(self) -> list[Task[..., Any]]:
+        found: list[Task[..., Any]] = []
+        for task in self.terminal_tasks():
+            found += [edge.upstream_task for edge in self._upstream[task]] if task.is_cleanup else [task]
+        return found
 
     def set_reference_tasks(self, tasks: Iterable[Task[..., Any]]) -> None:
         """Set the tasks whose states decide that of the flow; none means the terminal ones.

@@ -37,6 +37,8 @@ __all__ = [
 class _Generated(Task[..., Any]):
     """A task that nobody wrote: its result is computed anew rather than stored."""
 
+    reruns_on_restart = True
+
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("checkpoint", False)
         super().__init__(name=name, **kwargs)

@@ -7,7 +7,7 @@ import datetime
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from . import _signature, cache_validators, triggers
 from .context import context
@@ -57,6 +57,12 @@ class Task(Generic[P, R]):
     Raises:
         - FlowDefinitionError: for arguments that cannot work together
     """
+
+    reruns_on_restart: ClassVar[bool] = False
+    """Whether the result is lost with the process that made it, so that a run that is continued elsewhere makes it anew."""
+
+    is_cleanup: ClassVar[bool] = False
+    """Whether the task only undoes what a task upstream did: it does not decide the state of the flow."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

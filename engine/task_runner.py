@@ -317,7 +317,7 @@ class TaskRunner(Runner):
         Raises:
             - ENDRUN: if it is finished, or under way elsewhere
         """
-        return _rules.ready(state)
+        return _rules.ready(state, runs_again=_values.get().get("runs_again", False))
 
     @call_state_handlers
     async def check_task_reached_start_time(self, state: State) -> State:

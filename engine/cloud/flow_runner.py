@@ -146,6 +146,15 @@ class CloudFlowRunner(FlowRunner):
             settings=self.settings,
         )
 
+    def known_states(
+        self, task_states: dict[Task[..., Any], State], task_contexts: dict[Task[..., Any], dict[str, Any]]
+    ) -> dict[Task[..., Any], State]:
+        """Return the recorded states, and those that are given in their place."""
+        recorded = {
+            task: known["task_run_info"].state for task, known in task_contexts.items() if "task_run_info" in known
+        }
+        return {**recorded, **task_states}
+
     # -- what is known of the run ------------------------------------------------------------------------
 
     async def initialize_run(

@@ -1,0 +1,45 @@
+"""What has to run again when a flow run is continued in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .flow import Flow
+from .state import Cached, Finished, Mapped, State
+from .task import Task
+
+__all__ = ["tasks_to_rerun"]
+
+
+def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[Task[..., Any]]:
+    """Return the finished tasks whose result was lost with the process that made it, and is needed again.
+
+    Secrets, resources and what flowloop computes by itself are never stored. One of them runs again if something that
+    has yet to run waits for it; a resource that is set up again is also cleaned up again.
+
+    Args:
+        - flow: the flow
+        - states: what is known of its tasks
+    """
+    lost = {task for task, state in states.items() if task.reruns_on_restart and _is_over(state)}
+    if not lost:
+        return []
+    ordered = flow.sorted_tasks()
+    chosen: set[Task[..., Any]] = set()
+    for task in reversed(ordered):
+        if task in lost and not task.is_cleanup:
+            after = [edge.downstream_task for edge in flow._downstream[task]]
+            if any(one in chosen or not _is_over(states.get(one)) for one in after if not one.is_cleanup):
+                chosen.add(task)
+    for task in lost:
+        if task.is_cleanup and any(edge.key and edge.upstream_task in chosen for edge in flow._upstream[task]):
+            chosen.add(task)
+    return [task for task in ordered if task in chosen]
+
+
+def _is_over(state: State | None) -> bool:
+    # a cached result is validated again, with the inputs it had
+    if isinstance(state, Mapped):
+        return all(isinstance(child, Finished) for child in state.map_states)
+    return isinstance(state, Finished) and not isinstance(state, Cached)

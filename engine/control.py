@@ -1,0 +1,196 @@
+"""Branches and pauses: `case`, `switch`, `merge` and `pause_task`.
+
+A branch that is not taken is skipped, and so is what comes after it, up to a `merge`.
+
+Example:
+
+    ```python
+    with Flow("branches") as flow:
+        kind = look_at(page)
+        with case(kind, "table"):
+            rows = read_table(page)
+        with case(kind, "list"):
+            items = read_list(page)
+        store(merge(rows, items))
+    ```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Self
+
+from .context import context
+from .errors import FlowDefinitionError
+from .operators import _Generated
+from .parameter import Parameter
+from .signals import PAUSE, SKIP, PrefectSignal
+from .task import Task
+from .triggers import not_all_skipped
+
+if TYPE_CHECKING:
+    from .flow import Flow
+
+__all__ = ["CompareValue", "Merge", "case", "merge", "pause_task", "switch"]
+
+
+class WiringScope:
+    """A block inside ``with Flow`` that hears of each task that is added to the flow in it."""
+
+    def __init__(self) -> None:
+        self._flow: Flow | None = None
+        self._tasks: dict[Task[..., Any], None] = {}
+        self._block: AbstractContextManager[Any] | None = None
+
+    def open(self, what: str) -> None:
+        """Begin to hear; `what` names the block in the error."""
+        self._flow = context.get("flow")
+        if self._flow is None:
+            raise FlowDefinitionError(f"{what} was opened outside a flow: open it inside `with Flow(...)`")
+        if self._block is not None:
+            raise FlowDefinitionError(f"{what} was opened twice: make one for each block")
+        self._block = context(wiring_scopes=(*context.get("wiring_scopes", ()), self))
+        self._block.__enter__()
+
+    def close(self) -> Flow:
+        """Hear no more."""
+        assert self._block is not None
+        assert self._flow is not None
+        self._block.__exit__(None, None, None)
+        return self._flow
+
+    def add_task(self, task: Task[..., Any], flow: Flow) -> None:
+        """Hear of a task; parameters belong to the whole flow, whichever block they are made in."""
+        if flow is self._flow and not isinstance(task, Parameter):
+            self._tasks[task] = None
+
+    def first_tasks(self, flow: Flow) -> list[Task[..., Any]]:
+        """Return the tasks of the block that wait for no other one in it."""
+        return [task for task in self._tasks if not self._tasks.keys() & flow.upstream_tasks(task)]
+
+    def last_tasks(self, flow: Flow) -> list[Task[..., Any]]:
+        """Return the tasks of the block that no other one in it waits for."""
+        return [task for task in self._tasks if not self._tasks.keys() & flow.downstream_tasks(task)]
+
+
+class CompareValue(_Generated):
+    """Lets what comes after it run if a value is the expected one, and be skipped if not.
+
+    Args:
+        - value: the expected value
+    """
+
+    def __init__(self, value: Any, name: str | None = None, **kwargs: Any) -> None:
+        self.value = value
+        super().__init__(name=name or f'CompareValue: "{value}"', **kwargs)
+
+    async def run(self, value: Any) -> None:
+        """Compare.
+
+        Raises:
+            - SKIP: if the value is not the expected one
+        """
+        if value != self.value:
+            raise SKIP(f"The value {value!r} is not {self.value!r}.")
+
+
+class case:  # noqa: N801 - it reads as a statement
+    """A block whose tasks run only if a task's result is this value; otherwise they are skipped.
+
+    Args:
+        - task: the task
+        - value: the value, compared by ``==``
+
+    Raises:
+        - FlowDefinitionError: outside a flow, or if the value is itself a task
+    """
+
+    def __init__(self, task: Any, value: Any) -> None:
+        if isinstance(value, Task):
+            raise FlowDefinitionError(f"case(...): the value is a plain one, not the task {value.name!r}")
+        self.task = task
+        self.value = value
+        self._scope = WiringScope()
+
+    def __enter__(self) -> Self:
+        self._scope.open("case(...)")
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        flow = self._scope.close()
+        first = self._scope.first_tasks(flow)
+        if not first or exc_info[0] is not None:
+            return
+        chosen = CompareValue(self.value).bind(value=self.task, flow=flow)
+        for task in first:
+            task.set_upstream(chosen, flow=flow)
+
+
+def switch(condition: Any, cases: Mapping[Any, Any], mapped: bool = False) -> None:
+    """Run of several tasks the one whose key is the result of `condition`; the others are skipped.
+
+    Args:
+        - condition: a task
+        - cases: the tasks, each by the value it is for
+        - mapped: whether to choose for each element of the condition's result
+
+    Example:
+
+        ```python
+        switch(kind, {"table": read_table(page), "list": read_list(page)})
+        ```
+    """
+    for value, task in cases.items():
+        if not isinstance(task, Task):
+            raise FlowDefinitionError(f"switch(...): the case {value!r} is {task!r}, not a task")
+        chosen = CompareValue(value, tags=["switch"]).bind(value=condition, mapped=mapped)
+        task.set_upstream(chosen, mapped=mapped)
+
+
+class Merge(_Generated):
+    """Takes the result of the branch that was run.
+
+    It is skipped only if all branches are, and fails if one of them did.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        if kwargs.setdefault("skip_on_upstream_skip", False):
+            raise FlowDefinitionError(
+                "a merge always has skip_on_upstream_skip=False: its branches are there to be skipped"
+            )
+        kwargs.setdefault("trigger", not_all_skipped)
+        super().__init__(**kwargs)
+
+    async def run(self, **branches: Any) -> Any:
+        """Return the first result there is, in the order the branches were given."""
+        ordered = sorted(branches.items(), key=lambda branch: int(branch[0].removeprefix("task_")))
+        # a task that skips itself has its signal as a result
+        return next((value for _, value in ordered if value is not None and not isinstance(value, PrefectSignal)), None)
+
+
+def merge(*tasks: Any, flow: Flow | None = None, mapped: bool = False, **kwargs: Any) -> Any:
+    """Bring branches together: return a task with the result of the one that was run.
+
+    Args:
+        - tasks: the last task of each branch
+        - flow: the flow; the open one if None
+        - mapped: whether the branches are mapped, and are brought together child by child
+        - kwargs: as for `Task`
+    """
+    return Merge(**kwargs).bind(
+        flow=flow, mapped=mapped, **{f"task_{number}": task for number, task in enumerate(tasks, 1)}
+    )
+
+
+def pause_task(message: str | None = None) -> None:
+    """Pause the task that calls this, until somebody resumes it; then it runs from its beginning and passes here.
+
+    Args:
+        - message: the message of the Paused state
+
+    Raises:
+        - PAUSE: unless the run was resumed
+    """
+    if not context.get("resume"):
+        raise PAUSE(message or "The task paused itself.")
