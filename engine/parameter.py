@@ -107,7 +107,7 @@ class Parameter(Task[[], Any]):
                 return self._cast_text(value)
             return msgspec.convert(value, self.type)
         except msgspec.ValidationError as error:
-            wanted = getattr(self.type, "__name__", str(self.type))
+            wanted = self.type.__name__ if isinstance(self.type, type) else str(self.type)
             raise FlowDefinitionError(f"parameter {self.name!r}: {value!r} is not {wanted}: {error}") from None
 
     def _cast_text(self, text: str) -> Any:
