@@ -565,8 +565,8 @@ class Mapped(Success):
 
     @property
     def result(self) -> Any:
-        """The results of the children, in order; the result given, if one was."""
-        if self._result is not NoResult or not self.map_states:
+        """The results of the children, in order; the result given, if one was; None if the children are not here."""
+        if self._result is not NoResult or len(self.map_states) < self.n_map_states:
             return self._result.value
         return [None if state is None else state.result for state in self.map_states]
 
