@@ -12,6 +12,7 @@ import anyio
 
 from . import _rules
 from ._drive import Drive, plan_of
+from ._large import aside
 from ._restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, cancelled_state, current_cancellation
 from .context import context as run_context
@@ -201,7 +202,7 @@ class FlowRunner(Runner):
         """
         if self._running:
             raise FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
-        self.flow.validate()
+        await self._prepared()
         chosen = self._checked_tasks(return_tasks)
         # a flow run inside a task of another one takes over what is said of that run, not what is said of that task
         outer = {name: value for name, value in _values.get().items() if name not in _LEFT_BEHIND}
@@ -275,6 +276,10 @@ class FlowRunner(Runner):
         """End a flow run that was cancelled before its first task."""
         if not state.is_finished():
             await self.handle_state_change(state, cancelled_state("shutdown"))
+
+    async def _prepared(self) -> None:
+        """Check the flow, and number its tasks."""
+        await aside(len(self.flow.tasks), lambda: (self.flow.validate(), plan_of(self.flow)))
 
     def _checked_tasks(self, tasks: Iterable[Task[..., Any]] | None) -> list[Task[..., Any]]:
         if tasks is None:
@@ -432,13 +437,19 @@ class FlowRunner(Runner):
             raise
         if cancellation.cause is not None:
             return self._stopped(cancellation, drive, return_tasks)
-        states = drive.final_states()
+        states, keys, terminals = await aside(len(self.flow.tasks), lambda: self._collected(drive))
         return await self.determine_final_state(
             state,
-            key_states=_with_children(states[task] for task in self.flow.reference_tasks()),
+            key_states=keys,
             return_states={task: states[task] for task in return_tasks},
-            terminal_states=_with_children(states[task] for task in self.flow.terminal_tasks()),
+            terminal_states=terminals,
         )
+
+    def _collected(self, drive: Drive) -> tuple[dict[Task[..., Any], State], list[State], list[State]]:
+        """Return the states of all tasks, of the reference tasks, and of the terminal tasks, the last two with children."""
+        states = drive.final_states()
+        keys = _with_children(states[task] for task in self.flow.reference_tasks())
+        return states, keys, _with_children(states[task] for task in self.flow.terminal_tasks())
 
     def known_states(
         self, task_states: dict[Task[..., Any], State], task_contexts: dict[Task[..., Any], dict[str, Any]]

@@ -418,7 +418,7 @@ class TaskRunner(Runner):
         """
         known = self._template_values(inputs)
         result = self.result.format(**known)
-        if result.location is None or not await result.exists(result.location, **known):
+        if result.location is None or not await result.exists(result.location):
             return state
         found = await result.read(result.location)
         return Cached(f"Result found at task target {result.location}", result=found)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from .._large import aside
 from ..backend import Backend
 from ..errors import FlowDefinitionError
 from ..flow import Flow
@@ -53,7 +54,7 @@ async def create_flow_run(
         recorded = msgspec.json.decode(msgspec.json.encode(given))
     except (TypeError, ValueError, msgspec.EncodeError) as error:
         raise FlowDefinitionError(f"flow {flow.name!r}: parameters are recorded as JSON: {error}") from error
-    document = flow.serialize()
+    document = await aside(len(flow.tasks), flow.serialize)
     key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
     project = (settings or Settings.from_env()).project
     registered = await backend.register_flow(document, project_name=project, idempotency_key=key)

@@ -109,7 +109,7 @@ class CloudFlowRunner(FlowRunner):
             - BackendError: if the flow cannot be registered, or the flow run cannot be created
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
-        self.flow.validate()
+        await self._prepared()
         given = dict(parameters or {})
         known = dict(context or {})
         async with AsyncExitStack() as stack:
