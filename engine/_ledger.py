@@ -94,14 +94,6 @@ class Ledger:
         status = self._child_status.get(task)
         return None if status is None else len(status)
 
-    def unstarted(self) -> list[int]:
-        """Return the tasks that were never started."""
-        return [task for task, status in enumerate(self._status) if status == _WAITING]
-
-    def unstarted_children(self, task: int) -> list[int]:
-        """Return the children of a task that were never started."""
-        return [child for child, status in enumerate(self._child_status.get(task, b"")) if status == _WAITING]
-
     # -- what happens --------------------------------------------------------------------------------
 
     def start(self) -> Key:
@@ -141,19 +133,17 @@ class Ledger:
     def finish(self, key: Key) -> None:
         """A started key is finished: what waited for it may become ready."""
         task, child = key
+        status, place = (self._status, task) if child < 0 else (self._child_status[task], child)
+        if status[place] != _STARTED:
+            raise self._invalid(key, _NAMES[status[place]], "finished")
         if self._log is not None:
             self._log.append((key, "finished"))
         if child < 0:
-            if self._status[task] != _STARTED:
-                raise self._invalid(key, _NAMES[self._status[task]], "finished")
             for downstream in self.graph.spread_downstream[task]:
                 self._release(downstream)
             self._finish_task(task)
             return
-        statuses = self._child_status[task]
-        if statuses[child] != _STARTED:
-            raise self._invalid(key, _NAMES[statuses[child]], "finished")
-        statuses[child] = _FINISHED
+        status[child] = _FINISHED
         for downstream in self.graph.spread_downstream[task]:
             waits = self._child_waits.get(downstream)
             if waits is not None and child < len(waits):

@@ -1,0 +1,152 @@
+"""Mapping: how many children there are, and what each of them gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowloop.engine import _mapping as mapping
+from flowloop.engine.edge import Edge
+from flowloop.engine.state import Failed, Mapped, Skipped, State, Success
+from flowloop.engine.task import Task
+
+DOWN = Task(name="down")
+
+
+def edge(name: str, *, mapped: bool = True, flattened: bool = False) -> Edge:
+    return Edge(Task(name=name), DOWN, key=name, mapped=mapped, flattened=flattened)
+
+
+def children(*values: Any) -> Mapped:
+    return Mapped(map_states=[value if isinstance(value, State) else Success(result=value) for value in values])
+
+
+def seen_by(upstream: dict[Edge, State], child: int) -> dict[str | None, Any]:
+    sources = [(one, state, mapping.elements_of(one, state)) for one, state in upstream.items()]
+    return {one.key: state.result for one, state in mapping.child_states(sources, child).items()}
+
+
+# -- plain mapping -------------------------------------------------------------------------------------
+
+values = st.lists(st.integers(), max_size=6)
+
+
+@given(st.lists(values, min_size=1, max_size=4), st.lists(st.integers(), max_size=2))
+def test_children_get_the_elements_side_by_side_and_the_unmapped_values_whole(
+    given_lists: list[list[int]], whole: list[int]
+) -> None:
+    upstream: dict[Edge, State] = {edge(f"x{n}"): Success(result=found) for n, found in enumerate(given_lists)}
+    upstream |= {edge(f"whole{n}", mapped=False): Success(result=value) for n, value in enumerate(whole)}
+    expected = list(zip(*given_lists, strict=False))  # to the shortest
+    assert mapping.unmappable(upstream) is None
+    assert mapping.width(upstream) == len(expected)
+    for child, row in enumerate(expected):
+        seen = seen_by(upstream, child)
+        assert [seen[f"x{n}"] for n in range(len(given_lists))] == list(row)
+        assert [seen[f"whole{n}"] for n in range(len(whole))] == whole
+
+
+@given(values)
+def test_the_children_of_a_mapped_task_are_mapped_over_as_a_list_is(found: list[int]) -> None:
+    over = edge("x")
+    assert mapping.width({over: children(*found)}) == mapping.width({over: Success(result=found)}) == len(found)
+    for child in range(len(found)):
+        assert seen_by({over: children(*found)}, child) == seen_by({over: Success(result=found)}, child)
+
+
+def test_a_child_sees_the_state_of_the_child_upstream_and_not_only_its_value() -> None:
+    over, failed = edge("x"), Failed("no")
+    upstream: dict[Edge, State] = {over: children(1, failed)}
+    sources = [(over, upstream[over], mapping.elements_of(over, upstream[over]))]
+    assert mapping.child_states(sources, 1)[over] is failed
+
+
+@pytest.mark.parametrize("value", [[1, 2], (1, 2), "ab", range(2), b"ab"])
+def test_what_has_a_length_and_an_order_can_be_mapped_over(value: Sequence[Any]) -> None:
+    upstream: dict[Edge, State] = {edge("x"): Success(result=value)}
+    assert mapping.unmappable(upstream) is None
+    assert mapping.width(upstream) == 2
+    assert [seen_by(upstream, child)["x"] for child in range(2)] == list(value)
+
+
+def test_an_array_can_be_mapped_over() -> None:
+    numpy = pytest.importorskip("numpy")
+    upstream: dict[Edge, State] = {edge("x"): Success(result=numpy.array([[1, 2], [3, 4]]))}
+    assert mapping.unmappable(upstream) is None
+    assert list(seen_by(upstream, 1)["x"]) == [3, 4]
+
+
+@pytest.mark.parametrize("value", [5, None, {"a": 1}, {1, 2}, iter([1])])
+def test_what_has_not_is_an_error_that_names_the_task_and_what_came(value: Any) -> None:
+    problem = mapping.unmappable({edge("loader"): Success(result=value), edge("x"): Success(result=[1])})
+    assert problem is not None
+    assert "'loader'" in problem
+    assert type(value).__name__ in problem
+
+
+# -- failures upstream ---------------------------------------------------------------------------------
+
+
+def test_nothing_can_be_mapped_over_when_every_mapped_task_failed() -> None:
+    problem = mapping.unmappable({edge("one"): Failed(), edge("two"): Failed(), edge("c", mapped=False): Success()})
+    assert problem is not None
+    assert "one is Failed" in problem
+    assert "two is Failed" in problem
+
+
+def test_a_failed_task_is_passed_whole_when_another_gives_the_width() -> None:
+    failed, over = edge("failed"), edge("over")
+    upstream: dict[Edge, State] = {failed: Failed("no", result="why"), over: Success(result=[1, 2, 3])}
+    assert mapping.unmappable(upstream) is None
+    assert mapping.width(upstream) == 3
+    assert seen_by(upstream, 2) == {"failed": "why", "over": 3}
+
+
+# -- flatten -------------------------------------------------------------------------------------------
+
+nested = st.lists(st.one_of(st.integers(), st.text(max_size=3), st.lists(st.integers(), max_size=3)), max_size=5)
+
+
+def flat(value: list[Any]) -> list[Any]:
+    """One level of nesting taken out, said in the plainest way."""
+    found: list[Any] = []
+    for item in value:
+        found += item if isinstance(item, list) else [item]
+    return found
+
+
+@given(nested)
+def test_flatten_takes_out_one_level(value: list[Any]) -> None:
+    assert mapping.flat_values(value) == flat(value)
+
+
+@given(nested)
+def test_flattening_a_value_and_the_children_with_that_value_is_the_same(value: list[Any]) -> None:
+    over = edge("x", flattened=True)
+    as_value: dict[Edge, State] = {over: Success(result=value)}
+    as_children: dict[Edge, State] = {over: children(*value)}
+    expected = flat(value)
+    assert mapping.width(as_value) == mapping.width(as_children) == len(expected)
+    for child, item in enumerate(expected):
+        assert seen_by(as_value, child)["x"] == seen_by(as_children, child)["x"] == item
+
+
+@pytest.mark.parametrize("value", [5, None, "text", b"bytes", {"a": 1}])
+def test_flatten_passes_on_what_is_not_a_collection(value: Any) -> None:
+    assert mapping.flat_values(value) == [value]
+    assert mapping.flat_values([value, [1]]) == [value, 1]
+    assert mapping.unmappable({edge("x", flattened=True): Success(result=value)}) is None
+
+
+def test_flatten_keeps_failed_and_skipped_children_as_they_are() -> None:
+    failed, skipped = Failed("no", result=[1, 2]), Skipped("no", result=[3])
+    over = edge("x", flattened=True)
+    elements = mapping.elements_of(over, children([1, 2], failed, skipped, [3]))
+    assert elements is not None
+    assert [one if one in (failed, skipped) else one.result for one in elements] == [1, 2, failed, skipped, 3]
+    assert elements[2] is failed
+    assert elements[3] is skipped
