@@ -30,7 +30,7 @@ def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[T
     for task in reversed(ordered):
         if task in lost and not task.is_cleanup:
             after = [edge.downstream_task for edge in flow._downstream[task]]
-            if any(one in chosen or not _is_over(states.get(one)) for one in after if not one.is_cleanup):
+            if any(one in chosen or not _is_over(states.get(one)) for one in after):
                 chosen.add(task)
     for task in lost:
         if task.is_cleanup and any(edge.key and edge.upstream_task in chosen for edge in flow._upstream[task]):

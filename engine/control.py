@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .context import context
 from .errors import FlowDefinitionError
-from .operators import _Generated
+from .operators import Constant, _Generated
 from .parameter import Parameter
 from .signals import PAUSE, SKIP, PrefectSignal
 from .task import Task
 from .triggers import not_all_skipped
+from .wiring import is_constant
 
 if TYPE_CHECKING:
     from .flow import Flow
@@ -173,14 +174,14 @@ def merge(*tasks: Any, flow: Flow | None = None, mapped: bool = False, **kwargs:
     """Bring branches together: return a task with the result of the one that was run.
 
     Args:
-        - tasks: the last task of each branch
+        - tasks: the last task of each branch; a plain value is a branch that is always taken
         - flow: the flow; the open one if None
         - mapped: whether the branches are mapped, and are brought together child by child
         - kwargs: as for `Task`
     """
-    return Merge(**kwargs).bind(
-        flow=flow, mapped=mapped, **{f"task_{number}": task for number, task in enumerate(tasks, 1)}
-    )
+    branches = [Constant(value) if is_constant(value) else value for value in tasks]
+    inputs = {f"task_{number}": branch for number, branch in enumerate(branches, 1)}
+    return Merge(**kwargs).bind(flow=flow, mapped=mapped, **inputs)
 
 
 def pause_task(message: str | None = None) -> None:

@@ -24,6 +24,9 @@ class SecretResult(Result, wire_type="SecretResult", wire_fields=("location", "s
         self.secret_task = secret_task
         self.secret_type = type(secret_task).__name__
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
     async def read(self, location: str | None = None) -> Self:
         """Return a result with the secret, asked for anew."""
         if self.secret_task is None:
