@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -84,16 +85,23 @@ def create_app(
     endpoints = Endpoints(settings, execution, authenticator, live, metrics)
     sockets = Sockets(settings, execution, authenticator, live)
 
+    async def background() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(live.run, name="flowloop live")
+            group.start_soon(services.run, name="flowloop services")
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if owned is not None:
                 await stack.enter_async_context(owned)
-            group = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(group.cancel_scope.cancel)
-            group.start_soon(live.run, name="flowloop live")
-            group.start_soon(services.run, name="flowloop services")
-            yield
+            # A task of its own: an error of the application around this one must not come out as an error of a group.
+            task = asyncio.create_task(background(), name="flowloop server")
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
 
     app = Starlette(
         lifespan=lifespan,

@@ -171,8 +171,9 @@ class Live:
             self._wake = anyio.Event()
             try:
                 await self._look()
-            except BackendError as error:
-                logger.warning("state changes of other processes could not be read: %s", error)
+            except Exception as error:
+                known = isinstance(error, BackendError)
+                logger.warning("changes of other processes could not be read: %s", error, exc_info=not known)
                 await anyio.sleep(self._settings.poll_seconds)
 
     def close(self) -> None:

@@ -79,7 +79,8 @@ def create_flow(
         _set_group_setting(tx, group_id, "idempotency_key", idempotency_key)
     group = tx.row("flow_group", group_id, "Invalid flow group.")
     version = (tx.scalar(select(func.max(flow.version)).where(flow.flow_group_id == group_id)) or 0) + 1
-    others = tx.all(select(flow.id).where(flow.flow_group_id == group_id, flow.archived.is_(False)))
+    same_group = select(flow.id).where(flow.flow_group_id == group_id, flow.archived.is_(False))
+    others = tx.connection.execute(same_group).scalars().all()
     flow_id = tx.insert(
         "flow",
         tenant_id=project["tenant_id"],
@@ -105,8 +106,9 @@ def create_flow(
             _activate(tx, row, group)
         except BackendRejected as error:
             _log.warning("the schedule of flow %s could not be started: %s", flow_id, error)
-    for other in others:
-        archive_flow(tx, flow_id=other["id"])
+    # Their planned runs go with them; a run that somebody asked for stays, and can still be run.
+    tx.update("flow", flow.id.in_(others), archived=True)
+    flow_runs.delete_auto_scheduled(tx, others)
     return {"id": flow_id, "version": version, "created": True}
 
 
