@@ -8,9 +8,12 @@ next place where it can.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+import anyio
 
 from .context import values
 from .signals import ENDRUN
@@ -31,12 +34,12 @@ _MESSAGES: dict[str, str] = {
 class Cancellation:
     """Whether, and why, a flow run is being stopped."""
 
-    __slots__ = ("cause", "interruptible", "outer")
+    __slots__ = ("_deadline", "_outer", "cause", "interruptible")
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
-        self.outer: Cancellation | None = None
-        """That of the flow run around this one, where a flow is used as a task."""
+        self._outer: Cancellation | None = None
+        self._deadline = math.inf
         self.interruptible: set[asyncio.Task[Any]] = set()
         """The asyncio tasks that are at a place where they can be cut short."""
 
@@ -47,10 +50,18 @@ class Cancellation:
             for task in self.interruptible:
                 task.cancel()
 
+    def look_around(self) -> Self:
+        """Note what may cut this run short from outside: the flow run around it, and the deadline of an anyio scope."""
+        self._outer = current_cancellation()
+        self._deadline = anyio.current_effective_deadline()
+        return self
+
     @property
     def cause_from_outside(self) -> Cause:
-        """Why this run ends if its asyncio task is cancelled: the reason of the run around it, or a shutdown."""
-        return "shutdown" if self.outer is None or self.outer.cause is None else self.outer.cause
+        """Why this run ends if its asyncio task is cancelled."""
+        if self._outer is not None and self._outer.cause is not None:
+            return self._outer.cause
+        return "timeout" if anyio.current_time() >= self._deadline else "shutdown"
 
 
 def current_cancellation() -> Cancellation | None:

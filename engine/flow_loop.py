@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.lowlevel
 
-from .cancellation import current_cancellation
+from .cancellation import Cancellation
 from .context import context as run_context
 from .context import now
 from .errors import FlowDefinitionError, FlowloopError
@@ -53,6 +53,7 @@ class _Rounds:
         self._on_paused = on_paused
         self._caches = caches
         self._arguments = arguments
+        self._surroundings = Cancellation().look_around()
         self._has_begun = False
 
     async def run(self, state: State | None, task_states: Mapping[Task[..., Any], State] | None) -> State:
@@ -104,8 +105,7 @@ class _Rounds:
 
     async def _end(self) -> None:
         """End in final states what waited when the wait was cut short."""
-        outer = current_cancellation()
-        self._runner.cancel(outer.cause if outer is not None and outer.cause is not None else "shutdown")
+        self._runner.cancel(self._surroundings.cause_from_outside)
         with anyio.CancelScope(shield=True):
             await self._round()
 

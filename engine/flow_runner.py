@@ -14,7 +14,7 @@ from . import _rules
 from ._drive import Drive, plan_of
 from ._large import aside
 from ._restart import tasks_to_rerun
-from .cancellation import Cancellation, Cause, cancelled_state, current_cancellation
+from .cancellation import Cancellation, Cause, cancelled_state
 from .context import context as run_context
 from .context import dates, merge, now
 from .context import values as _values
@@ -402,8 +402,7 @@ class FlowRunner(Runner):
         """
         if not state.is_running():
             raise ENDRUN(state)
-        cancellation = self._cancellation
-        cancellation.outer = current_cancellation()
+        cancellation = self._cancellation.look_around()
         handlers = list(task_runner_state_handlers or ())
         _values.set(
             {

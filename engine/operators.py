@@ -38,6 +38,7 @@ class _Generated(Task[..., Any]):
     """A task that nobody wrote: its result is computed anew rather than stored."""
 
     reruns_on_restart = True
+    travels = False
 
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("checkpoint", False)

@@ -44,6 +44,8 @@ class Parameter(Task[[], Any]):
         ```
     """
 
+    travels = False
+
     def __init__(
         self,
         name: str,

@@ -34,6 +34,7 @@ class _ResourceTask(FunctionTask[..., Any]):
     """A step in the life of a resource, which exists only in the process that set it up."""
 
     reruns_on_restart = True
+    travels = False
 
     def __init__(self, fn: Callable[..., Any], name: str, **kwargs: Any) -> None:
         kwargs.setdefault("checkpoint", False)

@@ -34,6 +34,7 @@ class Secret(Task[[], str]):
     """
 
     reruns_on_restart = True
+    travels = False
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         self.secret_name = name

@@ -61,6 +61,9 @@ class Task(Generic[P, R]):
     reruns_on_restart: ClassVar[bool] = False
     """Whether the result is lost with the process that made it, so that a run that is continued elsewhere makes it anew."""
 
+    travels: ClassVar[bool] = True
+    """Whether the body runs where the executor says; otherwise it always runs in the process of the run."""
+
     is_cleanup: ClassVar[bool] = False
     """Whether the task only undoes what a task upstream did: it does not decide the state of the flow."""
 

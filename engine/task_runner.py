@@ -163,15 +163,32 @@ class TaskRunner(Runner):
         current = {**_values.get(), **self._task_context, **(context or {})}
         token = _values.set(current)
         try:
-            state = await self._run_once(state, upstream_states, current, is_mapped_parent)
-            while (wait := self._goes_on(state)) is not None:
+            while True:
+                # one frame for it all: ten thousand runs that wait are ten thousand times what is awaited in each
+                start = state
+                try:
+                    state, current = await self.initialize_run(state, current)
+                    start = state
+                    _values.set(current)
+                    if _is_stopped(current):
+                        return await self._cancelled(state)
+                    if self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states):
+                        state = await self._run_plainly(state, upstream_states, current)
+                    else:
+                        state = await self._run_checked(state, upstream_states, is_mapped_parent)
+                except (ENDRUN, PrefectStateSignal) as end:
+                    state = end.state
+                except Exception as error:
+                    state = await self._failed_unexpectedly(start, error)
+                wait = self._goes_on(state)
+                if wait is None:
+                    return state
                 try:
                     with interruptible():
                         await anyio.sleep(wait)
                 except ENDRUN:
                     return await self._cancelled(state)
-                state = await self._run_once(state, upstream_states, {**_values.get()}, is_mapped_parent)
-            return state
+                current = {**_values.get()}
         finally:
             _values.reset(token)
 
@@ -182,67 +199,58 @@ class TaskRunner(Runner):
             return 0.0
         return _rules.due_in(state, now(), self.settings.inline_retry_limit)
 
-    async def _run_once(
-        self,
-        state: State | None,
-        upstream_states: dict[Edge, State],
-        current: dict[str, Any],
-        is_mapped_parent: bool,
+    async def _run_checked(self, state: State, upstream_states: dict[Edge, State], is_mapped_parent: bool) -> State:
+        state = await self.check_task_is_ready(state)
+        state = await self.check_task_reached_start_time(state)
+        state = await self.check_upstream_finished(state, upstream_states)
+        state = await self.check_upstream_skipped(state, upstream_states)
+        state, upstream_states = await self.load_results(state, upstream_states)
+        if is_mapped_parent:
+            state = await self.check_task_ready_to_map(state, upstream_states)
+        inputs = await self.get_task_inputs(state, upstream_states)
+        if self._names_runs:
+            await self.set_task_run_name(inputs)
+        if self.task.target is not None:
+            state = await self.check_target(state, inputs)
+        else:
+            state = await self.check_task_is_cached(state, inputs)
+        state = await self.check_task_trigger(state, upstream_states)
+        state = await self._run_body(state, inputs)
+        return await self._after_body(state, inputs, upstream_states)
+
+    async def _run_plainly(
+        self, state: State, upstream_states: dict[Edge, State], current: dict[str, Any]
     ) -> State:
-        start = state
+        """The same, where no check could stop the run, and nobody would hear of Running."""
+        if self._loads_results:
+            state, upstream_states = await self.load_results(state, upstream_states)
+        inputs = await self.get_task_inputs(state, upstream_states)
+        if self._is_heard or _is_watched(current) or current.get("limits") is not None:
+            state = await self._run_body(state, inputs)
+        else:
+            state = await self._outcome(inputs)
+        return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
+
+    async def _run_body(self, state: State, inputs: dict[str, Result]) -> State:
+        if _values.get().get("limits") is not None:
+            return await self._within_limits(state, inputs)
+        state = await self.set_task_to_running(state, inputs)
+        return await self.get_task_run_state(state, inputs)
+
+    async def _after_body(self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]) -> State:
+        state = await self.cache_result(state, inputs)
+        state = await self.check_for_retry(state, inputs)
+        return await self.check_task_is_looping(state, inputs, upstream_states)
+
+    async def _failed_unexpectedly(self, state: State | None, error: Exception) -> State:
+        if _values.get().get("raise_on_exception"):
+            raise error
+        self.logger.error("task %s failed unexpectedly", self.task.name, exc_info=error)
+        message = f"Unexpected error while running task '{self.task.name}': {error!r}"
         try:
-            state, current = await self.initialize_run(state, current)
-            start = state
-            _values.set(current)
-            cancellation: Cancellation | None = current.get("cancellation")
-            if cancellation is not None and cancellation.cause is not None:
-                return await self._cancelled(state)
-            plain = self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states)
-            if plain:
-                if self._loads_results:
-                    state, upstream_states = await self.load_results(state, upstream_states)
-                inputs = await self.get_task_inputs(state, upstream_states)
-            else:
-                state = await self.check_task_is_ready(state)
-                state = await self.check_task_reached_start_time(state)
-                state = await self.check_upstream_finished(state, upstream_states)
-                state = await self.check_upstream_skipped(state, upstream_states)
-                state, upstream_states = await self.load_results(state, upstream_states)
-                if is_mapped_parent:
-                    state = await self.check_task_ready_to_map(state, upstream_states)
-                inputs = await self.get_task_inputs(state, upstream_states)
-                if self._names_runs:
-                    await self.set_task_run_name(inputs)
-                if self.task.target is not None:
-                    state = await self.check_target(state, inputs)
-                else:
-                    state = await self.check_task_is_cached(state, inputs)
-                state = await self.check_task_trigger(state, upstream_states)
-            if current.get("limits") is not None:
-                state = await self._within_limits(state, inputs)
-            elif plain and not self._is_heard and not _is_watched(current):
-                state = await self._outcome(inputs)  # nobody would hear of Running
-            else:
-                state = await self.set_task_to_running(state, inputs)
-                state = await self.get_task_run_state(state, inputs)
-            if plain and type(state) is Success:
-                return state
-            state = await self.cache_result(state, inputs)
-            state = await self.check_for_retry(state, inputs)
-            state = await self.check_task_is_looping(state, inputs, upstream_states)
-        except (ENDRUN, PrefectStateSignal) as end:
-            state = end.state
-        except Exception as error:
-            if _values.get().get("raise_on_exception"):
-                raise
-            self.logger.exception("task %s failed unexpectedly", self.task.name)
-            message = f"Unexpected error while running task '{self.task.name}': {error!r}"
-            failed = Failed(message, result=error)
-            try:
-                state = await self.handle_state_change(start or Pending(), failed)
-            except ENDRUN as end:
-                state = end.state
-        return state
+            return await self.handle_state_change(state or Pending(), Failed(message, result=error))
+        except ENDRUN as end:
+            return end.state
 
     async def _within_limits(self, state: State, inputs: dict[str, Result]) -> State:
         limits = _values.get()["limits"]
@@ -525,6 +533,8 @@ class TaskRunner(Runner):
             try:
                 arguments = {name: result.value for name, result in inputs.items()}
                 executor: Executor = current.get("executor") or _LOCAL
+                if not self.task.travels and not isinstance(executor, LocalExecutor):
+                    executor = _LOCAL
                 if self._runs_inline and type(executor) is LocalExecutor:
                     value = await self._body(**arguments)
                 else:
@@ -563,8 +573,8 @@ class TaskRunner(Runner):
             with anyio.move_on_after(task.timeout) as scope:
                 return await executor.submit(self._body, extra_context=extra, **arguments)
             assert scope.cancelled_caught
-            how = "" if self._is_async else " Its thread cannot be stopped, and was abandoned."
-            raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s.{how}")
+            fate = executor.fate_when_cut_short(self._is_async)
+            raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s. {fate}".rstrip())
 
     def _looped(self, signal: LOOP, inputs: dict[str, Result]) -> State:
         state = signal.state
@@ -681,6 +691,11 @@ _PASSED = (
 def _changes_a_check(runner: type[TaskRunner]) -> bool:
     """Whether somebody else's subclass has a check of its own, which must then be made."""
     return any(not getattr(runner, name).__module__.startswith(_OWN) for name in _PASSED)
+
+
+def _is_stopped(current: Mapping[str, Any]) -> bool:
+    cancellation: Cancellation | None = current.get("cancellation")
+    return cancellation is not None and cancellation.cause is not None
 
 
 def _is_watched(current: Mapping[str, Any]) -> bool:

@@ -39,6 +39,14 @@ class Executor:
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how to submit a task body")
 
+    def fate_when_cut_short(self, is_async: bool) -> str:
+        """Return a sentence on what becomes of a body that times out or is cancelled; empty if it ends at once.
+
+        Args:
+            - is_async: whether the body is async
+        """
+        return ""
+
     async def wait(self, futures: Any) -> Any:
         """Await everything that can be awaited in nested lists, tuples, sets and dicts.
 

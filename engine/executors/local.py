@@ -57,5 +57,9 @@ class LocalExecutor(Executor):
         answer = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
         return await answer if inspect.isawaitable(answer) else answer
 
+    def fate_when_cut_short(self, is_async: bool) -> str:
+        """Say that a thread goes on."""
+        return "" if is_async else "Its thread cannot be stopped, and was abandoned."
+
     def __getstate__(self) -> dict[str, Any]:
         return {"threads": self.threads, "_limiter": None, "_flow_runs": 0}
