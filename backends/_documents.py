@@ -37,7 +37,7 @@ _TASK_RUN = "id version map_index serialized_state task { id slug }"
 FLOW_RUN_INFO = f"""
 query ($id: uuid!) {{
   flow_run_by_pk(id: $id) {{
-    id name flow_id version serialized_state parameters context scheduled_start_time
+    id name flow_id version serialized_state parameters context scheduled_start_time heartbeat
     flow {{ project {{ id name }} }}
     task_runs(where: {{map_index: {{_eq: -1}}}}) {{ {_TASK_RUN} }}
   }}
@@ -107,6 +107,9 @@ _ANSWERS = {
     "create_tenant": "id",
     "get_or_create_task_run_info": "id version serialized_state",
     "get_or_create_task_runs": "task_runs { id version map_index serialized_state }",
+    "release_flow_runs": "success",
+    "renew_flow_runs": "flow_run_ids",
+    "reserve_flow_runs": "flow_runs { flow_run_id flow_id flow_name lapsed }",
     "set_flow_run_states": "states { id status message }",
     "set_task_run_name": "success",
     "set_task_run_states": "states { id status message }",
@@ -258,6 +261,7 @@ def flow_run_info(row: Mapping[str, Any]) -> FlowRunInfoResult:
         context=row["context"] or {},
         scheduled_start_time=moment(row["scheduled_start_time"]),
         project=ProjectInfo(project["id"], project["name"]),
+        heartbeat=moment(row["heartbeat"]),
     )
 
 

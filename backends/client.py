@@ -24,6 +24,7 @@ from gql.transport.exceptions import TransportQueryError
 
 from ..engine.backend import (
     FlowRunInfoResult,
+    FlowRunReservation,
     FlowRunSummary,
     LogRecord,
     RegisteredFlow,
@@ -347,6 +348,46 @@ class GraphQLBackend:
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""
         return str((await self._mutate("cancel_flow_run", flow_run_id=flow_run_id))["state"])
+
+    # -- handing out runs --------------------------------------------------------------------------
+
+    async def reserve_flow_runs(
+        self,
+        worker_id: str,
+        *,
+        limit: int = 1,
+        labels: Sequence[str] = (),
+        flow_names: Sequence[str] | None = None,
+        lease_seconds: float = 60.0,
+    ) -> list[FlowRunReservation]:
+        """See `Backend.reserve_flow_runs`; only a flowloop server gives a run to one worker alone."""
+        if not self._is_flowloop:
+            raise BackendRejected(f"{self.url} is not a flowloop server: it hands out runs to agents, not to workers")
+        answer = await self._mutate(
+            "reserve_flow_runs",
+            worker_id=worker_id,
+            limit=limit,
+            labels=list(labels),
+            flow_names=None if flow_names is None else list(flow_names),
+            lease_seconds=lease_seconds,
+        )
+        return [
+            FlowRunReservation(row["flow_run_id"], row["flow_id"], row["flow_name"], row["lapsed"])
+            for row in answer["flow_runs"]
+        ]
+
+    async def renew_reservations(
+        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
+    ) -> list[str]:
+        """See `Backend.renew_reservations`."""
+        answer = await self._mutate(
+            "renew_flow_runs", worker_id=worker_id, flow_run_ids=list(flow_run_ids), lease_seconds=lease_seconds
+        )
+        return list(answer["flow_run_ids"])
+
+    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
+        """See `Backend.release_reservations`."""
+        await self._mutate("release_flow_runs", worker_id=worker_id, flow_run_ids=list(flow_run_ids))
 
     # -- watching ----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import msgspec
 
 from ..engine.backend import (
     FlowRunInfoResult,
+    FlowRunReservation,
     FlowRunSummary,
     LogRecord,
     ProjectInfo,
@@ -171,6 +172,7 @@ class StoreBackend:
             context=row["context"] or {},
             scheduled_start_time=row["scheduled_start_time"],
             project=ProjectInfo(project["id"], project["name"]),
+            heartbeat=row["heartbeat"],
         )
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
@@ -262,6 +264,43 @@ class StoreBackend:
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""
         return str((await self._call(self.store.cancel_flow_run, flow_run_id=flow_run_id))["state"])
+
+    # -- handing out runs --------------------------------------------------------------------------
+
+    async def reserve_flow_runs(
+        self,
+        worker_id: str,
+        *,
+        limit: int = 1,
+        labels: Sequence[str] = (),
+        flow_names: Sequence[str] | None = None,
+        lease_seconds: float = 60.0,
+    ) -> list[FlowRunReservation]:
+        """See `Backend.reserve_flow_runs`."""
+        rows = await self._call(
+            self.store.reserve_flow_runs,
+            worker_id=worker_id,
+            limit=limit,
+            labels=labels,
+            flow_names=flow_names,
+            lease_seconds=lease_seconds,
+        )
+        return [
+            FlowRunReservation(row["flow_run_id"], row["flow_id"], row["flow_name"], row["lapsed"]) for row in rows
+        ]
+
+    async def renew_reservations(
+        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
+    ) -> list[str]:
+        """See `Backend.renew_reservations`."""
+        answer = await self._call(
+            self.store.renew_flow_runs, worker_id=worker_id, flow_run_ids=flow_run_ids, lease_seconds=lease_seconds
+        )
+        return list(answer["flow_run_ids"])
+
+    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
+        """See `Backend.release_reservations`."""
+        await self._call(self.store.release_flow_runs, worker_id=worker_id, flow_run_ids=flow_run_ids)
 
     # -- watching ----------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import msgspec
 
 from ..engine.backend import (
     FlowRunInfoResult,
+    FlowRunReservation,
     FlowRunSummary,
     LogRecord,
     ProjectInfo,
@@ -127,6 +128,7 @@ class _FlowRun(_Run):
     parameters: dict[str, Any] = dataclasses.field(kw_only=True)
     context: dict[str, Any] = dataclasses.field(kw_only=True)
     scheduled_start_time: datetime.datetime = dataclasses.field(kw_only=True)
+    labels: frozenset[str] = dataclasses.field(kw_only=True)
     task_runs: dict[tuple[str, int], _TaskRun] = dataclasses.field(default_factory=dict)
 
 
@@ -180,6 +182,7 @@ class MemoryBackend:
         self._flow_runs: dict[str, _FlowRun] = {}
         self._flow_run_keys: dict[tuple[str, str], str] = {}
         self._task_runs: dict[str, _TaskRun] = {}
+        self._reservations: dict[str, tuple[str, datetime.datetime]] = {}  # flow run -> worker, end of its lease
         self._hub = Hub()
 
     async def __aenter__(self) -> Self:
@@ -233,7 +236,7 @@ class MemoryBackend:
         run_config: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> str:
-        """See `Backend.create_flow_run`; nothing in memory asks for the labels and the run config."""
+        """See `Backend.create_flow_run`; nothing in memory asks for the run config."""
         flow = self._flows.get(flow_id)
         if flow is None:
             raise BackendRejected(f"Flow {flow_id} not found")
@@ -254,6 +257,7 @@ class MemoryBackend:
             parameters=given,
             context=dict(context or {}),
             scheduled_start_time=scheduled_start_time or now,
+            labels=frozenset(labels or ()),
         )
         self._record(flow_run, Scheduled("Flow run scheduled.", start_time=flow_run.scheduled_start_time))
         self._flow_runs[flow_run.id] = flow_run
@@ -279,6 +283,7 @@ class MemoryBackend:
             context=dict(run.context),
             scheduled_start_time=run.scheduled_start_time,
             project=run.flow.project,
+            heartbeat=self.heartbeats.get(run.id, run.newest.record.timestamp if run.state is Running else None),
         )
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
@@ -429,6 +434,48 @@ class MemoryBackend:
             self._cancel_task_runs(run, cancelled)
         return run.state.__name__
 
+    # -- handing out runs --------------------------------------------------------------------------
+
+    async def reserve_flow_runs(
+        self,
+        worker_id: str,
+        *,
+        limit: int = 1,
+        labels: Sequence[str] = (),
+        flow_names: Sequence[str] | None = None,
+        lease_seconds: float = 60.0,
+    ) -> list[FlowRunReservation]:
+        """See `Backend.reserve_flow_runs`."""
+        now = self._clock.now()
+        found: list[FlowRunReservation] = []
+        for run in self._flow_runs.values():
+            if len(found) >= limit:
+                break
+            _, expires = self._reservations.get(run.id, (None, None))
+            lapsed = expires is not None and expires <= now
+            held = expires is not None and not lapsed
+            mine = flow_names is None or run.flow.name in flow_names
+            suits = run.labels <= set(labels) if run.labels else not labels
+            if not held and mine and suits and (_is_ready(run, now) or (lapsed and issubclass(run.state, Running))):
+                self._reservations[run.id] = worker_id, now + datetime.timedelta(seconds=lease_seconds)
+                found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed))
+        return found
+
+    async def renew_reservations(
+        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
+    ) -> list[str]:
+        """See `Backend.renew_reservations`."""
+        mine = [run_id for run_id in flow_run_ids if self._reservations.get(run_id, ("",))[0] == worker_id]
+        expires = self._clock.now() + datetime.timedelta(seconds=lease_seconds)
+        self._reservations |= {run_id: (worker_id, expires) for run_id in mine}
+        return mine
+
+    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
+        """See `Backend.release_reservations`."""
+        for run_id in flow_run_ids:
+            if self._reservations.get(run_id, ("",))[0] == worker_id:
+                del self._reservations[run_id]
+
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]]:
@@ -506,6 +553,20 @@ def _encode(state: State) -> bytes:
             f"State payload is too large: {len(document):,} bytes, and {_MAX_STATE_BYTES:,} is the limit"
         )
     return document
+
+
+def _is_ready(run: _FlowRun, now: datetime.datetime) -> bool:
+    """Whether a flow run waits for somebody to run it, or has a task run that does."""
+    if _is_due(run, now):
+        return True
+    return run.state is Running and any(_is_due(task_run, now) for task_run in run.task_runs.values())
+
+
+def _is_due(run: _Run, now: datetime.datetime) -> bool:
+    if not issubclass(run.state, (Scheduled, Queued)):
+        return False
+    start_time: datetime.datetime | None = getattr(decode_state(run.newest.document), "start_time", None)
+    return start_time is not None and start_time <= now
 
 
 def _check_not_finished(run: _Run, state: State) -> None:

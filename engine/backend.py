@@ -36,6 +36,7 @@ __all__ = [
     "Backend",
     "CachedQuery",
     "FlowRunInfoResult",
+    "FlowRunReservation",
     "FlowRunSummary",
     "LogRecord",
     "ProjectInfo",
@@ -134,6 +135,22 @@ class FlowRunSummary(msgspec.Struct, frozen=True):
     created: datetime.datetime
     start_time: datetime.datetime | None
     end_time: datetime.datetime | None
+
+
+class FlowRunReservation(msgspec.Struct, frozen=True):
+    """A flow run that was given to one worker.
+
+    Args:
+        - flow_run_id: the flow run
+        - flow_id: the flow it runs
+        - flow_name: that flow's name
+        - lapsed: whether another worker had it, and let its lease run out: that worker is taken to be gone
+    """
+
+    flow_run_id: str
+    flow_id: str
+    flow_name: str
+    lapsed: bool
 
 
 class StateRecord(msgspec.Struct, frozen=True):
@@ -313,6 +330,42 @@ class Backend(Protocol):
         A running flow run becomes Cancelling, and ends when its runner has stopped its tasks; one that has
         not started becomes Cancelled at once; a finished one stays as it is.
         """
+        ...
+
+    # -- handing out runs --------------------------------------------------------------------------
+
+    async def reserve_flow_runs(
+        self,
+        worker_id: str,
+        *,
+        limit: int = 1,
+        labels: Sequence[str] = (),
+        flow_names: Sequence[str] | None = None,
+        lease_seconds: float = 60.0,
+    ) -> list[FlowRunReservation]:
+        """Give flow runs that are ready to one worker, and to nobody else until its lease runs out.
+
+        Ready is a flow run whose time has come, one that is Running and has a task run whose time has come, and one
+        whose worker has let its lease run out before the run ended.
+
+        Args:
+            - worker_id: who asks
+            - limit: how many at most
+            - labels: those of the worker: a run goes to a worker that has all its labels, and one without labels to a
+                worker without any
+            - flow_names: the flows that the worker can run; None means any
+            - lease_seconds: for how long they are the worker's, unless it renews
+        """
+        ...
+
+    async def renew_reservations(
+        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
+    ) -> list[str]:
+        """Prolong leases, and return the flow runs that are still the worker's."""
+        ...
+
+    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
+        """Give flow runs back; those that are not the worker's are left alone."""
         ...
 
     # -- watching ----------------------------------------------------------------------------------

@@ -307,6 +307,9 @@ class _Wrapper:
     write_run_logs = _passed_on(Backend.write_run_logs)
     create_task_run_artifact = _passed_on(Backend.create_task_run_artifact)
     cancel_flow_run = _passed_on(Backend.cancel_flow_run)
+    reserve_flow_runs = _passed_on(Backend.reserve_flow_runs)
+    renew_reservations = _passed_on(Backend.renew_reservations)
+    release_reservations = _passed_on(Backend.release_reservations)
 
 
 class RecordingBackend(_Wrapper):

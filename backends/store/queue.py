@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, or_, select, true, update
 
 from ...engine.errors import BackendRejected
 from .ids import is_id
@@ -119,6 +119,7 @@ def reserve_flow_runs(
     worker_id: str,
     limit: int = 1,
     labels: Sequence[str] = (),
+    flow_names: Sequence[str] | None = None,
     lease_seconds: float = 60.0,
 ) -> list[Payload]:
     """Take flow runs out of the queue for one worker.
@@ -130,20 +131,23 @@ def reserve_flow_runs(
         - worker_id: who takes them
         - limit: how many at most
         - labels: those of the worker, as for `get_runs_in_queue`
+        - flow_names: the flows it can run; any by default
         - lease_seconds: how long they are its own unless it renews
 
     Returns:
-        - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``name``, ``state``, ``expires``
+        - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``, and
+          ``lapsed``: whether another worker had it and did not renew in time
     """
     if lease_seconds <= 0:
         raise BackendRejected("lease_seconds must be greater than zero.")
-    run, reservation = tables["flow_run"].c, tables["reservation"].c
+    run, flow, reservation = tables["flow_run"].c, tables["flow"].c, tables["reservation"].c
     held = exists().where(reservation.flow_run_id == run.id, reservation.expires > tx.now)
     lost = exists().where(reservation.flow_run_id == run.id, reservation.expires <= tx.now)
-    ready = or_(_ready(tx.now), and_(run.state.in_(["Submitted", "Running"]), lost))
+    ready = or_(_ready(tx.now), and_(run.state.in_(["Submitted", "Running", "Cancelling"]), lost))
     found = (
-        select(run.id, run.flow_id, run.name, run.state, run.labels)
-        .where(tx.mine("flow_run"), ready, ~held)
+        select(run.id, run.flow_id, flow.name.label("flow_name"), run.name, run.state, run.labels, lost.label("lapsed"))
+        .join_from(tables["flow_run"], tables["flow"], flow.id == run.flow_id)
+        .where(tx.mine("flow_run"), ready, ~held, true() if flow_names is None else flow.name.in_(flow_names))
         .order_by(run.state_start_time.asc().nulls_last(), run.id)
         .limit(_LOOKED_AT)
     )
@@ -165,8 +169,10 @@ def reserve_flow_runs(
         {
             "flow_run_id": row["id"],
             "flow_id": row["flow_id"],
+            "flow_name": row["flow_name"],
             "name": row["name"],
             "state": row["state"],
+            "lapsed": bool(row["lapsed"]),
             "expires": expires,
         }
         for row in suited

@@ -40,7 +40,7 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
 
     Returns:
         - Payload: ``id``, ``name``, ``flow_id``, ``version``, ``serialized_state``, ``parameters``, ``context``,
-          ``scheduled_start_time``, ``project`` (``id`` and ``name``, or None), and ``task_runs``: of
+          ``scheduled_start_time``, ``heartbeat``, ``project`` (``id`` and ``name``, or None), and ``task_runs``: of
           the runs with map index -1: ``id``, ``task_id``, ``task_slug``, ``version``, ``serialized_state``
     """
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID")
@@ -72,6 +72,7 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
         "parameters",
         "context",
         "scheduled_start_time",
+        "heartbeat",
     )
     return {
         **{key: run[key] for key in wanted},
