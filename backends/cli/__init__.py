@@ -12,7 +12,7 @@ def main() -> None:
     try:
         from .commands import flowloop
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         sys.exit("Error: the command line needs an extra that is not installed: pip install 'flowloop[cli]'")
     flowloop(prog_name="flowloop")

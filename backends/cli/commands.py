@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import functools
 import logging
+import re
 import shlex
 import shutil
 import signal
@@ -245,3 +247,63 @@ async def show(run: str, backend: str | None) -> None:
     console = Console()
     for line in history(summary, task_runs):
         console.print(line, soft_wrap=True)
+
+
+# -- serving -------------------------------------------------------------------------------------------
+
+_db_option = click.option(
+    "--db", metavar="URL", help="The database: sqlite:///FILE or postgresql://…. Else flowloop.db in FLOWLOOP_HOME."
+)
+
+
+def _database(db: str | None, settings: Settings) -> str:
+    return db or msgspec.structs.replace(settings, backend_url="").default_backend_url
+
+
+@flowloop.command()
+@_db_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=4200, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@_async
+async def server(db: str | None, host: str, port: int) -> None:
+    """Serve the GraphQL API on a database, until Ctrl-C or SIGTERM.
+
+    Off loopback, and as soon as there is an API key, each request has to carry one.
+    """
+    from ..server.run import serve
+
+    settings = Settings.from_env()
+    _set_up_logging(settings, Console(stderr=True))
+
+    async def started(url: str) -> None:
+        click.echo(f"flowloop serves {url}")
+
+    await serve(_database(db, settings), host=host, port=port, started=started)
+
+
+@flowloop.group(name="db")
+def database() -> None:
+    """Look after a database."""
+
+
+@database.command()
+@click.option("--older-than", required=True, metavar="AGE", help="For instance 30d, 12h, 90m or 45s.")
+@_db_option
+@_async
+async def prune(older_than: str, db: str | None) -> None:
+    """Delete runs that finished, and records that were last used, longer ago than AGE."""
+    from ..store import Store
+
+    age = _age(older_than)
+    async with Store(_database(db, Settings.from_env())) as store:
+        deleted = await store.prune(age)
+    for table, count in deleted.items():
+        click.echo(f"{table}: {count} deleted")
+
+
+def _age(text: str) -> datetime.timedelta:
+    found = re.fullmatch(r"(\d+)([dhms])", text.strip())
+    if found is None:
+        raise FlowloopError(f"an age is a number and one of d, h, m and s, as in 30d, not {text!r}")
+    unit = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}[found[2]]
+    return datetime.timedelta(**{unit: int(found[1])})

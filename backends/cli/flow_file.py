@@ -65,5 +65,6 @@ def _run(path: Path) -> ModuleType:
 def _line(path: Path, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f":{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     return f":{lines[-1]}" if lines else ""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import URL, Connection, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
@@ -145,9 +145,10 @@ class SqliteDatabase(Database):
             engine = create_engine("sqlite://", creator=self._connect, poolclass=StaticPool, **json_options)
             event.listen(engine, "begin", _take_write_lock)
             self._connection = _patiently(engine.connect)
-        except (sqlite3.Error, OSError) as error:
-            raise FlowloopError(f"{self.path} cannot be used as a database: {error}") from error
-        self._transact(lambda connection: prepare(connection, self.shown))
+            self._transact(lambda connection: prepare(connection, self.shown))
+        except (DBAPIError, OSError) as error:
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            raise FlowloopError(f"{self.path} cannot be used as a database: {reason}") from error
 
     def _connect(self) -> sqlite3.Connection:
         raw = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, cached_statements=256)
