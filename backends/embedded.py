@@ -285,9 +285,7 @@ class StoreBackend:
             flow_names=flow_names,
             lease_seconds=lease_seconds,
         )
-        return [
-            FlowRunReservation(row["flow_run_id"], row["flow_id"], row["flow_name"], row["lapsed"]) for row in rows
-        ]
+        return [FlowRunReservation(row["flow_run_id"], row["flow_id"], row["flow_name"], row["lapsed"]) for row in rows]
 
     async def renew_reservations(
         self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0

@@ -467,7 +467,7 @@ class MemoryBackend:
         """See `Backend.renew_reservations`."""
         mine = [run_id for run_id in flow_run_ids if self._reservations.get(run_id, ("",))[0] == worker_id]
         expires = self._clock.now() + datetime.timedelta(seconds=lease_seconds)
-        self._reservations |= {run_id: (worker_id, expires) for run_id in mine}
+        self._reservations |= dict.fromkeys(mine, (worker_id, expires))
         return mine
 
     async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
