@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import select, update
 
 from . import rules
+from .ids import is_id
 from .records import ANYONE, VERSION_LOCKING_ERROR, Caller, Kind, Outcome, StateChange, StateUpdate
 from .rules import StateHead
 from .slots import Slots
@@ -352,7 +353,7 @@ class _Batch:
 
     def follow_up(self) -> None:
         tx = self.tx
-        if self.submitted and self.caller.agent_id is not None:
+        if self.submitted and is_id(self.caller.agent_id):
             agent = tables["agent"].c
             known = select(agent.id).where(agent.id == self.caller.agent_id).scalar_subquery()
             tx.update("flow_run", tables["flow_run"].c.id.in_(self.submitted), agent_id=known)
