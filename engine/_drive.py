@@ -8,6 +8,7 @@ few milliseconds all the same.
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -31,12 +32,12 @@ _TURN = 0.005
 
 if sys.version_info >= (3, 12):
 
-    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    def _spawn(coroutine: Coroutine[Any, Any, State], loop: asyncio.AbstractEventLoop) -> asyncio.Task[State]:
         return asyncio.Task(coroutine, loop=loop, eager_start=True)
 
 else:
 
-    def _spawn(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    def _spawn(coroutine: Coroutine[Any, Any, State], loop: asyncio.AbstractEventLoop) -> asyncio.Task[State]:
         return loop.create_task(coroutine)
 
 
@@ -106,7 +107,7 @@ class Drive:
         self.ledger = Ledger(plan.graph, story=story)
         self.states: list[State | None] = [None] * len(plan.tasks)
         self._sources: dict[int, list[tuple[Edge, State, _mapping.Elements | None]]] = {}
-        self._in_flight: dict[Key, asyncio.Task[None]] = {}
+        self._in_flight: dict[Key, asyncio.Task[State]] = {}
         self._stopping = False
         self._cancelled_meanwhile = False
         self._failure: Exception | None = None
@@ -162,19 +163,26 @@ class Drive:
                 turn = loop.time() + _TURN
 
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
-        task = _spawn(self._run_key(key), loop)
-        if not task.done():
-            self._in_flight[key] = task
-
-    async def _run_key(self, key: Key) -> None:
         try:
-            state = await self._run_task(*key)
-            self._completed(key, state)
+            task = _spawn(self._run_task(*key), loop)
         except Exception as error:
             self._failure = self._failure or error
-        finally:
-            self._in_flight.pop(key, None)
-            self.wake()
+            return
+        if task.done():
+            self._ended(key, task)
+        else:
+            self._in_flight[key] = task
+            task.add_done_callback(functools.partial(self._ended, key))
+
+    def _ended(self, key: Key, task: asyncio.Task[State]) -> None:
+        self._in_flight.pop(key, None)
+        try:
+            self._completed(key, task.result())
+        except asyncio.CancelledError:
+            pass  # it would not stop within the grace
+        except Exception as error:
+            self._failure = self._failure or error
+        self.wake()
 
     def _run_task(self, number: int, child: int) -> Coroutine[Any, Any, State]:
         task = self._plan.tasks[number]
@@ -245,7 +253,7 @@ class Drive:
                     task.cancel()
                 await self._drained()
         for number, state in enumerate(self.states):
-            self.states[number] = self._ended(state)
+            self.states[number] = self._final(state)
 
     def _end_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start what has not begun, or waits for later: with the cause set, a run goes straight to Cancelled."""
@@ -260,7 +268,7 @@ class Drive:
             elif (number, -1) not in self._in_flight and (state is None or _waits(state)):
                 self._start((number, -1), loop)
 
-    def _ended(self, state: State | None) -> State:
+    def _final(self, state: State | None) -> State:
         """Return a final state for what could not record one: children that never began, bodies that would not stop."""
         cause = self._cancellation.cause
         assert cause is not None
