@@ -47,6 +47,9 @@ def _root(table: str, read: Callable[..., Awaitable[Any]]) -> Resolver:
         tenants = call.tenants(table)
         try:
             async with call.store.engine.connect() as connection:
+                if connection.dialect.name == "postgresql":
+                    # Rows are streamed inside a transaction only; this one shows all levels at the same moment.
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
                 return await read(Reader(connection, variables.raw, call.budget), table, field, tenants)
         except Exception as error:
             raise call.store.translate(error) from error
@@ -178,12 +181,13 @@ class Reader:
         for key in keys:
             values = counted.get(key)
             record: Record = {field.key: {} if field.fields else field.owner for field in fields}
-            for number, (field, column, change) in enumerate(found):
+            for number, (function, extreme, change) in enumerate(found):
                 value = values[number] if values is not None else None
-                if column is None:
-                    record[field.key] = value or 0
+                if extreme is None:
+                    record[function.key] = value or 0
                 else:
-                    record[field.key][column.key] = change(value) if change is not None and value is not None else value
+                    shown_value = change(value) if change is not None and value is not None else value
+                    record[function.key][extreme.key] = shown_value
             for field in fields:
                 for column in field.fields:
                     if column.name == "__typename":
@@ -338,7 +342,7 @@ def _owned(table: str, rows: sa.FromClause, tenants: Sequence[str] | None) -> sa
     return rows.c["id" if table == "tenant" else "tenant_id"].in_(tenants)
 
 
-def _natural(name: str, given: Any) -> int | None:
+def _natural(name: str, given: int | None) -> int | None:
     if given is not None and given < 0:
         raise BackendRejected(f"unexpected negative value for {name}: {given}")
     return given
@@ -356,7 +360,8 @@ def _text(column: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[Any]:
     """Read documents, and on SQLite moments, as the text they are kept in."""
     name = kind(column)
     if name == "jsonb" or (name == "timestamptz" and dialect == "sqlite"):
-        return sa.type_coerce(column, sa.Text)
+        # The PostgreSQL driver would decode a document, and needs to be told to leave it.
+        return sa.cast(column, sa.Text) if dialect == "postgresql" else sa.type_coerce(column, sa.Text)
     return column
 
 
