@@ -19,8 +19,8 @@ from flowloop.engine.state import Failed, Retrying, Running, State, Success
 from ..backends.serving import serve
 from .proxy import DEEDS, proxied
 
-CHILDREN = 120
-AT_ONCE = 8
+CHILDREN = 80
+AT_ONCE = 16
 LIFE: list[type[State]] = [Running, Failed, Retrying, Running, Success]
 
 
@@ -66,7 +66,7 @@ async def test_every_transition_is_recorded_once_and_in_order(server: str, seed:
                 assert await backend.set_task_run_state(child.id, version if versioned else None, sent) is sent
 
     async with proxied(server, share=1 / 3, rng=random.Random(seed)) as (url, proxy):
-        backend = GraphQLBackend(url, settings=Settings(), timeout=0.5, rng=random.Random(seed))
+        backend = GraphQLBackend(url, settings=Settings(), timeout=0.25, rng=random.Random(seed))
         async with backend:
             await asyncio.gather(*(live(backend, child) for child in children))
     assert all(proxy.done[deed] for deed in DEEDS), f"not every fault was tried: {proxy.done}"
