@@ -19,14 +19,18 @@ Example:
 from __future__ import annotations
 
 from .context import context
+from .control import case, merge, pause_task, switch
 from .edge import Edge, flatten, mapped, unmapped
 from .flow import Flow
 from .flow_loop import run
 from .flow_runner import FlowRunner
 from .limits import Limits, Rate
 from .parameter import DateTimeParameter, Parameter
+from .resources import ResourceManager, resource_manager
+from .secrets import Secret
 from .settings import Settings
 from .state import State
+from .subflow import FlowTask, subflow
 from .task import FunctionTask, Task, apply_map, defaults_from_attrs, tags, task
 from .task_runner import TaskRunner
 
@@ -35,20 +39,29 @@ __all__ = [
     "Edge",
     "Flow",
     "FlowRunner",
+    "FlowTask",
     "FunctionTask",
     "Limits",
     "Parameter",
     "Rate",
+    "ResourceManager",
+    "Secret",
     "Settings",
     "State",
     "Task",
     "TaskRunner",
     "apply_map",
+    "case",
     "context",
     "defaults_from_attrs",
     "flatten",
     "mapped",
+    "merge",
+    "pause_task",
+    "resource_manager",
     "run",
+    "subflow",
+    "switch",
     "tags",
     "task",
     "unmapped",

@@ -99,7 +99,7 @@ def describe_inputs(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     return {
         parameter.name: {
             "required": parameter.default is inspect.Parameter.empty,
-            "type": _type_name(parameter.annotation),
+            "type": type_name(parameter.annotation),
         }
         for parameter in signature(function).parameters.values()
         if parameter.kind is not _VAR_KEYWORD
@@ -108,8 +108,8 @@ def describe_inputs(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
 
 def describe_output(function: Callable[..., Any]) -> str:
     """Return the type of the result, as text."""
-    return _type_name(signature(function).return_annotation)
+    return type_name(signature(function).return_annotation)
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     return "typing.Any" if annotation in (inspect.Signature.empty, "Any") else str(annotation)

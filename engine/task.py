@@ -58,7 +58,7 @@ class Task(Generic[P, R]):
         - FlowDefinitionError: for arguments that cannot work together
     """
 
-    reruns_on_restart: ClassVar[bool] = False
+    reruns_on_restart: bool = False
     """Whether the result is lost with the process that made it, so that a run that is continued elsewhere makes it anew."""
 
     travels: ClassVar[bool] = True

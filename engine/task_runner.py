@@ -533,12 +533,12 @@ class TaskRunner(Runner):
             try:
                 arguments = {name: result.value for name, result in inputs.items()}
                 executor: Executor = current.get("executor") or _LOCAL
-                if not self.task.travels and not isinstance(executor, LocalExecutor):
+                if not self.task.travels and type(executor) is not LocalExecutor:
                     executor = _LOCAL
                 if self._runs_inline and type(executor) is LocalExecutor:
                     value = await self._body(**arguments)
                 else:
-                    value = await self._submit(executor, current["task_full_name"], arguments)
+                    value = await self._submit(executor, current.get("task_full_name", self.task.name), arguments)
             finally:
                 if cancellation is not None and task is not None:
                     cancellation.interruptible.discard(task)

@@ -1,0 +1,206 @@
+"""A flow used as a task of another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from ._signature import RESERVED, type_name
+from .cancellation import current_cancellation
+from .context import context
+from .errors import FlowDefinitionError
+from .flow import Flow
+from .flow_loop import run_flow
+from .operators import _Generated
+from .result import NoResult
+from .signals import FAIL, PAUSE, PrefectStateSignal
+from .state import Cancelled, Mapped, Paused, State
+from .task import Task
+
+__all__ = ["FlowTask", "SubflowStates", "subflow"]
+
+
+class SubflowStates(dict[str, State]):
+    """The states of the tasks of a flow that was run as a task, each by its slug.
+
+    When it is stored, the results that are never stored (``checkpoint=False``) are left out.
+
+    Args:
+        - states: the states by slug
+        - unstored: the slugs of tasks whose results are never stored
+    """
+
+    def __init__(self, states: Mapping[str, State], unstored: frozenset[str] = frozenset()) -> None:
+        super().__init__(states)
+        self.unstored = unstored
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = {slug: _without_result(state) if slug in self.unstored else state for slug, state in self.items()}
+        return type(self), (kept, self.unstored)
+
+
+def _without_result(state: State) -> State:
+    new = object.__new__(type(state))
+    new.__setstate__({**state.__getstate__(), "_result": NoResult})
+    if isinstance(new, Mapped):
+        new.map_states = [_without_result(child) for child in new.map_states]
+    return new
+
+
+class _TaskOfFlow(_Generated):
+    """The result of one task of a flow that was run as a task."""
+
+    def __init__(self, slug: str, **kwargs: Any) -> None:
+        self.task_slug = slug
+        super().__init__(**kwargs)
+
+    async def run(self, states: Any) -> Any:
+        """Return the result; of a mapped flow, the list of them."""
+        if isinstance(states, Mapping):
+            return states[self.task_slug].result
+        return [one[self.task_slug].result for one in states]
+
+
+class _CANCELLED(PrefectStateSignal):
+    """The flow was stopped, and this is what became of its tasks."""
+
+    state_class = Cancelled
+
+
+class FlowTask(Task[..., Any]):
+    """Runs a flow as a task of another one: made by `subflow`.
+
+    The flow's parameters are the arguments. It runs on the same event loop; its tasks see the context of the run around
+    them, use its executor and its settings where the flow has no executor of its own, and are cancelled with it, for
+    the same cause. The state of the task is that of the flow, and its result has the states of the tasks by slug; what
+    waits for a retry is waited for. In the backend only this task is recorded: what it contains is part of it.
+
+    Args:
+        - flow: the flow
+        - kwargs: as for `Task`; the name is that of the flow if none is given
+    """
+
+    travels = False
+
+    def __init__(self, flow: Flow, **kwargs: Any) -> None:
+        if not isinstance(flow, Flow):
+            raise FlowDefinitionError(f"a subflow is made of a Flow, not of {flow!r}")
+        flow.validate()
+        self.flow = flow
+        kwargs.setdefault("name", flow.name)
+        super().__init__(**kwargs)
+        self.reruns_on_restart = self.checkpoint is False
+        for parameter in flow.parameters():
+            if parameter.name in RESERVED:
+                raise FlowDefinitionError(
+                    f"subflow {self.name!r}: its parameter {parameter.name!r} has a name that calling a task takes for "
+                    f"itself; reserved are {', '.join(sorted(RESERVED))}"
+                )
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Add this very task to a flow; the inputs are the parameters of its own flow.
+
+        Raises:
+            - FlowDefinitionError: for a parameter that its flow does not have, or one that is missing
+        """
+        if args:
+            raise FlowDefinitionError(f"subflow {self.name!r}: parameters are given by name, not by position")
+        inputs = {name: value for name, value in kwargs.items() if name not in _WIRING}
+        known = {parameter.name: parameter for parameter in self.flow.parameters()}
+        for name in inputs:
+            if name not in known:
+                names = ", ".join(sorted(known)) or "none"
+                raise FlowDefinitionError(f"subflow {self.name!r} has no parameter {name!r}; it has: {names}")
+        missing = sorted(name for name, parameter in known.items() if parameter.required and name not in inputs)
+        if missing:
+            raise FlowDefinitionError(f"subflow {self.name!r} needs the parameter {missing[0]!r}, which is not given")
+        return super().bind(**kwargs)
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Return for each parameter of the flow whether it is ``required``, and its ``type``."""
+        ordered = sorted(self.flow.parameters(), key=lambda parameter: parameter.name)
+        return {one.name: {"required": one.required, "type": type_name(one.type)} for one in ordered}
+
+    async def run(self, **parameters: Any) -> SubflowStates:
+        """Run the flow to its end.
+
+        Raises:
+            - FAIL: if the flow failed
+            - PAUSE: if something in it is paused; the whole flow runs again when this task is resumed
+        """
+        changes: list[State] = []
+        options = {"settings": context.get("settings"), "state_handlers": [lambda _, old, new: changes.append(new)]}
+        try:
+            state = await run_flow(
+                self.flow,
+                parameters,
+                run_on_schedule=False,
+                executor=self.flow.executor or context.get("executor"),
+                runner_options=options,
+                on_paused=lambda *_: False,
+            )
+        except asyncio.CancelledError:
+            stopped = _stopped(changes)
+            if stopped is None:
+                raise
+            state = stopped
+        states = self._by_slug(state)
+        if state.is_successful():
+            return states
+        if state.is_failed():
+            failed = sorted(slug for slug, one in states.items() if one.is_failed())
+            detail = f"failed: {', '.join(failed)}" if failed else str(state.message)
+            raise FAIL(f"Flow '{self.flow.name}' failed ({detail}).", result=states or state._result)
+        if isinstance(state, Cancelled):
+            raise _CANCELLED(state.message, context=state.context, result=states)
+        paused = sorted(slug for slug, one in states.items() if isinstance(one, Paused))
+        raise PAUSE(f"Flow '{self.flow.name}' is not finished (paused: {', '.join(paused) or 'none'}).", result=states)
+
+    def _by_slug(self, state: State) -> SubflowStates:
+        slugs = self.flow.slugs
+        known = state.result if isinstance(state.result, dict) else {}
+        unstored = frozenset(slugs[task] for task in known if task.checkpoint is False)
+        return SubflowStates({slugs[task]: one for task, one in known.items()}, unstored)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Add a task that takes the result of one task of the flow, or an element of this task's own result."""
+        if isinstance(key, Task) and key in self.flow.tasks:
+            slug = self.flow.slugs[key]
+            return _TaskOfFlow(slug, name=f"{self.name}[{slug}]").bind(states=self)
+        return super().__getitem__(key)
+
+
+def _stopped(changes: list[State]) -> State | None:
+    """Return the final state of a flow that was stopped with the one around it; None if that is not what happened."""
+    cancellation, task = current_cancellation(), asyncio.current_task()
+    if cancellation is None or cancellation.cause is None or not changes or not changes[-1].is_finished():
+        return None
+    assert task is not None
+    task.uncancel()
+    return changes[-1]
+
+
+_WIRING = frozenset({"mapped", "upstream_tasks", "flow"})
+
+
+def subflow(flow: Flow, **task_args: Any) -> FlowTask:
+    """Make a task of a flow.
+
+    Args:
+        - flow: the flow; its parameters become the arguments of the task
+        - task_args: as for `Task`
+
+    Example:
+
+        ```python
+        with Flow("clean one region") as cleaning:
+            region = Parameter("region")
+            cleaned = clean(load(region))
+
+        with Flow("all regions") as flow:
+            done = subflow(cleaning).map(region=["north", "south"])
+            report(done[cleaned])
+        ```
+    """
+    return FlowTask(flow, **task_args)
