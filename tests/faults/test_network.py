@@ -81,11 +81,13 @@ async def test_every_transition_is_recorded_once_and_in_order(server: str, seed:
 
 async def test_a_server_that_is_away_for_a_while_is_waited_for(server: str) -> None:
     flow_run_id, children = await mapped_children(server)
-    async with proxied(server, share=0, rng=random.Random(1)) as (url, proxy):
-        async with GraphQLBackend(url, settings=Settings(), rng=random.Random(1)) as backend:
-            await asyncio.gather(*(backend.set_task_run_state(child.id, 1, Running()) for child in children))
-            proxy.away = 6
-            await asyncio.gather(*(backend.set_task_run_state(child.id, 2, Success()) for child in children))
+    async with (
+        proxied(server, share=0, rng=random.Random(1)) as (url, proxy),
+        GraphQLBackend(url, settings=Settings(), rng=random.Random(1)) as backend,
+    ):
+        await asyncio.gather(*(backend.set_task_run_state(child.id, 1, Running()) for child in children))
+        proxy.away = 6
+        await asyncio.gather(*(backend.set_task_run_state(child.id, 2, Success()) for child in children))
     assert proxy.done["away"] == 6
     histories = await recorded(server, flow_run_id)
     assert {tuple(state for _, state, _ in history) for history in histories.values()} == {
