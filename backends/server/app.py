@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -71,14 +71,13 @@ def create_app(
         ```
     """
     settings = settings or ServerSettings()
-    owned = open_store(store) if isinstance(store, str) else None
-    store = owned or store
+    owner: AbstractAsyncContextManager[Store] | None = None
+    if isinstance(store, str):
+        store = owner = open_store(store)
     metrics = Metrics()
     types = schema.build()
     assert types.subscription_type is not None
-    execution = Execution(
-        types, Documents(types, settings), {**queries.resolvers(), **operations.resolvers(types)}
-    )
+    execution = Execution(types, Documents(types, settings), {**queries.resolvers(), **operations.resolvers(types)})
     authenticator = Authenticator(store, settings, authenticate)
     live = Live(store, types.subscription_type.fields, settings, metrics)
     services = Services(store, settings, metrics)
@@ -93,8 +92,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            if owned is not None:
-                await stack.enter_async_context(owned)
+            if owner is not None:
+                await stack.enter_async_context(owner)
             # A task of its own: an error of the application around this one must not come out as an error of a group.
             task = asyncio.create_task(background(), name="flowloop server")
             try:

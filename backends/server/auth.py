@@ -37,8 +37,8 @@ class Identity(NamedTuple):
 class Authenticator:
     """Finds out who asks.
 
-    A key acts for its own tenant, and for each other tenant that the owner of the key has a key in, if the request names
-    it; never with more than the scopes of the key that was sent.
+    A key acts for its own tenant, and for each other tenant that the owner of the key has a key in, if the request
+    names it; never with more than the scopes of the key that was sent.
 
     Args:
         - store: where the keys are
@@ -112,10 +112,11 @@ class Authenticator:
             return str(error)
         return None
 
-    async def _column(self, statement: sa.Select[Any]) -> Sequence[Any]:
+    async def _column(self, statement: sa.Executable) -> Sequence[Any]:
         try:
             async with self.store.engine.connect() as connection:
-                return (await connection.execute(statement)).scalars().all()
+                values: Sequence[Any] = (await connection.execute(statement)).scalars().all()
+                return values
         except Exception as error:
             raise self.store.translate(error) from error
 

@@ -97,10 +97,11 @@ class Call:
         """Return the idempotency key of one field: a request may set states in several."""
         return f"{self.idempotency_key}/{field.key}" if self.idempotency_key else None
 
-    async def read(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    async def read(self, statement: sa.Executable) -> Sequence[Any]:
         """Return the rows of a statement."""
         try:
             async with self.store.engine.connect() as connection:
-                return (await connection.execute(statement)).all()
+                rows: Sequence[Any] = (await connection.execute(statement)).all()
+                return rows
         except Exception as error:
             raise self.store.translate(error) from error

@@ -170,9 +170,7 @@ class _Collector:
         self._fragments = fragments
         self._limits = limits
 
-    def fields(
-        self, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None
-    ) -> tuple[Field, ...]:
+    def fields(self, operation: OperationDefinitionNode, variables: Mapping[str, Any] | None) -> tuple[Field, ...]:
         """Return the root fields of `operation`."""
         root = self._schema.get_root_type(operation.operation)
         budget = _Budget(self._limits.field_limit, self._limits.depth_limit)

@@ -1,7 +1,7 @@
 """How a failure looks on the wire.
 
-A failure of a field is an entry of ``errors`` beside ``data``, with status 200; what is wrong with the request as a whole is
-`BadRequest`, with status 400. Each carries a code in its ``extensions``, which is what a client decides by.
+A failure of a field is an entry of ``errors`` beside ``data``, with status 200; what is wrong with the request as a
+whole is `BadRequest`, with status 400. Each carries a code in its ``extensions``, which is what a client decides by.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from graphql.language import get_location
 
 from ...engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
 
-__all__ = ["INTERNAL_ERROR", "BadRequest", "Forbidden", "Unauthenticated", "failure", "field_error", "item_code", "message_of"]
+__all__ = ["BadRequest", "Forbidden", "Unauthenticated", "failure", "field_error"]
 
 logger = logging.getLogger("flowloop.server")
 

@@ -1,7 +1,7 @@
 """Executing an operation: its root fields one after the other, each answered whole by its resolver.
 
-graphql-core parses and validates; completing values field by field is what it is slow at, and nothing here needs it. A
-resolver returns its answer in the shape of the selection, read from `Field`, so a list of a thousand rows is built once.
+graphql-core parses and validates; completing values field by field is what it is slow at, and nothing here needs it.
+A resolver returns its answer in the shape of the selection, so a list of a thousand rows is built once.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from graphql import GraphQLError, GraphQLField, GraphQLSchema, execute_sync, get_argument_values, get_variable_values
+from graphql import GraphQLField, GraphQLSchema, execute_sync, get_argument_values, get_variable_values
 from graphql.execution.values import VariableValues
 
-from .errors import BadRequest, field_error
 from .documents import Documents, Field, Operation
+from .errors import BadRequest, field_error
 from .hot import HOT_INPUTS
 
 __all__ = ["Execution", "GraphQLRequest", "Resolver", "Variables"]

@@ -90,7 +90,7 @@ def columns(table: str) -> dict[str, sa.Column[Any]]:
     return {column.name: column for column in metadata.tables[table].columns if not column.info.get("internal")}
 
 
-def kind(column: sa.Column[Any]) -> str:
+def kind(column: sa.ColumnElement[Any]) -> str:
     """Return the GraphQL scalar of a column."""
     for base, name in _KINDS:
         if isinstance(column.type, base):
@@ -251,7 +251,8 @@ class Filter:
 
     def _has_key(self, expression: Expression, key: str) -> Expression:
         if self._postgresql:
-            return sa.cast(expression, postgresql.JSONB).has_key(key)
+            held: Expression = sa.cast(expression, postgresql.JSONB).has_key(key)
+            return held
         entry = _entries(expression)
         found = sa.case((sa.func.json_type(expression) == "array", entry.c.value), else_=entry.c.key)
         return sa.select(sa.literal(1)).select_from(entry).where(found == key).exists()
@@ -259,7 +260,8 @@ class Filter:
     def _contains(self, expression: Expression, wanted: Any, depth: int) -> Expression:
         if self._postgresql:
             document = sa.cast(sa.literal(msgspec.json.encode(wanted).decode(), sa.Text), postgresql.JSONB)
-            return sa.cast(expression, postgresql.JSONB).contains(document)
+            held: Expression = sa.cast(expression, postgresql.JSONB).contains(document)
+            return held
         json_type = sa.func.json_type(expression)
         inside = self._holds(expression, json_type, wanted, depth)
         if isinstance(wanted, dict | list):

@@ -1,4 +1,4 @@
-"""The inputs that come in thousands: decoded straight into records, their state documents left as the bytes they are."""
+"""The inputs that come in thousands: decoded straight into records, their state documents left as they are."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...engine.errors import BackendError, BackendRejected
 from ..store import StateChange, Store
+from ..store.records import Kind
 from ..store.schema import metadata
 from .call import Call
 from .documents import Operation
@@ -213,15 +214,13 @@ class Live:
             self._unwatch = self._store.watch(self.publish)
         self._wake.set()
         try:
-            if flow_run_id is not None:
-                current = await self._current(feed, flow_run_id, tenants)
-                if "flow_run" in kinds:
-                    yield current
-            newest = current.version if flow_run_id is not None else 0
+            current = None if flow_run_id is None else await self._current(feed, flow_run_id, tenants)
+            if current is not None and "flow_run" in kinds:
+                yield current
             while True:
                 change = await watcher.next()
                 # What came while the current state was read is in it.
-                if change is None or change.run_id != flow_run_id or change.version > newest:
+                if not (change and current and change.run_id == current.run_id and change.version <= current.version):
                     yield change
         finally:
             feed.watchers.discard(watcher)
@@ -232,9 +231,17 @@ class Live:
                 self._unwatch = None
 
     async def _current(self, feed: _Feed, flow_run_id: str, tenants: Sequence[str] | None) -> StateChange:
-        run = metadata.tables["flow_run"]
-        wanted = sa.select(run.c.id, run.c.tenant_id, run.c.version, run.c.state, run.c.state_message)
-        wanted = wanted.add_columns(run.c.state_timestamp, run.c.serialized_state).where(run.c.id == flow_run_id)
+        run = metadata.tables["flow_run"].c
+        wanted = sa.select(
+            run.id.label("run_id"),
+            run.id.label("flow_run_id"),
+            run.tenant_id,
+            run.version,
+            run.state,
+            run.state_message.label("message"),
+            run.state_timestamp.label("timestamp"),
+            run.serialized_state,
+        ).where(run.id == flow_run_id)
         task_run = metadata.tables["task_run"].c
         versions = sa.select(task_run.id, task_run.version).where(task_run.flow_run_id == flow_run_id)
         async with self._store.engine.connect() as connection:
@@ -244,17 +251,7 @@ class Live:
             for task_run_id, version in await connection.execute(versions.limit(_RUNS_KEPT)):
                 feed.start(task_run_id, version)
         feed.start(flow_run_id, row.version)
-        return StateChange(
-            "flow_run",
-            flow_run_id,
-            flow_run_id,
-            row.tenant_id,
-            row.version,
-            row.state,
-            row.state_message,
-            row.state_timestamp,
-            _text(row.serialized_state),
-        )
+        return _change("flow_run", row)
 
     # -- changes of other processes ------------------------------------------------------------------------
 
@@ -279,7 +276,13 @@ class Live:
         oldest = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-000000000000"
         state = metadata.tables["flow_run_state"].c
         newest = _states("flow_run").where(state.id > oldest).order_by(state.id.desc()).limit(_FOUND_AT_ONCE)
-        for change in reversed(await _read(connection, "flow_run", newest)):
+        found = await _read(connection, "flow_run", newest)
+        if feed.asked is None:  # what happened before the subscription
+            feed.asked = self._store.clock.now()
+            for change in found:
+                feed.start(change.run_id, change.version)
+            return
+        for change in reversed(found):
             feed.offer(change, complete=True)
 
     async def _look_at(self, connection: AsyncConnection, feed: _Feed, flow_run_id: str) -> None:
@@ -307,7 +310,7 @@ class Live:
                 feed.offer(change, complete=True)
 
 
-def _states(kind: str) -> sa.Select[Any]:
+def _states(kind: str) -> Any:
     state, run = metadata.tables[f"{kind}_state"], metadata.tables[kind]
     run_id = state.c[f"{kind}_id"]
     flow_run_id = run.c.id if kind == "flow_run" else run.c.flow_run_id
@@ -323,12 +326,14 @@ def _states(kind: str) -> sa.Select[Any]:
     ).join_from(state, run, run_id == run.c.id)
 
 
-async def _read(connection: AsyncConnection, kind: Any, statement: sa.Select[Any]) -> list[StateChange]:
-    return [StateChange(kind, *row[:-1], _text(row[-1])) for row in await connection.execute(statement)]
+async def _read(connection: AsyncConnection, kind: Kind, statement: sa.Executable) -> list[StateChange]:
+    return [_change(kind, row) for row in await connection.execute(statement)]
 
 
-def _text(document: msgspec.Raw | None) -> str:
-    return bytes(document).decode() if document is not None else "null"
+def _change(kind: Kind, row: Any) -> StateChange:
+    document = bytes(row.serialized_state).decode() if row.serialized_state is not None else "null"
+    facts = (row.run_id, row.flow_run_id, row.tenant_id, row.version, row.state, row.message, row.timestamp)
+    return StateChange(kind, *facts, document)
 
 
 def _document(change: StateChange) -> dict[str, Any]:

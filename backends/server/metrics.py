@@ -23,7 +23,13 @@ class Metrics:
         self._gauges: dict[str, Callable[[], float]] = {}
 
     def count(self, name: str, label: str = "", by: float = 1) -> None:
-        """Add to the counter ``flowloop_<name>_total``; `label` is a label with its value, ``kind="x"`` for instance."""
+        """Add to the counter ``flowloop_<name>_total``.
+
+        Args:
+            - name: the counter
+            - label: its labels, ``kind="query"`` for instance
+            - by: how much
+        """
         self._counters[name, label] += by
 
     def observe(self, seconds: float) -> None:

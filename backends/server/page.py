@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 __all__ = ["asset", "query_page"]
 
-_FILES = resources.files(__package__).joinpath("graphiql")
+_FILES = resources.files(__package__ or __name__).joinpath("graphiql")
 _TYPES = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 _PACKED = ("graphiql.min.css", "graphiql.min.js", "react-dom.min.js", "react.min.js")
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:"

@@ -7,8 +7,9 @@ in the form that an answer shows.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -160,51 +161,34 @@ class Reader:
         return answer
 
     async def _counted(self, query: _Query, fields: Sequence[Field], keys: Sequence[Any]) -> dict[Any, Record]:
-        shown = columns(query.table)
-        rows = query.select(sorted(shown)).subquery()
-        found: list[tuple[Field, Field | None, Decode | None]] = []
-        terms: list[sa.ColumnElement[Any]] = []
-        for field in fields:
-            if field.name == "count":
-                found.append((field, None, None))
-                terms.append(self._count(rows, field))
-            for column in field.fields:
-                if column.name in shown:
-                    function = sa.func.max if field.name == "max" else sa.func.min
-                    found.append((field, column, self._decoder(shown[column.name])))
-                    terms.append(function(rows.c[column.name]))
+        numbers = list(self._numbers(query, fields))
+        names = {name for number in numbers for name in number.columns}
+        rows = query.select(sorted(names)).subquery()
+        terms = [number.over(rows) for number in numbers]
         group = rows.c[query.group_label]
         statement = sa.select(*terms, group).group_by(group) if query.grouped else sa.select(*terms, sa.null())
-        counted = {values[-1]: values for values in await self._fetch(statement.select_from(rows), len(keys) + 1)}
+        found = await self._fetch(statement.select_from(rows), len(keys) + 1)
+        counted = {values[-1]: values for values in found}
+        return {key: _aggregate_record(fields, numbers, counted.get(key)) for key in keys}
 
-        answer: dict[Any, Record] = {}
-        for key in keys:
-            values = counted.get(key)
-            record: Record = {field.key: {} if field.fields else field.owner for field in fields}
-            for number, (function, extreme, change) in enumerate(found):
-                value = values[number] if values is not None else None
-                if extreme is None:
-                    record[function.key] = value or 0
-                else:
-                    shown_value = change(value) if change is not None and value is not None else value
-                    record[function.key][extreme.key] = shown_value
-            for field in fields:
-                for column in field.fields:
-                    if column.name == "__typename":
-                        record[field.key][column.key] = column.owner
-            answer[key] = record
-        return answer
+    def _numbers(self, query: _Query, fields: Sequence[Field]) -> Iterator[_Number]:
+        shown = columns(query.table)
+        for field in fields:
+            if field.name == "count":
+                yield self._count(field)
+            for column in field.fields:
+                if column.name in shown:
+                    over = partial(_extreme, field.name, column.name)
+                    yield _Number(field, column, (column.name,), over, self._decoder(shown[column.name]))
 
-    def _count(self, rows: sa.FromClause, field: Field) -> sa.ColumnElement[int]:
+    def _count(self, field: Field) -> _Number:
         given = self._arguments(field)
         names = given.get("columns") or []
         names = names if isinstance(names, list) else [names]
         if len(names) > 1:
             raise BackendRejected("count takes one column at most")
-        if not names:
-            return sa.func.count()
-        column = rows.c[names[0]]
-        return sa.func.count(sa.distinct(column)) if given.get("distinct") else sa.func.count(column)
+        over = partial(_counter, names[0] if names else None, bool(given.get("distinct")))
+        return _Number(field, None, tuple(names), over, None)
 
     # -- rows ----------------------------------------------------------------------------------------------
 
@@ -237,6 +221,43 @@ class Reader:
     def filter(self) -> Filter:
         """Return what turns the filters of this request into SQL."""
         return self._filter
+
+
+class _Number(NamedTuple):
+    """One number of an aggregate: whose it is, what it needs, and how it is computed and shown."""
+
+    field: Field
+    column: Field | None
+    columns: tuple[str, ...]
+    over: Callable[[sa.FromClause], sa.ColumnElement[Any]]
+    decode: Decode | None
+
+
+def _extreme(function: str, name: str, rows: sa.FromClause) -> sa.ColumnElement[Any]:
+    return sa.func.max(rows.c[name]) if function == "max" else sa.func.min(rows.c[name])
+
+
+def _counter(name: str | None, distinct: bool, rows: sa.FromClause) -> sa.ColumnElement[Any]:
+    if name is None:
+        return sa.func.count()
+    return sa.func.count(sa.distinct(rows.c[name])) if distinct else sa.func.count(rows.c[name])
+
+
+def _aggregate_record(fields: Sequence[Field], numbers: Sequence[_Number], values: Sequence[Any] | None) -> Record:
+    """Return the aggregates of one group; without `values` there is no row in it."""
+    record: Record = {field.key: {} if field.fields else field.owner for field in fields}
+    for place, number in enumerate(numbers):
+        value = values[place] if values is not None else None
+        if number.column is None:
+            record[number.field.key] = value or 0
+        else:
+            shown = number.decode(value) if number.decode is not None and value is not None else value
+            record[number.field.key][number.column.key] = shown
+    for field in fields:
+        for column in field.fields:
+            if column.name == "__typename":
+                record[field.key][column.key] = column.owner
+    return record
 
 
 class _Query:

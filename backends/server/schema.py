@@ -28,7 +28,7 @@ __all__ = ["build", "tables_sdl"]
 
 def build() -> GraphQLSchema:
     """Return the schema that requests are validated against."""
-    operations = resources.files(__package__).joinpath("schema.graphql").read_text(encoding="utf-8")
+    operations = resources.files(__package__ or __name__).joinpath("schema.graphql").read_text(encoding="utf-8")
     scalars = [
         GraphQLScalarType("UUID", parse_value=_uuid),
         GraphQLScalarType("DateTime", parse_value=_moment),
@@ -87,11 +87,11 @@ def _comparisons() -> Iterator[str]:
         yield f"input {name}_comparison_exp {{ {' '.join(fields)} }}"
 
 
-_PAGE = "where: {table}_bool_exp, order_by: [{table}_order_by], distinct_on: [{table}_select_column], limit: Int, offset: Int"
-
-
 def _page(table: str) -> str:
-    return _PAGE.format(table=table)
+    return (
+        f"where: {table}_bool_exp, order_by: [{table}_order_by], distinct_on: [{table}_select_column], "
+        "limit: Int, offset: Int"
+    )
 
 
 def _roots(table: str) -> Iterator[str]:
@@ -124,7 +124,8 @@ def _table(table: str) -> Iterator[str]:
     distinct = [name for name, column in shown.items() if kind(column) != "jsonb"]
     yield f"enum {table}_select_column {{ {' '.join(distinct)} }}"
 
-    extremes = [f"{n}: {kind(column)}" for n, column in shown.items() if kind(column) in ("Int", "String", "timestamptz")]
+    ordered = ("Int", "String", "timestamptz")
+    extremes = [f"{name}: {kind(column)}" for name, column in shown.items() if kind(column) in ordered]
     yield f"type {table}_extremes {{ {' '.join(extremes)} }}"
     yield (
         f"type {table}_aggregate_fields {{ count(columns: [{table}_select_column!], distinct: Boolean): Int "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .auth import Authenticator
+from .auth import Authenticator, Identity
 from .call import Budget, Call
 from .errors import BadRequest
 from .execution import Execution, GraphQLRequest
@@ -33,7 +33,7 @@ class _Message(msgspec.Struct):
     payload: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Closed(Exception):  # noqa: N818
+class _Closed(Exception):
     """The client broke the protocol."""
 
     def __init__(self, code: int, reason: str) -> None:
@@ -59,13 +59,14 @@ class Sockets:
             await socket.close(4406, f"Subprotocol not acceptable: use {PROTOCOL}")
             return
         await socket.accept(PROTOCOL)
+        broken: _Closed | None = None
         async with anyio.create_task_group() as group:
             broken = await _Connection(self, socket).serve(group)
             group.cancel_scope.cancel()
         if broken is not None:
             await socket.close(broken.code, broken.reason)
 
-    async def identify(self, socket: WebSocket, payload: msgspec.Raw) -> Any:
+    async def identify(self, socket: WebSocket, payload: msgspec.Raw) -> Identity:
         """Return who opens a connection: by its headers, or by those in its first message, as browsers must."""
         try:
             extra = msgspec.json.decode(payload, type=dict[str, Any] | None) or {}
@@ -74,7 +75,7 @@ class Sockets:
         said = {name.lower(): value for name, value in extra.items() if isinstance(value, str)}
         return await self._authenticator.identify({**said, **dict(socket.headers)})
 
-    async def answers(self, request: GraphQLRequest, identity: Any) -> Any:
+    async def answers(self, request: GraphQLRequest, identity: Identity) -> AsyncGenerator[dict[str, Any] | None]:
         """Yield the answers of an operation: one, or those of a subscription."""
         operation, variables = self._execution.prepare(request)
         budget = Budget(self._settings.row_limit, self._settings.answer_limit)
@@ -98,7 +99,7 @@ class _Connection:
     def __init__(self, sockets: Sockets, socket: WebSocket) -> None:
         self._sockets = sockets
         self._socket = socket
-        self._identity: Any = None
+        self._identity = Identity(None)
         self._running: dict[str, anyio.CancelScope] = {}
 
     async def serve(self, group: TaskGroup) -> _Closed | None:
@@ -113,9 +114,10 @@ class _Connection:
             return broken
 
     async def _open(self) -> None:
-        with anyio.move_on_after(_INIT_SECONDS) as scope:
+        message: _Message | None = None
+        with anyio.move_on_after(_INIT_SECONDS):
             message = await self._receive()
-        if scope.cancelled_caught:
+        if message is None:
             raise _Closed(4408, "Connection initialisation timeout")
         if message.type != "connection_init":
             raise _Closed(4401, "Unauthorized")

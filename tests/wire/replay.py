@@ -92,20 +92,21 @@ class Replay:
     def differences(self, expected: Any, actual: Any, path: str = "answer") -> list[str]:
         """Return where an answer is not the recorded one, and learn the ids that are new in it."""
         if isinstance(expected, dict) and isinstance(actual, dict):
-            found = [f"{path}: {sorted(expected)} expected, {sorted(actual)} found"]
+            if set(expected) != set(actual):
+                return [f"{path}: {sorted(expected)} expected, {sorted(actual)} found"]
             if set(expected) == {"line", "column"}:
                 return []  # the recorder gave every error the same place
-            if set(expected) == set(actual):
-                found = [line for key in expected for line in self.differences(expected[key], actual[key], f"{path}.{key}")]
-            return found
-        if isinstance(expected, list) and isinstance(actual, list):
+            below = [(key, expected[key], actual[key]) for key in expected]
+        elif isinstance(expected, list) and isinstance(actual, list):
             if len(expected) != len(actual):
                 return [f"{path}: {len(expected)} items expected, {len(actual)} found"]
-            pairs = enumerate(zip(expected, actual, strict=True))
-            return [line for number, (left, right) in pairs for line in self.differences(left, right, f"{path}[{number}]")]
-        if isinstance(expected, str) and isinstance(actual, str):
+            below = [(str(place), *pair) for place, pair in enumerate(zip(expected, actual, strict=True))]
+        elif isinstance(expected, str) and isinstance(actual, str):
             return self._text_differences(expected, actual, path)
-        return [] if expected == actual and type(expected) is type(actual) else [f"{path}: {expected!r}, not {actual!r}"]
+        else:
+            same = expected == actual and type(expected) is type(actual)
+            return [] if same else [f"{path}: {expected!r}, not {actual!r}"]
+        return [line for key, left, right in below for line in self.differences(left, right, f"{path}.{key}")]
 
     def _text_differences(self, expected: str, actual: str, path: str) -> list[str]:
         if _ID.fullmatch(expected):

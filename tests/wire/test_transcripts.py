@@ -114,8 +114,8 @@ async def server(store: Store, replay_of: str, clock: Clock) -> AsyncIterator[Re
     cloud = INDEX[replay_of]["backend"] == "cloud"
     settings = ServerSettings(require_api_key=cloud)
     app = create_app(store, settings=settings, authenticate=authenticate)
-    transport = httpx.ASGITransport(app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+    async with app.router.lifespan_context(app), client:
         replay = Replay(client, clock)
         if cloud:
             await seed(store, replay)
@@ -146,18 +146,21 @@ async def learn_unknown(store: Store, replay: Replay, exchange: dict[str, Any]) 
 @pytest.mark.parametrize("scenario", sorted(INDEX))
 async def test_the_answers_are_those_of_the_recording(scenario: str, tmp_path: Path) -> None:
     clock = Clock()
-    async with Store(f"sqlite:///{tmp_path}/flowloop.db", clock=clock, secret_key="a key", synchronous="OFF") as store:
-        async with server(store, scenario, clock) as replay:
-            for exchange in exchanges(scenario):
-                seq = exchange["seq"]
-                stage = STAGES.get(scenario, {}).get(seq)
-                if stage is not None:
-                    clock.elapsed = exchange["t"]
-                    await stage(store, replay)
-                if seq in SCRIPTED.get(scenario, ()):
-                    continue
-                await learn_unknown(store, replay, exchange)
-                status, body = await replay.send(exchange)
-                expected = exchange["response"]
-                assert status == expected["status"], f"{scenario} #{seq}: {body}"
-                assert not replay.differences(expected["body"], body), f"{scenario} #{seq}"
+    url = f"sqlite:///{tmp_path}/flowloop.db"
+    async with (
+        Store(url, clock=clock, secret_key="a key", synchronous="OFF") as store,
+        server(store, scenario, clock) as replay,
+    ):
+        for exchange in exchanges(scenario):
+            seq = exchange["seq"]
+            stage = STAGES.get(scenario, {}).get(seq)
+            if stage is not None:
+                clock.elapsed = exchange["t"]
+                await stage(store, replay)
+            if seq in SCRIPTED.get(scenario, ()):
+                continue
+            await learn_unknown(store, replay, exchange)
+            status, body = await replay.send(exchange)
+            expected = exchange["response"]
+            assert status == expected["status"], f"{scenario} #{seq}: {body}"
+            assert not replay.differences(expected["body"], body), f"{scenario} #{seq}"
