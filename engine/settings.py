@@ -10,18 +10,42 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from .errors import FlowloopError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "read_settings"]
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 _PREFIX = "FLOWLOOP_"
 
 
 def _default_home() -> str:
     return str(Path.home() / ".flowloop")
+
+
+def read_settings(kind: type[S], prefix: str, environ: Mapping[str, str] | None = None) -> S:
+    """Read settings from environment variables: `prefix` and the name of the field in capitals.
+
+    Args:
+        - kind: a struct whose fields have defaults
+        - prefix: how the names of the variables begin
+        - environ: where to read; the environment of the process if None
+
+    Raises:
+        - FlowloopError: if a variable cannot be read as the type of its setting
+    """
+    source = os.environ if environ is None else environ
+    given = {
+        field: source[prefix + field.upper()] for field in kind.__struct_fields__ if source.get(prefix + field.upper())
+    }
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise FlowloopError(f"an environment variable {prefix}… is not valid: {error}") from error
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,16 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             - FlowloopError: if a variable cannot be read as the type of its setting
         """
-        source = os.environ if environ is None else environ
-        given = {
-            field: source[_PREFIX + field.upper()]
-            for field in cls.__struct_fields__
-            if source.get(_PREFIX + field.upper())
-        }
-        try:
-            return msgspec.convert(given, cls, strict=False)
-        except msgspec.ValidationError as error:
-            raise FlowloopError(f"a FLOWLOOP_ environment variable is not valid: {error}") from error
+        return read_settings(cls, _PREFIX, environ)
 
     @property
     def default_backend_url(self) -> str:

@@ -28,7 +28,7 @@ from ...engine.backend import Backend, connect
 from ...engine.cloud import CloudFlowRunner
 from ...engine.errors import FlowloopError
 from ...engine.flow_loop import run_sync
-from ...engine.settings import Settings
+from ...engine.settings import Settings, read_settings
 from ...engine.state import State
 from .display import RunTable, failures, history, outcome, run_list
 from .flow_file import load_flow
@@ -268,9 +268,11 @@ def _database(db: str | None, settings: Settings) -> str:
 async def server(db: str | None, host: str, port: int) -> None:
     """Serve the GraphQL API on a database, until Ctrl-C or SIGTERM.
 
-    Off loopback, and as soon as there is an API key, each request has to carry one.
+    Off loopback each request has to carry an API key: make one with `flowloop db create-key`.
+    Limits and services are set by FLOWLOOP_SERVER_… variables, see docs/settings.md.
     """
     from ..server.run import serve
+    from ..server.settings import ServerSettings
 
     settings = Settings.from_env()
     _set_up_logging(settings, Console(stderr=True))
@@ -278,7 +280,8 @@ async def server(db: str | None, host: str, port: int) -> None:
     async def started(url: str) -> None:
         click.echo(f"flowloop serves {url}")
 
-    await serve(_database(db, settings), host=host, port=port, started=started)
+    limits = read_settings(ServerSettings, "FLOWLOOP_SERVER_")
+    await serve(_database(db, settings), host=host, port=port, settings=limits, started=started)
 
 
 @flowloop.group(name="db")
@@ -299,6 +302,25 @@ async def prune(older_than: str, db: str | None) -> None:
         deleted = await store.prune(age)
     for table, count in deleted.items():
         click.echo(f"{table}: {count} deleted")
+
+
+@database.command()
+@click.argument("name")
+@click.option("--read-only", is_flag=True, help="The key may read, and write nothing.")
+@_db_option
+@_async
+async def create_key(name: str, read_only: bool, db: str | None) -> None:
+    """Make an API key, and print it: it is shown this once.
+
+    The client sends it when it is in FLOWLOOP_API_KEY.
+    """
+    from ..store import ANYONE, Store
+
+    async with Store(_database(db, Settings.from_env())) as store:
+        await store.default_tenant(ANYONE)
+        scopes = ["read"] if read_only else ["read", "write"]
+        created = await store.create_api_key(ANYONE, name=name, scopes=scopes)
+    click.echo(created["key"])
 
 
 def _age(text: str) -> datetime.timedelta:
