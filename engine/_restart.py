@@ -22,7 +22,8 @@ def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[T
         - flow: the flow
         - states: what is known of its tasks
     """
-    lost = {task for task, state in states.items() if task.reruns_on_restart and _is_over(state)}
+    over = {task for task, state in states.items() if _is_over(flow, task, state, states)}
+    lost = {task for task, state in states.items() if task.reruns_on_restart and _is_final(state)}
     if not lost:
         return []
     ordered = flow.sorted_tasks()
@@ -30,7 +31,7 @@ def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[T
     for task in reversed(ordered):
         if task in lost and not task.is_cleanup:
             after = [edge.downstream_task for edge in flow._downstream[task]]
-            if any(one in chosen or not _is_over(states.get(one)) for one in after):
+            if any(one in chosen or one not in over for one in after):
                 chosen.add(task)
     for task in lost:
         if task.is_cleanup and any(edge.key and edge.upstream_task in chosen for edge in flow._upstream[task]):
@@ -38,8 +39,16 @@ def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[T
     return [task for task in ordered if task in chosen]
 
 
-def _is_over(state: State | None) -> bool:
-    # a cached result is validated again, with the inputs it had
+def _is_over(flow: Flow, task: Task[..., Any], state: State, states: Mapping[Task[..., Any], State]) -> bool:
     if isinstance(state, Mapped):
+        if len(state.map_states) < state.n_map_states:
+            # the children are not known here; but what comes after all of them has not finished before they had
+            after = (edge.downstream_task for edge in flow._downstream[task] if not edge.mapped)
+            return any(isinstance(states.get(one), Finished) for one in after)
         return all(isinstance(child, Finished) for child in state.map_states)
+    return _is_final(state)
+
+
+def _is_final(state: State) -> bool:
+    # a cached result is validated again, with the inputs it had
     return isinstance(state, Finished) and not isinstance(state, Cached)
