@@ -19,7 +19,15 @@ from .context import values
 from .signals import ENDRUN
 from .state import Cancelled
 
-__all__ = ["Cancellation", "Cause", "cancelled_state", "current_cancellation", "interruptible"]
+__all__ = [
+    "Cancellation",
+    "Cause",
+    "absorb_cancel",
+    "cancelled_state",
+    "current_cancellation",
+    "interruptible",
+    "is_stopped",
+]
 
 Cause = Literal["user", "timeout", "shutdown", "sibling"]
 
@@ -94,6 +102,33 @@ def interruptible() -> Iterator[None]:
         raise ENDRUN(cancelled_state(cancellation.cause)) from None
     finally:
         cancellation.interruptible.discard(task)
+
+
+async def absorb_cancel(task: asyncio.Task[Any]) -> None:
+    """Take back every cancel of the current task, one that has not reached it yet included."""
+    try:
+        while task.cancelling():
+            task.uncancel()
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        while task.cancelling():
+            task.uncancel()
+
+
+async def is_stopped() -> bool:
+    """Tell whether a CancelledError that was caught in a task run is meant for that run.
+
+    If it is not, something that was awaited had been cancelled, or the task cancelled itself.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    cancellation = current_cancellation()
+    if cancellation is None:
+        return task.cancelling() > 0
+    if cancellation.cause is None and task.cancelling():
+        # a loop that shuts down cancels all tasks, and the flow run may hear of it later than this one
+        await absorb_cancel(task)
+    return cancellation.cause is not None
 
 
 def cancelled_state(cause: Cause) -> Cancelled:

@@ -22,7 +22,7 @@ from .errors import FlowDefinitionError, FlowloopError
 from .executors import Executor, LocalExecutor
 from .flow import Flow
 from .limits import Limits
-from .runner import Runner, call_state_handlers, settle
+from .runner import Runner, being_cancelled, call_handler, call_state_handlers, settle
 from .settings import Settings
 from .signals import ENDRUN, PrefectStateSignal
 from .state import Failed, Mapped, Pending, Running, State
@@ -157,7 +157,7 @@ class FlowRunner(Runner):
             - State: the new state
         """
         for handler in self.flow.state_handlers:
-            new_state = await settle(handler(self.flow, old_state, new_state)) or new_state
+            new_state = await call_handler(handler, self.flow, old_state, new_state)
         return new_state
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
@@ -255,21 +255,22 @@ class FlowRunner(Runner):
             )
         except (ENDRUN, PrefectStateSignal) as end:
             return end.state
-        except asyncio.CancelledError:
-            if self._drive is None and start is not None:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
-                    await self._cancelled_before_tasks(start)
-            raise
         except FlowDefinitionError:
             raise
-        except Exception as error:
-            if _values.get().get("raise_on_exception"):
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                if being_cancelled():
+                    if self._drive is None and start is not None:
+                        with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+                            await self._cancelled_before_tasks(start)
+                    raise
+            elif _values.get().get("raise_on_exception"):
                 raise
             self.logger.exception("flow run of %s failed unexpectedly", self.flow.name)
             failed = Failed(f"Unexpected error while running flow '{self.flow.name}': {error!r}", result=error)
             try:
                 return await self.handle_state_change(start or Pending(), failed)
-            except ENDRUN as end:
+            except (ENDRUN, PrefectStateSignal) as end:
                 return end.state
 
     async def _cancelled_before_tasks(self, state: State) -> None:
@@ -430,19 +431,20 @@ class FlowRunner(Runner):
         try:
             async with self.check_for_cancellation(), executor.start():
                 await drive.run()
+            if cancellation.cause is not None:
+                return self._stopped(cancellation, drive, return_tasks)
+            states, keys, terminals = await aside(len(self.flow.tasks), lambda: self._collected(drive))
+            return await self.determine_final_state(
+                state,
+                key_states=keys,
+                return_states={task: states[task] for task in return_tasks},
+                terminal_states=terminals,
+            )
         except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
-                await self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
+            if being_cancelled():
+                with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+                    await self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
             raise
-        if cancellation.cause is not None:
-            return self._stopped(cancellation, drive, return_tasks)
-        states, keys, terminals = await aside(len(self.flow.tasks), lambda: self._collected(drive))
-        return await self.determine_final_state(
-            state,
-            key_states=keys,
-            return_states={task: states[task] for task in return_tasks},
-            terminal_states=terminals,
-        )
 
     def _collected(self, drive: Drive) -> tuple[dict[Task[..., Any], State], list[State], list[State]]:
         """Return the states of all tasks, of the reference tasks, and of the terminal tasks, the last two with children."""

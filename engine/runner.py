@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -11,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
 from .state import Failed, Pending, State, _MetaState
 
-__all__ = ["ENDRUN", "Runner", "call_state_handlers", "settle"]
+__all__ = ["ENDRUN", "Runner", "being_cancelled", "call_handler", "call_state_handlers", "settle"]
 
 P = ParamSpec("P")
 RunnerT = TypeVar("RunnerT", bound="Runner")
@@ -21,6 +22,27 @@ StateT = TypeVar("StateT", bound=State)
 async def settle(answer: Any) -> Any:
     """Return the answer of a function that may be sync or async."""
     return await answer if inspect.isawaitable(answer) else answer
+
+
+def being_cancelled() -> bool:
+    """Tell whether the current task is being cancelled: if not, a CancelledError came out of what it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def call_handler(handler: Callable[..., Any], owner: Any, old_state: State, new_state: State) -> State:
+    """Call one state handler, sync or async, and return the state it leaves.
+
+    Raises:
+        - TypeError: if it returns something that is neither a state nor None
+    """
+    answer = await settle(handler(owner, old_state, new_state))
+    if answer is None:
+        return new_state
+    if not isinstance(answer, State):
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise TypeError(f"the state handler {name} returned {answer!r}; a handler returns a state, or None to keep it")
+    return answer
 
 
 def call_state_handlers(
@@ -101,12 +123,14 @@ class Runner:
         try:
             new_state = await self.call_runner_target_handlers(old_state, new_state)
             for handler in self.state_handlers:
-                new_state = await settle(handler(self, old_state, new_state)) or new_state
+                new_state = await call_handler(handler, self, old_state, new_state)
         except (PAUSE, ENDRUN):
             raise
         except PrefectStateSignal as signal:
             new_state = signal.state
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and being_cancelled():
+                raise
             self.logger.exception("a state handler failed")
             message = f"Exception raised while calling state handlers: {error!r}"
             raise ENDRUN(Failed(message, result=error)) from error

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from . import _mapping, _rules, _signature
-from .cancellation import Cancellation, cancelled_state, interruptible
+from .cancellation import Cancellation, absorb_cancel, cancelled_state, interruptible, is_stopped
 from .context import now
 from .context import values as _values
 from .edge import Edge
@@ -18,7 +18,7 @@ from .errors import SerializationError
 from .executors import Executor, LocalExecutor
 from .hashing import hash_inputs
 from .result import Result, ResultNotImplementedError
-from .runner import Runner, call_state_handlers, settle
+from .runner import Runner, call_handler, call_state_handlers, settle
 from .settings import Settings
 from .signals import ENDRUN, LOOP, PrefectSignal, PrefectStateSignal, TaskTimeoutSignal
 from .state import (
@@ -121,7 +121,7 @@ class TaskRunner(Runner):
             - State: the new state
         """
         for handler in self.task.state_handlers:
-            new_state = await settle(handler(self.task, old_state, new_state)) or new_state
+            new_state = await call_handler(handler, self.task, old_state, new_state)
         return new_state
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
@@ -178,7 +178,9 @@ class TaskRunner(Runner):
                         state = await self._run_checked(state, upstream_states, is_mapped_parent)
                 except (ENDRUN, PrefectStateSignal) as end:
                     state = end.state
-                except Exception as error:
+                except (Exception, PrefectSignal, asyncio.CancelledError) as error:
+                    if isinstance(error, asyncio.CancelledError) and await is_stopped():
+                        raise
                     state = await self._failed_unexpectedly(start, error)
                 wait = self._goes_on(state)
                 if wait is None:
@@ -242,14 +244,14 @@ class TaskRunner(Runner):
         state = await self.check_for_retry(state, inputs)
         return await self.check_task_is_looping(state, inputs, upstream_states)
 
-    async def _failed_unexpectedly(self, state: State | None, error: Exception) -> State:
-        if _values.get().get("raise_on_exception"):
+    async def _failed_unexpectedly(self, state: State | None, error: BaseException) -> State:
+        if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
             raise error
         self.logger.error("task %s failed unexpectedly", self.task.name, exc_info=error)
         message = f"Unexpected error while running task '{self.task.name}': {error!r}"
         try:
             return await self.handle_state_change(state or Pending(), Failed(message, result=error))
-        except ENDRUN as end:
+        except (ENDRUN, PrefectStateSignal) as end:
             return end.state
 
     async def _within_limits(self, state: State, inputs: dict[str, Result]) -> State:
@@ -542,14 +544,14 @@ class TaskRunner(Runner):
             finally:
                 if cancellation is not None and task is not None:
                     cancellation.interruptible.discard(task)
+                    if task.cancelling():
+                        await absorb_cancel(task)
         except asyncio.CancelledError as error:
-            if cancellation is not None and cancellation.cause is not None and task is not None:
-                task.uncancel()
+            if await is_stopped():
+                if cancellation is None or cancellation.cause is None:
+                    raise
                 return cancelled_state(cancellation.cause)
-            inside = asyncio.current_task()
-            if inside is not None and not inside.cancelling():
-                return Failed("The task's body was cancelled from within.", result=error)
-            raise
+            return Failed("The task's body was cancelled from within.", result=error)
         except TaskTimeoutSignal as signal:
             return TimedOut(str(signal), result=signal)
         except LOOP as signal:
