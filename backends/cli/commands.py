@@ -172,6 +172,8 @@ async def _watched(runner: CloudFlowRunner, parameters: dict[str, Any], console:
             live.refresh()
             await anyio.sleep(_REFRESH_SECONDS)
 
+    state: State | None = None
+    problem: FlowloopError | None = None
     try:
         with live:
             async with anyio.create_task_group() as group:
@@ -180,13 +182,19 @@ async def _watched(runner: CloudFlowRunner, parameters: dict[str, Any], console:
                 await anyio.lowlevel.checkpoint()
                 try:
                     state = await _ended_by_sigterm(runner, parameters)
+                except FlowloopError as error:
+                    problem = error  # raised in the group, it would come out of it in an ExceptionGroup
                 finally:
                     with anyio.CancelScope(shield=True):
                         await anyio.lowlevel.checkpoint()  # the last events
                     group.cancel_scope.cancel()
     finally:
-        table.final = True
-        console.print(table)
+        if runner.flow_run_id is not None:
+            table.final = True
+            console.print(table)
+    if problem is not None:
+        raise problem
+    assert state is not None
     return state
 
 

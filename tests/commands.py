@@ -1,0 +1,69 @@
+"""Running the command line in processes of its own, as a person would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["ROOT", "environment", "flowloop", "serving", "start"]
+
+ROOT = Path(__file__).parent.parent
+
+
+def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a process whose settings are the defaults, with its files under `home`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLOWLOOP_")}
+    return {**kept, "FLOWLOOP_HOME": str(home / "home"), "COLUMNS": "200", **(extra or {})}
+
+
+def flowloop(
+    *arguments: str, cwd: Path, extra: Mapping[str, str] | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in `cwd`, with its files under it."""
+    return subprocess.run(
+        [sys.executable, "-c", _MAIN, *arguments],
+        cwd=cwd,
+        env=environment(cwd, extra),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _MAIN, *arguments],
+        cwd=cwd,
+        env=environment(cwd, extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@contextmanager
+def serving(db: str, *, cwd: Path, extra: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run ``flowloop server`` in a process of its own; the value is its URL."""
+    with start("server", "--db", db, "--port", "0", cwd=cwd, extra=extra) as process:
+        try:
+            assert process.stdout is not None
+            seen: list[str] = []
+            for line in process.stdout:
+                seen.append(line)
+                if line.startswith("flowloop serves "):
+                    yield line.split()[2]
+                    break
+            else:
+                raise AssertionError("the server did not start:\n" + "".join(seen))
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+_MAIN = "from flowloop.backends.cli import main; main()"
