@@ -126,8 +126,8 @@ def create_flow_from_compressed_string(
     try:
         inflate = zlib.decompressobj(wbits=31)
         text = inflate.decompress(base64.b64decode(serialized_flow), _INFLATED_LIMIT)
-        if inflate.unconsumed_tail:
-            raise BackendRejected("Unable to decompress serialized flow: it is too large")
+        if not inflate.eof:
+            raise ValueError("it is cut off, or too large")
         opened = msgspec.json.decode(text, type=dict[str, Any])
     except (binascii.Error, zlib.error, msgspec.DecodeError, UnicodeError, ValueError) as error:
         raise BackendRejected("Unable to decompress serialized flow") from error

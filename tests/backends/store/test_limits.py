@@ -1,0 +1,202 @@
+"""Places under a limit: taken with Running, given back on every path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from flowloop.backends.store import ANYONE, StateUpdate
+from flowloop.engine.errors import BackendRejected
+
+from .world import FENCED, PREFECT, RIVAL, World, flow_document, state
+
+TASKS = [{"slug": slug, "name": slug, "tags": tags} for slug, tags in [("a", ["db"]), ("b", ["db", "web"]), ("c", [])]]
+
+
+async def limited(world: World, **limits: int) -> World:
+    """A running flow with tasks a (db), b (db, web), c, and limits on tags."""
+    await world.build(flow_document(tasks=TASKS, edges=[]))
+    await world.start()
+    for tag, limit in limits.items():
+        await world.store.update_task_tag_limit(ANYONE, tag=tag, limit=limit)
+    return world
+
+
+async def holders(world: World, table: str = "task_slot") -> set[str]:
+    names = {run_id: slug for slug, run_id in world.task_runs.items()}
+    return {names.get(row["run_id"], row["run_id"]) for row in await world.rows(table)}
+
+
+async def test_without_a_place_a_run_is_queued(world: World) -> None:
+    await limited(world, db=1)
+    assert (await world.task_state("a", state("Running"), 1)).status == "SUCCESS"
+    queued = await world.task_state("b", state("Running"), 1)
+    assert (queued.status, queued.version) == ("QUEUED", 2)
+    assert queued.message == "Queued by task run concurrency limit(s)"
+    assert (await world.task_state("c", state("Running"), 1)).status == "SUCCESS"
+    run = await world.task_run("b")
+    assert (run["state"], run["state_message"]) == ("Queued", queued.message)
+    assert msgspec.json.decode(run["serialized_state"]) == {
+        "type": "Queued",
+        "message": queued.message,
+        "context": {},
+        "cached_inputs": {},
+        "_result": {"__version__": "1.4.1", "type": "NoResultType"},
+        "start_time": "2021-07-01T12:00:30+00:00",
+        "state": None,
+        "__version__": "1.4.1",
+    }
+    assert (await world.task_state("a", state("Success"), 2)).status == "SUCCESS"
+    assert (await world.task_state("b", state("Running"), 2)).status == "SUCCESS"
+    assert await holders(world) == {"b"}
+
+
+GIVING_BACK: list[tuple[str, dict[str, Any]]] = [
+    ("Success", {}),
+    ("Failed", {}),
+    ("Retrying", {"start_time": None}),
+    ("Paused", {}),
+    ("Looped", {}),
+    ("Cancelled", {}),
+    ("Mapped", {}),
+    ("Pending", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), GIVING_BACK)
+async def test_whatever_ends_running_gives_the_place_back(world: World, kind: str, fields: dict[str, Any]) -> None:
+    await limited(world, db=1)
+    await world.task_state("a", state("Running"), 1)
+    assert await holders(world) == {"a"}
+    await world.task_state("a", state(kind, **fields), 2)
+    assert await holders(world) == set()
+    assert (await world.task_state("b", state("Running"), 1)).status == "SUCCESS"
+
+
+async def test_cancelling_keeps_the_place(world: World) -> None:
+    await limited(world, db=1)
+    await world.task_state("a", state("Running"), 1)
+    await world.task_state("a", state("Cancelling"), 2)
+    assert await holders(world) == {"a"}
+
+
+async def test_a_cancelled_flow_run_gives_back_the_places_of_its_task_runs(world: World) -> None:
+    await limited(world, db=2)
+    for slug in "ab":
+        await world.task_state(slug, state("Running"), 1)
+    assert await holders(world) == {"a", "b"}
+    await world.flow_state(state("Cancelled"), 2)
+    assert await holders(world) == set()
+
+
+async def test_the_zombie_killer_gives_places_back(world: World) -> None:
+    await limited(world, db=1)
+    await world.task_state("a", state("Running"), 1)
+    world.clock.move(minutes=11)
+    await world.store.kill_zombies(ANYONE)
+    assert await holders(world) == set()
+
+
+@pytest.mark.parametrize("how", ["delete run", "delete flow", "delete limit", "prune"])
+async def test_what_is_deleted_holds_no_place(world: World, how: str) -> None:
+    await limited(world, db=1)
+    await world.task_state("a", state("Running"), 1)
+    if how == "delete run":
+        await world.store.delete_flow_run(ANYONE, flow_run_id=world.run_id)
+    elif how == "delete flow":
+        await world.store.delete_flow(ANYONE, flow_id=world.flow_id)
+    elif how == "delete limit":
+        limit_id = (await world.rows("task_tag_limit"))[0]["id"]
+        await world.store.delete_task_tag_limit(ANYONE, limit_id=limit_id)
+        assert (await world.task_state("b", state("Running"), 1)).status == "SUCCESS"
+    else:
+        await world.flow_state(state("Failed"), 2)  # the task run is left Running
+        assert await holders(world) == {"a"}
+        world.clock.move(days=1)
+        await world.store.prune(world.clock.now() - world.clock.now())
+    assert await holders(world) == set()
+
+
+async def test_a_run_has_a_place_under_every_limit_or_under_none(world: World) -> None:
+    await limited(world, db=2, web=0)
+    assert (await world.task_state("b", state("Running"), 1)).status == "QUEUED"
+    assert await holders(world) == set()
+    await world.store.update_task_tag_limit(ANYONE, tag="web", limit=1)
+    assert (await world.task_state("b", state("Running"), 2)).status == "SUCCESS"
+    assert len(await world.rows("task_slot")) == 2
+
+
+async def test_places_are_counted_within_a_batch(world: World) -> None:
+    await limited(world, db=1)
+    a, b = world.task_runs["a"], world.task_runs["b"]
+    outcomes = await world.store.set_task_run_states(
+        FENCED,
+        [
+            StateUpdate(a, state("Running"), 1),
+            StateUpdate(b, state("Running"), 1),
+            StateUpdate(a, state("Success"), 2),
+            StateUpdate(b, state("Running"), 2),
+        ],
+    )
+    assert [outcome.status for outcome in outcomes] == ["SUCCESS", "QUEUED", "SUCCESS", "SUCCESS"]
+    assert await holders(world) == {"b"}
+
+
+async def test_a_repeated_message_is_queued_again_for_the_same_client_only(world: World) -> None:
+    await limited(world, db=0)
+    first = await world.task_state("a", state("Running"), 1)
+    assert await world.task_state("a", state("Running"), 1) == first
+    assert (await world.task_state("a", state("Success"), 1)).code == "VERSION_LOCKING_ERROR"
+    assert (await world.task_state("a", state("Running"), 1, RIVAL)).code == "VERSION_LOCKING_ERROR"
+    assert await world.history("a") == ["Pending", "Queued"]
+
+
+async def test_a_limit_that_is_raised_and_lowered(world: World) -> None:
+    await limited(world, db=2)
+    for slug in "ab":
+        await world.task_state(slug, state("Running"), 1)
+    first = await world.rows("task_tag_limit")
+    await world.store.update_task_tag_limit(ANYONE, tag="db", limit=1)
+    assert [row["id"] for row in await world.rows("task_tag_limit")] == [first[0]["id"]]
+    await world.task_state("a", state("Failed"), 2)
+    await world.task_state("a", state("Retrying", start_time=None), 3)
+    assert (await world.task_state("a", state("Running"), 4)).status == "QUEUED"
+    with pytest.raises(BackendRejected, match="negative"):
+        await world.store.update_task_tag_limit(ANYONE, tag="db", limit=-1)
+
+
+async def test_a_refused_state_changes_nothing(world: World) -> None:
+    await limited(world, db=1)
+    await world.task_state("a", state("Running"), 1)
+    assert (await world.task_state("a", state("Success"), 1)).status == "ERROR"
+    assert await holders(world) == {"a"}
+
+
+async def test_flow_runs_are_limited_by_their_labels(world: World) -> None:
+    await world.build(flow_document(run_config={"labels": ["prod"]}))
+    first, second = world.run_id, await world.new_run()
+    await world.store.update_flow_concurrency_limit(ANYONE, name="prod", limit=1)
+    update = [StateUpdate(first, state("Running"), 1), StateUpdate(second, state("Running"), 1)]
+    outcomes = await world.store.set_flow_run_states(FENCED, update)
+    assert [outcome.status for outcome in outcomes] == ["SUCCESS", "QUEUED"]
+    assert outcomes[1].message == "Queued by flow run concurrency limit(s)"
+    assert (await world.flow_run())["state"] == "Queued"
+    world.clock.move(seconds=30)
+    assert (await world.store.get_runs_in_queue(ANYONE, labels=["prod"]))["flow_run_ids"] == [second]
+    await world.store.set_flow_run_states(FENCED, [StateUpdate(first, state("Success"), 2)])
+    assert (await world.flow_state(state("Running"), 2)).status == "SUCCESS"
+    assert await holders(world, "flow_slot") == {second}
+    limit_id = (await world.rows("flow_concurrency_limit"))[0]["id"]
+    await world.store.delete_flow_concurrency_limit(ANYONE, limit_id=limit_id)
+    assert await holders(world, "flow_slot") == set()
+
+
+async def test_limits_of_other_tenants_do_not_count(world: World) -> None:
+    from flowloop.backends.store import Caller
+
+    other = Caller(tenant_id=(await world.store.create_tenant(ANYONE, name="O", slug="o"))["id"])
+    await world.store.update_task_tag_limit(other, tag="db", limit=0)
+    await limited(world)
+    assert (await world.task_state("a", state("Running"), 1, PREFECT)).status == "SUCCESS"

@@ -1,0 +1,221 @@
+"""Agents, the queue, and the reservations of workers."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+
+from flowloop.backends.store import ANYONE, Caller
+from flowloop.engine.errors import BackendRejected
+
+from .world import FENCED, PREFECT, START, World, flow_document, state
+
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+
+
+async def queue(world: World, *labels: str, **arguments: Any) -> list[str]:
+    found = await world.store.get_runs_in_queue(ANYONE, labels=labels, **arguments)
+    return list(found["flow_run_ids"])
+
+
+# -- agents --------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_is_found_again_by_what_it_is(world: World) -> None:
+    store = world.store
+    first = await store.register_agent(PREFECT, type="LocalAgent", name="agent", labels=["b", "a"])
+    assert await store.register_agent(PREFECT, type="LocalAgent", name="agent", labels=["a", "b"]) == first
+    others = [
+        await store.register_agent(PREFECT, type="DockerAgent", name="agent", labels=["a", "b"]),
+        await store.register_agent(PREFECT, type="LocalAgent", name=None, labels=["a", "b"]),
+        await store.register_agent(PREFECT, type="LocalAgent", name="agent", labels=["a"]),
+        await store.register_agent(Caller(core_version="1.4.0"), type="LocalAgent", name="agent", labels=["a", "b"]),
+    ]
+    assert len({row["id"] for row in [first, *others]}) == 5
+    row = await world.row("agent", first["id"])
+    assert (row["labels"], row["core_version"]) == (["a", "b"], "1.4.1")
+
+
+async def test_an_agent_with_settings(world: World) -> None:
+    store = world.store
+    config = (await store.create_agent_config(ANYONE, name="c", settings={"x": 1}))["id"]
+    agent = (await store.register_agent(PREFECT, type="LocalAgent", agent_config_id=config))["id"]
+    assert (await world.row("agent", agent))["agent_config_id"] == config
+    await store.update_agent_config(ANYONE, agent_config_id=config, settings={"x": 2})
+    row = await world.row("agent_config", config)
+    assert (row["name"], row["settings"]) == ("c", {"x": 2})
+    await store.delete_agent_config(ANYONE, agent_config_id=config)
+    assert (await world.row("agent", agent))["agent_config_id"] is None
+    with pytest.raises(BackendRejected, match="Invalid agent config ID"):
+        await store.register_agent(PREFECT, type="LocalAgent", name="new", agent_config_id=config)
+
+
+async def test_asking_for_runs_is_a_sign_of_life_of_an_agent(world: World) -> None:
+    agent = (await world.store.register_agent(PREFECT, type="LocalAgent"))["id"]
+    world.clock.move(minutes=1)
+    await world.store.get_runs_in_queue(Caller(agent_id=agent))
+    assert (await world.row("agent", agent))["last_queried"] == world.clock.now()
+    await world.store.get_runs_in_queue(Caller(agent_id="nonsense"))
+
+
+# -- the queue -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "listed"),
+    [
+        ("Scheduled", {"start_time": "2021-07-01T12:00:00Z"}, True),
+        ("Scheduled", {"start_time": "2021-07-01T12:00:01Z"}, False),
+        ("Scheduled", {"start_time": None}, False),
+        ("Queued", {"start_time": "2021-07-01T11:00:00Z"}, True),
+        ("Resume", {"start_time": "2021-07-01T11:00:00Z"}, True),
+        ("Retrying", {"start_time": "2021-07-01T11:00:00Z"}, True),
+        ("Paused", {"start_time": "2021-07-01T11:00:00Z"}, True),
+        ("Paused", {}, False),
+        ("Submitted", {}, False),
+        ("Running", {}, False),
+        ("Success", {}, False),
+    ],
+)
+async def test_which_flow_runs_are_ready(world: World, kind: str, fields: dict[str, Any], listed: bool) -> None:
+    await world.build(caller=PREFECT)
+    await world.flow_state(state(kind, **fields), None, PREFECT)
+    assert await queue(world) == ([world.run_id] if listed else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "listed"),
+    [
+        ("Retrying", "2021-07-01T12:00:00Z", True),
+        ("Retrying", "2021-07-01T12:00:01Z", False),
+        ("Scheduled", "2021-07-01T11:00:00Z", True),
+        ("Paused", None, False),
+    ],
+)
+async def test_a_running_flow_run_is_ready_when_a_task_run_is_due(
+    world: World, kind: str, start: str | None, listed: bool
+) -> None:
+    await world.build()
+    await world.start()
+    await world.task_state("b", state(kind, start_time=start), 1)
+    assert await queue(world) == ([world.run_id] if listed else [])
+
+
+async def test_what_becomes_ready_before_a_moment_counts(world: World) -> None:
+    await world.build()
+    soon = await world.new_run(scheduled_start_time=START + datetime.timedelta(seconds=10))
+    first = (await world.rows("flow_run"))[0]["id"]
+    assert await queue(world) == [first]
+    assert await queue(world, before=START + datetime.timedelta(seconds=10)) == [first, soon]
+
+
+async def test_the_longest_waiting_come_first_and_not_all_at_once(world: World) -> None:
+    await world.build()
+    ids = [await world.new_run(scheduled_start_time=START - datetime.timedelta(hours=n)) for n in range(1, 31)]
+    assert await queue(world) == ids[:4:-1]
+
+
+@pytest.mark.parametrize(
+    ("run", "agent", "shown"),
+    [
+        ([], [], True),
+        (["a"], ["a"], True),
+        (["a"], ["a", "b"], True),
+        (["a", "b"], ["a"], False),
+        (["a"], [], False),
+        ([], ["a"], False),
+    ],
+)
+async def test_labels_decide_who_is_shown_a_run(world: World, run: list[str], agent: list[str], shown: bool) -> None:
+    await world.build()
+    await world.store.delete_flow_run(ANYONE, flow_run_id=world.run_id)
+    await world.new_run(labels=run)
+    assert await queue(world, *agent) == ([world.run_id] if shown else [])
+
+
+async def test_the_queue_of_a_tenant(world: World) -> None:
+    await world.build()
+    other = (await world.store.create_tenant(ANYONE, name="O", slug="o"))["id"]
+    assert await queue(world, tenant_id=other) == []
+    with pytest.raises(BackendRejected, match="Invalid tenant"):
+        await queue(world, tenant_id=NOWHERE)
+    with pytest.raises(BackendRejected, match="Invalid tenant"):
+        await world.store.get_runs_in_queue(
+            Caller(tenant_id=other), tenant_id=(await world.store.default_tenant(ANYONE))["id"]
+        )
+
+
+# -- reservations --------------------------------------------------------------------------------------
+
+
+async def reserve(world: World, worker: str, limit: int = 10, **arguments: Any) -> list[str]:
+    taken = await world.store.reserve_flow_runs(FENCED, worker_id=worker, limit=limit, **arguments)
+    return [row["flow_run_id"] for row in taken]
+
+
+async def test_a_worker_takes_runs_and_nobody_else_gets_them(world: World) -> None:
+    await world.build()
+    ids = [world.run_id, await world.new_run(), await world.new_run()]
+    assert await reserve(world, "w1", 2) == ids[:2]
+    assert await reserve(world, "w2") == ids[2:]
+    assert await reserve(world, "w1") == []
+    assert await reserve(world, "w1", 0) == []
+    assert await queue(world) == ids, "agents are shown them all the same"
+
+
+async def test_a_lease_runs_out_unless_it_is_renewed(world: World) -> None:
+    await world.build()
+    await reserve(world, "w1", lease_seconds=60)
+    world.clock.move(seconds=50)
+    renewed = await world.store.renew_flow_runs(FENCED, worker_id="w1", flow_run_ids=[world.run_id], lease_seconds=60)
+    assert renewed == {"flow_run_ids": [world.run_id]}
+    world.clock.move(seconds=50)
+    assert await reserve(world, "w2") == []
+    world.clock.move(seconds=11)
+    assert await reserve(world, "w2") == [world.run_id]
+    lost = await world.store.renew_flow_runs(FENCED, worker_id="w1", flow_run_ids=[world.run_id, "nonsense"])
+    assert lost == {"flow_run_ids": []}
+
+
+@pytest.mark.parametrize("kind", ["Submitted", "Running"])
+async def test_a_run_whose_worker_is_gone_is_taken_up_by_another(world: World, kind: str) -> None:
+    await world.build()
+    await reserve(world, "w1", lease_seconds=60)
+    await world.flow_state(state(kind), 1)
+    assert await reserve(world, "w2") == []
+    world.clock.move(seconds=61)
+    taken = await world.store.reserve_flow_runs(FENCED, worker_id="w2")
+    assert [(row["flow_run_id"], row["state"]) for row in taken] == [(world.run_id, kind)]
+    assert taken[0]["flow_id"] == world.flow_id
+    assert taken[0]["expires"] == world.clock.now() + datetime.timedelta(seconds=60)
+
+
+async def test_a_running_run_that_nobody_reserved_is_left_alone(world: World) -> None:
+    await world.build()
+    await world.start()
+    world.clock.move(hours=1)
+    assert await reserve(world, "w1") == []
+
+
+async def test_what_is_given_back_can_be_taken_again_if_it_waits(world: World) -> None:
+    await world.build()
+    await reserve(world, "w1")
+    await world.store.release_flow_runs(FENCED, worker_id="w2", flow_run_ids=[world.run_id])
+    assert await reserve(world, "w2") == []
+    await world.store.release_flow_runs(FENCED, worker_id="w1", flow_run_ids=[world.run_id, "nonsense"])
+    assert await reserve(world, "w2") == [world.run_id]
+
+
+async def test_runs_for_others_do_not_stand_in_the_way(world: World) -> None:
+    await world.build(flow_document(run_config={"labels": ["gpu"]}))
+    for _ in range(80):
+        await world.new_run()
+    mine = await world.new_run(labels=["cpu"])
+    assert await reserve(world, "w1", labels=["cpu"]) == [mine]
+
+
+async def test_a_lease_needs_a_length(world: World) -> None:
+    with pytest.raises(BackendRejected, match="lease_seconds"):
+        await reserve(world, "w1", lease_seconds=0)
