@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 from graphql import (
     DocumentNode,
     FieldNode,
@@ -37,6 +38,7 @@ from graphql import (
 from graphql.language import BooleanValueNode, FloatValueNode, IntValueNode, NullValueNode, StringValueNode
 
 from .errors import BadRequest
+from .hot import decoder
 from .settings import ServerSettings
 
 __all__ = ["Document", "Documents", "Field", "Operation", "arguments", "literal"]
@@ -83,8 +85,8 @@ class Operation:
     document: DocumentNode
     collector: _Collector
     fixed: tuple[Field, ...] | None
-    plain_inputs: Mapping[str, str] | None = None
-    """For a mutation whose every root field is written ``name(input: $variable)``: response key to variable."""
+    hot: msgspec.json.Decoder[Any] | None = None
+    """For a mutation that only takes whole inputs, some of them hot: what decodes its variables (see `hot`)."""
 
     @property
     def kind(self) -> str:
@@ -149,7 +151,7 @@ class Documents:
                     document=node,
                     collector=collector,
                     fixed=fields if fixed else None,
-                    plain_inputs=_plain_inputs(item, fields) if fixed else None,
+                    hot=decoder(_whole_inputs(item, fields)) if fixed else None,
                 )
                 for item, fields in zip(operations, collected, strict=True)
             }
@@ -269,18 +271,17 @@ def _included(node: SelectionNode, variables: Mapping[str, Any] | None) -> bool:
     return True
 
 
-def _plain_inputs(operation: OperationDefinitionNode, fields: tuple[Field, ...]) -> Mapping[str, str] | None:
-    if operation.operation.value != "mutation" or not fields:
-        return None
-    if any(definition.default_value for definition in operation.variable_definitions or ()):
-        return None
+def _whole_inputs(operation: OperationDefinitionNode, fields: tuple[Field, ...]) -> Mapping[str, str]:
+    """Return the mutation of each variable, where every root field is written ``name(input: $variable)``."""
     inputs: dict[str, str] = {}
     for field in fields:
         given = field.node.arguments or ()
         if len(given) != 1 or given[0].name.value != "input" or not isinstance(given[0].value, VariableNode):
-            return None
-        inputs[field.key] = given[0].value.name.value
-    return inputs
+            return {}
+        inputs[given[0].value.name.value] = field.name
+    definitions = operation.variable_definitions or ()
+    plain = not any(definition.default_value for definition in definitions)
+    return inputs if plain and len(inputs) == len(fields) == len(definitions) else {}
 
 
 _UNSET: Any = object()

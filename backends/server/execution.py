@@ -11,12 +11,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from graphql import GraphQLField, GraphQLSchema, execute_sync, get_argument_values, get_variable_values
+from graphql import (
+    GraphQLField,
+    GraphQLSchema,
+    VariableNode,
+    execute_sync,
+    get_argument_values,
+    get_variable_values,
+)
 from graphql.execution.values import VariableValues
 
 from .documents import Documents, Field, Operation
 from .errors import BadRequest, field_error
-from .hot import HOT_INPUTS
 
 __all__ = ["Execution", "GraphQLRequest", "Resolver", "Variables"]
 
@@ -36,7 +42,16 @@ class Variables:
     raw: Mapping[str, Any]
     coerced: VariableValues | None
     hot: Mapping[str, Any]
-    """Inputs of hot fields that were decoded straight into their records, by response key."""
+    """Inputs that were decoded straight into their records, by the name of the variable."""
+
+    def record(self, field: Field) -> Any:
+        """Return the input of `field` if it was decoded straight into its record, else None."""
+        given = (field.node.arguments or (None,))[0]
+        return (
+            self.hot.get(given.value.name.value)
+            if self.hot and given and isinstance(given.value, VariableNode)
+            else None
+        )
 
     def arguments(self, definition: GraphQLField, field: Field) -> dict[str, Any]:
         """Return the arguments of `field`, of the types the schema gives them."""
@@ -103,49 +118,50 @@ class Execution:
         return result.data[field.key]
 
     def _variables(self, operation: Operation, text: msgspec.Raw) -> Variables:
-        given = _decode_variables(text)
-        hot: dict[str, Any] = {}
-        skip: set[str] = set()
-        for key, variable in (operation.plain_inputs or {}).items():
-            record = HOT_INPUTS.get(_name_of(operation, key))
-            if record is not None and variable in given:
-                try:
-                    hot[key] = msgspec.json.decode(given[variable], type=record)
-                except msgspec.ValidationError:
-                    # The general path says in GraphQL's words what is wrong, or finds that nothing is.
-                    return self._general(operation, given, set(), {})
-                skip.add(variable)
-        return self._general(operation, given, skip, hot)
+        given = _document(text)
+        if operation.hot is not None:
+            try:
+                record = operation.hot.decode(given)
+            except (msgspec.DecodeError, RecursionError):
+                pass  # the general path says in GraphQL's words what is wrong, or finds that nothing is
+            else:
+                hot = {name: getattr(record, name) for name in record.__struct_fields__}
+                cold = {name: hot.pop(name) for name, value in list(hot.items()) if isinstance(value, msgspec.Raw)}
+                raw = {name: msgspec.json.decode(value) for name, value in cold.items()}
+                return self._coerced(operation, raw, hot)
+        return self._coerced(operation, _decoded(given), {})
 
-    def _general(
-        self, operation: Operation, given: Mapping[str, msgspec.Raw], skip: set[str], hot: Mapping[str, Any]
-    ) -> Variables:
-        raw = {name: msgspec.json.decode(value) for name, value in given.items() if name not in skip}
+    def _coerced(self, operation: Operation, raw: Mapping[str, Any], hot: Mapping[str, Any]) -> Variables:
         definitions = [
             definition
             for definition in operation.node.variable_definitions or ()
-            if definition.variable.name.value not in skip
+            if definition.variable.name.value not in hot
         ]
         if not definitions:
             return Variables({}, None, hot)
-        coerced = get_variable_values(self._schema, definitions, raw, max_errors=20, hide_suggestions=True)
+        coerced = get_variable_values(self._schema, definitions, dict(raw), max_errors=20, hide_suggestions=True)
         if isinstance(coerced, list):
             messages = [error.message for error in coerced]
             raise BadRequest(messages[0], "GRAPHQL_VALIDATION_FAILED", messages[1:])
-        defaults = {name: value for name, value in coerced.coerced.items() if name not in raw}
         known = {definition.variable.name.value for definition in definitions}
-        return Variables({**defaults, **{name: raw[name] for name in raw if name in known}}, coerced, hot)
+        # Filters are read as they came, because the order of their keys counts.
+        return Variables(
+            {name: raw.get(name, value) for name, value in coerced.coerced.items() if name in known}, coerced, hot
+        )
 
 
-def _name_of(operation: Operation, key: str) -> str:
-    return next(field.name for field in operation.fixed or () if field.key == key)
-
-
-def _decode_variables(text: msgspec.Raw) -> dict[str, msgspec.Raw]:
+def _document(text: msgspec.Raw) -> bytes | msgspec.Raw:
+    """Return the JSON document of the variables, which may be a text that holds it."""
+    if bytes(memoryview(text)[:1]) != b'"':
+        return text
     try:
-        value: bytes | msgspec.Raw = text
-        if bytes(memoryview(text)[:1]) == b'"':
-            value = msgspec.json.decode(text, type=str).encode() or b"null"
-        return msgspec.json.decode(value, type=dict[str, msgspec.Raw] | None) or {}
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return msgspec.json.decode(text, type=str).encode() or b"null"
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        raise BadRequest("The variables are not a JSON object.", "GRAPHQL_VALIDATION_FAILED") from None
+
+
+def _decoded(text: bytes | msgspec.Raw) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any] | None) or {}
+    except (msgspec.DecodeError, RecursionError):
         raise BadRequest("The variables are not a JSON object.", "GRAPHQL_VALIDATION_FAILED") from None

@@ -1,29 +1,34 @@
-"""The inputs that come in thousands: decoded straight into records, their state documents left as they are."""
+"""The inputs that come in thousands: decoded straight into records, their state documents left as they are.
+
+A record is laxer than the schema in one way (any text of the length of an id passes) and stricter in others: whatever
+does not fit it is read the general way, which finds the words for what is wrong.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 from ..store import StateUpdate
 
-__all__ = ["HOT_INPUTS", "SetFlowRunStates", "SetTaskRunStates", "state_updates"]
+__all__ = ["HOT_INPUTS", "SetFlowRunStates", "SetTaskRunStates", "decoder", "state_updates"]
 
-_Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
-
-
-class _Item(msgspec.Struct, forbid_unknown_fields=True):
-    state: msgspec.Raw
-    version: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)] | None = None
+_Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
+_Int = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 
 
-class _FlowRunItem(_Item, kw_only=True, forbid_unknown_fields=True):
+class _FlowRunItem(msgspec.Struct, forbid_unknown_fields=True):
     flow_run_id: _Id
+    state: msgspec.Raw
+    version: _Int | None = None
 
 
-class _TaskRunItem(_Item, kw_only=True, forbid_unknown_fields=True):
+class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True):
     task_run_id: _Id
+    state: msgspec.Raw
+    version: _Int | None = None
 
 
 class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,7 +38,7 @@ class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):
 
     def updates(self) -> list[StateUpdate]:
         """Return what the store takes."""
-        return [StateUpdate(item.flow_run_id, bytes(item.state), item.version) for item in self.states]
+        return [StateUpdate(item.flow_run_id.lower(), bytes(item.state), item.version) for item in self.states]
 
 
 class SetTaskRunStates(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,7 +48,7 @@ class SetTaskRunStates(msgspec.Struct, forbid_unknown_fields=True):
 
     def updates(self) -> list[StateUpdate]:
         """Return what the store takes."""
-        return [StateUpdate(item.task_run_id, bytes(item.state), item.version) for item in self.states]
+        return [StateUpdate(item.task_run_id.lower(), bytes(item.state), item.version) for item in self.states]
 
 
 HOT_INPUTS: dict[str, type[SetFlowRunStates | SetTaskRunStates]] = {
@@ -51,6 +56,21 @@ HOT_INPUTS: dict[str, type[SetFlowRunStates | SetTaskRunStates]] = {
     "set_task_run_states": SetTaskRunStates,
 }
 """The record of each mutation whose input is decoded straight into it."""
+
+
+def decoder(variables: Mapping[str, str]) -> msgspec.json.Decoder[Any] | None:
+    """Return what decodes the variables of a mutation, or None if nothing in it is hot.
+
+    Args:
+        - variables: the mutation that each variable is the input of
+
+    Returns:
+        - Decoder: of a record with a field for each variable: the record of its mutation, or undecoded JSON
+    """
+    if not any(field in HOT_INPUTS for field in variables.values()):
+        return None
+    fields = [(name, HOT_INPUTS.get(field, msgspec.Raw)) for name, field in variables.items()]
+    return msgspec.json.Decoder(msgspec.defstruct("Variables", fields))
 
 
 def state_updates(states: list[dict[str, Any]], key: str) -> list[StateUpdate]:

@@ -11,6 +11,7 @@ from functools import cache, partial
 from importlib import metadata
 from typing import Any
 
+import msgspec
 from graphql import GraphQLField, GraphQLSchema
 
 from ...engine.state import State
@@ -132,7 +133,7 @@ def _required(name: str) -> frozenset[str]:
 
 def _set_states(name: str, definition: GraphQLField) -> Resolver:
     async def resolve(call: Call, field: Field, variables: Variables) -> Any:
-        record = variables.hot.get(field.key)
+        record = variables.record(field)
         if record is not None:
             updates = record.updates()
         else:
@@ -156,6 +157,7 @@ def _outcomes(outcomes: Sequence[Outcome], part: Field) -> Any:
         for outcome in outcomes:
             if outcome.error is not None:
                 raise outcome.error
-    pairs = [(field.key, field.name) for field in part.fields if field.name != "__typename"]
-    constant = {field.key: field.owner for field in part.fields if field.name == "__typename"}
-    return [{**constant, **{key: getattr(outcome, name) for key, name in pairs}} for outcome in outcomes]
+    if "__typename" in names:
+        return project([msgspec.structs.asdict(outcome) for outcome in outcomes], part.fields)
+    pairs = [(field.key, field.name) for field in part.fields]
+    return [{key: getattr(outcome, name) for key, name in pairs} for outcome in outcomes]
