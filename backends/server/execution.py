@@ -46,12 +46,10 @@ class Variables:
 
     def record(self, field: Field) -> Any:
         """Return the input of `field` if it was decoded straight into its record, else None."""
-        given = (field.node.arguments or (None,))[0]
-        return (
-            self.hot.get(given.value.name.value)
-            if self.hot and given and isinstance(given.value, VariableNode)
-            else None
-        )
+        if not self.hot or not field.node.arguments:
+            return None
+        value = field.node.arguments[0].value
+        return self.hot.get(value.name.value) if isinstance(value, VariableNode) else None
 
     def arguments(self, definition: GraphQLField, field: Field) -> dict[str, Any]:
         """Return the arguments of `field`, of the types the schema gives them."""
@@ -143,11 +141,8 @@ class Execution:
         if isinstance(coerced, list):
             messages = [error.message for error in coerced]
             raise BadRequest(messages[0], "GRAPHQL_VALIDATION_FAILED", messages[1:])
-        known = {definition.variable.name.value for definition in definitions}
         # Filters are read as they came, because the order of their keys counts.
-        return Variables(
-            {name: raw.get(name, value) for name, value in coerced.coerced.items() if name in known}, coerced, hot
-        )
+        return Variables({name: raw.get(name, value) for name, value in coerced.coerced.items()}, coerced, hot)
 
 
 def _document(text: msgspec.Raw) -> bytes | msgspec.Raw:
