@@ -14,7 +14,7 @@ from . import _rules
 from ._drive import Drive, plan_of
 from ._large import aside
 from ._restart import tasks_to_rerun
-from .cancellation import Cancellation, Cause, cancelled_state
+from .cancellation import Cancellation, Cause, stopped_state
 from .context import context as run_context
 from .context import dates, merge, now
 from .context import values as _values
@@ -25,7 +25,7 @@ from .limits import Limits
 from .runner import Runner, being_cancelled, call_handler, call_state_handlers, settle
 from .settings import Settings
 from .signals import ENDRUN, PrefectStateSignal
-from .state import Failed, Mapped, Pending, Running, State
+from .state import Failed, Mapped, Pending, Running, Scheduled, State
 from .task import Task
 from .task_runner import TaskRunner
 from .watch import Progress, RunEvent, Watch
@@ -202,14 +202,14 @@ class FlowRunner(Runner):
         """
         if self._running:
             raise FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
-        await self._prepared()
-        chosen = self._checked_tasks(return_tasks)
         # a flow run inside a task of another one takes over what is said of that run, not what is said of that task
         outer = {name: value for name, value in _values.get().items() if name not in _LEFT_BEHIND}
         token = _values.set(outer)
         self._open_watch()
         self._running = True
         try:
+            await self._prepared()
+            chosen = self._checked_tasks(return_tasks)
             return await self._run(
                 state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
             )
@@ -276,7 +276,7 @@ class FlowRunner(Runner):
     async def _cancelled_before_tasks(self, state: State) -> None:
         """End a flow run that was cancelled before its first task."""
         if not state.is_finished():
-            await self.handle_state_change(state, cancelled_state("shutdown"))
+            await self.handle_state_change(state, stopped_state("shutdown"))
 
     async def _prepared(self) -> None:
         """Check the flow, and number its tasks."""
@@ -478,8 +478,10 @@ class FlowRunner(Runner):
         cause = cancellation.cause or "shutdown"
         if cause == "sibling":
             state: State = Failed("A task failed, and the others were stopped.", context={"cause": cause})
+        elif cause == "handover":
+            state = Scheduled("Handed over to another process.", start_time=now())
         else:
-            state = cancelled_state(cause)
+            state = stopped_state(cause)
         state.result = {task: states[task] for task in return_tasks if task in states}
         return state
 
