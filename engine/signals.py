@@ -70,6 +70,9 @@ class ENDRUN(PrefectSignal):
         super().__init__(state.message)
         self.state = state
 
+    def __reduce__(self) -> tuple[type[ENDRUN], tuple[State]]:
+        return type(self), (self.state,)
+
 
 class PrefectStateSignal(PrefectSignal):
     """A signal that sets a state.

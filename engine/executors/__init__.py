@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .base import Executor
 from .local import LocalExecutor
+from .processes import ProcessExecutor
 
-__all__ = ["Executor", "LocalExecutor"]
+__all__ = ["Executor", "LocalExecutor", "ProcessExecutor"]
