@@ -35,6 +35,7 @@ types: $(VENV)/.installed-dev
 	ln -sfn ../../../engine $(TYPED)/engine
 	ln -sfn ../../../backends $(TYPED)/backends
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,7 +25,13 @@ class _NoDefault:
 no_default = _NoDefault()
 
 
-class Parameter(Task[[], Any]):
+if TYPE_CHECKING:
+    _Anything = Any  # a parameter stands for its value, so a type checker takes it wherever a value is taken
+else:
+    _Anything = object
+
+
+class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
     """An input of a flow, given when the flow is run.
 
     Args:
