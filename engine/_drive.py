@@ -17,7 +17,7 @@ import anyio
 
 from . import _mapping
 from ._ledger import Graph, Key, Ledger
-from .cancellation import Cancellation, Cause, cancelled_state
+from .cancellation import Cancellation, Cause, stopped_state
 from .edge import Edge
 from .flow import Flow
 from .state import Mapped, Pending, Queued, State
@@ -243,17 +243,18 @@ class Drive:
     # -- stopping ----------------------------------------------------------------------------------------
 
     async def _stop(self, cause: Cause) -> None:
-        """End every task run in a final state, within a bounded time."""
+        """Stop every task run within a bounded time: each ends in a final state, unless another process goes on."""
         self._stopping = True
         with anyio.CancelScope(shield=True):
             self._cancellation.request(cause)
-            self._end_waiting(asyncio.get_running_loop())
+            if self._cancellation.cause != "handover":
+                self._end_waiting(asyncio.get_running_loop())
             if not await self._drained():
                 for task in self._in_flight.values():
                     task.cancel()
                 await self._drained()
         for number, state in enumerate(self.states):
-            self.states[number] = self._final(state)
+            self.states[number] = self._last(state)
 
     def _end_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start what has not begun, or waits for later: with the cause set, a run goes straight to Cancelled."""
@@ -268,13 +269,13 @@ class Drive:
             elif (number, -1) not in self._in_flight and (state is None or _waits(state)):
                 self._start((number, -1), loop)
 
-    def _final(self, state: State | None) -> State:
-        """Return a final state for what could not record one: children that never began, bodies that would not stop."""
+    def _last(self, state: State | None) -> State:
+        """Return a state for what could not record one: children that never began, bodies that would not stop."""
         cause = self._cancellation.cause
         assert cause is not None
         if isinstance(state, Mapped):
-            state.map_states = [cancelled_state(cause) if child is None else child for child in state.map_states]
-        return cancelled_state(cause) if state is None else state
+            state.map_states = [stopped_state(cause) if child is None else child for child in state.map_states]
+        return stopped_state(cause) if state is None else state
 
     async def _drained(self) -> bool:
         """Wait until nothing is in flight, for as long as the grace; return whether it is so."""

@@ -6,10 +6,36 @@ from collections.abc import Mapping
 from typing import Any
 
 from .flow import Flow
-from .state import Cached, Finished, Mapped, State
+from .result import Result
+from .state import Cached, Failed, Finished, Looped, Mapped, Pending, Running, State
 from .task import Task
 
-__all__ = ["tasks_to_rerun"]
+__all__ = ["RETRY_FOLLOWS", "continued", "is_under_way", "tasks_to_rerun"]
+
+RETRY_FOLLOWS = "retry_follows_attempt"
+"""Where a Failed state says that the task is tried again, and after which attempt: its runner may not get to that."""
+
+
+def is_under_way(state: State) -> bool:
+    """Whether the runner of a task run has not left it: it runs, is between two rounds, or is about to be retried."""
+    return isinstance(state, (Running, Looped)) or (isinstance(state, Failed) and RETRY_FOLLOWS in state.context)
+
+
+def continued(recorded: State, *, takeover: bool) -> State:
+    """Return the state with which a task run goes on that another runner began.
+
+    Args:
+        - recorded: the newest state
+        - takeover: whether that runner is gone; if it may live, what is under way stays its own
+    """
+    if not is_under_way(recorded) or (isinstance(recorded, Failed) and takeover):
+        return recorded
+    if not takeover:
+        return recorded if isinstance(recorded, Running) else Running("Under way in another process.")
+    inputs = dict(recorded.cached_inputs)
+    if isinstance(recorded, Looped) and recorded._result.location is not None:
+        inputs = {"_loop_count": Result(recorded.loop_count + 1), "_loop_result": recorded._result}
+    return Pending("Taken over from a runner that is gone.", context=recorded.context, cached_inputs=inputs)
 
 
 def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[Task[..., Any]]:

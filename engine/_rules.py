@@ -30,6 +30,7 @@ from .state import (
 
 __all__ = [
     "due_in",
+    "is_retried",
     "loop_again",
     "ready",
     "retry",
@@ -110,6 +111,17 @@ def running(state: State) -> State:
     return Running("Starting task run.")
 
 
+def is_retried(
+    state: State, *, run_count: int, max_retries: int, retry_on: tuple[type[BaseException], ...] | None
+) -> bool:
+    """A failed run is tried again while it has attempts left and its error is worth one."""
+    return (
+        isinstance(state, Failed)
+        and run_count <= max_retries
+        and (retry_on is None or isinstance(state.result, retry_on))
+    )
+
+
 def retry(
     state: State,
     *,
@@ -119,8 +131,8 @@ def retry(
     start_time: datetime.datetime,
     cached_inputs: dict[str, Result],
 ) -> State:
-    """A failed run is tried again while it has attempts left and its error is worth one."""
-    if run_count > max_retries or (retry_on is not None and not isinstance(state.result, retry_on)):
+    """A run that is to be tried again waits until then."""
+    if not is_retried(state, run_count=run_count, max_retries=max_retries, retry_on=retry_on):
         return state
     return Retrying(
         f"Retrying task (after attempt {run_count} of {max_retries + 1}).",

@@ -17,19 +17,20 @@ import anyio
 
 from .context import values
 from .signals import ENDRUN
-from .state import Cancelled
+from .state import Cancelled, Pending, State
 
 __all__ = [
     "Cancellation",
     "Cause",
     "absorb_cancel",
-    "cancelled_state",
     "current_cancellation",
     "interruptible",
     "is_stopped",
+    "stopped_state",
 ]
 
-Cause = Literal["user", "timeout", "shutdown", "sibling"]
+Cause = Literal["user", "timeout", "shutdown", "sibling", "handover"]
+"""Why a flow run is stopped. After a handover it is not over: another process goes on with it."""
 
 _MESSAGES: dict[str, str] = {
     "user": "Cancelled on request.",
@@ -91,7 +92,7 @@ def interruptible() -> Iterator[None]:
         yield
         return
     if cancellation.cause is not None:
-        raise ENDRUN(cancelled_state(cancellation.cause))
+        raise ENDRUN(stopped_state(cancellation.cause))
     cancellation.interruptible.add(task)
     try:
         yield
@@ -99,7 +100,7 @@ def interruptible() -> Iterator[None]:
         if cancellation.cause is None:
             raise
         task.uncancel()
-        raise ENDRUN(cancelled_state(cancellation.cause)) from None
+        raise ENDRUN(stopped_state(cancellation.cause)) from None
     finally:
         cancellation.interruptible.discard(task)
 
@@ -131,6 +132,9 @@ async def is_stopped() -> bool:
     return cancellation.cause is not None
 
 
-def cancelled_state(cause: Cause) -> Cancelled:
-    """Return the final state of a run that was stopped for this cause."""
-    return Cancelled(_MESSAGES[cause], context={"cause": cause})
+def stopped_state(cause: Cause) -> State:
+    """Return the state of a run that was stopped: Cancelled, or Pending where another process goes on with it."""
+    if cause != "handover":
+        return Cancelled(_MESSAGES[cause], context={"cause": cause})
+    attempt = values.get().get("task_run_count", 1)
+    return Pending("Handed over to another process.", context={"task_run_count": attempt} if attempt > 1 else None)

@@ -43,6 +43,8 @@ class Result:
     serializer_default: ClassVar[Serializer] = PickleSerializer()
     wire_type: ClassVar[str] = "Result"
     wire_fields: ClassVar[tuple[str, ...]] = ("location",)
+    reads_kinds: ClassVar[tuple[type[Result], ...]] = ()
+    """Other classes, of which this one writes results, and knows better than their documents how to read them."""
     wire_types: ClassVar[dict[str, type[Result]]] = {}
     """The classes that the documents of states know by name; see `flowloop.engine.serialization`."""
 
@@ -93,8 +95,8 @@ class Result:
             new.__dict__.update(own)
         return new
 
-    def at(self, location: str | Callable[..., str]) -> Self:
-        """Return a copy that is stored at `location`, which may be a template or a function."""
+    def at(self, location: str | Callable[..., str] | None) -> Self:
+        """Return a copy that is stored at `location`: a template or a function too, or None for a place of its own."""
         new = self.copy()
         new.location, new._location_function = _location(location)
         return new

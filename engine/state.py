@@ -279,8 +279,11 @@ def _presented(classes: list[type[State]], names_only: bool) -> list[Any]:
 
 
 def _reader(stored: Result, given: Result | None) -> Result:
+    if given is None:
+        return stored
     # a kind of result that came as a document has its default settings, so one of the same kind knows better
-    return given if given is not None and type(stored) in (Result, NoResultType, type(given)) else stored
+    known = (Result, NoResultType, type(given), *given.reads_kinds)
+    return given if type(stored) in known else stored
 
 
 def _can_be_pickled(value: object) -> bool:

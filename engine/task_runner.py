@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import anyio
 
 from . import _mapping, _rules, _signature
-from .cancellation import Cancellation, absorb_cancel, cancelled_state, interruptible, is_stopped
+from .cancellation import Cancellation, absorb_cancel, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
 from .edge import Edge
 from .errors import SerializationError
 from .executors import Executor, LocalExecutor
 from .hashing import hash_inputs
-from .result import Result, ResultNotImplementedError
+from .result import NoResult, Result, ResultNotImplementedError
 from .runner import Runner, call_handler, call_state_handlers, settle
 from .settings import Settings
 from .signals import ENDRUN, LOOP, PrefectSignal, PrefectStateSignal, TaskTimeoutSignal
@@ -269,10 +269,10 @@ class TaskRunner(Runner):
         cancellation: Cancellation | None = _values.get().get("cancellation")
         assert cancellation is not None
         assert cancellation.cause is not None
-        if state.is_finished():
+        if state.is_finished() or cancellation.cause == "handover":
             return state
         try:
-            return await self.handle_state_change(state, cancelled_state(cancellation.cause))
+            return await self.handle_state_change(state, stopped_state(cancellation.cause))
         except (ENDRUN, PrefectStateSignal) as end:
             return end.state
 
@@ -312,13 +312,10 @@ class TaskRunner(Runner):
         return TaskRunnerInitializeResult(state, context)
 
     async def _loop_context(self, state: State) -> dict[str, Any]:
+        await state.load_cached_results({"_loop_result": self.result})
         count = state.cached_inputs.pop("_loop_count")
-        result = state.cached_inputs.pop("_loop_result", Result())
-        if result.value is None and result.location is not None:
-            reader = self.result if type(result) is Result else result
-            result = await reader.read(result.location)
-        loop_count = count.value if count.value is not None else count.location
-        return {"task_loop_count": int(loop_count), "task_loop_result": result.value}
+        result = state.cached_inputs.pop("_loop_result", NoResult)
+        return {"task_loop_count": int(count.value), "task_loop_result": result.value}
 
     @call_state_handlers
     async def check_task_is_ready(self, state: State) -> State:
@@ -501,7 +498,11 @@ class TaskRunner(Runner):
         Raises:
             - ENDRUN: if the state is not Pending
         """
-        return _rules.running(state)
+        running = _rules.running(state)
+        attempt = _values.get().get("task_run_count", 1)
+        if attempt > 1:  # whoever goes on with this run has to know
+            running.context["task_run_count"] = attempt
+        return running
 
     @call_state_handlers
     async def get_task_run_state(self, state: State, inputs: dict[str, Result]) -> State:
@@ -528,7 +529,7 @@ class TaskRunner(Runner):
         try:
             if cancellation is not None:
                 if cancellation.cause is not None:
-                    return cancelled_state(cancellation.cause)
+                    return stopped_state(cancellation.cause)
                 task = asyncio.current_task()
                 assert task is not None
                 cancellation.interruptible.add(task)
@@ -550,12 +551,12 @@ class TaskRunner(Runner):
             if await is_stopped():
                 if cancellation is None or cancellation.cause is None:
                     raise
-                return cancelled_state(cancellation.cause)
+                return stopped_state(cancellation.cause)
             return Failed("The task's body was cancelled from within.", result=error)
         except TaskTimeoutSignal as signal:
             return TimedOut(str(signal), result=signal)
         except LOOP as signal:
-            return self._looped(signal, inputs)
+            return await self._looped(signal)
         except PrefectStateSignal as signal:
             return signal.state
         except Exception as error:
@@ -578,11 +579,20 @@ class TaskRunner(Runner):
             fate = executor.fate_when_cut_short(self._is_async)
             raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s. {fate}".rstrip())
 
-    def _looped(self, signal: LOOP, inputs: dict[str, Result]) -> State:
+    async def _looped(self, signal: LOOP) -> State:
         state = signal.state
         assert isinstance(state, Looped)
-        state.result = self.result.from_value(state.result)
         state.message = state.message or f"Task is looping (round {state.loop_count})."
+        value = state.result
+        state.result = self.result.from_value(value)
+        if _values.get().get("checkpointing") is True:
+            try:
+                state.result = await self._stored_between(value)
+            except Exception as error:
+                message = f"what round {state.loop_count} of task '{self.task.name}' left cannot be stored: {error!r}"
+                self.logger.warning("%s; should the run be interrupted, it loops from the beginning", message)
+            if value is None or state._result.location is not None:
+                state.cached_inputs = await self._loop_inputs(state.loop_count + 1, state._result)
         return state
 
     async def _succeeded(self, value: Any, inputs: Mapping[str, Result]) -> State:
@@ -644,18 +654,31 @@ class TaskRunner(Runner):
             max_retries=self.task.max_retries,
             retry_on=self.task.retry_on,
             start_time=now() + delay,
-            cached_inputs=await self._loop_inputs(inputs),
+            cached_inputs=await self._current_round(),
         )
 
-    async def _loop_inputs(self, inputs: Mapping[str, Result]) -> dict[str, Result]:
+    async def _current_round(self) -> dict[str, Result]:
         """Return what a retry inside a loop needs to go on from the same round."""
         current = _values.get()
         if current.get("task_loop_count") is None:
             return {}
+        return await self._loop_inputs(
+            current["task_loop_count"], await self._stored_between(current.get("task_loop_result"))
+        )
+
+    async def _loop_inputs(self, count: int, result: Result) -> dict[str, Result]:
         from .results import PrefectResult
 
-        count = await PrefectResult().write(current["task_loop_count"])
-        return {"_loop_count": count, "_loop_result": await self._stored(current.get("task_loop_result"), inputs)}
+        return {"_loop_count": await PrefectResult().write(count), "_loop_result": result}
+
+    async def _stored_between(self, value: Any) -> Result:
+        """Store what one round leaves to the next; not where the task's result belongs, for which it could be taken."""
+        if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
+            return self.result.from_value(value)
+        try:
+            return await self.result.at(None).write(value)
+        except ResultNotImplementedError:
+            return self.result.from_value(value)
 
     async def check_task_is_looping(
         self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]

@@ -11,7 +11,7 @@ import anyio
 
 from .. import _rules
 from ..backend import Backend, FlowRunInfoResult, connect
-from ..cancellation import cancelled_state
+from ..cancellation import stopped_state
 from ..context import now
 from ..context import values as _values
 from ..errors import BackendError, VersionLockMismatch
@@ -47,8 +47,8 @@ class CloudFlowRunner(FlowRunner):
         - settings: where runs are recorded, how long a retry is waited for, and the like
         - limits: how many task runs may go on at once, in all and by task and tag
         - fail_fast: whether the first failed task stops all others
-        - takeover: whether a flow run that is recorded as Running is continued although its runner may live; if None, it
-            is when no heartbeat came for twice its interval. The former runner can record nothing any more.
+        - takeover: whether a flow run that is recorded as Running is continued although its runner may live; if None,
+            it is when no heartbeat came for twice its interval. The former runner can record nothing any more.
 
     Example:
 
@@ -238,7 +238,7 @@ class CloudFlowRunner(FlowRunner):
             - ENDRUN: if it has
         """
         if isinstance(state, Cancelling) and _values.get().get("takeover"):
-            raise ENDRUN(await self.handle_state_change(state, cancelled_state("user")))
+            raise ENDRUN(await self.handle_state_change(state, stopped_state("user")))
         return await super().check_flow_is_pending_or_running(state)
 
     async def set_flow_to_running(self, state: State) -> State:
@@ -291,7 +291,7 @@ class CloudFlowRunner(FlowRunner):
         if isinstance(info.state, Cancelling) and new_state.is_finished():
             # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
             _values.set({**_values.get(), "flow_run_version": info.version})
-            final = new_state if isinstance(new_state, Cancelled) else cancelled_state("user")
+            final = new_state if isinstance(new_state, Cancelled) else stopped_state("user")
             final.result = new_state.result
             return await self.call_runner_target_handlers(old_state, final)
         if info.state.is_running():
@@ -315,7 +315,10 @@ class CloudFlowRunner(FlowRunner):
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._heartbeats)
-                group.start_soon(self._watch_for_cancellation, backend, current["flow_run_id"])
+                # side by side, not one inside the other: anyio 4.16 hands what a nested cancelled group owes in
+                # `uncancel` calls to the group around it, whose host is another task, and the caller's cancel is lost
+                group.start_soon(self._listen, backend, current["flow_run_id"])
+                group.start_soon(self._poll, backend, current["flow_run_id"])
                 group.start_soon(shipper.ship, _LOG_INTERVAL)
                 try:
                     yield
@@ -362,16 +365,13 @@ class CloudFlowRunner(FlowRunner):
             return False
         return True
 
-    async def _watch_for_cancellation(self, backend: Backend, flow_run_id: str) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._listen, backend, flow_run_id)
-            while not self._cancelled_elsewhere:
-                await anyio.sleep(self.settings.check_cancellation_interval)
-                try:
-                    self._noticed(await backend.get_flow_run_state(flow_run_id))
-                except BackendError as error:
-                    self.logger.debug("flow run %s could not be read: %s", flow_run_id, error)
-            group.cancel_scope.cancel()
+    async def _poll(self, backend: Backend, flow_run_id: str) -> None:
+        while not self._cancelled_elsewhere:
+            await anyio.sleep(self.settings.check_cancellation_interval)
+            try:
+                self._noticed(await backend.get_flow_run_state(flow_run_id))
+            except BackendError as error:
+                self.logger.debug("flow run %s could not be read: %s", flow_run_id, error)
 
     async def _listen(self, backend: Backend, flow_run_id: str) -> None:
         while not self._cancelled_elsewhere:
@@ -405,5 +405,4 @@ def _without_results(state: State) -> State:
         return state
     if not isinstance(state.result, dict):
         return state
-    bare = type(state)(state.message, context=state.context)
-    return bare
+    return type(state)(state.message, context=state.context)

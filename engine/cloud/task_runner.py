@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .. import _rules
+from .._restart import RETRY_FOLLOWS, continued, is_under_way
 from ..backend import Backend, TaskRunInfoResult
+from ..cancellation import Cancellation
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
 from ..errors import BackendError, SerializationError, VersionLockMismatch
 from ..result import Result
 from ..results import DefaultResult
+from ..retries import delay_after
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
-from ..state import Cached, ClientFailed, Failed, Mapped, Pending, Queued, Running, State
+from ..state import Cached, Cancelled, Cancelling, ClientFailed, Failed, Mapped, Queued, Retrying, Running, State
 from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
 
@@ -77,12 +81,11 @@ class CloudTaskRunner(TaskRunner):
         context["task_id"] = info.task_id
         context["task_run_id"] = info.id
         context["task_run_version"] = info.version
-        recorded = info.state
-        if type(recorded) is Running and context.get("takeover"):
-            recorded = Pending("Taken over from a runner that is gone.", context=recorded.context)
-        ended_elsewhere = state is not None and recorded.is_finished() and not recorded.is_looped()
-        chosen = recorded if state is None or (ended_elsewhere and not state.is_finished()) else state
-        return await super().initialize_run(chosen, context)
+        if state is None:
+            state = continued(info.state, takeover=bool(context.get("takeover")))
+        elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
+            state = info.state
+        return await super().initialize_run(state, context)
 
     async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
         flow_run_id, map_index = context["flow_run_id"], context.get("map_index")
@@ -97,6 +100,23 @@ class CloudTaskRunner(TaskRunner):
         if task_id is None:
             raise BackendError(f"task '{self.task.name}' is not part of the registered flow: register it again")
         return await _backend().get_task_run_info(flow_run_id, task_id, map_index)
+
+    async def check_task_is_ready(self, state: State) -> State:
+        """Check that the run has not begun, or is one that begins again; see `TaskRunner.check_task_is_ready`.
+
+        Raises:
+            - ENDRUN: also with Retrying, for a failed run whose runner was gone before it could say so
+        """
+        attempt = state.context.get(RETRY_FOLLOWS) if state.is_failed() else None
+        if attempt is None or self.task.retry_delay is None:
+            return await super().check_task_is_ready(state)
+        retrying = Retrying(
+            f"Retrying task (after attempt {attempt} of {self.task.max_retries + 1}).",
+            start_time=now() + delay_after(self.task.retry_delay, attempt, self.task.name),
+            run_count=attempt,
+            cached_inputs=state.cached_inputs,
+        )
+        raise ENDRUN(await self.handle_state_change(state, retrying))
 
     async def check_task_ready_to_map(self, state: State, upstream_states: dict[Edge, State]) -> State:
         """Find out how many children a mapped task has, and ask for all their task runs at once.
@@ -136,6 +156,15 @@ class CloudTaskRunner(TaskRunner):
             - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
         """
         new_state = await super().call_runner_target_handlers(old_state, new_state)
+        attempt = _values.get().get("task_run_count", 1)
+        task = self.task
+        if type(old_state) is Running and _rules.is_retried(
+            new_state, run_count=attempt, max_retries=task.max_retries, retry_on=task.retry_on
+        ):
+            new_state.context[RETRY_FOLLOWS] = attempt
+        return await self._record(old_state, new_state)
+
+    async def _record(self, old_state: State, new_state: State) -> State:
         current = _values.get()
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:
@@ -143,7 +172,7 @@ class CloudTaskRunner(TaskRunner):
         try:
             answer = await _backend().set_task_run_state(task_run_id, version, new_state, self.task.cache_for)
         except (VersionLockMismatch, VersionLockMismatchSignal):
-            return await self._adopted(task_run_id, new_state)
+            return await self._adopted(task_run_id, old_state, new_state)
         except Exception as error:
             self.logger.error("the state of task run %s could not be recorded: %s", task_run_id, error)
             message = f"The state could not be recorded: {error}"
@@ -154,16 +183,40 @@ class CloudTaskRunner(TaskRunner):
         _values.set({**current, "task_run_version": None if version is None else version + 1})
         return new_state
 
-    async def _adopted(self, task_run_id: str, refused: State) -> State:
+    async def _adopted(self, task_run_id: str, old_state: State, refused: State) -> State:
+        """Go on after somebody else has moved the run: with what is recorded, if it is not theirs to go on with."""
         try:
             state = await _backend().get_task_run_state(task_run_id)
-            if state.is_running():
+            if state.is_finished() and not is_under_way(state):
+                return await state.load_result(self.result)
+            insists = await self._owns_flow_run() and _values.get().get("took_over") and type(refused) is Running
+            if insists:
+                # what the runner before this one still recorded, while it was being shut out
+                current = _values.get()
+                info = await _backend().get_task_run_info(
+                    current["flow_run_id"], current["task_id"], current.get("map_index")
+                )
+                _values.set({**current, "task_run_version": info.version})
+            elif is_under_way(state):
                 self.logger.debug("task run %s is running elsewhere", task_run_id)
-                raise ENDRUN(state)
-            return await state.load_result(self.result)
+                raise ENDRUN(continued(state, takeover=False))
+            else:
+                return state
         except (BackendError, OSError, SerializationError) as error:
             message = f"The recorded state could not be read: {error}"
             raise ENDRUN(ClientFailed(message, state=refused)) from error
+        return await self._record(old_state, refused)
+
+    async def _owns_flow_run(self) -> bool:
+        """Whether the flow run is still this runner's; if not, it is left to the one that has it now."""
+        current = _values.get()
+        info = await _backend().get_flow_run_info(current["flow_run_id"])
+        if info.version == current["flow_run_version"]:
+            return True
+        cancellation: Cancellation | None = current.get("cancellation")
+        if cancellation is not None:
+            cancellation.request("user" if isinstance(info.state, (Cancelling, Cancelled)) else "handover")
+        return False
 
     # -- the steps that need the backend ---------------------------------------------------------------
 
@@ -199,10 +252,8 @@ class CloudTaskRunner(TaskRunner):
                     self.logger.debug("a cached result of %s cannot be read: %s", self.task.name, error)
         return None
 
-    async def load_results(
-        self, state: State, upstream_states: dict[Edge, State]
-    ) -> tuple[State, dict[Edge, State]]:
-        """Given the task's current state and upstream states, read all results that this run needs and that are not here.
+    async def load_results(self, state: State, upstream_states: dict[Edge, State]) -> tuple[State, dict[Edge, State]]:
+        """Read all results that this run needs and that are not here.
 
         Args:
             - state: the task's current state

@@ -34,6 +34,8 @@ class DefaultResult(Result):
         - location, serializer: as for `LocalResult`; with a location, every value goes to a file
     """
 
+    reads_kinds = (LocalResult,)
+
     def __init__(
         self,
         dir: str | os.PathLike[str] | None = None,
