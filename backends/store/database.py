@@ -22,18 +22,22 @@ from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, 
 from .records import Kind
 from .schema import metadata
 
-__all__ = ["HEAD", "Database", "RunRow", "StateRow", "json_options"]
+__all__ = ["HEAD", "VERSION_TABLE", "Database", "RunRow", "SetUp", "StateRow", "json_options", "prepare", "version_of"]
 
 R = TypeVar("R")
 
 HEAD = "0001"
 """The newest migration: what a fresh database is made at, and what an old one must be upgraded to."""
 
+VERSION_TABLE = "flowloop_version"
+
 json_options: dict[str, Any] = {
     "json_serializer": lambda value: msgspec.json.encode(value).decode(),
     "json_deserializer": msgspec.json.decode,
 }
 """How both engines read and write JSON columns."""
+
+SetUp = Callable[[Connection, str], None]
 
 RunRow = tuple[Any, ...]
 StateRow = tuple[Any, ...]
@@ -53,8 +57,12 @@ class Database(ABC):
         self.shown = shown
 
     @abstractmethod
-    async def open(self) -> None:
-        """Connect; make the tables if there are none; refuse a database that is not ours or not of this version."""
+    async def open(self, set_up: SetUp) -> None:
+        """Connect, and run `set_up` in the first transaction: it makes the tables, or refuses what it finds.
+
+        Raises:
+            - FlowloopError: if the database cannot be used
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -145,28 +153,35 @@ class Database(ABC):
         """Insert task runs with their first state, except those whose place is taken: rows as `runs.NewTaskRun`."""
 
 
+def version_of(connection: Connection) -> str | None:
+    """Return the version of the tables of a database: empty if unknown, None if there are none of ours."""
+    if VERSION_TABLE not in inspect(connection).get_table_names():
+        return None
+    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar() or ""
+
+
 def prepare(connection: Connection, shown: str) -> None:
     """Make the tables of a fresh database, or check that those that are there are ours and new enough.
 
     Raises:
         - FlowloopError: if they are not
     """
-    tables = set(inspect(connection).get_table_names())
-    if "flowloop_version" in tables and "flow_run" in tables:
-        found = connection.execute(text("SELECT version_num FROM flowloop_version")).scalar()
-        if found == HEAD:
-            return
-        if found is not None and found > HEAD:
+    version = version_of(connection)
+    if version is None:
+        if set(inspect(connection).get_table_names()) & set(metadata.tables):
             raise FlowloopError(
-                f"the database {shown} was written by a newer flowloop: its version is {found}, this one knows {HEAD}. "
-                "Install that flowloop."
+                f"the database {shown} holds tables that are not flowloop's: give it a database of its own"
             )
+        metadata.create_all(connection)
+        connection.execute(text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+        connection.execute(text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:head)"), {"head": HEAD})
+    elif version > HEAD:
         raise FlowloopError(
-            f"the database {shown} is of an older version ({found}, this flowloop needs {HEAD}): "
+            f"the database {shown} was written by a newer flowloop: its version is {version}, this one knows {HEAD}. "
+            "Install that flowloop."
+        )
+    elif version < HEAD:
+        raise FlowloopError(
+            f"the database {shown} is of an older version ({version or 'unknown'}, this flowloop needs {HEAD}): "
             f"run `flowloop db upgrade --db {shown}` once"
         )
-    if tables & set(metadata.tables) or "flowloop_version" in tables:
-        raise FlowloopError(f"the database {shown} holds tables that are not flowloop's: give it a database of its own")
-    metadata.create_all(connection)
-    connection.execute(text("CREATE TABLE flowloop_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
-    connection.execute(text("INSERT INTO flowloop_version (version_num) VALUES (:head)"), {"head": HEAD})

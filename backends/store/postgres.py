@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ...engine.errors import FlowloopError
-from .database import Database, RunRow, StateRow, json_options, prepare
+from .database import Database, RunRow, SetUp, StateRow, json_options
 from .ids import is_id
 from .records import Kind
 
@@ -116,13 +116,13 @@ class PostgresDatabase(Database):
             **json_options,
         )
 
-    async def open(self) -> None:
-        """Connect; make the tables if there are none; refuse a database that is not ours."""
+    async def open(self, set_up: SetUp) -> None:
+        """Connect, and run `set_up` in the first transaction."""
 
         def make(connection: Connection) -> None:
             # One process at a time may find the database empty.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('flowloop'))"))
-            prepare(connection, self.shown)
+            set_up(connection, self.shown)
 
         try:
             await self._write(make)
@@ -131,7 +131,7 @@ class PostgresDatabase(Database):
             raise
         except Exception as error:
             await self.engine.dispose()
-            raise FlowloopError(f"the database {self.shown} cannot be opened: {error}") from error
+            raise FlowloopError(f"the database {self.shown} cannot be opened: {_root(error)}") from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -142,7 +142,7 @@ class PostgresDatabase(Database):
             try:
                 return await self._transact(work)
             except Exception as error:
-                if not _is_deadlock(error) or attempt == _ATTEMPTS:
+                if not isinstance(_root(error), asyncpg.DeadlockDetectedError) or attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
@@ -157,7 +157,7 @@ class PostgresDatabase(Database):
 
     def classify(self, error: BaseException) -> str:
         """Say what an error of asyncpg means."""
-        cause = error.__cause__ if not isinstance(error, asyncpg.PostgresError) and error.__cause__ else error
+        cause = _root(error)
         if isinstance(cause, asyncpg.IntegrityConstraintViolationError):
             return "rejected"
         if isinstance(cause, asyncpg.DataError | UnicodeEncodeError | OverflowError):
@@ -233,9 +233,8 @@ def _waves(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[tuple[Any, ...]]]:
     return list(waves)
 
 
-def _is_deadlock(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, asyncpg.DeadlockDetectedError):
-            return True
-        error = error.__cause__ or getattr(error, "orig", None)
-    return False
+def _root(error: BaseException) -> BaseException:
+    """Return the error of the driver that SQLAlchemy has wrapped."""
+    while not isinstance(error, asyncpg.PostgresError | OSError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
 from ...engine.errors import BackendUnavailable, FlowloopError
-from .database import Database, RunRow, StateRow, json_options, prepare
+from .database import Database, RunRow, SetUp, StateRow, json_options
 from .records import Kind
 
 __all__ = ["SqliteDatabase"]
@@ -115,10 +115,10 @@ class SqliteDatabase(Database):
         )
         event.listen(self.engine.sync_engine, "connect", self._set_up_reader)
 
-    async def open(self) -> None:
-        """Connect; make the tables if there are none; refuse a file that is not ours."""
+    async def open(self, set_up: SetUp) -> None:
+        """Connect, and run `set_up` in the first transaction."""
         try:
-            await self._in_thread(self._open)
+            await self._in_thread(self._open, set_up)
         except Exception:
             await self.close()
             raise
@@ -139,13 +139,13 @@ class SqliteDatabase(Database):
 
     # -- in the writer thread --------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, set_up: SetUp) -> None:
         try:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             engine = create_engine("sqlite://", creator=self._connect, poolclass=StaticPool, **json_options)
             event.listen(engine, "begin", _take_write_lock)
             self._connection = _patiently(engine.connect)
-            self._transact(lambda connection: prepare(connection, self.shown))
+            self._transact(lambda connection: set_up(connection, self.shown))
         except (DBAPIError, OSError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
             raise FlowloopError(f"{self.path} cannot be used as a database: {reason}") from error

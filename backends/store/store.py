@@ -27,7 +27,7 @@ from . import (
     tenants,
     transitions,
 )
-from .database import Database
+from .database import Database, prepare
 from .ids import new_ids
 from .records import ANYONE, Caller, NextEvents, Payload, StateChange
 from .tx import Tx
@@ -167,7 +167,7 @@ class Store:
         Raises:
             - FlowloopError: if the database cannot be used: one line that says why and what to do
         """
-        await self._database.open()
+        await self._database.open(prepare)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

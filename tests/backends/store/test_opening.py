@@ -1,0 +1,314 @@
+"""Opening a database: a fresh one, one of today, an old one, and what is no database at all."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, inspect
+
+from flowloop.backends.store import ANYONE, StateUpdate, Store
+from flowloop.backends.store.database import HEAD
+from flowloop.backends.store.migrations import apply_migrations, upgrade
+from flowloop.backends.store.store import open_database
+from flowloop.backends.store.tx import Tx
+from flowloop.engine.errors import BackendRejected, FlowloopError
+
+from ..conftest import Postgres
+from .world import FENCED, ManualClock, World, state
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """The URL of a database without any tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'folder' / 'new.db'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres_server")
+    url = await server.make_database(empty=True)
+    yield url
+    await server.drop_database(url)
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert "Traceback" not in text
+    return text
+
+
+def list_folder(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+async def execute(url: str, *statements: str) -> None:
+    """Run statements on a database, whatever is in it."""
+
+    def work(connection: Connection, _: str = "") -> None:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+    database = open_database(url)
+    await database.open(work)
+    await database.close()
+
+
+# -- databases that can be used ------------------------------------------------------------------------
+
+
+async def test_a_fresh_database_is_made_and_found_again(empty_url: str) -> None:
+    async with Store(empty_url) as store:
+        project = await store.create_project(ANYONE, name="p", tenant_id=(await store.default_tenant(ANYONE))["id"])
+    async with Store(empty_url) as store:
+        assert await store.get_or_create_project(ANYONE, name="p") == project
+
+
+async def test_several_may_make_a_fresh_database_at_once(empty_url: str) -> None:
+    async def open_and_write(number: int) -> None:
+        async with Store(empty_url) as store:
+            await store.create_tenant(ANYONE, name="t", slug=f"t{number}")
+
+    await asyncio.gather(*(open_and_write(number) for number in range(4)))
+    async with Store(empty_url) as store, store.engine.connect() as connection:
+        assert (await connection.exec_driver_sql("SELECT count(*) FROM tenant")).scalar() == 4
+
+
+async def test_a_database_without_a_file_goes_with_the_store() -> None:
+    store = Store("sqlite://")
+    async with store:
+        await store.default_tenant(ANYONE)
+        folder = Path(store._database.path).parent  # type: ignore[attr-defined]
+        assert [entry.name for entry in list_folder(folder)][:1] == ["flowloop.db"]
+    with pytest.raises(FileNotFoundError):
+        list_folder(folder)
+
+
+async def test_reads_cannot_write_on_sqlite(tmp_path: Path) -> None:
+    async with Store(f"sqlite:///{tmp_path / 'f.db'}") as store, store.engine.connect() as connection:
+        with pytest.raises(Exception, match="readonly"):
+            await connection.exec_driver_sql("DELETE FROM tenant")
+
+
+async def test_settings_of_sqlite(tmp_path: Path) -> None:
+    for synchronous, number in [("FULL", 2), ("NORMAL", 1), ("OFF", 0)]:
+        async with Store(f"sqlite:///{tmp_path / 'f.db'}", synchronous=synchronous) as store:
+
+            def pragma(tx: Tx) -> list[Any]:
+                names = ("journal_mode", "synchronous", "foreign_keys")
+                return [tx.connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+
+            assert await store.write(ANYONE, pragma) == ["wal", number, 1]
+
+
+# -- what cannot be used -------------------------------------------------------------------------------
+
+
+def make_text(path: Path) -> None:
+    path.write_text("this is not a database, however long it may be\n" * 100)
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def make_other_database(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE task (id TEXT)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (make_text, "cannot be used as a database: file is not a database"),
+        (make_folder, "cannot be used as a database: unable to open database file"),
+        (make_other_database, "holds tables that are not flowloop's"),
+    ],
+)
+async def test_a_file_that_is_not_ours(tmp_path: Path, make: Any, message: str) -> None:
+    path = tmp_path / "file"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(FlowloopError, match=message) as caught:
+        await Store(f"sqlite:///{path}").__aenter__()
+    assert str(path) in one_line(caught.value)
+    if make is not make_other_database:  # that one is in WAL mode now
+        assert before == (path.read_bytes() if path.is_file() else None)
+
+
+async def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FlowloopError, match="cannot be used as a database"):
+        await Store(f"sqlite:///{tmp_path / 'file' / 'flowloop.db'}").__aenter__()
+
+
+async def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(FlowloopError, match="cannot be opened") as caught:
+        await Store("postgresql://user:secret@127.0.0.1:1/flowloop").__aenter__()
+    assert "secret" not in one_line(caught.value)
+
+
+async def test_a_server_that_has_no_such_database(postgres_server: Postgres) -> None:
+    url = postgres_server.server.get_uri("no_such_database")
+    with pytest.raises(FlowloopError, match='database "no_such_database" does not exist') as caught:
+        await Store(url).__aenter__()
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "not a database URL"),
+        ("flowloop.db", "not a database URL"),
+        ("mysql://localhost/db", "no store on 'mysql'"),
+    ],
+)
+def test_a_url_of_nothing(url: str, message: str) -> None:
+    with pytest.raises(FlowloopError, match=message):
+        Store(url)
+
+
+def test_an_unknown_durability() -> None:
+    with pytest.raises(FlowloopError, match="FULL, NORMAL or OFF"):
+        Store("sqlite://", synchronous="MAYBE; DROP TABLE run")
+
+
+# -- versions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [("0000", "run `flowloop db upgrade --db .*` once"), ("9999", "newer flowloop"), (None, "flowloop db upgrade")],
+)
+async def test_a_database_of_another_version(empty_url: str, version: str | None, message: str) -> None:
+    async with Store(empty_url):
+        pass
+    await execute(empty_url, "DELETE FROM flowloop_version")
+    if version is not None:
+        await execute(empty_url, f"INSERT INTO flowloop_version VALUES ('{version}')")
+    with pytest.raises(FlowloopError, match=message) as caught:
+        await Store(empty_url).__aenter__()
+    one_line(caught.value)
+
+
+def tables_of(connection: Connection, _: str = "") -> dict[str, Any]:
+    """What can be seen of the tables, to be compared."""
+    found = inspect(connection)
+
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            return str(sorted((key, text(item)) for key, item in value.items()))
+        return str(value).strip("()")  # a negative default may stand in brackets
+
+    def plain(items: list[Any]) -> list[str]:
+        return sorted(map(text, items))
+
+    options = []
+    if connection.dialect.name == "postgresql":
+        found_options = connection.exec_driver_sql("SELECT relname, reloptions FROM pg_class WHERE reloptions <> '{}'")
+        options = sorted(map(str, found_options))
+    return {"options": options} | {
+        name: [
+            plain(found.get_columns(name)),
+            str(found.get_pk_constraint(name)),
+            plain(found.get_foreign_keys(name)),
+            plain(found.get_unique_constraints(name)),
+            plain(found.get_indexes(name)),
+        ]
+        for name in sorted(found.get_table_names())
+    }
+
+
+async def test_the_migrations_make_the_tables_of_the_schema(
+    request: pytest.FixtureRequest, empty_url: str, database_url: str
+) -> None:
+    if empty_url.split(":")[0] != database_url.split(":")[0]:
+        pytest.skip("two databases of one kind are compared")
+    await execute(empty_url, "CREATE TABLE flowloop_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    assert await upgrade(empty_url) == ("", HEAD)
+    async with Store(empty_url) as migrated, Store(database_url) as made:
+        migrated_tables = await migrated.write(ANYONE, lambda tx: tables_of(tx.connection))
+        made_tables = await made.write(ANYONE, lambda tx: tables_of(tx.connection))
+    assert migrated_tables == made_tables
+    assert len(made_tables) > 25
+
+
+async def test_upgrading_what_needs_no_upgrade(empty_url: str) -> None:
+    assert await upgrade(empty_url) == (None, HEAD)
+    assert await upgrade(empty_url) == (HEAD, HEAD)
+    async with Store(empty_url) as store:
+        await store.default_tenant(ANYONE)
+
+
+async def test_an_upgrade_that_fails_changes_nothing(empty_url: str) -> None:
+    await execute(
+        empty_url,
+        "CREATE TABLE flowloop_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+        "CREATE TABLE task_run (id VARCHAR(36))",
+    )
+    with pytest.raises(FlowloopError, match="task_run"):
+        await upgrade(empty_url)
+    seen: list[list[str]] = []
+    database = open_database(empty_url)
+    await database.open(lambda connection, _: seen.append(sorted(tables_of(connection))))
+    await database.close()
+    assert seen == [["flowloop_version", "options", "task_run"]]
+
+
+def test_the_newest_migration_is_what_the_store_asks_for() -> None:
+    from alembic.script import ScriptDirectory
+
+    import flowloop.backends.store.migrations as migrations
+
+    assert ScriptDirectory(str(Path(migrations.__file__).parent)).get_heads() == [HEAD]
+    assert apply_migrations.__module__ == migrations.__name__
+
+
+# -- writes that are interrupted -----------------------------------------------------------------------
+
+
+async def test_a_cancelled_write_is_recorded_whole_or_not_at_all(database_url: str) -> None:
+    async with Store(database_url, clock=ManualClock(), synchronous="OFF") as store:
+        await store.default_tenant(ANYONE)
+        world = await World(store, store.clock).build()  # type: ignore[arg-type]
+        await world.start()
+        children = await store.get_or_create_task_runs(
+            FENCED, flow_run_id=world.run_id, task_id=world.tasks["a"], map_indices=range(200)
+        )
+        batch = [StateUpdate(row["id"], state("Success"), 1) for row in children]
+        for turns in (0, 1, 2, 3, 5, 8, 13, 40):
+            task = asyncio.create_task(store.set_task_run_states(FENCED, batch))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await store.set_flow_run_name(ANYONE, flow_run_id=world.run_id, name="after")  # waits for what goes on
+        rows = [row for row in await world.rows("task_run") if row["map_index"] >= 0]
+        assert {row["version"] for row in rows} in ({1}, {2})
+        assert all(outcome.version == 2 for outcome in await store.set_task_run_states(FENCED, batch))
+
+
+async def test_a_failing_operation_leaves_no_trace(world: World) -> None:
+    def fail(tx: Tx) -> None:
+        tx.insert("tenant", name="t", slug="trace")
+        raise BackendRejected("no")
+
+    with pytest.raises(BackendRejected, match="no"):
+        await world.store.write(ANYONE, fail)
+    assert await world.rows("tenant", slug="trace") == []
+    await world.store.create_tenant(ANYONE, name="t", slug="trace")
+
+
+async def test_no_connection_is_left_behind(database_url: str) -> None:
+    async with Store(database_url) as store:
+        for _ in range(3):
+            await store.list_flow_runs(ANYONE)
+            with pytest.raises(BackendRejected):
+                await store.get_flow_run_info(ANYONE, flow_run_id="x")
+            with pytest.raises(BackendRejected):
+                await store.delete_flow(ANYONE, flow_id="x")
+        pool: Any = store.engine.pool
+        assert pool.checkedout() == 0
