@@ -600,7 +600,7 @@ class Flow:
 
         Args:
             - flow_state: a final state of this flow: colours each task by its state
-            - filename: where to write a picture, without the ending; needs the ``graphviz`` extra
+            - filename: where to write a picture, without the ending; needs Graphviz
             - format: the ending and kind of the picture
         """
         from .visualize import visualize

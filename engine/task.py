@@ -474,10 +474,10 @@ class FunctionTask(Task[P, R]):
     def __init__(self, fn: Callable[..., Any], name: str | None = None, **kwargs: Any) -> None:
         if not callable(fn):
             raise FlowDefinitionError(f"a task is made of a function, not of {fn!r}")
-        name = name or getattr(fn, "__name__", type(fn).__name__)
-        _signature.check_body(name, fn)
+        chosen: str = name or getattr(fn, "__name__", type(fn).__name__)
+        _signature.check_body(chosen, fn)
         self.fn = fn
-        super().__init__(name=name, **kwargs)
+        super().__init__(name=chosen, **kwargs)
         self.__doc__ = fn.__doc__
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:

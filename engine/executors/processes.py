@@ -97,7 +97,7 @@ class ProcessExecutor(Executor):
         """
         if self._slots is None:
             raise ExecutorError("this ProcessExecutor is not started: submit inside `async with executor.start()`")
-        name = (extra_context or {}).get("task_name") or getattr(fn, "__name__", "a body")
+        name: str = (extra_context or {}).get("task_name") or getattr(fn, "__name__", "a body")
         context = {key: value for key, value in values.get().items() if key not in _AT_HOME}
         request = Request(_by_name(fn) or fn, args, kwargs, context, _log_levels())
         async with self._slots:
@@ -111,7 +111,7 @@ class ProcessExecutor(Executor):
         worker = self._idle.pop() if self._idle else _Worker()
         ended = False
         try:
-            answer = await _in_thread(worker.run, frame, name)
+            answer: Answer = await _in_thread(worker.run, frame, name)
             ended = True
         finally:
             if ended and self._flow_runs:
@@ -208,13 +208,12 @@ _LOST = Answer("lost", None)
 
 def _process() -> subprocess.Popen[bytes]:
     # a group of its own: Ctrl-C reaches the run, which then ends its bodies itself
-    group: dict[str, Any] = {"creationflags": 0x200} if sys.platform == "win32" else {"process_group": 0}
-    return subprocess.Popen(
-        [sys.executable, "-c", "from flowloop.engine.executors._worker import main; main()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        **group,
-    )
+    # nothing of the user's is in this command
+    command = [sys.executable, "-c", "from flowloop.engine.executors._worker import main; main()"]
+    if sys.platform == "win32":
+        group = subprocess.CREATE_NEW_PROCESS_GROUP
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=group)  # noqa: S603
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)  # noqa: S603
 
 
 def _close(workers: list[_Worker]) -> None:
