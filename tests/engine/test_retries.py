@@ -98,7 +98,7 @@ async def test_delays(delay: Any, waits: list[float]) -> None:
 
 @pytest.mark.parametrize("nonsense", [-1, "soon", None, True, [1]])
 def test_a_delay_that_is_none_names_the_task(nonsense: Any) -> None:
-    with pytest.raises(FlowDefinitionError, match="task 'fetch': retry_delay gave .* after attempt 2"):
+    with pytest.raises(FlowDefinitionError, match=r"task 'fetch': retry_delay gave .* after attempt 2"):
         delay_after(lambda run_count: nonsense, 2, "fetch")
 
 
