@@ -94,6 +94,7 @@ def _describe(method: Any, operation: Callable[..., Any]) -> None:
     method.__name__ = operation.__name__
     method.__qualname__ = f"Store.{operation.__name__}"
     method.__doc__ = operation.__doc__
+    method.__wrapped__ = operation  # what the method takes can be asked for
 
 
 class Store:
