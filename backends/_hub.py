@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -46,14 +46,15 @@ class Hub:
         try:
             with send, receive:
                 newest = await read()
-                yield _after(newest, receive)
+                async with aclosing(_after(newest, receive)) as states:
+                    yield states
         finally:
             watchers.discard(send)
             if not watchers:
                 self._watchers.pop(flow_run_id, None)
 
 
-async def _after(first: State, rest: AsyncIterator[State]) -> AsyncIterator[State]:
+async def _after(first: State, rest: AsyncIterator[State]) -> AsyncGenerator[State, None]:
     yield first
     async for state in rest:
         yield state

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import anyio
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -18,6 +19,7 @@ __all__ = ["subscribe"]
 
 _PROTOCOL = Subprotocol("graphql-transport-ws")
 _LONGEST_MESSAGE = 16_000_000
+_CLOSE_TIMEOUT = 1.0
 
 
 @asynccontextmanager
@@ -31,7 +33,7 @@ async def subscribe(
         - text: the document
         - variables: its variables
         - headers: sent with the handshake
-        - timeout: seconds that opening and closing may take
+        - timeout: seconds that opening may take
 
     Raises:
         - BackendUnavailable: if the connection cannot be opened
@@ -43,23 +45,31 @@ async def subscribe(
             subprotocols=[_PROTOCOL],
             additional_headers=dict(headers),
             open_timeout=timeout,
-            close_timeout=timeout,
+            close_timeout=_CLOSE_TIMEOUT,
             max_size=_LONGEST_MESSAGE,
         )
     except (OSError, WebSocketException) as error:
         raise BackendUnavailable(f"{url}: no subscription: {error}") from error
-    async with connection:
-        try:
-            await _send(connection, type="connection_init")
-            if (await _receive(connection)).get("type") != "connection_ack":
-                raise DialectError(f"{url} does not speak {_PROTOCOL}")
-            await _send(connection, id="1", type="subscribe", payload={"query": text, "variables": dict(variables)})
-        except ConnectionClosed as error:
-            raise BackendUnavailable(f"{url}: no subscription: {error}") from error
-        yield _events(connection, url)
+    try:
+        await _open(connection, url, text, variables)
+        async with aclosing(_events(connection, url)) as events:
+            yield events
+    finally:
+        with anyio.CancelScope(shield=True):
+            await connection.close()
 
 
-async def _events(connection: ClientConnection, url: str) -> AsyncIterator[dict[str, Any]]:
+async def _open(connection: ClientConnection, url: str, text: str, variables: Mapping[str, Any]) -> None:
+    try:
+        await _send(connection, type="connection_init")
+        if (await _receive(connection)).get("type") != "connection_ack":
+            raise DialectError(f"{url} does not speak {_PROTOCOL}")
+        await _send(connection, id="1", type="subscribe", payload={"query": text, "variables": dict(variables)})
+    except ConnectionClosed as error:
+        raise BackendUnavailable(f"{url}: no subscription: {error}") from error
+
+
+async def _events(connection: ClientConnection, url: str) -> AsyncGenerator[dict[str, Any], None]:
     while True:
         try:
             message = await _receive(connection)

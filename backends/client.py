@@ -14,7 +14,7 @@ import random
 import urllib.parse
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
 import anyio
@@ -403,10 +403,13 @@ class GraphQLBackend:
 
     @asynccontextmanager
     async def _watch(self, subscribe: Any, flow_run_id: str) -> AsyncIterator[AsyncIterator[State]]:
-        async with subscribe(
-            self._post_url, documents.WATCH_FLOW_RUN, {"id": flow_run_id}, self._headers, self._timeout
-        ) as events:
-            yield (documents.row_state(event["flow_run_states"]) async for event in events)
+        async with (
+            subscribe(
+                self._post_url, documents.WATCH_FLOW_RUN, {"id": flow_run_id}, self._headers, self._timeout
+            ) as events,
+            aclosing(documents.row_state(event["flow_run_states"]) async for event in events) as states,
+        ):
+            yield states
 
     # -- exchanges ---------------------------------------------------------------------------------
 
@@ -414,9 +417,7 @@ class GraphQLBackend:
         """Ask whether this is a flowloop server; a server that is none of the dialect's raises an error."""
         try:
             answer = await self._execute(documents.WHO, {})
-        except (RequestRejected, DialectError):
-            answer = None
-        if answer is None:
+        except (BackendRejected, DialectError):  # it does not know the question, or something is wrong
             await self._execute(documents.HELLO, {})
             return False
         return bool((answer.get("api") or {}).get("flowloop"))

@@ -7,7 +7,6 @@ codec, so that a result comes back as it would from a server: as the place it is
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime
 import uuid
 from collections import defaultdict
@@ -24,125 +23,31 @@ from ..engine.backend import (
     LogRecord,
     ProjectInfo,
     RegisteredFlow,
-    StateRecord,
     TaskRunHistory,
     TaskRunInfoResult,
 )
 from ..engine.clock import Clock, SystemClock
-from ..engine.errors import BackendRejected, VersionLockMismatch
+from ..engine.errors import BackendRejected
 from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
 from ..engine.state import (
     Cached,
     Cancelled,
     Cancelling,
-    Failed,
     Finished,
-    Looped,
     Pending,
     Queued,
-    Resume,
-    Retrying,
     Running,
     Scheduled,
     State,
-    Success,
 )
 from ._hub import Hub
+from ._runs import Entry, Flow, FlowRun, Run, TaskRun
 
 __all__ = ["MemoryBackend"]
 
 _MAX_STATE_BYTES = 1_000_000
 _MAX_CACHED_STATES = 100
-
-
-@dataclasses.dataclass(slots=True)
-class _Entry:
-    """One recorded state: as it was sent, as it was recorded, and its line in the history."""
-
-    sent: bytes
-    document: bytes
-    record: StateRecord
-
-
-@dataclasses.dataclass(slots=True)
-class _Run:
-    """A flow run or a task run, with every state it went through. Its version is their number."""
-
-    id: str
-    name: str | None
-    created: datetime.datetime
-    state: type[State] = Pending
-    entries: list[_Entry] = dataclasses.field(default_factory=list)
-    start_time: datetime.datetime | None = None
-    end_time: datetime.datetime | None = None
-
-    @property
-    def newest(self) -> _Entry:
-        return self.entries[-1]
-
-    def repeated(self, version: int | None, sent: bytes) -> _Entry | None:
-        """Return what was recorded for this very message before, if it was; refuse a version that has passed."""
-        if version is None or version == len(self.entries):
-            return None
-        if 0 <= version < len(self.entries) and self.entries[version].sent == sent:
-            return self.entries[version]
-        raise VersionLockMismatch(f"run {self.id} is at version {len(self.entries)}, and this state was for {version}")
-
-    def may_become(self, state: State) -> bool:
-        """Whether the state may follow: a finished run is final, but for retries, cached copies and restarts."""
-        if not issubclass(self.state, Finished) or self.state is Looped:
-            return True
-        if type(state) in (Pending, Scheduled, Resume):
-            return True
-        if issubclass(self.state, Failed):
-            return type(state) is Retrying
-        return issubclass(self.state, Success) and self.state is not Cached and type(state) is Cached
-
-    def record(self, state: State, sent: bytes, document: bytes, now: datetime.datetime) -> None:
-        self.state = type(state)
-        message = None if state.message is None else str(state.message)
-        record = StateRecord(len(self.entries) + 1, now, self.state.__name__, message)
-        self.entries.append(_Entry(sent, document, record))
-        if self.state is Running and self.start_time is None:
-            self.start_time = now
-        if issubclass(self.state, Finished) and self.state is not Looped:
-            self.end_time = now
-
-
-@dataclasses.dataclass(slots=True)
-class _Flow:
-    id: str
-    name: str
-    version: int
-    project: ProjectInfo
-    version_group_id: str
-    idempotency_key: str | None
-    document: Mapping[str, Any]
-    task_ids: dict[str, str]  # slug -> id
-
-
-@dataclasses.dataclass(slots=True)
-class _FlowRun(_Run):
-    flow: _Flow = dataclasses.field(kw_only=True)
-    parameters: dict[str, Any] = dataclasses.field(kw_only=True)
-    context: dict[str, Any] = dataclasses.field(kw_only=True)
-    scheduled_start_time: datetime.datetime = dataclasses.field(kw_only=True)
-    labels: frozenset[str] = dataclasses.field(kw_only=True)
-    task_runs: dict[tuple[str, int], _TaskRun] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(slots=True)
-class _TaskRun(_Run):
-    flow_run: _FlowRun = dataclasses.field(kw_only=True)
-    task_id: str = dataclasses.field(kw_only=True)
-    task_slug: str = dataclasses.field(kw_only=True)
-    cache_key: str | None = dataclasses.field(kw_only=True)
-    map_index: int = dataclasses.field(kw_only=True)
-
-    def info(self) -> TaskRunInfoResult:
-        state = decode_state(self.newest.document)
-        return TaskRunInfoResult(self.id, self.task_id, self.task_slug, len(self.entries), state, self.map_index)
 
 
 class MemoryBackend:
@@ -178,10 +83,10 @@ class MemoryBackend:
         self._queue_interval = datetime.timedelta(seconds=(settings or Settings()).queue_interval)
         self._clock = clock or SystemClock()
         self._projects: dict[str, ProjectInfo] = {}
-        self._flows: dict[str, _Flow] = {}
-        self._flow_runs: dict[str, _FlowRun] = {}
+        self._flows: dict[str, Flow] = {}
+        self._flow_runs: dict[str, FlowRun] = {}
         self._flow_run_keys: dict[tuple[str, str], str] = {}
-        self._task_runs: dict[str, _TaskRun] = {}
+        self._task_runs: dict[str, TaskRun] = {}
         self._reservations: dict[str, tuple[str, datetime.datetime]] = {}  # flow run -> worker, end of its lease
         self._hub = Hub()
 
@@ -211,7 +116,7 @@ class MemoryBackend:
         group = [flow for flow in self._flows.values() if flow.version_group_id == version_group_id]
         if group and idempotency_key is not None and group[-1].idempotency_key == idempotency_key:
             return RegisteredFlow(group[-1].id, group[-1].version, created=False)
-        flow = _Flow(
+        flow = Flow(
             id=str(uuid.uuid4()),
             name=name,
             version=len(group) + 1,
@@ -249,7 +154,7 @@ class MemoryBackend:
         if missing:
             raise BackendRejected(f"Required parameters were not supplied: {', '.join(sorted(missing))}")
         now = self._clock.now()
-        flow_run = _FlowRun(
+        flow_run = FlowRun(
             id=str(uuid.uuid4()),
             name=name or f"{flow.name}-{len(self._flow_runs) + 1}",
             created=now,
@@ -331,7 +236,7 @@ class MemoryBackend:
     async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
         """See `Backend.list_flow_runs`."""
         newest_first = reversed(self._flow_runs.values())
-        return [_summary(run) for run, _ in zip(newest_first, range(limit), strict=False)]
+        return [run.summary() for run, _ in zip(newest_first, range(limit), strict=False)]
 
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
@@ -344,18 +249,7 @@ class MemoryBackend:
             raise BackendRejected(f"Flow run {flow_run_id!r} not found")
         [flow_run] = found
         task_runs = sorted(flow_run.task_runs.values(), key=lambda run: (run.task_slug, run.map_index))
-        return _summary(flow_run), [
-            TaskRunHistory(
-                id=run.id,
-                task_slug=run.task_slug,
-                map_index=run.map_index,
-                name=run.name,
-                states=[entry.record for entry in run.entries],
-                start_time=run.start_time,
-                end_time=run.end_time,
-            )
-            for run in task_runs
-        ]
+        return flow_run.summary(), [run.history() for run in task_runs]
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -367,7 +261,7 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
-        _check_not_finished(run, state)
+        run.check_not_finished(state)
         recorded = state
         if type(state) is Running and run.state is not Running and self._flow_runs_are_full():
             recorded = self._queued("the limit of flow runs at once is reached")
@@ -395,7 +289,7 @@ class MemoryBackend:
                 f"State update failed for task run ID {run.id}: provided a running state but associated flow run "
                 f"{run.flow_run.id} is not in a running state."
             )
-        _check_not_finished(run, state)
+        run.check_not_finished(state)
         recorded = state
         full = self._full_tag(state) if type(state) is Running and run.state is not Running else None
         if full is not None:
@@ -456,7 +350,7 @@ class MemoryBackend:
             held = expires is not None and not lapsed
             mine = flow_names is None or run.flow.name in flow_names
             suits = run.labels <= set(labels) if run.labels else not labels
-            if not held and mine and suits and (_is_ready(run, now) or (lapsed and issubclass(run.state, Running))):
+            if not held and mine and suits and (run.is_ready(now) or (lapsed and issubclass(run.state, Running))):
                 self._reservations[run.id] = worker_id, now + datetime.timedelta(seconds=lease_seconds)
                 found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed))
         return found
@@ -484,21 +378,21 @@ class MemoryBackend:
 
     # -- rules -------------------------------------------------------------------------------------
 
-    def _flow_run(self, flow_run_id: str) -> _FlowRun:
+    def _flow_run(self, flow_run_id: str) -> FlowRun:
         run = self._flow_runs.get(flow_run_id)
         if run is None:
             raise BackendRejected(f"Flow run {flow_run_id} not found")
         return run
 
-    def _task_run(self, task_run_id: str) -> _TaskRun:
+    def _task_run(self, task_run_id: str) -> TaskRun:
         run = self._task_runs.get(task_run_id)
         if run is None:
             raise BackendRejected(f"Task run {task_run_id} not found")
         return run
 
-    def _new_task_run(self, flow_run: _FlowRun, task_id: str, map_index: int) -> _TaskRun:
+    def _new_task_run(self, flow_run: FlowRun, task_id: str, map_index: int) -> TaskRun:
         task = next(task for task in flow_run.flow.document["tasks"] if flow_run.flow.task_ids[task["slug"]] == task_id)
-        run = _TaskRun(
+        run = TaskRun(
             id=str(uuid.uuid4()),
             name=None,
             created=self._clock.now(),
@@ -512,18 +406,18 @@ class MemoryBackend:
         self._record(run, Pending("Task run created"))
         return run
 
-    def _record(self, run: _Run, state: State, sent: bytes | None = None) -> None:
+    def _record(self, run: Run, state: State, sent: bytes | None = None) -> None:
         document = _encode(state) if sent is None or type(state) is Queued else sent
-        if isinstance(run, _TaskRun) and run.entries and not state.cached_inputs:
+        if isinstance(run, TaskRun) and run.entries and not state.cached_inputs:
             document = _with_cached_inputs_of(run.newest.document, document)
         run.record(state, sent or document, document, self._clock.now())
-        if isinstance(run, _FlowRun):
+        if isinstance(run, FlowRun) and self._hub.watches(run.id):
             self._hub.publish(run.id, decode_state(document))
 
-    def _answer(self, state: State, entry: _Entry) -> State:
+    def _answer(self, state: State, entry: Entry) -> State:
         return decode_state(entry.document) if entry.record.state == "Queued" else state
 
-    def _cancel_task_runs(self, flow_run: _FlowRun, state: State) -> None:
+    def _cancel_task_runs(self, flow_run: FlowRun, state: State) -> None:
         for run in flow_run.task_runs.values():
             if not issubclass(run.state, Finished):
                 self._record(run, state)
@@ -542,7 +436,7 @@ class MemoryBackend:
                 return str(tag)
         return None
 
-    def _holds(self, run: _TaskRun, tag: str) -> bool:
+    def _holds(self, run: TaskRun, tag: str) -> bool:
         return issubclass(run.state, Running) and tag in decode_state(run.newest.document).context.get("tags", ())
 
 
@@ -555,41 +449,9 @@ def _encode(state: State) -> bytes:
     return document
 
 
-def _is_ready(run: _FlowRun, now: datetime.datetime) -> bool:
-    """Whether a flow run waits for somebody to run it, or has a task run that does."""
-    if _is_due(run, now):
-        return True
-    return run.state is Running and any(_is_due(task_run, now) for task_run in run.task_runs.values())
-
-
-def _is_due(run: _Run, now: datetime.datetime) -> bool:
-    if not issubclass(run.state, (Scheduled, Queued)):
-        return False
-    start_time: datetime.datetime | None = getattr(decode_state(run.newest.document), "start_time", None)
-    return start_time is not None and start_time <= now
-
-
-def _check_not_finished(run: _Run, state: State) -> None:
-    if not run.may_become(state):
-        raise BackendRejected(f"State update failed for run ID {run.id}: it is finished ({run.state.__name__})")
-
-
 def _with_cached_inputs_of(before: bytes, document: bytes) -> bytes:
     """Carry the cached inputs of a task run over to a state that has none: a restart finds its inputs in them."""
     if b'"cached_inputs":{}' in before:
         return document
     cached = msgspec.json.decode(before).get("cached_inputs")
     return msgspec.json.encode({**msgspec.json.decode(document), "cached_inputs": cached}) if cached else document
-
-
-def _summary(run: _FlowRun) -> FlowRunSummary:
-    return FlowRunSummary(
-        id=run.id,
-        name=run.name or "",
-        flow_name=run.flow.name,
-        state=run.newest.record.state,
-        state_message=run.newest.record.message,
-        created=run.created,
-        start_time=run.start_time,
-        end_time=run.end_time,
-    )

@@ -1,0 +1,165 @@
+"""Flows and runs as the backend in memory keeps them, with the rules that concern one run alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from ..engine.backend import FlowRunSummary, ProjectInfo, StateRecord, TaskRunHistory, TaskRunInfoResult
+from ..engine.errors import BackendRejected, VersionLockMismatch
+from ..engine.serialization import decode_state
+from ..engine.state import (
+    Cached,
+    Failed,
+    Finished,
+    Looped,
+    Pending,
+    Queued,
+    Resume,
+    Retrying,
+    Running,
+    Scheduled,
+    State,
+    Success,
+)
+
+__all__ = ["Entry", "Flow", "FlowRun", "Run", "TaskRun"]
+
+
+@dataclasses.dataclass(slots=True)
+class Entry:
+    """One recorded state: as it was sent, as it was recorded, and its line in the history."""
+
+    sent: bytes
+    document: bytes
+    record: StateRecord
+
+
+@dataclasses.dataclass(slots=True)
+class Run:
+    """A flow run or a task run, with every state it went through. Its version is their number."""
+
+    id: str
+    name: str | None
+    created: datetime.datetime
+    state: type[State] = Pending
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    start_time: datetime.datetime | None = None
+    end_time: datetime.datetime | None = None
+
+    @property
+    def newest(self) -> Entry:
+        """The newest state."""
+        return self.entries[-1]
+
+    def repeated(self, version: int | None, sent: bytes) -> Entry | None:
+        """Return what was recorded for this very message before, if it was; refuse a version that has passed."""
+        if version is None or version == len(self.entries):
+            return None
+        if 0 <= version < len(self.entries) and self.entries[version].sent == sent:
+            return self.entries[version]
+        raise VersionLockMismatch(f"run {self.id} is at version {len(self.entries)}, and this state was for {version}")
+
+    def check_not_finished(self, state: State) -> None:
+        """Refuse what would follow the end of this run, but for retries, cached copies and restarts."""
+        if not issubclass(self.state, Finished) or self.state is Looped or type(state) in (Pending, Scheduled, Resume):
+            return
+        if issubclass(self.state, Failed) and type(state) is Retrying:
+            return
+        if issubclass(self.state, Success) and self.state is not Cached and type(state) is Cached:
+            return
+        raise BackendRejected(f"State update failed for run ID {self.id}: it is finished ({self.state.__name__})")
+
+    def record(self, state: State, sent: bytes, document: bytes, now: datetime.datetime) -> None:
+        """Take a state."""
+        self.state = type(state)
+        message = None if state.message is None else str(state.message)
+        record = StateRecord(len(self.entries) + 1, now, self.state.__name__, message)
+        self.entries.append(Entry(sent, document, record))
+        if self.state is Running and self.start_time is None:
+            self.start_time = now
+        if issubclass(self.state, Finished) and self.state is not Looped:
+            self.end_time = now
+
+    def is_due(self, now: datetime.datetime) -> bool:
+        """Whether this run waits for a time that has come."""
+        if not issubclass(self.state, (Scheduled, Queued)):
+            return False
+        start_time: datetime.datetime | None = getattr(decode_state(self.newest.document), "start_time", None)
+        return start_time is not None and start_time <= now
+
+
+@dataclasses.dataclass(slots=True)
+class Flow:
+    """One version of a flow."""
+
+    id: str
+    name: str
+    version: int
+    project: ProjectInfo
+    version_group_id: str
+    idempotency_key: str | None
+    document: Mapping[str, Any]
+    task_ids: dict[str, str]
+    """Slug to id."""
+
+
+@dataclasses.dataclass(slots=True)
+class FlowRun(Run):
+    """A flow run with its task runs, by task id and map index."""
+
+    flow: Flow = dataclasses.field(kw_only=True)
+    parameters: dict[str, Any] = dataclasses.field(kw_only=True)
+    context: dict[str, Any] = dataclasses.field(kw_only=True)
+    scheduled_start_time: datetime.datetime = dataclasses.field(kw_only=True)
+    labels: frozenset[str] = dataclasses.field(kw_only=True)
+    task_runs: dict[tuple[str, int], TaskRun] = dataclasses.field(default_factory=dict)
+
+    def is_ready(self, now: datetime.datetime) -> bool:
+        """Whether this flow run waits for somebody to run it, or has a task run that does."""
+        if self.is_due(now):
+            return True
+        return self.state is Running and any(task_run.is_due(now) for task_run in self.task_runs.values())
+
+    def summary(self) -> FlowRunSummary:
+        """Return this flow run as a line of a list."""
+        return FlowRunSummary(
+            id=self.id,
+            name=self.name or "",
+            flow_name=self.flow.name,
+            state=self.newest.record.state,
+            state_message=self.newest.record.message,
+            created=self.created,
+            start_time=self.start_time,
+            end_time=self.end_time,
+        )
+
+
+@dataclasses.dataclass(slots=True)
+class TaskRun(Run):
+    """A task run."""
+
+    flow_run: FlowRun = dataclasses.field(kw_only=True)
+    task_id: str = dataclasses.field(kw_only=True)
+    task_slug: str = dataclasses.field(kw_only=True)
+    cache_key: str | None = dataclasses.field(kw_only=True)
+    map_index: int = dataclasses.field(kw_only=True)
+
+    def info(self) -> TaskRunInfoResult:
+        """Return what a runner is told of this task run."""
+        state = decode_state(self.newest.document)
+        return TaskRunInfoResult(self.id, self.task_id, self.task_slug, len(self.entries), state, self.map_index)
+
+    def history(self) -> TaskRunHistory:
+        """Return this task run with every state it went through."""
+        return TaskRunHistory(
+            id=self.id,
+            task_slug=self.task_slug,
+            map_index=self.map_index,
+            name=self.name,
+            states=[entry.record for entry in self.entries],
+            start_time=self.start_time,
+            end_time=self.end_time,
+        )
