@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
+import anyio
 import pytest
 
 from flowloop.backends import connect
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
-from flowloop.engine.backend import Backend, FlowRunInfoResult, LogRecord, TaskRunInfoResult
+from flowloop.engine.backend import Backend, LogRecord, TaskRunInfoResult
 from flowloop.engine.errors import BackendRejected, SerializationError, VersionLockMismatch
 from flowloop.engine.result import Result
 from flowloop.engine.serialization import encode_state
@@ -38,48 +37,10 @@ from flowloop.engine.state import (
     TriggerFailed,
 )
 
+from .runs import MISSING, flow_document, started, task_document, unique
 from .serving import serve
 
-MISSING = "00000000-0000-4000-8000-00000000dead"
 NOON = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
-
-
-def task_document(slug: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "__version__": "1.4.1",
-        "type": "flowloop.engine.task.Task",
-        "name": slug.rpartition("-")[0],
-        "slug": slug,
-        "tags": [],
-        "max_retries": 0,
-        "retry_delay": None,
-        "timeout": None,
-        "trigger": {"fn": "flowloop.engine.triggers.all_successful", "kwargs": {}},
-        "skip_on_upstream_skip": True,
-        "cache_for": None,
-        "cache_key": None,
-        "cache_validator": {"fn": "flowloop.engine.cache_validators.never_use", "kwargs": {}},
-        "auto_generated": False,
-        "inputs": {},
-        "outputs": "typing.Any",
-        **fields,
-    }
-
-
-def flow_document(name: str = "etl", tasks: int = 3, **fields: Any) -> dict[str, Any]:
-    return {
-        "__version__": "1.4.1",
-        "type": "flowloop.engine.flow.Flow",
-        "name": name,
-        "schedule": None,
-        "parameters": [],
-        "tasks": [task_document(f"task-{number}") for number in range(1, tasks + 1)],
-        "edges": [],
-        "reference_tasks": [],
-        "run_config": None,
-        "storage": None,
-        **fields,
-    }
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite", "postgresql", "client-sqlite", "client-postgresql"])
@@ -103,27 +64,6 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 async def backend(url: str) -> AsyncIterator[Backend]:
     async with connect(url, settings=Settings()) as opened:
         yield opened
-
-
-def unique(text: str) -> str:
-    return f"{text} {uuid.uuid4().hex}"
-
-
-class Started:
-    """A flow run in state Running, and its task runs."""
-
-    def __init__(self, backend: Backend, info: FlowRunInfoResult) -> None:
-        self.backend = backend
-        self.info = info
-        self.id = info.id
-        self.tasks: list[TaskRunInfoResult] = sorted(info.task_runs, key=lambda run: run.task_slug or "")
-
-
-async def started(backend: Backend, tasks: int = 3, **fields: Any) -> Started:
-    flow = await backend.register_flow(flow_document(tasks=tasks, **fields), project_name="demo")
-    flow_run_id = await backend.create_flow_run(flow.id)
-    await backend.set_flow_run_state(flow_run_id, 1, Running("go"))
-    return Started(backend, await backend.get_flow_run_info(flow_run_id))
 
 
 # ---- registration ------------------------------------------------------------------------------------
@@ -699,14 +639,83 @@ async def test_heartbeats_logs_and_artifacts_are_taken(backend: Backend) -> None
 async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Backend) -> None:
     run = await started(backend)
     watching = backend.watch_flow_run(run.id)
-    if watching is None:
-        pytest.skip("this backend can only be polled")
+    assert watching is not None
     async with asyncio.timeout(20), watching as states:
         assert (await anext(states)).message == "go"
         await backend.cancel_flow_run(run.id)
         assert isinstance(await anext(states), Cancelling)
         await backend.set_flow_run_state(run.id, None, Cancelled("over"))
         assert isinstance(await anext(states), Cancelled)
+
+
+async def test_a_watcher_that_is_cancelled_leaves_nothing_behind(backend: Backend) -> None:
+    run = await started(backend)
+    before = asyncio.all_tasks()
+    watching = backend.watch_flow_run(run.id)
+    assert watching is not None
+    with anyio.CancelScope() as scope:
+        async with watching as states:
+            async for _ in states:
+                scope.cancel()
+    assert scope.cancelled_caught
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert await backend.cancel_flow_run(run.id) == "Cancelling"
+
+
+async def test_two_watchers_see_the_same_and_neither_sees_another_run(backend: Backend) -> None:
+    run, other = await started(backend), await started(backend)
+    first, second = backend.watch_flow_run(run.id), backend.watch_flow_run(run.id)
+    assert first is not None
+    assert second is not None
+    async with asyncio.timeout(20), first as one, second as two:
+        for states in (one, two):
+            assert (await anext(states)).message == "go"
+        await backend.set_flow_run_state(other.id, None, Success("the other one"))
+        await backend.set_flow_run_state(run.id, None, Success("this one"))
+        for states in (one, two):
+            assert (await anext(states)).message == "this one"
+
+
+# ---- handing out runs --------------------------------------------------------------------------------
+
+
+async def test_a_flow_run_is_given_to_one_worker_alone(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    ids = {await backend.create_flow_run(flow.id, labels=[label]) for _ in range(4)}
+    await backend.create_flow_run(flow.id, labels=[label], scheduled_start_time=NOON)
+    await backend.create_flow_run(flow.id, labels=[label, "more"])
+    given = await asyncio.gather(*(backend.reserve_flow_runs(f"worker {n}", limit=2, labels=[label]) for n in range(4)))
+    reserved = [reservation.flow_run_id for batch in given for reservation in batch]
+    assert sorted(reserved) == sorted(ids), "each one once; not the one that is not due, nor the one of other labels"
+    assert {(r.flow_id, r.flow_name, r.lapsed) for batch in given for r in batch} == {(flow.id, "etl", False)}
+    assert await backend.reserve_flow_runs("late", limit=9, labels=[label]) == []
+
+
+async def test_a_lease_that_ran_out_passes_the_run_on(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
+    await backend.reserve_flow_runs("first", labels=[label], lease_seconds=60)
+    await backend.set_flow_run_state(flow_run_id, 1, Running())
+    assert await backend.renew_reservations("second", [flow_run_id]) == []
+    assert await backend.renew_reservations("first", [flow_run_id], lease_seconds=1e-6) == [flow_run_id]
+    [taken] = await backend.reserve_flow_runs("second", labels=[label])
+    assert (taken.flow_run_id, taken.lapsed) == (flow_run_id, True)
+    assert await backend.renew_reservations("first", [flow_run_id, MISSING]) == []
+
+
+async def test_what_is_given_back_can_be_given_to_another(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
+    assert await backend.reserve_flow_runs("first", labels=[label], flow_names=["another flow"]) == []
+    await backend.reserve_flow_runs("first", labels=[label], flow_names=["another flow", "etl"])
+    await backend.release_reservations("second", [flow_run_id])
+    assert await backend.reserve_flow_runs("second", labels=[label]) == []
+    await backend.release_reservations("first", [flow_run_id])
+    assert len(await backend.reserve_flow_runs("second", labels=[label])) == 1
 
 
 async def test_the_url_may_be_shown(backend: Backend) -> None:
