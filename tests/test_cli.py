@@ -139,7 +139,10 @@ def test_words_are_completed_in_the_shell(folder: Path, words: str, place: int, 
     assert expected in flowloop(cwd=folder, extra=extra).stdout.split("\n")
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["server"], ["runs"], ["show"], ["db"], ["db", "prune"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["server"], ["runs"], ["show"], ["db"], ["db", "prune"], ["db", "upgrade"], ["db", "create-key"]],
+)
 def test_each_command_has_help(folder: Path, command: list[str]) -> None:
     shown = flowloop(*command, "--help", cwd=folder)
     assert shown.returncode == 0
@@ -168,6 +171,20 @@ def test_a_stopped_run_ends_with_its_states_written(folder: Path, number: signal
     assert process.returncode == (130 if number is signal.SIGINT else 1)
     listed = flowloop("runs", cwd=folder)
     assert re.search(r"sleeper +Cancelled", listed.stdout)
+
+
+def test_a_database_is_made_and_upgraded(folder: Path) -> None:
+    made = flowloop("db", "upgrade", "--db", "sqlite:///new.db", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    assert re.fullmatch(r"upgraded from nothing to \d+\n", made.stdout)
+    again = flowloop("db", "upgrade", "--db", "sqlite:///new.db", cwd=folder)
+    assert re.fullmatch(r"at version \d+ already\n", again.stdout)
+    with sqlite3.connect(folder / "new.db") as database:
+        database.execute("UPDATE flowloop_version SET version_num = '0000'")
+    old = flowloop("runs", "--backend", "sqlite:///new.db", cwd=folder)
+    assert old.returncode == 1
+    assert "flowloop db upgrade --db sqlite:///new.db" in old.stderr
+    assert len(old.stderr.splitlines()) == 1
 
 
 def test_old_runs_are_pruned(folder: Path) -> None:
@@ -280,14 +297,17 @@ def test_a_result_that_cannot_be_stored_fails_the_task_that_made_it(folder: Path
     assert not any(path.is_file() for path in (folder / "home" / "results").rglob("*"))
 
 
-@pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_the_remedy_is_named(folder: Path, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [("click", "runs", "cli"), ("rich", "runs", "cli"), ("uvicorn", "server", "cli"), ("sqlalchemy", "runs", "store")],
+)
+def test_without_the_extra_the_remedy_is_named(folder: Path, missing: str, command: str, extra: str) -> None:
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
-    done = flowloop("runs", cwd=folder, extra={"PYTHONPATH": str(folder)})
+    done = flowloop(command, cwd=folder, extra={"PYTHONPATH": str(folder)})
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        "Error: the command line needs an extra that is not installed: pip install 'flowloop[cli]'"
-    ]
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("Error: ")
+    assert f"pip install 'flowloop[{extra}]'" in done.stderr
 
 
 def test_a_bad_setting_is_named(folder: Path) -> None:

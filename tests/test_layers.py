@@ -80,7 +80,8 @@ def test_halves_and_adapters_keep_apart(file: Path) -> None:
     own = module(file.parts)
     for imported in imports(file, lazy=True):
         other = module(imported)
-        assert imported[0] != "flowloop", f"{file}: imports inside flowloop are relative"
+        by_alembic = "migrations" in file.parts  # run as files, outside any package
+        assert imported[0] != "flowloop" or by_alembic, f"{file}: imports inside flowloop are relative"
         assert not (file.parts[0] == "engine" and imported[0] == "backends"), f"{file} imports {other}"
         if {own, other} <= ADAPTERS and own != other:
             assert (own, other) in MAY_USE, f"{file} imports {other}: adapters do not use each other"

@@ -298,6 +298,17 @@ def database() -> None:
 
 
 @database.command()
+@_db_option
+@_async
+async def upgrade(db: str | None) -> None:
+    """Bring a database that an earlier flowloop wrote to the tables of this one."""
+    from ..store.migrations import upgrade as migrate
+
+    before, now = await migrate(_database(db, Settings.from_env()))
+    click.echo(f"at version {now} already" if before == now else f"upgraded from {before or 'nothing'} to {now}")
+
+
+@database.command()
 @click.option("--older-than", required=True, metavar="AGE", help="For instance 30d, 12h, 90m or 45s.")
 @_db_option
 @_async
