@@ -299,7 +299,7 @@ def test_a_result_that_cannot_be_stored_fails_the_task_that_made_it(folder: Path
 
 @pytest.mark.parametrize(
     ("missing", "command", "extra"),
-    [("click", "runs", "cli"), ("rich", "runs", "cli"), ("uvicorn", "server", "cli"), ("sqlalchemy", "runs", "store")],
+    [("click", "runs", "cli"), ("rich", "runs", "cli"), ("uvicorn", "server", "server"), ("sqlalchemy", "runs", "store")],
 )
 def test_without_the_extra_the_remedy_is_named(folder: Path, missing: str, command: str, extra: str) -> None:
     (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
