@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -149,8 +149,15 @@ class Database(ABC):
         """Insert state rows, and copy each to its run: rows as `transitions.Record` has them."""
 
     @abstractmethod
-    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert task runs with their first state, except those whose place is taken: rows as `runs.NewTaskRun`."""
+    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
+        """Insert Pending task runs with their state rows, except those whose place is taken.
+
+        Args:
+            - rows: of each: tenant, moment, flow run, task, map index, cache key, document, id of the state, id
+
+        Returns:
+            - Collection: the ids of those that were inserted
+        """
 
 
 def version_of(connection: Connection) -> str | None:

@@ -8,7 +8,7 @@ batch in arrays. Runs are locked in the order of their ids, so that batches that
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -93,6 +93,7 @@ WITH new AS (
 INSERT INTO task_run_state (id, tenant_id, task_run_id, version, timestamp, state, message, serialized_state)
 SELECT new.state_id, new.tenant_id, new.id, 1, new.created, 'Pending', 'Task run created', new.document
 FROM new JOIN run ON run.id = new.id
+RETURNING task_run_id::text
 """
 
 
@@ -203,9 +204,9 @@ class PostgresDatabase(Database):
         for wave in _waves(rows):
             _fetch(connection, _APPEND_STATES[kind], *zip(*wave, strict=True))
 
-    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state, where nobody else has done it meanwhile."""
-        _fetch(connection, _INSERT_TASK_RUNS, *zip(*rows, strict=True))
+        return [row[0] for row in _fetch(connection, _INSERT_TASK_RUNS, *zip(*rows, strict=True))]
 
 
 def _fetch(connection: Connection, statement: str, *args: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import datetime
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -225,11 +225,12 @@ class SqliteDatabase(Database):
         for statement in _APPEND[kind]:
             driver.executemany(statement, rows)
 
-    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert task runs with their Pending state."""
+    def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
+        """Insert task runs with their Pending state; nobody else writes meanwhile."""
         driver = _driver(connection)
         driver.executemany(_INSERT_TASK_RUN, rows)
         driver.executemany(_INSERT_PENDING, rows)
+        return [row[-1] for row in rows]
 
 
 def _driver(connection: Connection) -> sqlite3.Connection:
@@ -243,7 +244,7 @@ def _json_text(ids: Sequence[str]) -> str:
 
 
 def _take_write_lock(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    _driver(connection).execute("BEGIN IMMEDIATE")
 
 
 def _patiently(call: Callable[[], R]) -> R:

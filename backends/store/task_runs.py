@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import RowMapping, func, select
 
 from ...engine.errors import BackendRejected
@@ -62,11 +63,7 @@ def get_or_create_task_runs(tx: Tx, *, flow_run_id: str, task_id: str, map_indic
     flow_run, task = _flow_run_and_task(tx, flow_run_id, task_id)
     wanted = list(dict.fromkeys(map_indices))
     found = _find(tx, flow_run["id"], task["id"], wanted)
-    missing = [index for index in wanted if index not in found]
-    if missing:
-        _create(tx, flow_run, task, missing)
-        # Read again: another transaction may have created some of them first.
-        found |= _find(tx, flow_run["id"], task["id"], missing)
+    found |= _create(tx, flow_run, task, [index for index in wanted if index not in found])
     return [found[index] for index in map_indices]
 
 
@@ -79,23 +76,37 @@ def _flow_run_and_task(tx: Tx, flow_run_id: str, task_id: str) -> tuple[RowMappi
 
 
 def _find(tx: Tx, flow_run_id: str, task_id: str, indices: Sequence[int]) -> dict[int, Payload]:
+    """Return the runs of a task with these map indices, those that there are."""
     run = tables["task_run"].c
     columns = (run.id, run.version, run.state, run.serialized_state, run.map_index)
     mine = select(*columns).where(run.flow_run_id == flow_run_id, run.task_id == task_id)
     found: dict[int, Payload] = {}
     for start in range(0, len(indices), _CHUNK):
-        some = mine.where(run.map_index.in_(indices[start : start + _CHUNK]))
-        found |= {row["map_index"]: dict(row) for row in tx.all(some)}
-    return found
+        some = indices[start : start + _CHUNK]
+        lowest, highest = min(some), max(some)
+        dense = highest - lowest < 2 * len(some)
+        chosen = run.map_index.between(lowest, highest) if dense else run.map_index.in_(some)
+        for row in tx.connection.execute(mine.where(chosen)):
+            found[row[4]] = _payload(*row)
+    return {index: found[index] for index in indices if index in found}
 
 
-def _create(tx: Tx, flow_run: RowMapping, task: RowMapping, indices: Sequence[int]) -> None:
-    now = tx.database.moment(tx.now)
-    common = (flow_run["tenant_id"], now, flow_run["id"], task["id"])
+def _create(tx: Tx, flow_run: RowMapping, task: RowMapping, indices: Sequence[int]) -> dict[int, Payload]:
+    """Create runs of a task, and return them; where another transaction was first, return its run."""
+    if not indices:
+        return {}
+    common = (flow_run["tenant_id"], tx.database.moment(tx.now), flow_run["id"], task["id"])
     rows = [
         (*common, index, task["cache_key"], _PENDING_IN_FULL, tx.new_id(), tx.new_id()) for index in sorted(indices)
     ]
-    tx.database.insert_task_runs(tx.connection, rows)
+    created = set(tx.database.insert_task_runs(tx.connection, rows))
+    document = msgspec.Raw(_PENDING_IN_FULL.encode())
+    made = {row[4]: _payload(row[-1], 1, "Pending", document, row[4]) for row in rows if row[-1] in created}
+    return made | _find(tx, flow_run["id"], task["id"], [index for index in indices if index not in made])
+
+
+def _payload(run_id: str, version: int, state: str, document: msgspec.Raw, map_index: int) -> Payload:
+    return {"id": run_id, "version": version, "state": state, "serialized_state": document, "map_index": map_index}
 
 
 def get_or_create_task_run_info(tx: Tx, *, flow_run_id: str, task_id: str, map_index: int | None = None) -> Payload:
@@ -111,8 +122,7 @@ def get_or_create_task_run_info(tx: Tx, *, flow_run_id: str, task_id: str, map_i
     found = _find(tx, flow_run["id"], task["id"], [index])
     if found:
         return found[index]
-    _create(tx, flow_run, task, [index])
-    info = _find(tx, flow_run["id"], task["id"], [index])[index]
+    info = _create(tx, flow_run, task, [index])[index]
     if tx.caller.client_id is None and not _is_locked(tx, flow_run):
         info["version"] = 0
     return info

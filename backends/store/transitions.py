@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from . import rules
 from .ids import is_id
+from .once import once
 from .records import ANYONE, VERSION_LOCKING_ERROR, Caller, Kind, Outcome, StateChange, StateUpdate
 from .rules import StateHead
 from .slots import Slots
@@ -118,15 +119,8 @@ def set_states(tx: Tx, kind: Kind, updates: Sequence[StateUpdate], idempotency_k
     """
     if idempotency_key is None:
         return _apply(tx, kind, updates, tx.caller)
-    key = f"{tx.caller.tenant_id or ''}:{kind}:{idempotency_key}"
-    answer = tables["answer"]
-    claim = tx.upsert("answer")
-    # On PostgreSQL this waits for another transaction that has the same batch in hand.
-    if not tx.run(claim.values(key=key, created=tx.now, outcomes="").on_conflict_do_nothing()):
-        return msgspec.json.decode(tx.scalar(select(answer.c.outcomes).where(answer.c.key == key)), type=list[Outcome])
-    outcomes = _apply(tx, kind, updates, tx.caller)
-    tx.run(update(answer).where(answer.c.key == key).values(outcomes=document(outcomes)))
-    return outcomes
+    answered = once(tx, f"{kind}:{idempotency_key}", lambda tx: _apply(tx, kind, updates, tx.caller))
+    return msgspec.convert(answered, list[Outcome])
 
 
 def _apply(tx: Tx, kind: Kind, updates: Sequence[StateUpdate], caller: Caller) -> list[Outcome]:
