@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import anyio
 
 from .. import _rules
 from ..backend import Backend, FlowRunInfoResult, connect
-from ..cancellation import stopped_state
+from ..cancellation import Cause, stopped_state
 from ..context import now
 from ..context import values as _values
 from ..errors import BackendError, VersionLockMismatch
@@ -74,7 +75,8 @@ class CloudFlowRunner(FlowRunner):
         super().__init__(flow, None, state_handlers, settings=settings, limits=limits, fail_fast=fail_fast)
         self.backend = backend
         self.takeover = takeover
-        self._cancelled_elsewhere = False
+        self._changed_elsewhere: State | None = None
+        self._woken = anyio.Event()
 
     # -- the whole run -----------------------------------------------------------------------------------
 
@@ -122,9 +124,13 @@ class CloudFlowRunner(FlowRunner):
                 backend = await stack.enter_async_context(backend)
             if flow_run_id is None:
                 given_all = {**known.get("parameters", {}), **given}
-                flow_run_id = await create_flow_run(self.flow, backend, given_all, settings=self.settings)
+                # no agent and no worker has this label, so they leave the run to this runner
+                labels = [f"agentless-run-{uuid.uuid4().hex[:8]}"]
+                flow_run_id = await create_flow_run(
+                    self.flow, backend, given_all, settings=self.settings, labels=labels
+                )
             self.flow_run_id = flow_run_id
-            self._cancelled_elsewhere = False
+            self._changed_elsewhere = None
             known |= {"flow_run_id": flow_run_id, "backend": backend, "running_with_backend": True}
             while True:
                 final = await super().run(
@@ -133,7 +139,35 @@ class CloudFlowRunner(FlowRunner):
                 wait = _rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
                 if wait is None:
                     return final
-                await anyio.sleep(wait)
+                stopped = await self._wait_in_queue(backend, flow_run_id, wait)
+                if stopped is not None:
+                    return final if stopped == "handover" else stopped_state(stopped)
+
+    async def _wait_in_queue(self, backend: Backend, flow_run_id: str, seconds: float) -> Cause | None:
+        """Wait before asking again for a place, and return why the run was stopped meanwhile, if it was."""
+        cause: Cause | None = "shutdown"
+        try:
+            self._woken = anyio.Event()
+            with anyio.move_on_after(seconds):
+                await self._woken.wait()
+            cause = self._cancellation.cause
+        finally:
+            if cause is not None and cause != "handover":
+                with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+                    await backend.cancel_flow_run(flow_run_id)
+        return cause
+
+    def cancel(self, cause: Cause = "user") -> None:
+        """Stop the run that is going on; see `FlowRunner.cancel`.
+
+        With the cause ``"handover"`` the run does not end: the tasks under way are stopped and become Pending, the flow
+        run becomes Scheduled, and another process can continue it.
+
+        Args:
+            - cause: why, as the final states will say
+        """
+        super().cancel(cause)
+        self._woken.set()
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
         """Return a runner for a task of the flow."""
@@ -248,7 +282,9 @@ class CloudFlowRunner(FlowRunner):
             - State: Running
         """
         if state.is_running() and _values.get().get("takeover"):
-            return await self.handle_state_change(state, Running("Continuing flow run."))
+            state = await self.handle_state_change(state, Running("Continuing flow run."))
+            _values.set({**_values.get(), "took_over": True})
+            return state
         return await super().set_flow_to_running(state)
 
     # -- recording -------------------------------------------------------------------------------------
@@ -266,6 +302,10 @@ class CloudFlowRunner(FlowRunner):
         Raises:
             - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
         """
+        ended = self._changed_elsewhere
+        if ended is not None and ended.is_finished():
+            ended.result = new_state.result
+            raise ENDRUN(ended)
         new_state = await super().call_runner_target_handlers(old_state, new_state)
         current = _values.get()
         backend: Backend = current["backend"]
@@ -328,7 +368,7 @@ class CloudFlowRunner(FlowRunner):
             logger.removeHandler(shipper)
             with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
                 await shipper.send()
-                if self._cancelled_elsewhere:
+                if self._changed_elsewhere is not None:
                     await self._refresh_version(backend, current["flow_run_id"])
 
     async def _cancelled_before_tasks(self, state: State) -> None:
@@ -366,7 +406,7 @@ class CloudFlowRunner(FlowRunner):
         return True
 
     async def _poll(self, backend: Backend, flow_run_id: str) -> None:
-        while not self._cancelled_elsewhere:
+        while self._changed_elsewhere is None:
             await anyio.sleep(self.settings.check_cancellation_interval)
             try:
                 self._noticed(await backend.get_flow_run_state(flow_run_id))
@@ -374,7 +414,7 @@ class CloudFlowRunner(FlowRunner):
                 self.logger.debug("flow run %s could not be read: %s", flow_run_id, error)
 
     async def _listen(self, backend: Backend, flow_run_id: str) -> None:
-        while not self._cancelled_elsewhere:
+        while self._changed_elsewhere is None:
             stream = backend.watch_flow_run(flow_run_id)
             if stream is None:
                 return
@@ -387,9 +427,10 @@ class CloudFlowRunner(FlowRunner):
             await anyio.sleep(self.settings.check_cancellation_interval)
 
     def _noticed(self, state: State) -> None:
-        if isinstance(state, (Cancelling, Cancelled)):
-            self._cancelled_elsewhere = True
-            self.cancel("user")
+        if isinstance(state, Cancelling) or state.is_finished():
+            self._changed_elsewhere = state
+            # one that is finished was brought to its end by another runner: nothing is left to record here
+            self.cancel("handover" if state.is_finished() and not isinstance(state, Cancelled) else "user")
 
 
 def _ambient_flow_run() -> str | None:

@@ -1,0 +1,230 @@
+"""The worker: takes flow runs that are ready, and runs many of them at once on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..engine.backend import Backend, FlowRunReservation
+from ..engine.cloud import CloudFlowRunner
+from ..engine.errors import BackendRejected, BackendUnavailable
+from ..engine.flow import Flow
+from ..engine.runner import settle
+from ..engine.settings import Settings
+from ..engine.state import State
+
+__all__ = ["FlowLoader", "Worker"]
+
+FlowLoader = Callable[[FlowRunReservation], Flow | None | Awaitable[Flow | None]]
+"""Finds the flow of a flow run, sync or async; None leaves the run to other workers."""
+
+logger = logging.getLogger("flowloop.worker")
+
+
+class Worker:
+    """Takes flow runs that are ready, and runs many of them at once on the caller's event loop.
+
+    A run is taken under a lease, which the worker renews as long as it lives: no two workers run the same one. What a
+    worker that died had taken is continued by the next one as soon as the lease has run out. A body that holds up the
+    event loop for longer than the lease makes a worker look dead.
+
+    Args:
+        - backend: where the runs are; open
+        - flows: the flows by name, or a function that finds the flow of a run
+        - concurrency: how many flow runs at once
+        - labels: a run goes to a worker that has all its labels, and one without labels to a worker without any
+        - poll_interval: seconds between two looks for runs
+        - lease_seconds: how long a run is this worker's without a renewal
+        - grace: seconds that runs get to end by themselves after `stop`; the rest is handed over to other workers
+        - settings: for the runners
+
+    Example:
+
+        ```python
+        async with connect("sqlite:///runs.db") as backend, Worker(backend, {flow.name: flow}):
+            await application()
+        ```
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        flows: Mapping[str, Flow] | FlowLoader,
+        *,
+        concurrency: int = 200,
+        labels: Sequence[str] = (),
+        poll_interval: float = 1.0,
+        lease_seconds: float = 60.0,
+        grace: float = 30.0,
+        settings: Settings | None = None,
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self._backend = backend
+        self._flow_names = list(flows) if isinstance(flows, Mapping) else None
+        self._flow_of: FlowLoader = (lambda taken: flows[taken.flow_name]) if isinstance(flows, Mapping) else flows
+        self._concurrency = concurrency
+        self._labels = labels
+        self._poll_interval = poll_interval
+        self._lease_seconds = lease_seconds
+        self._grace = grace
+        self._settings = settings or Settings.from_env()
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._runners: dict[str, CloudFlowRunner] = {}
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._group: TaskGroup | None = None
+
+    @property
+    def flow_run_ids(self) -> list[str]:
+        """The flow runs that are this worker's now."""
+        return list(self._runs)
+
+    # -- working -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._group = await anyio.create_task_group().__aenter__()
+        self._group.start_soon(self.run)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> bool | None:
+        assert self._group is not None
+        self.stop()
+        return await self._group.__aexit__(*exc_info)  # type: ignore[arg-type]
+
+    async def run(self) -> None:
+        """Work until `stop` is called; a cancelled worker hands over what it runs.
+
+        Raises:
+            - BackendRejected: if the backend does not hand out runs to workers
+        """
+        renewing = asyncio.create_task(self._renew_leases(), name="leases")
+        renewing.add_done_callback(lambda _: self.stop(at_once=True))
+        try:
+            await self._take_runs()
+            await self._wait_for_runs()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._hand_over()
+                renewing.cancel()
+                await asyncio.wait([renewing])
+        if not renewing.cancelled():
+            renewing.result()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Take no more runs. Those under way get the grace to end by themselves, and are then handed over.
+
+        Args:
+            - at_once: whether to hand them over without a grace
+        """
+        self._stopping.set()
+        if at_once:
+            self._hurrying.set()
+
+    async def _take_runs(self) -> None:
+        while not self._stopping.is_set():
+            for taken in await self._reserved(self._concurrency - len(self._runs)):
+                # a run whose lease lapsed here, and that nobody took meanwhile, simply goes on
+                if taken.flow_run_id not in self._runs:
+                    task = asyncio.create_task(self._run(taken), name=f"flow run {taken.flow_run_id}")
+                    self._runs[taken.flow_run_id] = task
+            if len(self._runs) >= self._concurrency:
+                self._has_room.clear()
+                await _first_of(self._stopping, self._has_room)
+            else:
+                await _first_of(self._stopping, seconds=self._poll_interval)
+
+    async def _reserved(self, limit: int) -> list[FlowRunReservation]:
+        try:
+            return await self._backend.reserve_flow_runs(
+                self.id,
+                limit=limit,
+                labels=self._labels,
+                flow_names=self._flow_names,
+                lease_seconds=self._lease_seconds,
+            )
+        except BackendUnavailable as error:
+            logger.warning("no flow runs: %s", error)
+            return []
+
+    async def _run(self, taken: FlowRunReservation) -> None:
+        try:
+            state = await self._final_state(taken)
+            if state is None or not state.is_finished():
+                # what cannot go on now is not taken again at once
+                await _first_of(self._stopping, seconds=self._poll_interval)
+            await self._backend.release_reservations(self.id, [taken.flow_run_id])
+        except (BackendRejected, BackendUnavailable) as error:
+            logger.warning("flow run %s is free when its lease has run out: %s", taken.flow_run_id, error)
+        finally:
+            del self._runs[taken.flow_run_id]
+            self._has_room.set()
+
+    async def _final_state(self, taken: FlowRunReservation) -> State | None:
+        try:
+            flow = await settle(self._flow_of(taken))
+            if flow is None:
+                return None
+            takeover = True if taken.lapsed else None
+            runner = CloudFlowRunner(flow, backend=self._backend, settings=self._settings, takeover=takeover)
+            self._runners[taken.flow_run_id] = runner
+            if self._hurrying.is_set():
+                return None
+            logger.info("flow run %s of %r begins", taken.flow_run_id, taken.flow_name)
+            state = await runner.run(context={"flow_run_id": taken.flow_run_id})
+        except Exception:
+            logger.exception("flow run %s of %r could not be run", taken.flow_run_id, taken.flow_name)
+            return None
+        finally:
+            self._runners.pop(taken.flow_run_id, None)
+        logger.info("flow run %s of %r is %s", taken.flow_run_id, taken.flow_name, type(state).__name__)
+        return state
+
+    # -- leases ------------------------------------------------------------------------------------------
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await anyio.sleep(self._lease_seconds / 3)
+            held = list(self._runs)
+            if not held:
+                continue
+            try:
+                kept = await self._backend.renew_reservations(self.id, held, lease_seconds=self._lease_seconds)
+            except BackendUnavailable as error:
+                logger.warning("the leases of %d flow runs could not be renewed: %s", len(held), error)
+                continue
+            for flow_run_id in set(held) - set(kept):
+                if flow_run_id in self._runners:
+                    logger.warning("flow run %s was taken by another worker", flow_run_id)
+                    self._runners[flow_run_id].cancel("handover")
+
+    # -- stopping ----------------------------------------------------------------------------------------
+
+    async def _wait_for_runs(self) -> None:
+        with anyio.move_on_after(self._grace):
+            while self._runs and not self._hurrying.is_set():
+                self._has_room.clear()
+                await _first_of(self._has_room, self._hurrying)
+
+    async def _hand_over(self) -> None:
+        self.stop(at_once=True)
+        for runner in self._runners.values():
+            runner.cancel("handover")
+        if self._runs:
+            await asyncio.wait(self._runs.values())
+
+
+async def _first_of(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Wait until one of the events is set, or for so many seconds."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waiting:
+            wait.cancel()

@@ -1,0 +1,384 @@
+"""Workers: what they take, how they end, and that no run is run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import datetime
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from flowloop.backends import connect
+from flowloop.backends.memory import MemoryBackend
+from flowloop.backends.worker import Worker
+from flowloop.engine import Flow, Settings, context, task
+from flowloop.engine.backend import Backend
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.errors import BackendUnavailable
+from flowloop.engine.state import Cancelled, Resume, Running
+from flowloop.engine.testing import FaultyBackend, VirtualLoop
+from flowloop.engine.triggers import manual_only
+
+pytestmark = pytest.mark.virtual_time
+
+HOUR = datetime.timedelta(hours=1)
+
+
+def clock() -> Any:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop.clock
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=str(tmp_path))
+
+
+@pytest.fixture
+async def backend(settings: Settings) -> AsyncIterator[Backend]:
+    async with connect("memory://", settings=settings, clock=clock()) as opened:
+        yield opened
+
+
+class Flows:
+    """Flows that write down what ran."""
+
+    def __init__(self) -> None:
+        self.ran: collections.Counter[Any] = collections.Counter()
+        self.at_once = self.most_at_once = 0
+        ran = self.ran
+
+        @task
+        async def quick() -> None:
+            ran["quick", context.flow_run_id] += 1
+
+        @task
+        async def slow() -> None:
+            ran["slow", context.flow_run_id] += 1
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            try:
+                await anyio.sleep(100)
+            finally:
+                self.at_once -= 1
+
+        with Flow("quick") as self.quick:
+            quick()
+        with Flow("slow") as self.slow:
+            slow(upstream_tasks=[quick()])
+
+    def by_name(self) -> dict[str, Flow]:
+        return {flow.name: flow for flow in (self.quick, self.slow)}
+
+
+@pytest.fixture
+def flows() -> Flows:
+    return Flows()
+
+
+async def ended(backend: Backend, flow_run_ids: list[str]) -> list[str]:
+    """Wait until flow runs are finished, and return the names of their states."""
+    while True:
+        states = [await backend.get_flow_run_state(flow_run_id) for flow_run_id in flow_run_ids]
+        if all(state.is_finished() for state in states):
+            return [type(state).__name__ for state in states]
+        await anyio.sleep(1)
+
+
+async def begun(backend: Backend, flow_run_id: str) -> None:
+    while type(await backend.get_flow_run_state(flow_run_id)) is not Running:
+        await anyio.sleep(0.1)
+
+
+async def test_runs_that_are_ready_are_run(backend: Backend, flows: Flows, settings: Settings) -> None:
+    ids = [await create_flow_run(flows.quick, backend, settings=settings) for _ in range(3)]
+    async with Worker(backend, flows.by_name(), settings=settings):
+        ids.append(await create_flow_run(flows.quick, backend, settings=settings))
+        assert await ended(backend, ids) == ["Success"] * 4
+    assert set(flows.ran.values()) == {1}
+
+
+async def test_a_run_begins_when_its_time_has_come(backend: Backend, flows: Flows, settings: Settings) -> None:
+    start = clock().now() + HOUR
+    flow_run_id = await create_flow_run(flows.quick, backend, settings=settings, scheduled_start_time=start)
+    async with Worker(backend, flows.by_name(), settings=settings):
+        await ended(backend, [flow_run_id])
+    assert datetime.timedelta(0) <= clock().now() - start < datetime.timedelta(seconds=5)
+
+
+async def test_hundreds_run_at_once_and_no_more_than_wanted(backend: Backend, flows: Flows, settings: Settings) -> None:
+    ids = [await create_flow_run(flows.slow, backend, settings=settings) for _ in range(250)]
+    async with Worker(backend, flows.by_name(), concurrency=200, settings=settings):
+        assert set(await ended(backend, ids)) == {"Success"}
+    assert flows.most_at_once == 200
+    assert set(flows.ran.values()) == {1}
+
+
+async def test_only_flows_it_knows_and_labels_it_has(backend: Backend, flows: Flows, settings: Settings) -> None:
+    unknown = await create_flow_run(flows.slow, backend, settings=settings)
+    labelled = await create_flow_run(flows.quick, backend, settings=settings, labels=["gpu"])
+    known = await create_flow_run(flows.quick, backend, settings=settings)
+    async with Worker(backend, {"quick": flows.quick}, settings=settings):
+        await ended(backend, [known])
+        await anyio.sleep(10)
+        for left in (unknown, labelled):
+            assert (await backend.get_flow_run_state(left)).is_scheduled()
+    async with Worker(backend, {"quick": flows.quick}, labels=["gpu", "big"], settings=settings):
+        await ended(backend, [labelled])
+    assert (await backend.get_flow_run_state(unknown)).is_scheduled()
+
+
+async def test_a_run_that_somebody_runs_by_hand_is_left_to_him(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    async with Worker(backend, flows.by_name(), poll_interval=0.01, settings=settings):
+        runner = CloudFlowRunner(flows.slow, backend=backend, settings=settings)
+        assert (await runner.run()).is_successful()
+    assert set(flows.ran.values()) == {1}
+
+
+async def test_a_function_finds_the_flow(backend: Backend, flows: Flows, settings: Settings) -> None:
+    asked = []
+
+    async def find(taken: Any) -> Flow | None:
+        asked.append(taken.flow_name)
+        return flows.by_name()[taken.flow_name] if taken.flow_name == "quick" else None
+
+    left = await create_flow_run(flows.slow, backend, settings=settings)
+    run = await create_flow_run(flows.quick, backend, settings=settings)
+    async with Worker(backend, find, settings=settings):
+        await ended(backend, [run])
+        await anyio.sleep(10)
+    assert (await backend.get_flow_run_state(left)).is_scheduled()
+    assert 3 < asked.count("slow") < 20, "what it cannot run it leaves alone for a while"
+
+
+async def test_a_retry_far_off_frees_the_worker_and_is_resumed_when_due(backend: Backend, settings: Settings) -> None:
+    ran = []
+
+    @task(max_retries=1, retry_delay=HOUR)
+    async def flaky() -> str:
+        ran.append(clock().now())
+        if len(ran) == 1:
+            raise ValueError("not yet")
+        return "done"
+
+    with Flow("patient") as flow:
+        flaky()
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    async with Worker(backend, {"patient": flow}, settings=settings) as worker:
+        await anyio.sleep(60)
+        assert worker.flow_run_ids == []
+        assert type(await backend.get_flow_run_state(flow_run_id)) is Running
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+    assert HOUR <= ran[1] - ran[0] < HOUR + datetime.timedelta(seconds=5)
+
+
+async def test_a_paused_task_goes_on_after_somebody_resumed_it(backend: Backend, settings: Settings) -> None:
+    @task(trigger=manual_only)
+    async def publish() -> None: ...
+
+    with Flow("publish") as flow:
+        publish()
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    async with Worker(backend, {"publish": flow}, settings=settings) as worker:
+        await anyio.sleep(600)
+        info = await backend.get_flow_run_info(flow_run_id)
+        assert [type(run.state).__name__ for run in info.task_runs] == ["Paused"]
+        assert worker.flow_run_ids == []
+        await backend.set_task_run_state(info.task_runs[0].id, None, Resume())
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+
+
+# -- stopping ------------------------------------------------------------------------------------------
+
+
+async def test_a_stopped_worker_lets_its_runs_end(backend: Backend, flows: Flows, settings: Settings) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    async with Worker(backend, flows.by_name(), grace=200, settings=settings) as worker:
+        await begun(backend, flow_run_id)
+        worker.stop()
+        late = await create_flow_run(flows.quick, backend, settings=settings)
+    assert (await backend.get_flow_run_state(flow_run_id)).is_successful()
+    assert (await backend.get_flow_run_state(late)).is_scheduled()
+
+
+def stopped(worker: Worker, task: asyncio.Task[None]) -> None:
+    worker.stop()
+
+
+def at_once(worker: Worker, task: asyncio.Task[None]) -> None:
+    worker.stop(at_once=True)
+
+
+def cancelled(worker: Worker, task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+@pytest.mark.parametrize("end", [stopped, at_once, cancelled])
+async def test_what_does_not_end_in_time_is_handed_over_and_continued(
+    backend: Backend, flows: Flows, settings: Settings, end: Callable[..., None]
+) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    worker = Worker(backend, flows.by_name(), grace=10, lease_seconds=10_000, settings=settings)
+    working = asyncio.create_task(worker.run())
+    await begun(backend, flow_run_id)
+    await anyio.sleep(5)
+    before = asyncio.get_running_loop().time()
+    end(worker, working)
+    await asyncio.wait([working])
+    assert working.cancelled() == (end is cancelled)
+    assert asyncio.get_running_loop().time() - before == pytest.approx(10 if end is stopped else 0, abs=0.1)
+
+    assert worker.flow_run_ids == []
+    assert (await backend.get_flow_run_state(flow_run_id)).is_scheduled()
+    info = await backend.get_flow_run_info(flow_run_id)
+    assert {type(run.state).__name__ for run in info.task_runs} == {"Success", "Pending"}
+    async with Worker(backend, flows.by_name(), settings=settings):
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+    assert flows.ran == {("quick", flow_run_id): 1, ("slow", flow_run_id): 2}
+
+
+async def test_the_attempt_and_the_round_survive_a_handover(backend: Backend, settings: Settings) -> None:
+    seen = []
+
+    @task(max_retries=2, retry_delay=1)
+    async def flaky() -> None:
+        seen.append(context.task_run_count)
+        if context.task_run_count == 1:
+            raise ValueError("once")
+        await anyio.sleep(100)
+
+    with Flow("flaky") as flow:
+        flaky()
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    async with Worker(backend, {"flaky": flow}, grace=0, settings=settings):
+        await anyio.sleep(20)
+    async with Worker(backend, {"flaky": flow}, settings=settings):
+        await ended(backend, [flow_run_id])
+    assert seen == [1, 2, 2]
+
+
+async def test_a_run_that_is_cancelled_ends_as_cancelled(backend: Backend, flows: Flows, settings: Settings) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    async with Worker(backend, flows.by_name(), settings=settings) as worker:
+        await begun(backend, flow_run_id)
+        await backend.cancel_flow_run(flow_run_id)
+        assert await ended(backend, [flow_run_id]) == [Cancelled.__name__]
+        await anyio.sleep(2)
+        assert worker.flow_run_ids == []
+
+
+# -- leases --------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_renewed_for_as_long_as_a_run_takes(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    async with (
+        Worker(backend, flows.by_name(), lease_seconds=6, settings=settings),
+        Worker(backend, flows.by_name(), lease_seconds=6, settings=settings),
+    ):
+        await ended(backend, [flow_run_id])
+    assert set(flows.ran.values()) == {1}
+
+
+async def test_the_runs_of_a_worker_that_is_gone_are_continued(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    faulty = FaultyBackend(backend)
+    gone = Worker(faulty, flows.by_name(), lease_seconds=30, settings=settings)
+    working = asyncio.create_task(gone.run())
+    await begun(backend, flow_run_id)
+    await anyio.sleep(5)
+    # from here on nothing of it reaches the backend, as if its process had been killed
+    for method in (
+        "set_flow_run_state",
+        "set_task_run_state",
+        "update_flow_run_heartbeat",
+        "renew_reservations",
+        "release_reservations",
+        "reserve_flow_runs",
+    ):
+        faulty.fail(method, BackendUnavailable("gone"), times=None)
+    working.cancel()
+    await asyncio.wait([working])
+    assert type(await backend.get_flow_run_state(flow_run_id)) is Running
+
+    async with Worker(backend, flows.by_name(), settings=settings) as heir:
+        await anyio.sleep(20)
+        assert heir.flow_run_ids == []
+        await anyio.sleep(10)
+        assert heir.flow_run_ids == [flow_run_id]
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+    assert flows.ran == {("quick", flow_run_id): 1, ("slow", flow_run_id): 2}
+
+
+async def test_a_worker_that_lost_a_lease_leaves_the_run_to_its_heir(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    faulty = FaultyBackend(backend)
+    faulty.delay("renew_reservations", 60)
+    async with Worker(faulty, flows.by_name(), lease_seconds=30, settings=settings) as sleepy:
+        await begun(backend, flow_run_id)
+        faulty.delay("reserve_flow_runs", 1000)
+        async with Worker(backend, flows.by_name(), settings=settings) as heir:
+            await anyio.sleep(60)
+            assert heir.flow_run_ids == [flow_run_id]
+            await anyio.sleep(20)
+            assert sleepy.flow_run_ids == []
+            assert await ended(backend, [flow_run_id]) == ["Success"]
+    _, task_runs = await backend.get_flow_run_history(flow_run_id)
+    states = {run.task_slug: [record.state for record in run.states] for run in task_runs}
+    assert states["slow-1"] == ["Pending", "Running", "Running", "Success"]
+
+
+async def test_a_worker_whose_lease_lapsed_unnoticed_goes_on(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    faulty = FaultyBackend(backend)
+    faulty.delay("renew_reservations", 60)
+    async with Worker(faulty, flows.by_name(), lease_seconds=30, settings=settings):
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+    assert set(flows.ran.values()) == {1}
+
+
+async def test_an_outage_of_the_backend_is_lived_through(backend: Backend, flows: Flows, settings: Settings) -> None:
+    faulty = FaultyBackend(backend)
+    faulty.fail("reserve_flow_runs", BackendUnavailable("away"), times=5)
+    faulty.fail("renew_reservations", BackendUnavailable("away"), times=2)
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    async with Worker(faulty, flows.by_name(), settings=settings):
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+    assert set(flows.ran.values()) == {1}
+
+
+async def test_a_run_that_cannot_be_run_does_not_stop_the_others(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    def find(taken: Any) -> Flow:
+        return {"quick": flows.quick}[taken.flow_name]
+
+    broken = await create_flow_run(flows.slow, backend, settings=settings)
+    fine = await create_flow_run(flows.quick, backend, settings=settings)
+    async with Worker(backend, find, settings=settings):
+        assert await ended(backend, [fine]) == ["Success"]
+    assert (await backend.get_flow_run_state(broken)).is_scheduled()
+
+
+async def test_where_runs_are_not_handed_out_it_says_so(flows: Flows, settings: Settings) -> None:
+    from flowloop.engine.errors import BackendRejected
+
+    faulty = FaultyBackend(MemoryBackend(settings=settings))
+    faulty.fail("reserve_flow_runs", BackendRejected("not a flowloop server"), times=None)
+    with pytest.raises(BackendRejected, match="not a flowloop server"):
+        await Worker(faulty, flows.by_name(), settings=settings).run()
