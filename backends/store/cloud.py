@@ -37,18 +37,6 @@ _VALUE_LIMIT = 10_000
 _SCOPES = ("read", "write")
 
 
-def _put(tx: Tx, table: str, tenant_id: str, key: dict[str, str], values: dict[str, Any]) -> str:
-    """Insert or change the one row of a tenant that has this key, and return its id."""
-    columns = tables[table].c
-    where = [columns.tenant_id == tenant_id, *(columns[name] == value for name, value in key.items())]
-    found = tx.first(select(columns.id).where(*where).with_for_update())
-    if found is None:
-        return tx.insert(table, tenant_id=tenant_id, **key, **values)
-    tx.update(table, columns.id == found["id"], **values)
-    row_id: str = found["id"]
-    return row_id
-
-
 def _delete(tx: Tx, table: str, row_id: str, missing: str) -> Payload:
     row = tx.row(table, row_id, missing)
     tx.run(delete(tables[table]).where(tables[table].c.id == row["id"]))
@@ -65,7 +53,7 @@ def set_secret(tx: Tx, *, name: str, value: Any) -> Payload:
     if value is None:
         return delete_secret(tx, name=name)
     ciphertext = _cipher(tx.secret_key).encrypt(msgspec.json.encode(value)).decode()
-    _put(tx, "secret", tx.tenant_or_only(None), {"name": name}, {"ciphertext": ciphertext})
+    tx.put("secret", {"tenant_id": tx.tenant_or_only(None), "name": name}, {"ciphertext": ciphertext})
     return {"success": True}
 
 
@@ -119,7 +107,7 @@ def set_key_value(tx: Tx, *, key: str, value: Any) -> Payload:
         raise BackendRejected("A key-value pair needs a key.")
     if len(msgspec.json.encode(value)) > _VALUE_LIMIT:
         raise BackendRejected("Value payload exceedes 10KB limit.")
-    return {"id": _put(tx, "key_value", tx.tenant_or_only(None), {"key": key}, {"value": value})}
+    return {"id": tx.put("key_value", {"tenant_id": tx.tenant_or_only(None), "key": key}, {"value": value})}
 
 
 def delete_key_value(tx: Tx, *, key_value_id: str) -> Payload:
@@ -152,7 +140,7 @@ def _put_limit(tx: Tx, table: str, key: dict[str, str], limit: int) -> Payload:
         raise BackendRejected("A limit needs a tag or a label.")
     if limit < 0:
         raise BackendRejected("A limit must not be negative.")
-    return {"id": _put(tx, table, tx.tenant_or_only(None), key, {"limit": limit})}
+    return {"id": tx.put(table, {"tenant_id": tx.tenant_or_only(None), **key}, {"limit": limit})}
 
 
 # -- API keys ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -100,8 +100,10 @@ class Database(ABC):
             return error
         if isinstance(error, PoolTimeout | OSError | asyncio.TimeoutError):
             return BackendUnavailable(f"the database {self.shown} does not answer: {error}")
-        cause = error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error
-        kind = self.classify(cause)
+        cause = error.orig if isinstance(error, StatementError) and isinstance(error.orig, Exception) else error
+        # What is no error of the driver was raised before the driver was asked: by the conversion of a value.
+        converted = isinstance(error, StatementError) and not isinstance(error, DBAPIError)
+        kind = "value" if converted else self.classify(cause)
         if kind == "rejected":
             message = "Foreign key violation." if "foreign key" in str(cause).lower() else "Uniqueness violation."
             return BackendRejected(message)

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def _group(tx: Tx, flow_group_id: str) -> RowMapping:
-    return tx.row("flow_group", flow_group_id, "Invalid flow group ID.")
+    return tx.row("flow_group", flow_group_id, "Invalid flow group ID.", lock=True)
 
 
 def _set(tx: Tx, group: RowMapping, **values: Any) -> Payload:

@@ -199,7 +199,7 @@ def cancel_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
     Returns:
         - Payload: ``id`` and ``state``: the name of the state it is in now
     """
-    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.")
+    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
     state = run["state"]
     if state in rules.RUNNING:
         state = "Cancelling"
@@ -218,7 +218,7 @@ def restart_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
     Returns:
         - Payload: ``id``, ``state``, and ``task_runs``: how many task runs became Pending
     """
-    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.")
+    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
     if run["state"] not in rules.FINISHED:
         raise BackendRejected(f"Flow run {run['id']} is {run['state']}: only a finished flow run can be restarted.")
     task_run = tables["task_run"].c

@@ -15,6 +15,7 @@ from sqlalchemy import RowMapping, delete, func, select, update
 
 from ...engine.errors import BackendRejected
 from . import flow_runs, scheduling
+from .documents import check_flow
 from .records import Payload
 from .transitions import set_states
 from .tx import Tx, tables
@@ -59,7 +60,9 @@ def create_flow(
     Returns:
         - Payload: ``id``, ``version``, and ``created``: whether this is a new version
     """
-    project = tx.row("project", project_id, "Invalid project.")
+    # Locked: of two registrations of one flow, one takes the version after the other.
+    project = tx.row("project", project_id, "Invalid project.", lock=True)
+    check_flow(serialized_flow)
     name = serialized_flow.get("name")
     if not isinstance(name, str) or not name:
         raise BackendRejected("The serialized flow has no name.")
@@ -161,10 +164,8 @@ def _flow_group(
             .limit(1)
         )
     name = version_group_id or str(uuid.uuid4())
-    # Locked: two registrations of one flow take two versions.
-    found = tx.first(
-        select(group.id).where(group.tenant_id == project["tenant_id"], group.name == name).with_for_update()
-    )
+    same = select(group.id).where(group.tenant_id == project["tenant_id"], group.name == name)
+    found = tx.first(same.with_for_update(key_share=True))
     if found is not None:
         return found["id"], True
     settings = {
@@ -191,7 +192,7 @@ def _set_group_setting(tx: Tx, group_id: str, key: str, value: Any) -> None:
 
 def register_tasks(tx: Tx, *, flow_id: str, serialized_tasks: Sequence[dict[str, Any]]) -> Payload:
     """Add tasks to a flow; those it has already, by their slug, stay as they are."""
-    flow = tx.row("flow", flow_id, "Invalid flow ID.")
+    flow = tx.row("flow", flow_id, "Invalid flow ID.", lock=True)
     added = _insert_tasks(tx, flow, serialized_tasks)
     if added:
         serialized = dict(flow["serialized_flow"])
@@ -243,7 +244,7 @@ def _interval(seconds: object) -> str | None:
 
 def register_edges(tx: Tx, *, flow_id: str, serialized_edges: Sequence[dict[str, Any]]) -> Payload:
     """Add edges between the tasks of a flow; of several between the same two tasks the first is kept."""
-    flow = tx.row("flow", flow_id, "Invalid flow ID.")
+    flow = tx.row("flow", flow_id, "Invalid flow ID.", lock=True)
     _insert_edges(tx, flow, serialized_edges)
     return {"success": True}
 

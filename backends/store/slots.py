@@ -51,7 +51,9 @@ class Slots:
         locked = select(limit.c.id, limit.c.tenant_id, label, limit.c.limit).where(
             limit.c.tenant_id.in_({tenant for tenant, _ in relevant}), label.in_({name for _, name in relevant})
         )
-        for limit_id, tenant_id, name, places in tx.connection.execute(locked.order_by(limit.c.id).with_for_update()):
+        for limit_id, tenant_id, name, places in tx.connection.execute(
+            locked.order_by(limit.c.id).with_for_update(key_share=True)
+        ):
             limits[tenant_id, name] = limit_id
             self._free[limit_id] = places
         if not limits:

@@ -184,6 +184,8 @@ class SqliteDatabase(Database):
             return "rejected"
         if isinstance(error, OverflowError | UnicodeEncodeError | sqlite3.DataError | sqlite3.InterfaceError):
             return "value"
+        if isinstance(error, sqlite3.ProgrammingError) and "binding parameter" in str(error):
+            return "value"
         return "unavailable" if isinstance(error, sqlite3.OperationalError) else ""
 
     @staticmethod

@@ -71,7 +71,7 @@ def default_tenant(tx: Tx) -> Payload:
     """Return the first tenant the caller may see, made if there is none at all."""
     tenant = tables["tenant"].c
     found = tx.first(select(tenant.id).where(tx.mine("tenant")).order_by(tenant.id))
-    return {"id": found["id"]} if found is not None else create_tenant(tx, name="Default", slug="default")
+    return {"id": found["id"] if found is not None else tx.put("tenant", {"slug": "default"}, {"name": "Default"})}
 
 
 def create_project(tx: Tx, *, name: str, tenant_id: str | None = None, description: str | None = None) -> Payload:
@@ -84,10 +84,12 @@ def create_project(tx: Tx, *, name: str, tenant_id: str | None = None, descripti
 
 def get_or_create_project(tx: Tx, *, name: str) -> Payload:
     """Return the project of this name, made if it is new, in the caller's tenant or the first one."""
+    if not name:
+        raise BackendRejected("A project needs a name.")
     owner = default_tenant(tx)["id"]
     project = tables["project"].c
     found = tx.first(select(project.id).where(project.tenant_id == owner, project.name == name))
-    return {"id": found["id"]} if found is not None else create_project(tx, name=name, tenant_id=owner)
+    return {"id": found["id"] if found is not None else tx.put("project", {"tenant_id": owner, "name": name})}
 
 
 def set_project_name(tx: Tx, *, project_id: str, name: str) -> Payload:

@@ -78,15 +78,22 @@ class Tx:
             return owner.is_not(None)
         return owner == self.caller.tenant_id
 
-    def row(self, table: str, row_id: object, missing: str) -> RowMapping:
+    def row(self, table: str, row_id: object, missing: str, *, lock: bool = False) -> RowMapping:
         """Return a row by its id.
 
+        Args:
+            - table: its name
+            - row_id: whatever is to be an id
+            - missing: what to say if the caller has no such row
+            - lock: keep other transactions from changing it, or locking it too, until the end of this one
+
         Raises:
-            - BackendRejected: with the message `missing`, if the caller has no such row
+            - BackendRejected: with the message `missing`
         """
         found = None
         if is_id(row_id):
-            found = self.first(select(tables[table]).where(tables[table].c.id == row_id, self.mine(table)))
+            chosen = select(tables[table]).where(tables[table].c.id == row_id, self.mine(table))
+            found = self.first(chosen.with_for_update(key_share=True) if lock else chosen)
         if found is None:
             raise BackendRejected(missing)
         return found
@@ -107,6 +114,16 @@ class Tx:
         """Return an insert statement that can say what to do about a conflict, as both dialects spell it."""
         dialect = sqlite if self.database.name == "sqlite" else postgresql
         return dialect.insert(tables[table])
+
+    def put(self, table: str, key: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> str:
+        """Insert the row with a unique key, or change it if it is there already, and return its id."""
+        values = dict(values or {})
+        row = {"id": self.new_id(), "created": self.now, "updated": self.now, **key, **values}
+        claim = self.upsert(table).values(row)
+        columns = tables[table].c
+        claim = claim.on_conflict_do_update(index_elements=list(key), set_={"updated": self.now, **values})
+        row_id: str = self.connection.execute(claim.returning(columns.id)).scalar_one()
+        return row_id
 
     def insert_many(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows."""
