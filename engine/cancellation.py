@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
@@ -27,7 +27,10 @@ __all__ = [
     "interruptible",
     "is_stopped",
     "stopped_state",
+    "undisturbed",
 ]
+
+T = TypeVar("T")
 
 Cause = Literal["user", "timeout", "shutdown", "sibling", "handover"]
 """Why a flow run is stopped. After a handover it is not over: another process goes on with it."""
@@ -130,6 +133,31 @@ async def is_stopped() -> bool:
         # a loop that shuts down cancels all tasks, and the flow run may hear of it later than this one
         await absorb_cancel(task)
     return cancellation.cause is not None
+
+
+async def undisturbed(work: Coroutine[Any, Any, T], grace: float) -> T:
+    """Await `work` to its end although the caller is cancelled meanwhile; from then on it has `grace` seconds.
+
+    Raises:
+        - CancelledError: when the caller was cancelled, after the work has ended
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        for _ in range(2):
+            with anyio.move_on_after(grace, shield=True) as scope:
+                while not task.done():
+                    try:
+                        await asyncio.wait((task,))
+                    except asyncio.CancelledError:
+                        if scope.cancel_called:
+                            raise
+            task.cancel()
+        if task.done() and not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
 
 
 def stopped_state(cause: Cause) -> State:

@@ -14,7 +14,7 @@ from . import _rules
 from ._drive import Drive, plan_of
 from ._large import aside
 from ._restart import tasks_to_rerun
-from .cancellation import Cancellation, Cause, stopped_state
+from .cancellation import Cancellation, Cause, stopped_state, undisturbed
 from .context import context as run_context
 from .context import dates, merge, now
 from .context import values as _values
@@ -162,6 +162,11 @@ class FlowRunner(Runner):
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
         """Call all state handlers, and tell whoever watches; see `Runner.handle_state_change`."""
+        change = self._tell(old_state, new_state)
+        # how a flow run ended is told to the end, whoever is cancelled meanwhile
+        return await (undisturbed(change, self.settings.cancel_grace) if new_state.is_finished() else change)
+
+    async def _tell(self, old_state: State, new_state: State) -> State:
         new_state = await super().handle_state_change(old_state, new_state)
         if self._watch.active:
             self._watch.publish(RunEvent(now(), None, -1, old_state, new_state))
