@@ -12,7 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
@@ -25,7 +25,7 @@ from rich.live import Live
 from rich.logging import RichHandler
 
 from ...engine.backend import Backend, connect
-from ...engine.cloud import CloudFlowRunner
+from ...engine.cloud import CloudFlowRunner, register_flow
 from ...engine.errors import FlowloopError
 from ...engine.flow_loop import run_sync
 from ...engine.settings import Settings, read_settings
@@ -181,7 +181,8 @@ async def _watched(runner: CloudFlowRunner, parameters: dict[str, Any], console:
                 group.start_soon(refresh)
                 await anyio.lowlevel.checkpoint()
                 try:
-                    state = await _ended_by_sigterm(runner, parameters)
+                    with _handling((signal.SIGTERM,), lambda: runner.cancel("shutdown")):
+                        state = await runner.run(parameters=parameters)
                 except FlowloopError as error:
                     problem = error  # raised in the group, it would come out of it in an ExceptionGroup
                 finally:
@@ -198,15 +199,19 @@ async def _watched(runner: CloudFlowRunner, parameters: dict[str, Any], console:
     return state
 
 
-async def _ended_by_sigterm(runner: CloudFlowRunner, parameters: dict[str, Any]) -> State:
+@contextlib.contextmanager
+def _handling(numbers: tuple[signal.Signals, ...], handler: Callable[[], None]) -> Iterator[None]:
+    """Have signals call `handler` on the running loop."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(NotImplementedError):  # Windows has no such signals
-        loop.add_signal_handler(signal.SIGTERM, runner.cancel, "shutdown")
+        for number in numbers:
+            loop.add_signal_handler(number, handler)
     try:
-        return await runner.run(parameters=parameters)
+        yield
     finally:
         with contextlib.suppress(NotImplementedError):
-            loop.remove_signal_handler(signal.SIGTERM)
+            for number in numbers:
+                loop.remove_signal_handler(number)
 
 
 def _set_up_logging(settings: Settings, console: Console) -> None:
@@ -216,8 +221,16 @@ def _set_up_logging(settings: Settings, console: Console) -> None:
         raise FlowloopError(f"FLOWLOOP_LOG_LEVEL is one of {', '.join(levels)}, not {settings.log_level!r}")
     logger = logging.getLogger("flowloop")
     logger.setLevel(level)
-    logger.handlers = [RichHandler(console=console, show_path=False, rich_tracebacks=False)]
+    logger.handlers = [_log_handler(console)]
     logger.propagate = False
+
+
+def _log_handler(console: Console) -> logging.Handler:
+    if console.is_terminal:
+        return RichHandler(console=console, show_path=False)
+    handler = logging.StreamHandler(console.file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
 
 
 def _say_where(console: Console, flow_run_id: str, settings: Settings, url: str) -> None:
@@ -290,6 +303,39 @@ async def server(db: str | None, host: str, port: int) -> None:
 
     limits = read_settings(ServerSettings, "FLOWLOOP_SERVER_")
     await serve(_database(db, settings), host=host, port=port, settings=limits, started=started)
+
+
+@flowloop.command()
+@click.argument("targets", metavar="FILE[:FLOW]...", nargs=-1, required=True, type=click.Path())
+@click.option("--concurrency", default=200, show_default=True, type=click.IntRange(1), help="Flow runs at once.")
+@click.option("--label", "labels", multiple=True, help="Take the runs that have this label; repeatable.")
+@_backend_option
+@_async
+async def worker(targets: tuple[str, ...], concurrency: int, labels: tuple[str, ...], backend: str | None) -> None:
+    """Take flow runs of these flows that are ready, and run them, until Ctrl-C or SIGTERM.
+
+    The flows are registered first if they are new or changed, so their schedules count. A signal lets what runs go on
+    for a while, and hands over the rest; a second one hands it over at once.
+    """
+    from ..worker import Worker
+
+    settings = _settings(backend)
+    _set_up_logging(settings, Console(stderr=True))
+    flows = {flow.name: flow for flow in map(load_flow, targets)}
+    async with _backend(settings) as opened:
+        for flow in flows.values():
+            await register_flow(flow, opened, settings=settings)
+        taking = Worker(opened, flows, concurrency=concurrency, labels=labels, settings=settings)
+        stops = 0
+
+        def stop() -> None:
+            nonlocal stops
+            stops += 1
+            taking.stop(at_once=stops > 1)
+
+        with _handling((signal.SIGINT, signal.SIGTERM), stop):
+            click.echo(f"flowloop works on {', '.join(flows)} in {opened.url}")
+            await taking.run()
 
 
 @flowloop.group(name="db")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .creation import create_flow_run
+from .creation import create_flow_run, register_flow
 from .flow_runner import CloudFlowRunner
 from .task_runner import CloudTaskRunner
 
-__all__ = ["CloudFlowRunner", "CloudTaskRunner", "create_flow_run"]
+__all__ = ["CloudFlowRunner", "CloudTaskRunner", "create_flow_run", "register_flow"]

@@ -1,4 +1,4 @@
-"""Creating flow runs: for a runner here, or for a worker elsewhere."""
+"""Registering flows and creating flow runs: for a runner here, or for a worker elsewhere."""
 
 from __future__ import annotations
 
@@ -9,12 +9,31 @@ from typing import Any
 import msgspec
 
 from .._large import aside
-from ..backend import Backend
+from ..backend import Backend, RegisteredFlow
 from ..errors import FlowDefinitionError
 from ..flow import Flow
 from ..settings import Settings
 
-__all__ = ["create_flow_run"]
+__all__ = ["create_flow_run", "register_flow"]
+
+
+async def register_flow(flow: Flow, backend: Backend, *, settings: Settings | None = None) -> RegisteredFlow:
+    """Register a flow if it is new or changed, so that its schedule counts and others can create flow runs of it.
+
+    Args:
+        - flow: the flow
+        - backend: where to register it; open
+        - settings: name the project; from the environment if None
+
+    Raises:
+        - FlowDefinitionError: for a flow that cannot run; nothing is recorded
+        - BackendError: if it cannot be registered
+    """
+    flow.validate()
+    document = flow.serialize()
+    key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+    project = (settings or Settings.from_env()).project
+    return await backend.register_flow(document, project_name=project, idempotency_key=key)
 
 
 async def create_flow_run(
