@@ -201,16 +201,29 @@ class TaskRunStateItem(msgspec.Struct):
     state: msgspec.Raw
 
 
-def log_item(record: LogRecord) -> dict[str, Any]:
-    """Return one item of ``write_run_logs``."""
-    return {
-        "flow_run_id": record.flow_run_id,
-        "task_run_id": record.task_run_id,
-        "timestamp": record.timestamp,
-        "name": record.name,
-        "level": record.level,
-        "message": record.message,
-    }
+_LOG_BYTES = 1_000_000
+_LONGEST_MESSAGE = 100_000
+
+
+def log_lines(records: Sequence[LogRecord]) -> Iterator[list[bytes]]:
+    """Return the items of ``write_run_logs`` as JSON, in portions that a request has room for.
+
+    A line that would not fit into one is cut.
+    """
+    portion: list[bytes] = []
+    size = 0
+    for record in records:
+        line = msgspec.json.encode(record)
+        if len(line) > _LOG_BYTES:
+            message = f"{record.message[:_LONGEST_MESSAGE]} ... ({len(record.message):,} characters)"
+            line = msgspec.json.encode(msgspec.structs.replace(record, message=message))
+        if portion and size + len(line) > _LOG_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(line)
+        size += len(line)
+    if portion:
+        yield portion
 
 
 def id_range(beginning: str) -> tuple[str, str] | None:

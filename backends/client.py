@@ -48,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 _LANES = 4
 _PAGE = 500
-_LOGS_AT_ONCE = 500
 _ITEM_OVERHEAD = 150
 _FIELD_WEIGHT = 80_000  # what has a field of its own: the limit of a batch in bytes then keeps the document short
 _MAX_STATE_BYTES = 1_000_000
@@ -332,11 +331,11 @@ class GraphQLBackend:
 
     async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
         """See `Backend.write_run_logs`."""
-        for start in range(0, len(records), _LOGS_AT_ONCE):
-            some = records[start : start + _LOGS_AT_ONCE]
-            size = sum(len(record.message) + _ITEM_OVERHEAD for record in some)
-            write = Write("write_run_logs", [documents.log_item(record) for record in some])
-            await self._put(write, records[0].flow_run_id, size)
+        for lines in documents.log_lines(records):
+            size = sum(len(line) for line in lines)
+            await self._put(
+                Write("write_run_logs", [msgspec.Raw(line) for line in lines]), records[0].flow_run_id, size
+            )
 
     async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
         """See `Backend.create_task_run_artifact`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -459,3 +460,15 @@ def test_a_refusal_is_an_answer_and_ends_the_outage() -> None:
         assert line.state is CircuitState.CLOSED
 
     run_virtually(main())
+
+
+@pytest.mark.parametrize("run_on", [asyncio.run, uvloop.run, run_virtually])
+def test_it_works_on_every_loop(run_on: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def main() -> None:
+        recorder = Recorder(["none", "lost", "dropped"], delay=0)
+        async with Batcher(recorder.send, circuit(), max_items=10) as batcher:
+            puts = [batcher.put((name, number)) for number in range(5) for name in "abcde"]
+            assert len(await asyncio.gather(*puts)) == 25
+        assert Counter(recorder.recorded) == Counter((name, number) for number in range(5) for name in "abcde")
+
+    run_on(main())

@@ -185,6 +185,22 @@ def test_fields_of_their_own_are_at_most_fifty_in_a_request() -> None:
     assert [len(asked.variables) for asked in server.asked] == [50, 50, 20]
 
 
+def test_long_logs_travel_in_portions_and_an_endless_line_is_cut() -> None:
+    server = Server()
+
+    async def use(backend: GraphQLBackend) -> None:
+        lines = ["☃" * 100_000] * 10 + ["\x00" * 1_000_000, "short"]
+        await backend.write_run_logs([LogRecord("f", None, NOON, "n", "INFO", line) for line in lines])
+
+    run(server, use)
+    assert all(len(asked.content) < 1_100_000 for asked in server.asked)
+    messages = [line["message"] for asked in server.asked for line in asked.variables["write_run_logs"]["logs"]]
+    assert len(messages) == 12
+    assert messages[:10] == ["☃" * 100_000] * 10
+    assert messages[10].endswith(" ... (1,000,000 characters)")
+    assert messages[11] == "short"
+
+
 @pytest.mark.parametrize("version", [1, None])
 def test_a_request_whose_answer_was_lost_is_sent_again_as_it_was(version: int | None) -> None:
     server = Server(httpx.ReadTimeout("slow"), httpx.Response(503), httpx.RemoteProtocolError("cut"))
@@ -363,8 +379,7 @@ def test_a_server_that_is_not_there_is_waited_for_a_while_and_named() -> None:
                 pass
         assert asyncio.get_running_loop().time() == pytest.approx(10)
         assert str(caught.value) == (
-            "http://server:4200 is unavailable, and was waited for 10 s: "
-            "http://server:4200: ConnectError: All connection attempts failed"
+            "http://server:4200 is unavailable, and was waited for 10 s: ConnectError: All connection attempts failed"
         )
 
     run_virtually(main())
