@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -81,18 +82,24 @@ class Database(ABC):
             - BackendRejected: if a constraint forbids it
             - BackendUnavailable: if the database cannot be reached, or was busy for too long
         """
-        try:
+        with self._translating():
             return await self._write(work)
-        except Exception as error:
-            raise self.translate(error) from error
 
     async def read(self, work: Callable[[Connection], R]) -> R:
         """Run `work`, which only reads."""
-        try:
+        with self._translating():
             async with self.engine.connect() as connection:
                 return await connection.run_sync(work)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
-            raise self.translate(error) from error
+            translated = self.translate(error)
+            if translated is error:
+                raise
+            raise translated from error
 
     def translate(self, error: Exception) -> Exception:
         """Say what happened as one of flowloop's errors; an error that is none of the database's stays."""

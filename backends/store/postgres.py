@@ -151,8 +151,12 @@ class PostgresDatabase(Database):
         async with self.engine.connect() as connection:
             raw = (await connection.get_raw_connection()).driver_connection
             assert raw is not None
-            async with raw.transaction():
-                return await connection.run_sync(work)
+            try:
+                async with raw.transaction():
+                    return await connection.run_sync(work)
+            finally:
+                if raw.is_closed():  # the pool must not give it out again
+                    await connection.invalidate()
 
     # -- errors ----------------------------------------------------------------------------------------
 

@@ -138,7 +138,8 @@ def reserve_flow_runs(
         - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``, and
           ``lapsed``: whether another worker had it and did not renew in time
     """
-    if lease_seconds <= 0:
+    expires = tx.now + datetime.timedelta(seconds=lease_seconds)
+    if expires <= tx.now:
         raise BackendRejected("lease_seconds must be greater than zero.")
     run, flow, reservation = tables["flow_run"].c, tables["flow"].c, tables["reservation"].c
     held = exists().where(reservation.flow_run_id == run.id, reservation.expires > tx.now)
@@ -151,33 +152,41 @@ def reserve_flow_runs(
         .order_by(run.state_start_time.asc().nulls_last(), run.id)
         .limit(_LOOKED_AT)
     )
-    expires = tx.now + datetime.timedelta(seconds=lease_seconds)
-    suited = [row for row in tx.all(found) if _suits(row, labels)][: max(limit, 0)]
-    if not suited:
-        return []
-    # Of several processes that found the same run, one inserts; a lease that has run out is taken over.
+    taken: list[Payload] = []
+    while len(taken) < limit:
+        suited = [row for row in tx.all(found) if _suits(row, labels)][: limit - len(taken)]
+        if not suited:
+            break
+        # Of several processes that found the same run one wins, and the others look again.
+        won = _claimed(tx, worker_id, [row["id"] for row in suited], expires)
+        taken += [
+            {
+                "flow_run_id": row["id"],
+                "flow_id": row["flow_id"],
+                "flow_name": row["flow_name"],
+                "name": row["name"],
+                "state": row["state"],
+                "lapsed": bool(row["lapsed"]),
+                "expires": expires,
+            }
+            for row in suited
+            if row["id"] in won
+        ]
+    return taken
+
+
+def _claimed(tx: Tx, worker_id: str, flow_run_ids: Sequence[str], expires: datetime.datetime) -> set[str]:
+    """Insert reservations, take over those that have run out, and return the flow runs for which that went well."""
+    reservation = tables["reservation"].c
     claim = tx.upsert("reservation").values(
-        [{"flow_run_id": row["id"], "worker_id": worker_id, "expires": expires} for row in suited]
+        [{"flow_run_id": run_id, "worker_id": worker_id, "expires": expires} for run_id in flow_run_ids]
     )
     claim = claim.on_conflict_do_update(
         index_elements=["flow_run_id"],
         set_={"worker_id": worker_id, "expires": expires},
         where=reservation.expires <= tx.now,
     ).returning(reservation.flow_run_id)
-    won = set(tx.connection.execute(claim).scalars())
-    return [
-        {
-            "flow_run_id": row["id"],
-            "flow_id": row["flow_id"],
-            "flow_name": row["flow_name"],
-            "name": row["name"],
-            "state": row["state"],
-            "lapsed": bool(row["lapsed"]),
-            "expires": expires,
-        }
-        for row in suited
-        if row["id"] in won
-    ]
+    return set(tx.connection.execute(claim).scalars())
 
 
 def renew_flow_runs(tx: Tx, *, worker_id: str, flow_run_ids: Sequence[str], lease_seconds: float = 60.0) -> Payload:

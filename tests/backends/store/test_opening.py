@@ -15,7 +15,7 @@ from flowloop.backends.store.database import HEAD
 from flowloop.backends.store.migrations import apply_migrations, upgrade
 from flowloop.backends.store.store import open_database
 from flowloop.backends.store.tx import Tx
-from flowloop.engine.errors import BackendRejected, FlowloopError
+from flowloop.engine.errors import BackendRejected, BackendUnavailable, FlowloopError
 
 from ..conftest import Postgres
 from .world import FENCED, ManualClock, World, state
@@ -300,6 +300,30 @@ async def test_a_failing_operation_leaves_no_trace(world: World) -> None:
         await world.store.write(ANYONE, fail)
     assert await world.rows("tenant", slug="trace") == []
     await world.store.create_tenant(ANYONE, name="t", slug="trace")
+
+
+async def test_connections_that_the_server_has_cut(postgres_server: Postgres, postgres_url: str) -> None:
+    async with Store(postgres_url) as store:
+        await store.default_tenant(ANYONE)
+
+        async def cut() -> None:
+            await postgres_server.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = '{postgres_url.split('?')[0].rsplit('/', 1)[1]}'"
+            )
+
+        for call in (store.default_tenant, store.list_flow_runs):
+            await asyncio.gather(*(call(ANYONE) for _ in range(4)))
+            await cut()
+            failures = 0
+            for _ in range(10):
+                try:
+                    await call(ANYONE)
+                except BackendUnavailable as error:
+                    failures += 1
+                    one_line(error)
+            assert failures <= 4, "a connection that is dead is not given out again"
+            await call(ANYONE)
 
 
 async def test_no_connection_is_left_behind(database_url: str) -> None:
