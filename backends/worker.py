@@ -21,7 +21,7 @@ from ..engine.state import State
 
 __all__ = ["FlowLoader", "Worker"]
 
-FlowLoader = Callable[[FlowRunReservation], Flow | None | Awaitable[Flow | None]]
+FlowLoader = Callable[[FlowRunReservation], Flow | Awaitable[Flow | None] | None]
 """Finds the flow of a flow run, sync or async; None leaves the run to other workers."""
 
 logger = logging.getLogger("flowloop.worker")

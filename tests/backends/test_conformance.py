@@ -718,6 +718,45 @@ async def test_what_is_given_back_can_be_given_to_another(backend: Backend) -> N
     assert len(await backend.reserve_flow_runs("second", labels=[label])) == 1
 
 
+async def test_a_run_is_ready_when_one_of_its_task_runs_is_due(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
+    await backend.set_flow_run_state(flow_run_id, 1, Running())
+    task_run = (await backend.get_flow_run_info(flow_run_id)).task_runs[0]
+    await backend.set_task_run_state(task_run.id, 1, Retrying(start_time=NOON))
+    assert await backend.reserve_flow_runs("worker", labels=[label]) == []
+    await backend.set_task_run_state(task_run.id, 2, Retrying(start_time=NOON.replace(year=2020)))
+    [taken] = await backend.reserve_flow_runs("worker", labels=[label])
+    assert (taken.flow_run_id, taken.lapsed) == (flow_run_id, False)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_run_whose_worker_was_lost_while_it_was_cancelled_is_passed_on(backend: Backend, ends: bool) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
+    await backend.reserve_flow_runs("first", labels=[label], lease_seconds=1e-6)
+    await backend.set_flow_run_state(flow_run_id, 1, Running())
+    assert await backend.cancel_flow_run(flow_run_id) == "Cancelling"
+    if ends:
+        await backend.set_flow_run_state(flow_run_id, 3, Cancelled())
+    assert len(await backend.reserve_flow_runs("second", labels=[label])) == (0 if ends else 1)
+
+
+async def test_it_is_known_when_a_runner_was_last_heard_of(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id)
+    assert (await backend.get_flow_run_info(flow_run_id)).heartbeat is None
+    await backend.set_flow_run_state(flow_run_id, 1, Running())
+    began = (await backend.get_flow_run_info(flow_run_id)).heartbeat
+    await backend.update_flow_run_heartbeat(flow_run_id)
+    later = (await backend.get_flow_run_info(flow_run_id)).heartbeat
+    assert began is not None
+    assert later is not None
+    assert began < later
+
+
 async def test_the_url_may_be_shown(backend: Backend) -> None:
     assert "://" in backend.url
     assert "secret" not in backend.url

@@ -91,7 +91,9 @@ async def ended(backend: Backend, flow_run_ids: list[str]) -> list[str]:
 
 
 async def begun(backend: Backend, flow_run_id: str) -> None:
-    while type(await backend.get_flow_run_state(flow_run_id)) is not Running:
+    while True:
+        if type(await backend.get_flow_run_state(flow_run_id)) is Running:
+            return
         await anyio.sleep(0.1)
 
 
