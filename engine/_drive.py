@@ -116,9 +116,7 @@ class Drive:
 
     def final_states(self) -> dict[Task[..., Any], State]:
         """Return the states of all tasks that have one."""
-        return {
-            task: state for task, state in zip(self._plan.tasks, self.states, strict=True) if state is not None
-        }
+        return {task: state for task, state in zip(self._plan.tasks, self.states, strict=True) if state is not None}
 
     def wake(self) -> None:
         """Make `run` look again at what there is to do."""
