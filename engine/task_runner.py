@@ -133,9 +133,7 @@ class TaskRunner(Runner):
             slug, map_index = current.get("task_slug"), current.get("map_index")
             run_count = current.get("task_run_count", 1)
             current["watch"].publish(
-                RunEvent(
-                    now(), slug, -1 if map_index is None else map_index, old_state, new_state, run_count
-                )
+                RunEvent(now(), slug, -1 if map_index is None else map_index, old_state, new_state, run_count)
             )
         return new_state
 
@@ -220,9 +218,7 @@ class TaskRunner(Runner):
         state = await self._run_body(state, inputs)
         return await self._after_body(state, inputs, upstream_states)
 
-    async def _run_plainly(
-        self, state: State, upstream_states: dict[Edge, State], current: dict[str, Any]
-    ) -> State:
+    async def _run_plainly(self, state: State, upstream_states: dict[Edge, State], current: dict[str, Any]) -> State:
         """The same, where no check could stop the run, and nobody would hear of Running."""
         if self._loads_results:
             state, upstream_states = await self.load_results(state, upstream_states)
@@ -353,9 +349,7 @@ class TaskRunner(Runner):
         """
         return _rules.upstream_skipped(state, upstream_states, self.task.skip_on_upstream_skip)
 
-    async def load_results(
-        self, state: State, upstream_states: dict[Edge, State]
-    ) -> tuple[State, dict[Edge, State]]:
+    async def load_results(self, state: State, upstream_states: dict[Edge, State]) -> tuple[State, dict[Edge, State]]:
         """Read the results that a restarted run needs; here they never left the process.
 
         Args:
@@ -752,5 +746,3 @@ def _served_again(state: Cached) -> Cached:
         cached_parameters=state.cached_parameters,
         cached_result_expiration=state.cached_result_expiration,
     )
-
-
