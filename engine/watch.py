@@ -103,4 +103,3 @@ class Watch:
     def progress(self) -> Progress:
         """Return how far the run is."""
         return Progress(total=self.total, finished=sum(self.states.values()), states=dict(self.states))
-
