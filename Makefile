@@ -2,6 +2,7 @@
 #   make demo    run examples/seattle_weather.py, recorded in .flowloop/
 #   make test    run the tests
 #   make check   format, lint and types
+#   make bench   the benchmarks in their quick sizes; bench-full: all of them, and the page docs/benchmarks.md
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo test check format lint types clean
+.PHONY: demo test check format lint types clean bench bench-full bench-guard bench-page
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -37,6 +38,27 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/mypy examples
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The targets are stated for Python 3.13: the benchmarks have an environment of their own.
+BENCH_VENV ?= build/bench
+BENCH_PYTHON ?= $(or $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(shell command -v python3.13)),$(PYTHON))
+BENCH := $(BENCH_VENV)/bin/python -m benchmarks
+
+bench bench-full bench-guard bench-page:
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) PYTHON=$(BENCH_PYTHON) run-$@
+
+run-bench: $(VENV)/.installed-bench
+	$(BENCH) $(ARGS)
+
+run-bench-full: $(VENV)/.installed-bench
+	$(BENCH) --scale full --results benchmarks/results $(ARGS)
+	$(BENCH) --results benchmarks/results --page docs/benchmarks.md
+
+run-bench-guard: $(VENV)/.installed-bench
+	$(BENCH) --scale guard $(ARGS)
+
+run-bench-page: $(VENV)/.installed-bench
+	$(BENCH) --results benchmarks/results --page docs/benchmarks.md
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) '.[$*]'

@@ -1,0 +1,77 @@
+"""A flow run that is recorded, against the engine and its transitions, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+
+from flowloop.engine import Settings
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+
+from .harness import Row, Sample, compare, seconds
+from .recording import Place, open_backend, places, scratch, settings, transitions_alone
+from .workloads import WORKLOADS, checked_run
+
+TITLE = "A recorded flow run, two transitions for each task"
+
+_SIZES = {"guard": 2_000, "quick": 2_000, "full": 10_000}
+_WORKLOADS = {
+    "guard": ("map, reduce",),
+    "quick": ("map, reduce", "fan-out, reduce"),
+    "full": ("map, reduce", "fan-out, reduce", "layers", "map, map, reduce"),
+}
+_WIDE = {"map, reduce", "fan-out, reduce", "map, map, reduce"}
+
+
+def run(scale: str) -> list[Row]:
+    """Measure recorded runs against the sum of the engine alone and as many transitions alone."""
+    size = _SIZES[scale]
+    rows: list[Row] = []
+    names = None if scale != "guard" else ("embedded, FULL", "HTTP, SQLite NORMAL")
+    with scratch() as folder, places(names) as found:
+        options = settings(folder)
+        for workload in _WORKLOADS[scale]:
+            for name, place in found.items():
+                alone = f"engine + transitions, {name}"
+                contenders = {
+                    alone: functools.partial(_alone, place, options, workload, size),
+                    name: functools.partial(_recorded, place, options, workload, size),
+                }
+                rows += compare(workload, contenders, unit="s", rounds=3, baseline=alone, size=size, warm_up=False)
+    return rows
+
+
+def _alone(place: Place, options: Settings, name: str, size: int) -> Sample:
+    """The same flow without a backend, and after it the same number of transitions without a flow."""
+    workload = WORKLOADS[name]
+    flow, last = workload.flow(size)
+    engine = seconds(functools.partial(checked_run, flow, last, workload.answer(size)))
+    coroutines = size if name in _WIDE else size // 100  # as many as are ready at once
+
+    transitions = 2 * size / transitions_alone(place, options, size, coroutines).value
+    return Sample(engine + transitions, {"engine s": engine, "transitions s": transitions})
+
+
+def _recorded(place: Place, options: Settings, name: str, size: int) -> Sample:
+    took = recorded_seconds(place, options, name, size)
+    return Sample(took, {"tasks/s": size / took})
+
+
+def recorded_seconds(place: Place, options: Settings, name: str, size: int) -> float:
+    """Return how long a flow run takes; the flow is registered, and the flow run created, before."""
+    workload = WORKLOADS[name]
+    flow, last = workload.flow(size)
+
+    async def body() -> float:
+        async with open_backend(place, options) as backend:
+            flow_run_id = await create_flow_run(flow, backend, settings=options)
+            start = time.perf_counter()
+            runner = CloudFlowRunner(flow, backend=backend, settings=options)
+            state = await runner.run(context={"flow_run_id": flow_run_id})
+            took = time.perf_counter() - start
+            assert state.is_successful(), state
+            assert state.result[last].result == workload.answer(size)
+            return took
+
+    return asyncio.run(body())

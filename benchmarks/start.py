@@ -1,0 +1,62 @@
+"""The start of a large recorded flow run: how long until its first body begins."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+
+from flowloop.engine import Flow, Settings, task
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+
+from .harness import Row, Sample, compare
+from .recording import Place, open_backend, places, scratch, settings
+
+TITLE = "The start of a recorded flow run with many static tasks"
+
+_SIZES = {"guard": 2_000, "quick": 2_000, "full": 10_000}
+
+
+def run(scale: str) -> list[Row]:
+    """Measure the time from the call to the first body, of a flow that is registered already."""
+    size = _SIZES[scale]
+    with scratch() as folder, places() as found:
+        options = settings(folder)
+        contenders = {name: functools.partial(_measured, place, options, size) for name, place in found.items()}
+        return compare("to the first body", contenders, unit="s", rounds=3, size=size, warm_up=False)
+
+
+def _measured(place: Place, options: Settings, size: int) -> Sample:
+    begun: list[float] = []
+
+    @task
+    async def first(x: int) -> int:
+        begun.append(time.perf_counter())
+        runner.cancel()
+        return x
+
+    with Flow("start") as flow:
+        for number in range(size):
+            first(number)
+    runner: CloudFlowRunner
+
+    async def body() -> dict[str, float]:
+        nonlocal runner
+        moments = [time.perf_counter()]
+        async with open_backend(place, options) as backend:
+            await create_flow_run(flow, backend, settings=options)
+            moments.append(time.perf_counter())
+            flow_run_id = await create_flow_run(flow, backend, settings=options)
+            moments.append(time.perf_counter())
+            runner = CloudFlowRunner(flow, backend=backend, settings=options)
+            await runner.run(context={"flow_run_id": flow_run_id})
+        registered, created, started = moments
+        return {
+            "total": begun[0] - created,
+            "first registration s": created - registered,
+            "flow run created s": started - created,
+            "read and begun s": begun[0] - started,
+        }
+
+    parts = asyncio.run(body())
+    return Sample(parts.pop("total"), parts)
