@@ -377,7 +377,7 @@ class FlowRunner(Runner):
 
     @asynccontextmanager
     async def check_for_cancellation(self) -> AsyncIterator[None]:
-        """Context manager around the part of a flow run that can be cancelled from elsewhere; here there is no elsewhere."""
+        """Context manager around the part of a run that can be cancelled from elsewhere; here there is no elsewhere."""
         yield
 
     @call_state_handlers
@@ -452,7 +452,7 @@ class FlowRunner(Runner):
             raise
 
     def _collected(self, drive: Drive) -> tuple[dict[Task[..., Any], State], list[State], list[State]]:
-        """Return the states of all tasks, of the reference tasks, and of the terminal tasks, the last two with children."""
+        """Return the states of all tasks, and with their children those of the reference and the terminal tasks."""
         states = drive.final_states()
         keys = _with_children(states[task] for task in self.flow.reference_tasks())
         return states, keys, _with_children(states[task] for task in self.flow.terminal_tasks())

@@ -471,7 +471,8 @@ class TaskRunner(Runner):
         trigger = self.task.trigger
         try:
             if trigger is all_successful:
-                return state if all_successful(upstream_states) else state
+                all_successful(upstream_states)
+                return state
             answer = await settle(trigger(upstream_states))
         except PrefectStateSignal as signal:
             raise ENDRUN(signal.state) from None
@@ -725,7 +726,8 @@ def _is_watched(current: Mapping[str, Any]) -> bool:
 def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:
     if type(state) is not Pending:
         return False
-    for upstream in upstream_states.values():  # all() with a generator costs more than the rest of this function
+    # all() with a generator costs more than the rest of this function
+    for upstream in upstream_states.values():  # noqa: SIM110
         if type(upstream) is not Success:
             return False
     return True
