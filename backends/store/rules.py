@@ -16,6 +16,7 @@ __all__ = [
     "RUNNING",
     "STARTED_LATER",
     "SUCCESS",
+    "UNFINISHED",
     "StateHead",
     "may_follow",
     "read_head",
@@ -32,7 +33,10 @@ FINISHED = FAILED | SUCCESS | {"Finished", "Cancelled"}
 STARTED_LATER = frozenset({"Scheduled", "Resume", "Paused", "Retrying", "Queued"})
 """States with a start time."""
 
-_KNOWN = FINISHED | RUNNING | STARTED_LATER | {"Pending", "Looped", "Submitted", "ClientFailed"}
+UNFINISHED = RUNNING | STARTED_LATER | {"Pending", "Looped", "Submitted", "ClientFailed"}
+"""What a run goes on from."""
+
+_KNOWN = FINISHED | UNFINISHED
 
 CLAIMS = frozenset({"Running", "Submitted"})
 """States by which one process takes a run for itself."""

@@ -326,7 +326,7 @@ _table(
     UniqueConstraint("flow_id", "idempotency_key"),
     Index(None, "created"),
     Index(None, "name"),
-    Index(None, "state", "state_start_time"),
+    Index(None, "state", "state_timestamp"),
     Index(None, "state", "heartbeat"),
     Index(None, "agent_id"),
 )

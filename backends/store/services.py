@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, RowMapping, delete, exists, func, or_, select, true
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, func, or_, select, true
 
 from . import rules, scheduling
 from .flow_runs import state_update
@@ -29,6 +29,9 @@ __all__ = [
 
 SILENCE = datetime.timedelta(minutes=10)
 """After how long without a sign of life a run counts as dead."""
+
+LATELY = datetime.timedelta(days=1)
+"""For how long after the end of a flow run its task runs are looked after."""
 
 RESURRECTIONS = 3
 """How often Lazarus schedules a flow run again before it gives up."""
@@ -115,22 +118,11 @@ def kill_zombies(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
     return {"task_runs": len(killed), "flow_runs": ended}
 
 
-def _zombie_task_runs(tx: Tx, cutoff: datetime.datetime) -> Sequence[RowMapping]:
+def _zombie_task_runs(tx: Tx, cutoff: datetime.datetime) -> list[RowMapping]:
     run, task, flow_run = tables["task_run"], tables["task"], tables["flow_run"]
-    flow, group = tables["flow"], tables["flow_group"]
-    retries = (
-        select(func.count())
-        .select_from(tables["task_run_state"])
-        .where(tables["task_run_state"].c.task_run_id == run.c.id, tables["task_run_state"].c.state == "Retrying")
-        .scalar_subquery()
-    )
-    joined = (
-        run.join(flow_run, run.c.flow_run_id == flow_run.c.id)
-        .join(task, run.c.task_id == task.c.id)
-        .join(flow, flow_run.c.flow_id == flow.c.id)
-        .join(group, flow.c.flow_group_id == group.c.id)
-    )
-    return tx.all(
+    history = tables["task_run_state"].c
+    retries = select(func.count()).where(history.task_run_id == run.c.id, history.state == "Retrying").scalar_subquery()
+    running = (
         select(
             run.c.id,
             run.c.tenant_id,
@@ -141,11 +133,25 @@ def _zombie_task_runs(tx: Tx, cutoff: datetime.datetime) -> Sequence[RowMapping]
             flow_run.c.state.label("flow_run_state"),
             retries.label("retries"),
         )
-        .select_from(joined)
-        .where(run.c.state == "Running", flow_run.c.heartbeat <= cutoff, _unless_off("heartbeat_enabled"))
-        .order_by(flow_run.c.heartbeat.desc(), run.c.id)
-        .limit(ZOMBIES)
+        .select_from(run.join(flow_run, run.c.flow_run_id == flow_run.c.id).join(task, run.c.task_id == task.c.id))
+        .where(run.c.state == "Running")
+        .order_by(run.c.id)
     )
+    zombies: list[RowMapping] = []
+    for flow_run_id in _silent_flow_runs(tx, cutoff):
+        if len(zombies) < ZOMBIES:
+            zombies += tx.all(running.where(run.c.flow_run_id == flow_run_id).limit(ZOMBIES - len(zombies)))
+    return zombies
+
+
+def _silent_flow_runs(tx: Tx, cutoff: datetime.datetime) -> Sequence[str]:
+    """Return the flow runs without a sign of life since a moment: those that go on, or have ended lately."""
+    run, flow, group = tables["flow_run"], tables["flow"], tables["flow_group"]
+    joined = run.join(flow, run.c.flow_id == flow.c.id).join(group, flow.c.flow_group_id == group.c.id)
+    ended_lately = and_(run.c.state.in_(sorted(rules.FINISHED)), run.c.state_timestamp > cutoff - LATELY)
+    silent = select(run.c.id).select_from(joined).where(run.c.heartbeat <= cutoff, _unless_off("heartbeat_enabled"))
+    chosen = silent.where(or_(run.c.state.in_(sorted(rules.UNFINISHED)), ended_lately))
+    return tx.connection.execute(chosen.order_by(run.c.heartbeat.desc(), run.c.id).limit(ZOMBIES)).scalars().all()
 
 
 def _unless_off(setting: str) -> ColumnElement[bool]:

@@ -126,6 +126,16 @@ async def test_no_retry_in_a_flow_run_that_does_not_run(world: World) -> None:
     assert (await world.task_run("a"))["state"] == "Failed"
 
 
+@pytest.mark.parametrize(("hours", "found"), [(1, 1), (25, 0)])
+async def test_the_task_runs_of_a_flow_run_that_has_ended_are_looked_after_for_a_day(
+    world: World, hours: int, found: int
+) -> None:
+    await zombie(world)
+    await world.flow_state(state("Failed"), 2)
+    world.clock.move(hours=hours)
+    assert (await world.store.kill_zombies(ANYONE))["task_runs"] == found
+
+
 async def test_a_flow_run_that_is_alive_has_no_zombies(world: World) -> None:
     await zombie(world)
     await world.store.update_flow_run_heartbeat(ANYONE, flow_run_id=world.run_id)

@@ -291,7 +291,7 @@ def upgrade() -> None:
     op.create_index("ix_flow_run_created", "flow_run", ["created"])
     op.create_index("ix_flow_run_name", "flow_run", ["name"])
     op.create_index("ix_flow_run_state_heartbeat", "flow_run", ["state", "heartbeat"])
-    op.create_index("ix_flow_run_state_state_start_time", "flow_run", ["state", "state_start_time"])
+    op.create_index("ix_flow_run_state_state_timestamp", "flow_run", ["state", "state_timestamp"])
     op.create_table(
         "task",
         sa.Column("id", ID, nullable=False),
