@@ -34,7 +34,6 @@ from .state import State
 
 __all__ = [
     "Backend",
-    "CachedQuery",
     "FlowRunInfoResult",
     "FlowRunReservation",
     "FlowRunSummary",
@@ -174,14 +173,6 @@ class TaskRunHistory(msgspec.Struct, frozen=True):
     end_time: datetime.datetime | None
 
 
-class CachedQuery(msgspec.Struct, frozen=True):
-    """Which cached states to look for: those of `cache_key` if it is given, else those of `task_id`."""
-
-    task_id: str
-    cache_key: str | None
-    created_after: datetime.datetime
-
-
 class Backend(Protocol):
     """What the runners need of a backend. Open it with ``async with`` before use.
 
@@ -299,7 +290,10 @@ class Backend(Protocol):
         state: State,
         cache_for: datetime.timedelta | None = None,
     ) -> State:
-        """Record a state of a task run; as `set_flow_run_state`."""
+        """Record a state of a task run; as `set_flow_run_state`.
+
+        `cache_for` belongs to the interface that is kept; when a Cached state expires is in the state itself.
+        """
         ...
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
