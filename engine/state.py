@@ -108,6 +108,11 @@ class State:
     def cached_inputs(self, inputs: dict[str, Result] | None) -> None:
         self._cached_inputs = inputs
 
+    @property
+    def has_cached_inputs(self) -> bool:
+        """Whether there are any; asking makes no dict."""
+        return bool(self._cached_inputs)
+
     # -- the result ----------------------------------------------------------------------------------
 
     @property

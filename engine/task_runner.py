@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from . import _mapping, _rules, _signature
-from .cancellation import Cancellation, absorb_cancel, interruptible, is_stopped, stopped_state
+from .cancellation import Cancellation, LeftBehind, absorb_cancel, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
 from .edge import Edge
@@ -303,7 +303,7 @@ class TaskRunner(Runner):
             isinstance(state, Paused) and state.start_time is not None and state.start_time <= now()
         ):
             context["resume"] = True
-        if "_loop_count" in state.cached_inputs:
+        if state.has_cached_inputs and "_loop_count" in state.cached_inputs:
             context |= await self._loop_context(state)
         return TaskRunnerInitializeResult(state, context)
 
@@ -531,7 +531,7 @@ class TaskRunner(Runner):
             try:
                 arguments = {name: result.value for name, result in inputs.items()}
                 executor: Executor = current.get("executor") or _LOCAL
-                if not self.task.travels and type(executor) is not LocalExecutor:
+                if type(executor) is not LocalExecutor and not self.task.travels:
                     executor = _LOCAL
                 if self._runs_inline and type(executor) is LocalExecutor:
                     value = await self._body(**arguments)
@@ -540,6 +540,8 @@ class TaskRunner(Runner):
             finally:
                 if cancellation is not None and task is not None:
                     cancellation.interruptible.discard(task)
+                    if task in cancellation.left_behind:
+                        raise LeftBehind
                     if task.cancelling():
                         await absorb_cancel(task)
         except asyncio.CancelledError as error:
