@@ -23,6 +23,7 @@ from .commands import flowloop, serving, start
 FLOWS = """
 import asyncio
 import threading
+import time
 
 from flowloop.engine import Flow, Parameter, task
 
@@ -53,6 +54,12 @@ async def sleep() -> None:
     await asyncio.sleep(60)
 
 
+@task
+def nap() -> None:
+    print("asleep", flush=True)
+    time.sleep(60)
+
+
 with Flow("doubles") as doubles:
     total = add_up(double.map(Parameter("numbers", type=list[int])))
 
@@ -61,6 +68,9 @@ with Flow("unstorable") as unstorable:
 
 with Flow("sleeper") as sleeper:
     sleep()
+
+with Flow("napper") as napper:
+    nap()
 """
 
 CYCLE = """
@@ -177,9 +187,10 @@ def test_a_run_goes_through_a_server_of_another_process(folder: Path) -> None:
     assert re.search(r"doubles +Success", flowloop("runs", "--backend", "sqlite:///served.db", cwd=folder).stdout)
 
 
+@pytest.mark.parametrize("flow", ["sleeper", "napper"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_stopped_run_ends_with_its_states_written(folder: Path, number: signal.Signals) -> None:
-    with start("run", "flows.py:sleeper", cwd=folder) as process:
+def test_a_stopped_run_ends_with_its_states_written(folder: Path, number: signal.Signals, flow: str) -> None:
+    with start("run", f"flows.py:{flow}", cwd=folder) as process:
         assert process.stdout is not None
         while "asleep" not in process.stdout.readline():
             assert process.poll() is None
@@ -187,7 +198,7 @@ def test_a_stopped_run_ends_with_its_states_written(folder: Path, number: signal
         process.communicate(timeout=30)
     assert process.returncode == (130 if number is signal.SIGINT else 1)
     listed = flowloop("runs", cwd=folder)
-    assert re.search(r"sleeper +Cancelled", listed.stdout)
+    assert re.search(rf"{flow} +Cancelled", listed.stdout)
 
 
 async def test_a_worker_runs_what_others_create_until_it_is_stopped(folder: Path) -> None:
@@ -255,8 +266,14 @@ def test_a_server_that_asks_for_keys_takes_one_that_was_made_for_it(folder: Path
         (["run", "nowhere.py:flow"], "there is no file 'nowhere.py'"),
         (["run", "notes.txt"], "notes.txt is not a Python file: its name must end in .py"),
         (["run", "empty.py"], "empty.py defines no flow: a flow is a variable of the file, as in"),
-        (["run", "flows.py"], "flows.py defines 3 flows: say flows.py:FLOW with one of doubles, sleeper, unstorable"),
-        (["run", "flows.py:nonesuch"], "flows.py defines no flow 'nonesuch'; it defines: doubles, sleeper, unstorable"),
+        (
+            ["run", "flows.py"],
+            "defines 4 flows: say flows.py:FLOW with one of doubles, napper, sleeper, unst",
+        ),
+        (
+            ["run", "flows.py:nonesuch"],
+            "defines no flow 'nonesuch'; it defines: doubles, napper, sleeper, unstorable",
+        ),
         (["run", "broken.py"], "broken.py:2: AttributeError: 'int' object has no attribute 'run'"),
         (["run", "unreadable.py"], "unreadable.py:1: SyntaxError: "),
         (["run", "cycle.py"], "cycle"),

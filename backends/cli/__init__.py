@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 
 __all__ = ["main"]
 
 _FROM_THE_EXTRA = {"aiosqlite", "alembic", "click", "rich", "sqlalchemy", "starlette", "uvicorn"}
+_LAST_GRACE = 1.0
 
 
 def main() -> None:
@@ -19,3 +22,18 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in _FROM_THE_EXTRA:
             raise
         sys.exit("Error: the command line needs an extra that is not installed: pip install 'flowloop[cli]'")
+    except SystemExit as end:
+        _leave_abandoned_threads(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _leave_abandoned_threads(code: int) -> None:
+    """End the process although a synchronous body still works in its thread: its end is recorded already."""
+    for thread in threading.enumerate():
+        if thread is threading.main_thread() or thread.daemon:
+            continue
+        thread.join(_LAST_GRACE)
+        if thread.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
