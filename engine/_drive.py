@@ -13,12 +13,11 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import anyio
-
 from . import _mapping
 from ._ledger import Graph, Key, Ledger
-from .cancellation import Cancellation, Cause, stopped_state
+from .cancellation import Cancellation, Cause, outlast, stopped_state
 from .edge import Edge
+from .errors import ExecutorError
 from .flow import Flow
 from .state import Mapped, Pending, Queued, State
 from .task import Task
@@ -166,18 +165,25 @@ class Drive:
         except Exception as error:
             self._failure = self._failure or error
             return
+        self._in_flight[key] = task
         if task.done():
             self._ended(key, task)
         else:
-            self._in_flight[key] = task
             task.add_done_callback(functools.partial(self._ended, key))
 
     def _ended(self, key: Key, task: asyncio.Task[State]) -> None:
-        self._in_flight.pop(key, None)
+        if self._in_flight.get(key) is not task:  # left behind, or seen to already
+            self._cancellation.left_behind.discard(task)
+            if not task.cancelled():
+                task.exception()
+            return
+        del self._in_flight[key]
         try:
             self._completed(key, task.result())
         except asyncio.CancelledError:
-            pass  # it would not stop within the grace
+            if not self._stopping:
+                name = self._plan.tasks[key[0]].name
+                self._failure = self._failure or ExecutorError(f"the run of task {name!r} was cancelled from outside")
         except Exception as error:
             self._failure = self._failure or error
         self.wake()
@@ -209,7 +215,7 @@ class Drive:
 
     def _completed(self, key: Key, state: State) -> None:
         number, child = key
-        self._watch.states[type(state).__name__] += 1
+        self._watch.count(state)
         if child >= 0:
             parent = self.states[number]
             assert isinstance(parent, Mapped)
@@ -243,14 +249,14 @@ class Drive:
     async def _stop(self, cause: Cause) -> None:
         """Stop every task run within a bounded time: each ends in a final state, unless another process goes on."""
         self._stopping = True
-        with anyio.CancelScope(shield=True):
-            self._cancellation.request(cause)
-            if self._cancellation.cause != "handover":
-                self._end_waiting(asyncio.get_running_loop())
-            if not await self._drained():
-                for task in self._in_flight.values():
-                    task.cancel()
-                await self._drained()
+        loop = asyncio.get_running_loop()
+        self._cancellation.request(cause)
+        if self._cancellation.cause != "handover":
+            self._end_waiting(loop)
+        await self._drain()
+        self._give_up(loop)
+        await self._drain()
+        self._in_flight.clear()
         for number, state in enumerate(self.states):
             self.states[number] = self._last(state)
 
@@ -267,27 +273,36 @@ class Drive:
             elif (number, -1) not in self._in_flight and (state is None or _waits(state)):
                 self._start((number, -1), loop)
 
-    def _last(self, state: State | None) -> State:
-        """Return a state for what could not record one: children that never began, bodies that would not stop."""
-        cause = self._cancellation.cause
-        assert cause is not None
-        if isinstance(state, Mapped):
-            state.map_states = [stopped_state(cause) if child is None else child for child in state.map_states]
-        return stopped_state(cause) if state is None else state
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel again what is still in flight. A body that has not ended is left behind: its run ends without it."""
+        for key, task in list(self._in_flight.items()):
+            task.cancel()
+            if task in self._cancellation.interruptible:
+                self._cancellation.left_behind.add(task)
+                del self._in_flight[key]
+                self._start(key, loop)
 
-    async def _drained(self) -> bool:
-        """Wait until nothing is in flight, for as long as the grace; return whether it is so."""
-        with anyio.move_on_after(self._grace) as grace:
-            while self._in_flight:
-                self._waiter = asyncio.get_running_loop().create_future()
-                try:
-                    await self._waiter
-                except asyncio.CancelledError:
-                    if grace.cancel_called:
-                        raise
-                    # the grace is short: what is in flight is seen to its end before the caller's cancel goes on
-                    self._cancelled_meanwhile = True
-        return not self._in_flight
+    async def _drain(self) -> None:
+        """Wait until nothing is in flight, for as long as the grace."""
+        tasks = [*self._in_flight.values(), *self._cancellation.left_behind]
+        if await outlast(tasks, self._grace):
+            # what is in flight is seen to its end before the caller's cancel goes on
+            self._cancelled_meanwhile = True
+        for key, task in list(self._in_flight.items()):
+            if task.done():
+                self._ended(key, task)
+
+    def _last(self, state: State | None) -> State:
+        """Return a state for what could not record one: children that never began, handlers that would not stop."""
+        if isinstance(state, Mapped):
+            state.map_states = [self._unrecorded() if child is None else child for child in state.map_states]
+        return self._unrecorded() if state is None else state
+
+    def _unrecorded(self) -> State:
+        assert self._cancellation.cause is not None
+        state = stopped_state(self._cancellation.cause)
+        self._watch.count(state)
+        return state
 
 
 def _waits(state: State) -> bool:

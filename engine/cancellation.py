@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Self, TypeVar
 
@@ -22,10 +22,13 @@ from .state import Cancelled, Pending, State
 __all__ = [
     "Cancellation",
     "Cause",
+    "LeftBehind",
     "absorb_cancel",
+    "at_last",
     "current_cancellation",
     "interruptible",
     "is_stopped",
+    "outlast",
     "stopped_state",
     "undisturbed",
 ]
@@ -43,10 +46,14 @@ _MESSAGES: dict[str, str] = {
 }
 
 
+class LeftBehind(BaseException):
+    """A body ended after its run had ended without it, so nobody may hear of it."""
+
+
 class Cancellation:
     """Whether, and why, a flow run is being stopped."""
 
-    __slots__ = ("_deadline", "_outer", "cause", "interruptible")
+    __slots__ = ("_deadline", "_outer", "cause", "interruptible", "left_behind")
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
@@ -54,6 +61,8 @@ class Cancellation:
         self._deadline = math.inf
         self.interruptible: set[asyncio.Task[Any]] = set()
         """The asyncio tasks that are at a place where they can be cut short."""
+        self.left_behind: set[asyncio.Task[Any]] = set()
+        """The asyncio tasks whose bodies would not stop, so that their runs ended without them."""
 
     def request(self, cause: Cause) -> None:
         """Stop the run; the first cause stays."""
@@ -135,6 +144,30 @@ async def is_stopped() -> bool:
     return cancellation.cause is not None
 
 
+async def outlast(tasks: Iterable[asyncio.Task[Any]], seconds: float) -> bool:
+    """Wait until all tasks are done, for so many seconds at most, although the caller is cancelled meanwhile.
+
+    Returns:
+        - bool: whether the caller was cancelled
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    cancelled = False
+    # no deadline for the scope: anyio lets nobody swallow a cancel of asyncio's inside one that has run out
+    with anyio.CancelScope(shield=True):
+        while (waiting := [task for task in tasks if not task.done()]) and loop.time() < deadline:
+            try:
+                await asyncio.wait(waiting, timeout=deadline - loop.time())
+            except asyncio.CancelledError:
+                cancelled = True
+    return cancelled
+
+
+async def at_last(work: Coroutine[Any, Any, Any], grace: float) -> None:
+    """Await `work` to its end, for `grace` seconds at most, although the caller is cancelled meanwhile."""
+    await _end(asyncio.create_task(work), grace)
+
+
 async def undisturbed(work: Coroutine[Any, Any, T], grace: float) -> T:
     """Await `work` to its end although the caller is cancelled meanwhile; from then on it has `grace` seconds.
 
@@ -145,19 +178,17 @@ async def undisturbed(work: Coroutine[Any, Any, T], grace: float) -> T:
     try:
         await asyncio.wait((task,))
     except asyncio.CancelledError:
-        for _ in range(2):
-            with anyio.move_on_after(grace, shield=True) as scope:
-                while not task.done():
-                    try:
-                        await asyncio.wait((task,))
-                    except asyncio.CancelledError:
-                        if scope.cancel_called:
-                            raise
-            task.cancel()
-        if task.done() and not task.cancelled():
-            task.exception()
+        await _end(task, grace)
         raise
     return task.result()
+
+
+async def _end(task: asyncio.Task[Any], grace: float) -> None:
+    await outlast((task,), grace)
+    if task.cancel():
+        await outlast((task,), grace)
+    if task.done() and not task.cancelled():
+        task.exception()
 
 
 def stopped_state(cause: Cause) -> State:

@@ -8,13 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import anyio
-
 from . import _rules
 from ._drive import Drive, plan_of
 from ._large import aside
 from ._restart import tasks_to_rerun
-from .cancellation import Cancellation, Cause, stopped_state, undisturbed
+from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
 from .context import context as run_context
 from .context import dates, merge, now
 from .context import values as _values
@@ -266,8 +264,7 @@ class FlowRunner(Runner):
             if isinstance(error, asyncio.CancelledError):
                 if being_cancelled():
                     if self._drive is None and start is not None:
-                        with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
-                            await self._cancelled_before_tasks(start)
+                        await at_last(self._cancelled_before_tasks(start), self.settings.cancel_grace)
                     raise
             elif _values.get().get("raise_on_exception"):
                 raise
@@ -447,8 +444,8 @@ class FlowRunner(Runner):
             )
         except asyncio.CancelledError:
             if being_cancelled():
-                with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
-                    await self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
+                told = self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
+                await at_last(told, self.settings.cancel_grace)
             raise
 
     def _collected(self, drive: Drive) -> tuple[dict[Task[..., Any], State], list[State], list[State]]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from .state import State
+from .state import Finished, State
 
 __all__ = ["Progress", "RunEvent", "Watch"]
 
@@ -71,6 +71,11 @@ class Watch:
         self.active = False
         self.states: Counter[str] = Counter()
         self.total = 0
+
+    def count(self, state: State) -> None:
+        """Note that a task run has ended here; one that only waits is not over."""
+        if isinstance(state, Finished):
+            self.states[type(state).__name__] += 1
 
     def publish(self, event: RunEvent) -> None:
         """Hand an event to whoever watches."""

@@ -273,8 +273,10 @@ async def test_a_cache_validator_may_be_async_and_its_failure_names_the_task() -
         raise ZeroDivisionError("oh")
 
     cached = Cached(result=5)
-    assert await TaskRunner(plus.copy(cache_validator=is_five)).check_task_is_cached(cached, {}) is cached
-    failed = await ends(TaskRunner(plus.copy(cache_validator=broken)).check_task_is_cached(cached, {}))
+    assert (
+        await TaskRunner(plus.copy(cache_for=DAY, cache_validator=is_five)).check_task_is_cached(cached, {}) is cached
+    )
+    failed = await ends(TaskRunner(plus.copy(cache_for=DAY, cache_validator=broken)).check_task_is_cached(cached, {}))
     assert type(failed) is Failed
     assert isinstance(failed.result, ZeroDivisionError)
     assert "cache_validator" in str(failed.message)
