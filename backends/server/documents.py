@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,7 +46,7 @@ __all__ = ["Document", "Documents", "Field", "Operation", "arguments", "literal"
 _LONGEST_KEPT = 16_000
 _QUOTED = re.compile(r"'([^'\"]*)'")  # clients of this dialect read names in double quotes
 _INTROSPECTION = {"__schema", "__type"}
-_INTROSPECTION_FIELDS = 200
+_INTROSPECTION_FIELDS = 300
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,16 +193,14 @@ class _Collector:
         for selections in sets:
             for node in self._nodes(selections, seen, variables, budget):
                 merged.setdefault(node.alias.value if node.alias else node.name.value, []).append(node)
+        for name, times in Counter(nodes[0].name.value for nodes in merged.values()).items():
+            if times > 1 and (budget.once or name in _INTROSPECTION):
+                raise BadRequest(f"The query asks for {name} more than once.", "GRAPHQL_VALIDATION_FAILED")
         fields: list[Field] = []
         for key, nodes in merged.items():
             name = nodes[0].name.value
-            inner = budget
-            if name in _INTROSPECTION:
-                budget.introspections += 1
-                if budget.introspections > 1:
-                    raise BadRequest("The query asks for the schema more than once.", "GRAPHQL_VALIDATION_FAILED")
-                # The validation rules limit how deep this may nest.
-                inner = _Budget(_INTROSPECTION_FIELDS, 100)
+            # The schema is large: nothing of it is told twice, and the validation rules limit how deep this may nest.
+            inner = _Budget(_INTROSPECTION_FIELDS, 100, once=True) if name in _INTROSPECTION else budget
             below = [node.selection_set for node in nodes if node.selection_set]
             kind = self._type_below(owner, name)
             fields.append(
@@ -245,11 +243,11 @@ class _Collector:
 
 
 class _Budget:
-    """How many fields may still be selected, and how deep."""
+    """How many fields may still be selected, how deep, and whether each `once` only."""
 
-    def __init__(self, fields: int, depth: int) -> None:
+    def __init__(self, fields: int, depth: int, *, once: bool = False) -> None:
         self.depth = depth
-        self.introspections = 0
+        self.once = once
         self._fields = fields
         self._left = fields
 

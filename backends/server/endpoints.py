@@ -127,7 +127,7 @@ class Endpoints:
             return _decode(body)
         except msgspec.ValidationError as error:
             raise BadRequest(f"The body is not a GraphQL request: {error}", "BAD_REQUEST") from None
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise BadRequest("The body is not JSON.", "BAD_REQUEST") from None
 
     # -- subscriptions -------------------------------------------------------------------------------------

@@ -62,7 +62,9 @@ def message_of(error: Exception) -> str:
         return error.message
     if isinstance(error, BackendRejected):
         return str(error)
-    if not isinstance(error, BackendUnavailable):
+    if isinstance(error, BackendUnavailable):
+        logger.warning("a request could not be answered: %s", error)
+    else:
         logger.error("a request failed", exc_info=error)
     return INTERNAL_ERROR
 

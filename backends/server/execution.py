@@ -120,7 +120,7 @@ class Execution:
         if operation.hot is not None:
             try:
                 record = operation.hot.decode(given)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
                 pass  # the general path says in GraphQL's words what is wrong, or finds that nothing is
             else:
                 hot = {name: getattr(record, name) for name in record.__struct_fields__}
@@ -151,12 +151,12 @@ def _document(text: msgspec.Raw) -> bytes | msgspec.Raw:
         return text
     try:
         return msgspec.json.decode(text, type=str).encode() or b"null"
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeError):
         raise BadRequest("The variables are not a JSON object.", "GRAPHQL_VALIDATION_FAILED") from None
 
 
 def _decoded(text: bytes | msgspec.Raw) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any] | None) or {}
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise BadRequest("The variables are not a JSON object.", "GRAPHQL_VALIDATION_FAILED") from None

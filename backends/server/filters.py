@@ -262,12 +262,12 @@ class Filter:
             document = sa.cast(sa.literal(msgspec.json.encode(wanted).decode(), sa.Text), postgresql.JSONB)
             held: Expression = sa.cast(expression, postgresql.JSONB).contains(document)
             return held
-        json_type = sa.func.json_type(expression)
-        inside = self._holds(expression, json_type, wanted, depth)
+        document, json_type = sa.func.json_extract(expression, "$"), sa.func.json_type(expression)
+        inside = self._holds(document, json_type, wanted, depth)
         if isinstance(wanted, dict | list):
             return inside
         # A list contains a plain value that is one of its items.
-        return sa.or_(inside, self._holds(expression, json_type, [wanted], depth))
+        return sa.or_(inside, self._holds(document, json_type, [wanted], depth))
 
     def _holds(self, document: Expression, json_type: Expression, wanted: Any, depth: int) -> Expression:
         """Return the condition that a SQLite document, given with its type, contains `wanted`."""
@@ -276,7 +276,7 @@ class Filter:
             conditions = [json_type == ("object" if isinstance(wanted, dict) else "array")]
             items = wanted.items() if isinstance(wanted, dict) else ((None, item) for item in wanted)
             for key, inner in items:
-                entry = _entries(document)
+                entry = _entries(sa.case((conditions[0], document), else_="[]"))
                 found = sa.select(sa.literal(1)).select_from(entry)
                 found = found.where(self._holds(entry.c.value, entry.c.type, inner, depth + 1))
                 conditions.append((found if key is None else found.where(entry.c.key == key)).exists())
@@ -303,6 +303,6 @@ def _parsed(operand: Any) -> Any:
     if isinstance(operand, str):
         try:
             return msgspec.json.decode(operand)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return operand
     return operand

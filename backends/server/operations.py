@@ -15,7 +15,7 @@ import msgspec
 from graphql import GraphQLField, GraphQLSchema
 
 from ...engine.state import State
-from ..store import Outcome, Store
+from ..store import Outcome, Store, logs
 from ..store.once import once
 from . import accounts
 from .call import Call
@@ -35,7 +35,10 @@ QUERIES = ("get_task_run_info", "mapped_children", "secret_value", "secret_names
 _LISTS = {"get_or_create_task_runs": "task_runs", "reserve_flow_runs": "flow_runs"}
 """The operations that answer with a list, and the field that shows it."""
 
-_REPEATED = ("write_run_logs", "create_task_run_artifact")
+_REPEATED = {
+    "write_run_logs": logs.write_run_logs,
+    "create_task_run_artifact": logs.create_task_run_artifact,
+}
 """The operations that would leave something twice if their message came twice."""
 
 _STATES = {"set_flow_run_states": "flow_run_id", "set_task_run_states": "task_run_id"}
@@ -111,11 +114,11 @@ def _query(name: str, definition: GraphQLField) -> Resolver:
 def _mutation(name: str, definition: GraphQLField) -> Resolver:
     async def resolve(call: Call, field: Field, variables: Variables) -> Any:
         given = variables.arguments(definition, field)["input"]
-        required = _required(name)
         # To leave an argument out and to give null for it are the same, as they are for the original server.
-        given = {key: value for key, value in given.items() if value is not None or key in required}
+        given = {key: value for key, value in given.items() if value is not None}
+        given |= {key: None for key in _required(name) if key not in given}
         if name in _REPEATED and call.idempotency_key is not None:
-            operation = partial(getattr(Store, name).__wrapped__, **given)
+            operation = partial(_REPEATED[name], **given)
             key = f"{name}:{call.key_for(field)}"
             answer = await call.store.write(call.caller, lambda tx: once(tx, key, operation))
         else:
@@ -128,7 +131,8 @@ def _mutation(name: str, definition: GraphQLField) -> Resolver:
 @cache
 def _required(name: str) -> frozenset[str]:
     parameters = inspect.signature(getattr(Store, name)).parameters.values()
-    return frozenset(parameter.name for parameter in parameters if parameter.default is parameter.empty)
+    keywords = (parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    return frozenset(parameter.name for parameter in keywords if parameter.default is parameter.empty)
 
 
 def _set_states(name: str, definition: GraphQLField) -> Resolver:

@@ -316,7 +316,8 @@ class _Query:
         shown.append(self._group.label(self.group_label))
         if self._distinct or (self.grouped and (self._limit is not None or self._offset)):
             return self._windowed(shown)
-        statement = sa.select(*shown).where(*self._conditions).order_by(*(term.clause for term in self._terms))
+        statement = sa.select(*shown).select_from(self._rows).where(*self._conditions)
+        statement = statement.order_by(*(term.clause for term in self._terms))
         return self._paged(statement)
 
     def _windowed(self, shown: Sequence[sa.Label[Any]]) -> sa.Select[Any]:
@@ -324,7 +325,7 @@ class _Query:
         ordered = [term._replace(expression=term.expression.label(f"_o{n}")) for n, term in enumerate(self._terms)]
         clauses = [term.clause for term in self._terms]
         group = [self._group] if self.grouped else []
-        inner = sa.select(*shown, *(term.expression for term in ordered)).where(*self._conditions)
+        inner = sa.select(*shown, *(term.expression for term in ordered)).select_from(self._rows).where(*self._conditions)
         if self._distinct:
             same = [*group, *(self._rows.c[name] for name in self._distinct)]
             number = sa.func.row_number().over(partition_by=same, order_by=clauses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -26,6 +27,7 @@ from .filters import DIRECTIONS, OPERATORS, columns, kind
 __all__ = ["build", "tables_sdl"]
 
 
+@cache
 def build() -> GraphQLSchema:
     """Return the schema that requests are validated against."""
     operations = resources.files(__package__ or __name__).joinpath("schema.graphql").read_text(encoding="utf-8")
@@ -33,8 +35,10 @@ def build() -> GraphQLSchema:
         GraphQLScalarType("UUID", parse_value=_uuid),
         GraphQLScalarType("DateTime", parse_value=_moment),
         GraphQLScalarType("JSON", parse_value=_document, parse_literal=_document_literal),
+        GraphQLScalarType("JSONObject", parse_value=_object, parse_literal=_object_literal),
     ]
-    lines = [line for line in operations.splitlines() if line not in ("scalar UUID", "scalar DateTime", "scalar JSON")]
+    made = {f"scalar {scalar.name}" for scalar in scalars}
+    lines = [line for line in operations.splitlines() if line not in made]
     return extend_schema(GraphQLSchema(types=scalars), parse("\n".join([*lines, tables_sdl()])))
 
 
@@ -62,8 +66,18 @@ def _document_literal(node: ValueNode, variables: dict[str, Any] | None = None) 
         return value_from_ast_untyped(node, variables)
     try:
         return msgspec.json.decode(node.value)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise GraphQLError("A document is written as the text of its JSON.", node) from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise GraphQLError("A JSON object is expected.")
+    return value
+
+
+def _object_literal(node: ValueNode, variables: dict[str, Any] | None = None) -> dict[str, Any]:
+    return _object(_document_literal(node, variables))
 
 
 def tables_sdl() -> str:
@@ -89,7 +103,7 @@ def _comparisons() -> Iterator[str]:
 
 def _page(table: str) -> str:
     return (
-        f"where: {table}_bool_exp, order_by: [{table}_order_by], distinct_on: [{table}_select_column], "
+        f"where: {table}_bool_exp, order_by: [{table}_order_by], distinct_on: [{table}_select_column!], "
         "limit: Int, offset: Int"
     )
 

@@ -70,7 +70,7 @@ class Sockets:
         """Return who opens a connection: by its headers, or by those in its first message, as browsers must."""
         try:
             extra = msgspec.json.decode(payload, type=dict[str, Any] | None) or {}
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise _Closed(4400, "Invalid message received") from None
         said = {name.lower(): value for name, value in extra.items() if isinstance(value, str)}
         return await self._authenticator.identify({**said, **dict(socket.headers)})
@@ -142,7 +142,7 @@ class _Connection:
                 raise _Closed(4429, "Too many operations on one connection")
             try:
                 request = msgspec.json.decode(message.payload, type=GraphQLRequest)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
                 raise _Closed(4400, "Invalid message received") from None
             self._running[message.id] = anyio.CancelScope()
             group.start_soon(self._run, message.id, request, self._running[message.id])
@@ -173,7 +173,7 @@ class _Connection:
             raise _Closed(4400, "Invalid message received")
         try:
             return msgspec.json.decode(text, type=_Message)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise _Closed(4400, "Invalid message received") from None
 
     async def _send(self, **message: Any) -> None:
