@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -265,10 +266,13 @@ async def test_a_run_in_a_task_group_whose_other_member_fails() -> None:
         await anyio.sleep(1)
         raise ValueError("outside")
 
-    with pytest.raises(ExceptionGroup) as group:
+    async def both() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner_of(flow).run)
             tasks.start_soon(fails)
+
+    with pytest.raises(ExceptionGroup) as group:
+        await both()
     assert group.group_contains(ValueError)
     assert type(told[-1]) is Cancelled
 
@@ -420,10 +424,8 @@ async def test_a_body_that_cannot_be_stopped_is_left_behind_and_its_late_result_
     async def stubborn(n: int) -> str:
         end = anyio.current_time() + 1000
         while anyio.current_time() < end:
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.sleep(end - anyio.current_time())
-            except asyncio.CancelledError:
-                pass
         over.set()
         return "late"
 
