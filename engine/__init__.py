@@ -31,8 +31,9 @@ from .secrets import Secret
 from .settings import Settings
 from .state import State
 from .subflow import FlowTask, subflow
-from .task import FunctionTask, Task, apply_map, defaults_from_attrs, tags, task
+from .task import FunctionTask, Task, defaults_from_attrs, tags, task
 from .task_runner import TaskRunner
+from .wiring import apply_map
 
 __all__ = [
     "DateTimeParameter",

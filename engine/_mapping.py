@@ -9,7 +9,7 @@ from .edge import Edge
 from .result import Result
 from .state import Mapped, State, Success
 
-__all__ = ["Elements", "child_states", "elements_of", "flat_values", "unmappable", "width"]
+__all__ = ["Elements", "child_states", "elements_of", "flat_values", "is_sequence", "unmappable", "width"]
 
 Elements = Sequence[State]
 """What a mapped edge brings: one state for each child."""
@@ -30,7 +30,8 @@ class _ValueElements(Sequence[State]):
         return Success("", Result(self._values[index]))
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
+    """Return whether a value has a length and an order, as what is mapped over has."""
     return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, Mapping)
 
 
@@ -41,7 +42,7 @@ def unmappable(upstream_states: Mapping[Edge, State]) -> str | None:
         failed = ", ".join(sorted(f"{e.upstream_task.name} is {type(s).__name__}" for e, s in mapped.items()))
         return f"No upstream states can be mapped over: {failed}."
     for edge, state in mapped.items():
-        if state.is_successful() and not state.is_mapped() and not edge.flattened and not _is_sequence(state.result):
+        if state.is_successful() and not state.is_mapped() and not edge.flattened and not is_sequence(state.result):
             return (
                 f"Cannot map over the result of task '{edge.upstream_task.name}': it is a "
                 f"{type(state.result).__name__}, which has no length and order. Return a list."
@@ -57,7 +58,7 @@ def elements_of(edge: Edge, state: State) -> Elements | None:
         return _flat_states(state)
     if isinstance(state, Mapped):
         return state.map_states
-    return _ValueElements(state.result) if _is_sequence(state.result) else None
+    return _ValueElements(state.result) if is_sequence(state.result) else None
 
 
 def width(upstream_states: Mapping[Edge, State]) -> int:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import FlowDefinitionError
 
@@ -15,6 +15,7 @@ RESERVED = frozenset({"mapped", "task_args", "upstream_tasks", "flow"})
 
 _POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
 _VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
+_KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
 
@@ -35,13 +36,55 @@ def _method_signature(method: Callable[..., Any]) -> inspect.Signature:
     return declared.replace(parameters=list(declared.parameters.values())[1:])
 
 
+class Names(NamedTuple):
+    """The names of what a body takes.
+
+    Args:
+        - by_position: those that can be given by position, in order
+        - all: all of them
+        - required: those that must be given
+        - takes_any: whether any other name can be given, too
+    """
+
+    by_position: tuple[str, ...]
+    all: frozenset[str]
+    required: tuple[str, ...]
+    takes_any: bool
+
+
+def names(function: Callable[..., Any]) -> Names:
+    """Return the names of what a task body takes, without ``self``."""
+    method = getattr(function, "__func__", None)
+    return _names(function, False) if method is None else _names(method, True)
+
+
 @functools.lru_cache(maxsize=4096)
-def return_hint(function: Callable[..., Any]) -> Any:
-    """Return the annotated return type of a task body, or Any."""
+def _names(function: Callable[..., Any], is_method: bool) -> Names:
+    declared = _method_signature(function) if is_method else _signature(function)
+    named = [p for p in declared.parameters.values() if p.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)]
+    return Names(
+        by_position=tuple(p.name for p in named if p.kind is not _KEYWORD_ONLY),
+        all=frozenset(p.name for p in named),
+        required=tuple(p.name for p in named if p.default is p.empty),
+        takes_any=any(p.kind is _VAR_KEYWORD for p in declared.parameters.values()),
+    )
+
+
+def values_returned(function: Callable[..., Any]) -> int | None:
+    """Return how many values a task body returns by its annotation, or None if that says nothing."""
+    return _values_returned(getattr(function, "__func__", function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _values_returned(function: Callable[..., Any]) -> int | None:
     try:
-        return typing.get_type_hints(function).get("return", Any)
-    except Exception:
-        return Any
+        hint = typing.get_type_hints(function).get("return")
+    except Exception:  # annotations may name what does not exist yet
+        return None
+    if typing.get_origin(hint) is not tuple:
+        return None
+    kinds = typing.get_args(hint)
+    return None if Ellipsis in kinds else len(kinds)
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -63,7 +106,7 @@ def check_body(name: str, function: Callable[..., Any]) -> None:
     for parameter in signature(function).parameters.values():
         if parameter.kind is _VAR_POSITIONAL:
             raise FlowDefinitionError(
-                f"task {name!r}: run() takes *{parameter.name}, but inputs are passed by name: give each one an argument"
+                f"task {name!r}: run() takes *{parameter.name}, but inputs are passed by name: name each one"
             )
         if parameter.kind is _POSITIONAL_ONLY and parameter.name != "self":
             raise FlowDefinitionError(
@@ -82,16 +125,22 @@ def bind(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs:
     Raises:
         - FlowDefinitionError: if the function cannot be called like this
     """
+    known = names(function)
+    arguments = dict(zip(known.by_position, args, strict=False))
+    fits = (
+        len(args) <= len(known.by_position)
+        and (known.takes_any or kwargs.keys() <= known.all)
+        and arguments.keys().isdisjoint(kwargs)
+    )
+    arguments.update(kwargs)
+    if fits and all(name in arguments for name in known.required):
+        return arguments
     declared = signature(function)
     try:
-        bound = declared.bind(*args, **kwargs)
+        declared.bind(*args, **kwargs)
     except TypeError as error:
         raise FlowDefinitionError(f"task {name!r}: {error}; it is run{declared}") from None
-    arguments = dict(bound.arguments)
-    for parameter in declared.parameters.values():
-        if parameter.kind is _VAR_KEYWORD:
-            arguments.update(arguments.pop(parameter.name, {}))
-    return arguments
+    raise AssertionError("a call that fits was refused")
 
 
 def describe_inputs(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
@@ -112,4 +161,5 @@ def describe_output(function: Callable[..., Any]) -> str:
 
 
 def type_name(annotation: Any) -> str:
+    """Return a type as text."""
     return "typing.Any" if annotation in (inspect.Signature.empty, "Any") else str(annotation)

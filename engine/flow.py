@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from .context import context
+from ._checks import FailureHandler, StateHandler, checked, failure_handler
+from ._mapping import is_sequence
+from ._signature import names
+from .context import context, values
 from .edge import Edge, EdgeAnnotation
 from .errors import FlowDefinitionError
 from .parameter import Parameter
 from .result import Result
-from .task import FailureHandler, StateHandler, Task, _handlers, failure_handler
-from .wiring import as_task, is_constant
+from .task import Task
+from .wiring import as_task, is_constant, refuse_coroutine
 
 if TYPE_CHECKING:
     from .executors import Executor
@@ -36,7 +40,8 @@ class Flow:
         - on_failure: a function (flow, state) called when the flow fails
         - validate: whether to check the graph at once
         - result: where the results of tasks are stored that say nothing themselves
-        - terminal_state_handler: a function (flow, state, states of the reference tasks) that may replace the final state
+        - terminal_state_handler: a function (flow, state, states of the reference tasks) that may replace the final
+            state
         - storage, run_config: documents that travel with the registered flow
 
     Example:
@@ -65,18 +70,19 @@ class Flow:
         storage: Any = None,
         run_config: Any = None,
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise FlowDefinitionError("a flow needs a name")
-        self.name = name
-        self.schedule = schedule
-        self.executor = executor
-        self.result = result
+        owner = f"flow {name!r}"
+        self.name: str = checked(owner, "name", name)
+        self.schedule = checked(owner, "schedule", schedule)
+        self.executor: Executor | None = checked(owner, "executor", executor)
+        self.result: Result | None = checked(owner, "result", result)
         self.storage = storage
         self.run_config = run_config
-        self.state_handlers: list[StateHandler] = _handlers(name, state_handlers)
-        if on_failure is not None:
-            self.state_handlers.append(failure_handler(on_failure))
-        self.terminal_state_handler = terminal_state_handler
+        self.state_handlers: list[StateHandler] = checked(owner, "state_handlers", state_handlers)
+        if checked(owner, "on_failure", on_failure) is not None:
+            self.state_handlers.append(failure_handler(cast("FailureHandler", on_failure)))
+        self.terminal_state_handler: Callable[..., Any] | None = checked(
+            owner, "terminal_state_handler", terminal_state_handler
+        )
         self.constants: defaultdict[Task[..., Any], dict[str, Any]] = defaultdict(dict)
         self.slugs: dict[Task[..., Any], str] = {}
         self._slug_owners: dict[str, Task[..., Any]] = {}
@@ -85,7 +91,8 @@ class Flow:
         self._edges: dict[Edge, None] = {}
         self._upstream: dict[Task[..., Any], list[Edge]] = {}
         self._downstream: dict[Task[..., Any], list[Edge]] = {}
-        self._keys: dict[Task[..., Any], set[str]] = {}
+        self._inputs: set[tuple[Task[..., Any], str]] = set()
+        """The arguments that have an edge."""
         self._reference_tasks: set[Task[..., Any]] | None = None
         self._memo: dict[Any, Any] = {}
         self._blocks: list[tuple[AbstractContextManager[Any], set[Task[..., Any]]]] = []
@@ -145,17 +152,21 @@ class Flow:
         self._slug_owners[slug] = task
         self._upstream[task] = []
         self._downstream[task] = []
-        self._keys[task] = set()
         self._memo.clear()
-        context.get("new_tasks", set()).discard(task)
-        for scope in context.get("wiring_scopes", ()):
+        current = values.get()
+        if "new_tasks" in current:
+            current["new_tasks"].discard(task)
+        for scope in current.get("wiring_scopes", ()):
             scope.add_task(task, self)
         return task
 
     def _new_slug(self, task: Task[..., Any]) -> str:
-        base = "-".join([task.name, *sorted(task.tags)])
-        self._slug_counts[base] += 1
-        return f"{base}-{self._slug_counts[base]}"
+        base = "-".join([task.name, *sorted(task.tags)]) if task.tags else task.name
+        while True:
+            number = self._slug_counts[base] = self._slug_counts.get(base, 0) + 1
+            slug = f"{base}-{number}"
+            if slug not in self._slug_owners:
+                return slug
 
     def add_edge(
         self,
@@ -188,12 +199,12 @@ class Flow:
         if edge in self._edges:
             return edge
         if key is not None:
-            if key in self._keys[downstream_task]:
+            if (downstream_task, key) in self._inputs or key in self.constants.get(downstream_task, ()):
                 raise FlowDefinitionError(
                     f"flow {self.name!r}: the argument {key!r} of task {downstream_task.name!r} has an input already"
                 )
             self._check_key(downstream_task, key)
-            self._keys[downstream_task].add(key)
+            self._inputs.add((downstream_task, key))
         self._edges[edge] = None
         self._upstream[edge.downstream_task].append(edge)
         self._downstream[edge.upstream_task].append(edge)
@@ -203,17 +214,15 @@ class Flow:
         return edge
 
     def _check_key(self, task: Task[..., Any], key: str) -> None:
-        from ._signature import signature
-
-        parameters = signature(task.body).parameters
-        if key not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        known = names(task.body)
+        if key not in known.all and not known.takes_any:
             raise FlowDefinitionError(
-                f"task {task.name!r} has no argument {key!r}; it has: {', '.join(parameters) or 'none'}"
+                f"task {task.name!r} has no argument {key!r}; it has: {', '.join(sorted(known.all)) or 'none'}"
             )
 
     def chain(self, *tasks: Task[..., Any], validate: bool | None = None) -> list[Edge]:
         """Add edges so that each task waits for the one before it."""
-        edges = [self.add_edge(first, second) for first, second in zip(tasks, tasks[1:], strict=False)]
+        edges = [self.add_edge(first, second) for first, second in itertools.pairwise(tasks)]
         if validate:
             self.validate()
         return edges
@@ -232,10 +241,9 @@ class Flow:
         A plain value as an input becomes one of the flow's `constants`; one that is mapped over becomes a task.
         """
         target = as_task(task, self)
-        self.add_task(target)
-        for upstream in upstream_tasks or ():
+        for upstream in _listed("upstream_tasks", upstream_tasks, target):
             self._depend(upstream, target, None, mapped)
-        for downstream in downstream_tasks or ():
+        for downstream in _listed("downstream_tasks", downstream_tasks, target):
             self._depend(target, as_task(downstream, self), None, mapped)
         for key, value in (keyword_tasks or {}).items():
             self._depend(value, target, key, mapped)
@@ -247,11 +255,36 @@ class Flow:
         if isinstance(value, EdgeAnnotation):
             mapped = mapped if value.mapped is None else value.mapped
             flattened, value = value.flattened, value.value
-        if key is not None and not mapped and not flattened and is_constant(value):
-            self._check_key(task, key)
-            self.constants[task][key] = value
-            return
+        if key is not None and not isinstance(value, Task) and is_constant(value, task, key):
+            if not mapped and not flattened:
+                self._keep_constant(task, key, value)
+                return
+            if mapped and not flattened and not is_sequence(value):
+                raise FlowDefinitionError(
+                    f"task {task.name!r} cannot be mapped over its argument {key!r}: {value!r} has no length and "
+                    "order. Pass a list, or unmapped(...) to pass it whole to each run"
+                )
         self.add_edge(as_task(value, self), task, key=key, mapped=mapped, flattened=flattened)
+
+    def _keep_constant(self, task: Task[..., Any], key: str, value: Any) -> None:
+        self._check_key(task, key)
+        if (task, key) in self._inputs:
+            raise FlowDefinitionError(
+                f"flow {self.name!r}: the argument {key!r} of task {task.name!r} has an input already"
+            )
+        self.constants[task][key] = value
+        self._memo.clear()
+
+    def is_mapped(self, task: Task[..., Any]) -> bool:
+        """Return whether a task runs once for each element of an input."""
+        self._must_have(task)
+        return any(edge.mapped for edge in self._upstream[task])
+
+    def wait_for(self, first: Any, second: Any) -> Task[..., Any]:
+        """Let `second` wait for `first`, and return it; each a task or a value that becomes one."""
+        before, after = as_task(first, self), as_task(second, self)
+        self.add_edge(before, after)
+        return after
 
     def update(self, flow: Flow, merge_parameters: bool = False, validate: bool | None = None) -> None:
         """Add all tasks, edges and constants of another flow.
@@ -265,7 +298,7 @@ class Flow:
         stand_in: dict[Task[..., Any], Task[..., Any]] = {}
         for task in flow._tasks:
             twin = own.get(task.name) if merge_parameters and isinstance(task, Parameter) else None
-            stand_in[task] = twin or self.add_task(task)
+            stand_in[task] = self.add_task(task) if twin is None else twin
         for edge in flow._edges:
             self.add_edge(
                 stand_in[edge.upstream_task],
@@ -316,7 +349,7 @@ class Flow:
         self._slug_owners = {slug: task for task, slug in keep_slugs.items()}
         self._upstream = {task: [] for task in keep_slugs}
         self._downstream = {task: [] for task in keep_slugs}
-        self._keys = {task: set() for task in keep_slugs}
+        self._inputs = set()
 
     def copy(self) -> Flow:
         """Return a flow with the same tasks and edges, which can be changed on its own."""
@@ -325,7 +358,7 @@ class Flow:
         new._slug_owners, new._slug_counts = dict(self._slug_owners), Counter(self._slug_counts)
         new._upstream = {task: list(edges) for task, edges in self._upstream.items()}
         new._downstream = {task: list(edges) for task, edges in self._downstream.items()}
-        new._keys = {task: set(keys) for task, keys in self._keys.items()}
+        new._inputs = set(self._inputs)
         new.constants = defaultdict(dict, {task: dict(values) for task, values in self.constants.items()})
         new._reference_tasks = None if self._reference_tasks is None else set(self._reference_tasks)
         new.state_handlers = list(self.state_handlers)
@@ -353,7 +386,7 @@ class Flow:
         return list(self._edges)
 
     def _must_have(self, task: Task[..., Any]) -> None:
-        if task not in self._tasks:
+        if not isinstance(task, Task) or task not in self._tasks:
             raise FlowDefinitionError(f"task {getattr(task, 'name', task)!r} is not in flow {self.name!r}")
 
     def edges_to(self, task: Task[..., Any]) -> set[Edge]:
@@ -451,6 +484,8 @@ class Flow:
         if root_tasks is None:
             return ordered
         reached: set[Task[..., Any]] = set(root_tasks)
+        for task in reached:
+            self._must_have(task)
         for task in ordered:
             if any(edge.upstream_task in reached for edge in self._upstream[task]):
                 reached.add(task)
@@ -472,14 +507,14 @@ class Flow:
         return tuple(ordered)
 
     def _find_cycle(self, waiting: dict[Task[..., Any], int]) -> list[str]:
-        stuck = {task for task, count in waiting.items() if count}
-        path: list[Task[..., Any]] = [next(iter(stuck))]
-        while True:
-            before = next(e.upstream_task for e in self._upstream[path[-1]] if e.upstream_task in stuck)
-            if before in path:
-                cycle = [*path[path.index(before) :], before]
-                return [task.name for task in reversed(cycle)]
-            path.append(before)
+        task = next(task for task, count in waiting.items() if count)
+        path: dict[Task[..., Any], int] = {}
+        while task not in path:
+            path[task] = len(path)
+            # what is stuck waits for something else that is
+            task = next(edge.upstream_task for edge in self._upstream[task] if waiting[edge.upstream_task])
+        cycle = [*list(path)[path[task] :], task]
+        return [one.name for one in reversed(cycle)]
 
     def validate(self) -> None:
         """Check the graph.
@@ -490,22 +525,19 @@ class Flow:
         self._remember("valid", self._validate)
 
     def _validate(self) -> bool:
-        from ._signature import signature
-
         self.sorted_tasks()
         for task in self._reference_tasks or ():
             self._must_have(task)
         for task in self._tasks:
-            if isinstance(task, Parameter):
-                continue
-            given = self._keys[task] | self.constants.get(task, {}).keys()
-            for parameter in signature(task.body).parameters.values():
-                required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-                if required and parameter.name not in given:
-                    raise FlowDefinitionError(
-                        f"flow {self.name!r}: task {task.name!r} needs the argument {parameter.name!r}, "
-                        "and nothing is passed for it"
-                    )
+            required = names(task.body).required
+            if required:
+                given = {edge.key for edge in self._upstream[task]} | self.constants.get(task, {}).keys()
+                for name in required:
+                    if name not in given:
+                        raise FlowDefinitionError(
+                            f"flow {self.name!r}: task {task.name!r} needs the argument {name!r}, "
+                            "and nothing is passed for it"
+                        )
         return True
 
     def _remember(self, name: Any, compute: Callable[[], Any]) -> Any:
@@ -532,6 +564,8 @@ class Flow:
         missing = sorted(p.name for p in known.values() if p.required and p.name not in given)
         if complete and missing:
             raise FlowDefinitionError(f"flow {self.name!r} needs the parameter {missing[0]!r}, which was not given")
+        for name, value in given.items():
+            refuse_coroutine(value, f"parameter {name!r} of flow {self.name!r}")
         return {name: known[name].cast(value, from_text=from_text) for name, value in given.items()}
 
     # -- as a value --------------------------------------------------------------------------------------
@@ -554,6 +588,9 @@ class Flow:
         )
 
     __hash__ = object.__hash__
+
+    def __contains__(self, task: object) -> bool:
+        return isinstance(task, Task) and task in self._tasks
 
     def __iter__(self) -> Iterator[Task[..., Any]]:
         return iter(self.sorted_tasks())
@@ -606,3 +643,12 @@ class Flow:
         from .visualize import visualize
 
         return visualize(self, flow_state, filename, format)
+
+
+def _listed(field: str, tasks: Iterable[Any] | None, owner: Task[..., Any]) -> Iterable[Any]:
+    if tasks is None:
+        return ()
+    if isinstance(tasks, (Task, EdgeAnnotation, str)) or not isinstance(tasks, Iterable):
+        shown = repr(tasks.name) if isinstance(tasks, Task) else repr(tasks)
+        raise FlowDefinitionError(f"task {owner.name!r}: {field} is a list of tasks, not the one {shown}")
+    return tasks

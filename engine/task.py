@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
+import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from . import _signature, cache_validators, triggers
-from .context import context
-from .edge import EdgeAnnotation, mapped
+from ._checks import FailureHandler, StateHandler, checked, failure_handler
+from .context import context, values
 from .errors import FlowDefinitionError
 from .result import Result
 from .retries import RetryDelay
 
 if TYPE_CHECKING:
     from .flow import Flow
-    from .state import State
 
-__all__ = ["FunctionTask", "Task", "apply_map", "defaults_from_attrs", "tags", "task"]
+__all__ = ["FunctionTask", "Task", "defaults_from_attrs", "tags", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-StateHandler = Callable[[Any, "State", "State"], Any]
-FailureHandler = Callable[[Any, "State"], Any]
+_NOTHING: frozenset[str] = frozenset()
 
 
 class Task(Generic[P, R]):
@@ -52,14 +51,15 @@ class Task(Generic[P, R]):
         - result: where the result is stored
         - target: a location; when something is stored there the task does not run
         - task_run_name: a name for each run: a template, or a function of parameters, context and inputs
-        - nout: how many values the result can be unpacked into
+        - nout: how many values the result can be unpacked into; if None, as many as a return annotation such as
+            ``tuple[int, str]`` says
 
     Raises:
         - FlowDefinitionError: for arguments that cannot work together
     """
 
     reruns_on_restart: bool = False
-    """Whether the result is lost with the process that made it, so that a run that is continued elsewhere makes it anew."""
+    """Whether the result is lost with the process that made it, so that a run continued elsewhere makes it anew."""
 
     travels: ClassVar[bool] = True
     """Whether the body runs where the executor says; otherwise it always runs in the process of the run."""
@@ -95,78 +95,53 @@ class Task(Generic[P, R]):
         task_run_name: str | Callable[..., str] | None = None,
         nout: int | None = None,
     ) -> None:
-        self.name = name or type(self).__name__
-        self.slug = slug
-        if isinstance(tags, str):
-            raise self._wrong("tags", f"is a set of strings, not the one string {tags!r}")
-        self.tags: set[str] = set(tags or ()) | context.get("tags", set())
-        self.max_retries = max_retries or 0
-        self.retry_delay = retry_delay
-        self.retry_on = self._checked_retry_on(retry_on)
-        self._check_retries()
-        self.timeout = self._checked_timeout(timeout)
-        self.trigger: Callable[..., Any] = trigger or triggers.all_successful
+        owner = f"task {name or type(self).__name__!r}"
+        self.name: str = type(self).__name__ if name is None else checked(owner, "name", name)
+        self.slug: str | None = checked(owner, "slug", slug)
+        self.tags: set[str] = checked(owner, "tags", tags) | values.get().get("tags", _NOTHING)
+        self.max_retries: int = checked(owner, "max_retries", max_retries)
+        self.retry_delay: RetryDelay | None = checked(owner, "retry_delay", retry_delay)
+        self.retry_on: tuple[type[BaseException], ...] | None = checked(owner, "retry_on", retry_on)
+        self.timeout: int | None = checked(owner, "timeout", timeout)
+        self.trigger: Callable[..., Any] = checked(owner, "trigger", trigger) or triggers.all_successful
         self.skip_on_upstream_skip = skip_on_upstream_skip
-        self.cache_for = cache_for
-        self.cache_key = cache_key
-        self.cache_validator: Callable[..., Any] = cache_validator or (
+        self.cache_for: datetime.timedelta | None = checked(owner, "cache_for", cache_for)
+        self.cache_key: str | None = checked(owner, "cache_key", cache_key)
+        self.cache_validator: Callable[..., Any] = checked(owner, "cache_validator", cache_validator) or (
             cache_validators.never_use if cache_for is None else cache_validators.duration_only
         )
+        self.checkpoint = checkpoint
+        self.state_handlers: list[StateHandler] = checked(owner, "state_handlers", state_handlers)
+        if checked(owner, "on_failure", on_failure) is not None:
+            self.state_handlers.append(failure_handler(cast("FailureHandler", on_failure)))
+        self.log_stdout = log_stdout
+        self.result: Result | None = checked(owner, "result", result)
+        self.target: str | Callable[..., str] | None = checked(owner, "target", target)
+        self.task_run_name: str | Callable[..., str] | None = checked(owner, "task_run_name", task_run_name)
+        self.nout: int | None = _signature.values_returned(self.body) if nout is None else checked(owner, "nout", nout)
+        self.auto_generated = False
+        self._check_together()
         if cache_for is None and self.cache_validator is not cache_validators.never_use:
-            import warnings
-
             warnings.warn(
                 f"task {self.name!r} has a cache_validator but no cache_for, so nothing is ever cached", stacklevel=2
             )
-        self.checkpoint = checkpoint
-        self.state_handlers: list[StateHandler] = _handlers(self.name, state_handlers)
-        if on_failure is not None:
-            self.state_handlers.append(failure_handler(on_failure))
-        self.log_stdout = log_stdout
-        self.result = result
-        self.target = target
-        if target is not None and result is not None:
-            self.result = result.at(target)
-        self.task_run_name = task_run_name
-        self.nout = nout
-        self.auto_generated = False
-        context.get("new_tasks", set()).add(self)
+        _made(self)
 
     # -- checks of the arguments -----------------------------------------------------------------------
 
     def _wrong(self, field: str, message: str) -> FlowDefinitionError:
         return FlowDefinitionError(f"task {self.name!r}: {field} {message}")
 
-    def _checked_retry_on(
-        self, retry_on: type[BaseException] | Iterable[type[BaseException]] | None
-    ) -> tuple[type[BaseException], ...] | None:
-        if retry_on is None:
-            return None
-        kinds = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
-        for kind in kinds:
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-                raise self._wrong("retry_on", f"takes exception types, not {kind!r}")
-        return kinds
-
-    def _check_retries(self) -> None:
-        if self.max_retries < 0:
-            raise self._wrong("max_retries", f"cannot be {self.max_retries}")
-        if self.max_retries and self.retry_delay is None:
-            raise self._wrong("max_retries", "needs a retry_delay: retry_delay=0 tries again at once")
-        if self.retry_delay is not None and not self.max_retries:
+    def _check_together(self) -> None:
+        if self.max_retries:
+            if self.retry_delay is None:
+                raise self._wrong("max_retries", "needs a retry_delay: retry_delay=0 tries again at once")
+        elif self.retry_delay is not None:
             raise self._wrong("retry_delay", "does nothing without max_retries")
-        if self.retry_on and not self.max_retries:
+        elif self.retry_on:
             raise self._wrong("retry_on", "does nothing without max_retries")
-        if isinstance(self.retry_delay, Sequence) and not self.retry_delay:
-            raise self._wrong("retry_delay", "is an empty list")
-
-    def _checked_timeout(self, timeout: int | datetime.timedelta | None) -> int | None:
-        seconds = timeout.total_seconds() if isinstance(timeout, datetime.timedelta) else timeout
-        if seconds is None:
-            return None
-        if isinstance(seconds, bool) or seconds != int(seconds) or seconds <= 0:
-            raise self._wrong("timeout", f"is a whole number of seconds above zero, not {timeout!r}")
-        return int(seconds)
+        if self.target is not None and self.result is not None:
+            self.result = self.result.at(self.target)
 
     # -- the work --------------------------------------------------------------------------------------
 
@@ -184,19 +159,35 @@ class Task(Generic[P, R]):
     def copy(self, **task_args: Any) -> Self:
         """Return a copy, with some attributes changed.
 
+        Args:
+            - task_args: as for `Task`, and the attributes that a subclass has besides
+
         Raises:
-            - FlowDefinitionError: for an attribute that tasks do not have
+            - FlowDefinitionError: for an attribute that tasks do not have, or a value that it cannot have
         """
-        new = copy.copy(self)
-        new.tags = set(self.tags)
-        for field, value in task_args.items():
-            if not hasattr(new, field):
-                raise self._wrong("task_args", f"names {field!r}, which tasks do not have")
+        new = object.__new__(type(self))
+        # one by one, because attributes that are set like this take a third of the memory of a copied dict
+        for field, value in self.__dict__.items():
             setattr(new, field, value)
+        new.tags = self.tags | values.get().get("tags", _NOTHING)
         if task_args:
-            new._check_retries()
-        new.tags |= context.get("tags", set())
+            new._change(task_args)
         return new
+
+    def _change(self, task_args: dict[str, Any]) -> None:
+        on_failure = task_args.pop("on_failure", None)
+        outer_tags = values.get().get("tags", _NOTHING)
+        for field, value in task_args.items():
+            if field not in self.__dict__ or field.startswith("_"):
+                raise self._wrong("task_args", f"names {field!r}, which tasks do not have")
+            setattr(self, field, checked(f"task {self.name!r}", field, value))
+        self.tags |= outer_tags
+        if "cache_for" in task_args and self.cache_validator is cache_validators.never_use:
+            self.cache_validator = task_args.get("cache_validator") or cache_validators.duration_only
+        if on_failure is not None:
+            handler = failure_handler(checked(f"task {self.name!r}", "on_failure", on_failure))
+            self.state_handlers = [*self.state_handlers, handler]
+        self._check_together()
 
     def bind(
         self,
@@ -220,6 +211,10 @@ class Task(Generic[P, R]):
         target = _the_flow(flow, self.name)
         inputs = _signature.bind(self.name, self.body, args, kwargs)
         target.set_dependencies(self, upstream_tasks=upstream_tasks, keyword_tasks=inputs, mapped=mapped)
+        if mapped and not target.is_mapped(self):
+            raise FlowDefinitionError(
+                f"task {self.name!r} is mapped over nothing: give it an input to map over, or call it without map"
+            )
         return self
 
     @overload
@@ -246,10 +241,10 @@ class Task(Generic[P, R]):
         A type checker sees the type of the *result*, so that wiring a result into the wrong argument is a type error;
         the value is the copy of the task.
         """
-        _the_flow(flow, self.name)
-        context.get("new_tasks", set()).discard(self)
+        target = _the_flow(flow, self.name)
+        _used(self)
         new = self.copy(**(task_args or {}))
-        return new.bind(*args, mapped=mapped, upstream_tasks=upstream_tasks, flow=flow, **kwargs)
+        return new.bind(*args, mapped=mapped, upstream_tasks=upstream_tasks, flow=target, **kwargs)
 
     def map(
         self,
@@ -263,10 +258,10 @@ class Task(Generic[P, R]):
 
         Wrap an input in `unmapped` to pass it whole to each run. The shortest input says how many runs there are.
         """
-        _the_flow(flow, self.name)
-        context.get("new_tasks", set()).discard(self)
+        target = _the_flow(flow, self.name)
+        _used(self)
         new = self.copy(**(task_args or {}))
-        return cast("list[R]", new.bind(*args, mapped=True, upstream_tasks=upstream_tasks, flow=flow, **kwargs))
+        return cast("list[R]", new.bind(*args, mapped=True, upstream_tasks=upstream_tasks, flow=target, **kwargs))
 
     def pipe(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Return ``function(self, *args, **kwargs)``, to write a chain from left to right."""
@@ -296,7 +291,9 @@ class Task(Generic[P, R]):
             return self.set_dependencies(flow, keyword_tasks={key: task}, mapped=mapped)
         return self.set_dependencies(flow, upstream_tasks=[task], mapped=mapped)
 
-    def set_downstream(self, task: Task[..., Any], flow: Flow | None = None, key: str | None = None, mapped: bool = False) -> Self:
+    def set_downstream(
+        self, task: Task[..., Any], flow: Flow | None = None, key: str | None = None, mapped: bool = False
+    ) -> Self:
         """Let `task` wait for this one; with a `key`, it takes the result as that argument."""
         task.set_upstream(self, flow=flow, key=key, mapped=mapped)
         return self
@@ -319,6 +316,21 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
+
+    def __bool__(self) -> NoReturn:
+        raise FlowDefinitionError(
+            f"task {self.name!r} is neither true nor false while the flow is built, because its result is known only "
+            "when it runs: branch with case(...), or decide inside a task"
+        )
+
+    def __await__(self) -> NoReturn:
+        raise FlowDefinitionError(
+            f"task {self.name!r} was awaited: tasks are wired together by calling them, and the flow is awaited "
+            "(await flow.run()); to run this body alone, write await task.run(...)"
+        )
+
+    def __contains__(self, item: object) -> NoReturn:
+        raise FlowDefinitionError(f"what task {self.name!r} contains is known only when it runs: look inside a task")
 
     def __iter__(self) -> Iterator[Any]:
         if self.nout is None:
@@ -380,7 +392,8 @@ class Task(Generic[P, R]):
         return _operator("And", self, other)
 
     def __or__(self, other: Any) -> Any:
-        return _operator("Or", self, other)
+        """Let `other` wait for this task, and return it: ``a | b | c`` is a chain."""
+        return _the_flow(None, self.name).wait_for(self, other)
 
     def __gt__(self, other: Any) -> Any:
         return _operator("GreaterThan", self, other)
@@ -418,8 +431,10 @@ class Task(Generic[P, R]):
     def __rand__(self, other: Any) -> Any:
         return _operator("And", other, self)
 
-    def __ror__(self, other: Any) -> Any:
-        return _operator("Or", other, self)
+    def __ror__(self, other: Any) -> Self:
+        """Let this task wait for `other`, and return it."""
+        _the_flow(None, self.name).wait_for(other, self)
+        return self
 
 
 def _operator(name: str, left: Any, right: Any) -> Any:
@@ -428,33 +443,21 @@ def _operator(name: str, left: Any, right: Any) -> Any:
     return getattr(operators, name)().bind(left, right)
 
 
-def _handlers(owner: str, handlers: Iterable[StateHandler] | None) -> list[StateHandler]:
-    if handlers is None:
-        return []
-    if callable(handlers) or not isinstance(handlers, Iterable):
-        raise FlowDefinitionError(f"{owner!r}: state_handlers is a list of functions, not {handlers!r}")
-    found = list(handlers)
-    for handler in found:
-        if not callable(handler):
-            raise FlowDefinitionError(f"{owner!r}: a state handler is a function, not {handler!r}")
-    return found
+def _made(task: Task[..., Any]) -> None:
+    """Note that a task was made inside a flow's block, where it should also be used."""
+    fresh: set[Task[..., Any]] | None = values.get().get("new_tasks")
+    if fresh is not None:
+        fresh.add(task)
 
 
-def failure_handler(on_failure: FailureHandler) -> StateHandler:
-    """Return a state handler that calls `on_failure` when the new state is a failure."""
-
-    async def handler(owner: Any, old_state: State, new_state: State) -> State:
-        if new_state.is_failed():
-            answer = on_failure(owner, new_state)
-            if inspect.isawaitable(answer):
-                await answer
-        return new_state
-
-    return handler
+def _used(task: Task[..., Any]) -> None:
+    fresh: set[Task[..., Any]] | None = values.get().get("new_tasks")
+    if fresh is not None:
+        fresh.discard(task)
 
 
 def _the_flow(flow: Flow | None, task_name: str) -> Flow:
-    found: Flow | None = flow or context.get("flow")
+    found: Flow | None = values.get().get("flow") if flow is None else flow
     if found is None:
         raise FlowDefinitionError(
             f"task {task_name!r} was called outside a flow: call it inside `with Flow(...)`, pass flow=, "
@@ -534,62 +537,6 @@ def tags(*names: str) -> Iterator[None]:
         yield
 
 
-def apply_map(function: Callable[..., Any], *args: Any, flow: Flow | None = None, **kwargs: Any) -> Any:
-    """Call a function that wires several tasks, so that every task in it is mapped over the arguments.
-
-    Args:
-        - function: calls tasks, and returns one or several of them
-        - args, kwargs: as for `Task.map`; wrap a value in `unmapped` to pass it whole
-        - flow: the flow; the open one if None
-
-    Raises:
-        - FlowDefinitionError: if the function itself calls ``map``
-    """
-    from .flow import Flow
-    from .wiring import as_task
-
-    target = _the_flow(flow, getattr(function, "__name__", "apply_map"))
-    inner = Flow("apply_map")
-    stand_ins: dict[Any, EdgeAnnotation] = {}
-
-    def outside(value: Any) -> Any:
-        annotated = value if isinstance(value, EdgeAnnotation) else mapped(value)
-        with context(flow=target):
-            made = as_task(annotated.value, flow=target)
-            made if made in target.tasks else target.add_task(made)
-        inner.add_task(made)
-        stand_ins[made] = annotated
-        return made
-
-    with context(flow=inner):
-        answer = function(*[outside(a) for a in args], **{k: outside(v) for k, v in kwargs.items()})
-
-    for made in inner.ordered_tasks():
-        if made not in stand_ins:
-            target.add_task(made)
-    for edge in inner.ordered_edges():
-        if edge.mapped:
-            raise FlowDefinitionError("a function given to apply_map cannot map tasks itself")
-        given = stand_ins.get(edge.upstream_task)
-        is_mapped = True if given is None else given.mapped is not False
-        target.add_edge(
-            edge.upstream_task,
-            edge.downstream_task,
-            key=edge.key,
-            mapped=is_mapped,
-            flattened=edge.flattened or (given is not None and given.flattened),
-        )
-    for made, constants in inner.constants.items():
-        target.constants.setdefault(made, {}).update(constants)
-    for made in inner.ordered_tasks():
-        # a task without inputs from outside runs once for each element all the same
-        if made not in stand_ins and not inner.edges_to(made):
-            for outer, annotated in stand_ins.items():
-                if annotated.mapped is not False:
-                    target.add_edge(outer, made, mapped=True)
-    return answer
-
-
 def defaults_from_attrs(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let arguments of `Task.run` that are not given default to attributes of the task with their names.
 
@@ -607,17 +554,18 @@ def defaults_from_attrs(*names: str) -> Callable[[Callable[P, R]], Callable[P, R
     """
 
     def decorate(run: Callable[P, R]) -> Callable[P, R]:
-        import functools
+        def filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+            given = _signature.signature(run).bind_partial(*args, **kwargs).arguments
+            return kwargs | {name: getattr(args[0], name) for name in names if given.get(name) is None}
+
+        @functools.wraps(run)
+        async def with_defaults_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return await cast("Any", run)(*args, **filled(args, kwargs))
 
         @functools.wraps(run)
         def with_defaults(*args: P.args, **kwargs: P.kwargs) -> R:
-            self: Any = args[0]
-            given = _signature.signature(run).bind(*args, **kwargs).arguments
-            for name in names:
-                if given.get(name) is None:
-                    kwargs[name] = getattr(self, name)
-            return run(*args, **kwargs)
+            return cast("Any", run)(*args, **filled(args, kwargs))  # type: ignore[no-any-return]
 
-        return with_defaults
+        return cast("Any", with_defaults_async if inspect.iscoroutinefunction(run) else with_defaults)  # type: ignore[no-any-return]
 
     return decorate

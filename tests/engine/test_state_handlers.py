@@ -173,7 +173,7 @@ def test_handlers_come_as_a_list() -> None:
         with pytest.raises(ValueError, match="state_handlers is a list"):
             owner(one)
     wrong: Any = [one, "two"]
-    with pytest.raises(ValueError, match="'t': a state handler is a function, not 'two'"):
+    with pytest.raises(ValueError, match="'t': state_handlers is a list of functions, and 'two' is none"):
         Task(name="t", state_handlers=wrong)
 
 
