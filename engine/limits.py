@@ -11,6 +11,9 @@ import anyio
 import msgspec
 
 from .cancellation import interruptible
+from .context import values
+from .operators import _Generated
+from .parameter import Parameter
 from .task import Task
 
 __all__ = ["Limits", "OpenLimits", "Rate"]
@@ -36,7 +39,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         - tags: how many runs at once of the tasks with a tag
         - rate: how often task runs begin
 
-    Waiting is fair: who came first goes first. A run that waits for its retry holds nothing.
+    Waiting is fair: who came first goes first. A run that waits for its retry holds nothing. Parameters, constants and
+    what else flowloop computes by itself are not counted.
 
     Example:
 
@@ -74,13 +78,17 @@ class OpenLimits:
     def _semaphores(self, task: Task[..., Any]) -> list[anyio.Semaphore]:
         # the narrow ones first: who waits for a tag does not hold a place that others could use; and always in one
         # order, so that two runs never wait for each other
-        found = [self._tasks[name] for name in sorted({task.name, task.slug or ""}) if name in self._tasks]
+        names = {task.name, values.get().get("task_slug") or task.name}
+        found = [self._tasks[name] for name in sorted(names) if name in self._tasks]
         found += [self._tags[tag] for tag in sorted(task.tags) if tag in self._tags]
         return found if self._all is None else [*found, self._all]
 
     @asynccontextmanager
     async def slot(self, task: Task[..., Any]) -> AsyncIterator[None]:
         """Hold all the slots that a run of this task needs."""
+        if isinstance(task, (Parameter, _Generated)):
+            yield
+            return
         async with AsyncExitStack() as held:
             with interruptible():
                 for semaphore in self._semaphores(task):
@@ -93,5 +101,6 @@ class OpenLimits:
             return
         async with self._turn:
             if len(self._begun) == self._rate.count:
-                await anyio.sleep_until(self._begun.popleft() + self._rate.period)
+                await anyio.sleep_until(self._begun[0] + self._rate.period)
+                self._begun.popleft()
             self._begun.append(anyio.current_time())

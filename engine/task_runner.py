@@ -252,14 +252,16 @@ class TaskRunner(Runner):
 
     async def _within_limits(self, state: State, inputs: dict[str, Result]) -> State:
         limits = _values.get()["limits"]
+        has_begun = False
         try:
             async with limits.slot(self.task):
+                has_begun = True
                 state = await self.set_task_to_running(state, inputs)
                 return await self.get_task_run_state(state, inputs)
-        except ENDRUN as end:
-            if isinstance(end.state, Cancelled) and not state.is_finished():
-                return await self._cancelled(state)
-            raise
+        except ENDRUN:
+            if has_begun:
+                raise
+            return await self._cancelled(state)
 
     async def _cancelled(self, state: State) -> State:
         cancellation: Cancellation | None = _values.get().get("cancellation")
