@@ -19,16 +19,21 @@ _Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
 _Int = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 
 
-class _FlowRunItem(msgspec.Struct, forbid_unknown_fields=True):
+class _Item(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    state: msgspec.Raw
+    version: _Int | None = None
+
+    def __post_init__(self) -> None:
+        if bytes(self.state)[:1] != b"{":
+            raise ValueError("a state is an object")
+
+
+class _FlowRunItem(_Item, kw_only=True, forbid_unknown_fields=True):
     flow_run_id: _Id
-    state: msgspec.Raw
-    version: _Int | None = None
 
 
-class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True):
+class _TaskRunItem(_Item, kw_only=True, forbid_unknown_fields=True):
     task_run_id: _Id
-    state: msgspec.Raw
-    version: _Int | None = None
 
 
 class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):

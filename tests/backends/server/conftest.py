@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -36,16 +37,31 @@ async def served(store: Store) -> AsyncIterator[Served]:
         yield server
 
 
-@pytest.fixture
-def statements(served: Served) -> Iterator[list[str]]:
-    """The statements that the server has read with, from now on."""
+@contextmanager
+def reading(store: Store) -> Iterator[list[str]]:
+    """Note the statements that a store reads with while the block lasts."""
     sent: list[str] = []
 
     def note(_: Any, __: Any, statement: str, *more: Any) -> None:
         if statement.startswith("SELECT"):
             sent.append(statement)
 
-    engine = served.store.engine.sync_engine
+    engine = store.engine.sync_engine
     event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def statements(served: Served) -> Iterator[list[str]]:
+    """The statements that the server has read with, from now on."""
+    with reading(served.store) as sent:
+        yield sent
+
+
+@pytest.fixture
+def statements_of() -> Callable[[Store], AbstractContextManager[list[str]]]:
+    """What notes the statements that a store reads with."""
+    return reading
