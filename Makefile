@@ -1,6 +1,7 @@
 # Everything runs from an environment of its own, which the first command makes.
 #   make demo    run examples/seattle_weather.py, recorded in .flowloop/
 #   make test    run the tests
+#   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make check   format, lint and types
 #   make bench   the benchmarks in their quick sizes; bench-full: all of them, and the page docs/benchmarks.md
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo test check format lint types clean bench bench-full bench-guard bench-page
+.PHONY: demo test prefect1 check format lint types clean bench bench-full bench-guard bench-page
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -21,6 +22,9 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+prefect1: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/prefect1 $(ARGS)
 
 check: format lint types
 
