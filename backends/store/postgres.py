@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, ExceptionContext, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ...engine.errors import FlowloopError
@@ -113,9 +113,9 @@ class PostgresDatabase(Database):
             url.set(drivername="postgresql+asyncpg"),
             isolation_level="AUTOCOMMIT",
             pool_size=connections,
-            pool_pre_ping=False,
             **json_options,
         )
+        event.listen(self.engine.sync_engine, "handle_error", _notice_lost_connection)
 
     async def open(self, set_up: SetUp) -> None:
         """Connect, and run `set_up` in the first transaction."""
@@ -154,9 +154,10 @@ class PostgresDatabase(Database):
             try:
                 async with raw.transaction():
                     return await connection.run_sync(work)
-            finally:
-                if raw.is_closed():  # the pool must not give it out again
-                    await connection.invalidate()
+            except BaseException as error:
+                if raw.is_closed() or isinstance(_root(error), asyncpg.InternalClientError):
+                    await connection.invalidate()  # the pool must not give it out again
+                raise
 
     # -- errors ----------------------------------------------------------------------------------------
 
@@ -170,6 +171,7 @@ class PostgresDatabase(Database):
         unavailable = (
             asyncpg.PostgresConnectionError,
             asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
             asyncpg.OperatorInterventionError,
             asyncpg.InsufficientResourcesError,
             asyncpg.TransactionRollbackError,
@@ -236,6 +238,12 @@ def _waves(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[tuple[Any, ...]]]:
             waves.append([])
         waves[wave].append(row)
     return list(waves)
+
+
+def _notice_lost_connection(context: ExceptionContext) -> None:
+    """Have the pool drop a connection that the server cut while asyncpg was reading from it."""
+    if isinstance(_root(context.original_exception), asyncpg.InternalClientError):
+        context.is_disconnect = True
 
 
 def _root(error: BaseException) -> BaseException:

@@ -171,7 +171,6 @@ class SqliteDatabase(Database):
 
     def _close(self) -> None:
         if self._connection is not None:
-            _driver(self._connection).execute("PRAGMA optimize")
             self._connection.close()
             self._connection.engine.dispose()
             self._connection = None

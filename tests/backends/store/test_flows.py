@@ -156,7 +156,7 @@ async def test_a_compressed_flow(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": None}, "no name"),
+        ({"name": None}, "name"),
         ({"name": ""}, "no name"),
         ({"__version__": "0.6.0"}, "0.6.0"),
         ({"__version__": "0.5.3+12"}, "0.5.3"),
