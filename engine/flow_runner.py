@@ -26,7 +26,7 @@ from .signals import ENDRUN, PrefectStateSignal
 from .state import Failed, Mapped, Pending, Running, Scheduled, State
 from .task import Task
 from .task_runner import TaskRunner
-from .watch import Progress, RunEvent, Watch
+from .watch import Events, Progress, RunEvent, Watch
 
 __all__ = ["FlowRunner", "FlowRunnerInitializeResult"]
 
@@ -125,11 +125,18 @@ class FlowRunner(Runner):
         if self._drive is not None:
             self._drive.wake()
 
-    def events(self, size: int = 10_000) -> AsyncIterator[RunEvent]:
-        """Return a stream of the changes of state from now on, until the run is over.
+    def events(self, size: int = 10_000) -> Events:
+        """Return a stream of the changes of state from now on, until the run going on, or else the next one, is over.
 
         Args:
             - size: how many events wait for a slow reader; beyond that the oldest are dropped, the run never waits
+
+        Example:
+
+            ```python
+            async for event in runner.events():
+                print(event.task_slug, event.state)
+            ```
         """
         return self._open_watch().events(size)
 

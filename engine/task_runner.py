@@ -23,7 +23,6 @@ from .settings import Settings
 from .signals import ENDRUN, LOOP, PrefectSignal, PrefectStateSignal, TaskTimeoutSignal
 from .state import (
     Cached,
-    Cancelled,
     Failed,
     Finished,
     Looped,
@@ -32,6 +31,7 @@ from .state import (
     Pending,
     Resume,
     Retrying,
+    Running,
     Skipped,
     State,
     Success,
@@ -227,6 +227,8 @@ class TaskRunner(Runner):
             state = await self._run_body(state, inputs)
         else:
             state = await self._outcome(inputs)
+            if _is_watched(current):  # since a moment ago
+                state = await self.handle_state_change(Running("Starting task run."), state)
         return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
 
     async def _run_body(self, state: State, inputs: dict[str, Result]) -> State:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from typing import Self
+from weakref import WeakSet
 
 import msgspec
 
 from .state import Finished, State
 
-__all__ = ["Progress", "RunEvent", "Watch"]
+__all__ = ["Events", "Progress", "RunEvent", "Watch"]
 
 
 class RunEvent(msgspec.Struct, frozen=True):
@@ -48,25 +49,48 @@ class Progress(msgspec.Struct, frozen=True):
     states: dict[str, int]
 
 
-class _Subscriber:
-    """A bounded queue that drops its oldest events rather than make the run wait."""
+class Events:
+    """A stream of the changes of state of a flow run, from the moment it was asked for until the run is over.
+
+    It holds a bounded number of events for its reader; beyond that the oldest are dropped, and the run never waits.
+    """
 
     def __init__(self, size: int) -> None:
-        self.events: deque[RunEvent] = deque(maxlen=size)
-        self.woken = asyncio.Event()
+        self._events: deque[RunEvent] = deque(maxlen=size)
+        self._woken = asyncio.Event()
+        self._closed = False
         self.dropped = 0
+        """How many events were dropped because nobody read them in time."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RunEvent:
+        while not self._events:
+            if self._closed:
+                raise StopAsyncIteration
+            self._woken.clear()
+            await self._woken.wait()
+        return self._events.popleft()
 
     def put(self, event: RunEvent) -> None:
-        self.dropped += len(self.events) == self.events.maxlen
-        self.events.append(event)
-        self.woken.set()
+        """Add an event."""
+        self.dropped += len(self._events) == self._events.maxlen
+        self._events.append(event)
+        self._woken.set()
+
+    def close(self) -> None:
+        """End the stream once it is read empty."""
+        self._closed = True
+        self._woken.set()
 
 
 class Watch:
     """What is seen of a flow run from outside."""
 
     def __init__(self) -> None:
-        self._subscribers: list[_Subscriber] = []
+        # a stream that nobody holds any more is forgotten
+        self._streams: WeakSet[Events] = WeakSet()
         self.closed = False
         self.active = False
         self.states: Counter[str] = Counter()
@@ -79,31 +103,21 @@ class Watch:
 
     def publish(self, event: RunEvent) -> None:
         """Hand an event to whoever watches."""
-        for subscriber in self._subscribers:
-            subscriber.put(event)
+        for stream in self._streams:
+            stream.put(event)
 
     def close(self) -> None:
         """End all streams once they are read empty."""
         self.closed = True
-        for subscriber in self._subscribers:
-            subscriber.woken.set()
+        for stream in self._streams:
+            stream.close()
 
-    async def events(self, size: int) -> AsyncIterator[RunEvent]:
-        """Yield events from now on until the run is over."""
-        subscriber = _Subscriber(size)
-        self._subscribers.append(subscriber)
+    def events(self, size: int) -> Events:
+        """Open a stream of the events from now on."""
+        stream = Events(size)
+        self._streams.add(stream)
         self.active = True
-        try:
-            while True:
-                while subscriber.events:
-                    yield subscriber.events.popleft()
-                if self.closed:
-                    return
-                subscriber.woken.clear()
-                await subscriber.woken.wait()
-        finally:
-            self._subscribers.remove(subscriber)
-            self.active = bool(self._subscribers)
+        return stream
 
     def progress(self) -> Progress:
         """Return how far the run is."""
