@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO, cast
 
 from .context import context
 
@@ -39,16 +39,20 @@ class _LineLogger(io.TextIOBase):
             self._rest = ""
 
 
-class _Switch(io.TextIOBase):
+class _Switch:
     """Stands in for ``sys.stdout``: each writer reaches the log of its own run, or the real stdout."""
 
-    def __init__(self, real: Any) -> None:
+    def __init__(self, real: TextIO) -> None:
         self.real = real
 
     def write(self, text: str) -> int:
         target: Any = _capturing.get() or self.real
         written: int = target.write(text)
         return written
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         if _capturing.get() is None:
@@ -83,7 +87,7 @@ def _install() -> None:
     global _captures
     with _lock:
         if not isinstance(sys.stdout, _Switch):
-            sys.stdout = _Switch(sys.stdout)
+            sys.stdout = cast("TextIO", _Switch(sys.stdout))
         _captures += 1
 
 
