@@ -71,20 +71,18 @@ def may_follow(current: str | None, new: str) -> bool:
     return current not in FINISHED or new in _AFTER_FINISHED[current]
 
 
+class _Document(msgspec.Struct):
+    """A document whose fields do not matter here."""
+
+
 class StateHead(msgspec.Struct):
     """The fields of a state document that rules depend on."""
 
     type: str
     message: str | None = None
     start_time: datetime.datetime | msgspec.UnsetType | None = msgspec.UNSET
-    cached_inputs: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-    result: msgspec.Raw = msgspec.field(name="_result", default_factory=msgspec.Raw)
-
-    @property
-    def has_cached_inputs(self) -> bool:
-        """Whether the state brings cached inputs of its own."""
-        raw = bytes(self.cached_inputs)
-        return len(raw) > 2 and raw != b"null" and bool(msgspec.json.decode(raw))
+    cached_inputs: dict[str, msgspec.Raw] | None = None
+    result: _Document | msgspec.UnsetType = msgspec.field(name="_result", default=msgspec.UNSET)
 
 
 _decode = msgspec.json.Decoder(StateHead).decode
@@ -105,8 +103,6 @@ def read_head(document: bytes) -> tuple[StateHead, str]:
         raise ValueError(f"the state is malformed: {error}") from error
     if head.type not in _KNOWN:
         raise ValueError(f"the state is malformed: there is no state of type {head.type!r}")
-    if bytes(head.result) == b"null":
-        raise ValueError("the state is malformed: _result may be absent, but not null")
     if head.message is not None and "\x00" in head.message:
         head.message = head.message.replace("\x00", "\ufffd")
     return head, text

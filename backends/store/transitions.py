@@ -291,8 +291,8 @@ class _Batch:
 
     def carry_inputs(self, run: _Run, head: StateHead, text: str) -> str:
         """Hand the cached inputs of the state before to a state that has none."""
-        if head.has_cached_inputs:
-            run.cached_inputs = bytes(head.cached_inputs).decode()
+        if head.cached_inputs:
+            run.cached_inputs = document(head.cached_inputs)
         elif run.cached_inputs is not None:
             state = msgspec.json.decode(text)
             state["cached_inputs"] = msgspec.Raw(run.cached_inputs.encode())
