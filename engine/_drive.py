@@ -43,18 +43,18 @@ else:
 class Plan:
     """A flow, with its tasks numbered for the ledger."""
 
-    __slots__ = ("edges", "graph", "index", "mapped", "tasks")
+    __slots__ = ("graph", "index", "mapped", "tasks", "upstream")
 
     def __init__(self, flow: Flow) -> None:
         self.tasks: list[Task[..., Any]] = list(flow.sorted_tasks())
         self.index = {task: number for number, task in enumerate(self.tasks)}
-        self.edges: list[list[Edge]] = [flow._upstream[task] for task in self.tasks]
-        self.mapped = [any(edge.mapped for edge in edges) for edges in self.edges]
+        edges = [flow._upstream[task] for task in self.tasks]
+        self.upstream = [[(edge, self.index[edge.upstream_task]) for edge in found] for found in edges]
+        self.mapped = [any(edge.mapped for edge in found) for found in edges]
         plain: list[Key] = []
         spread: list[Key] = []
-        for downstream, edges in enumerate(self.edges):
-            for edge in edges:
-                upstream = self.index[edge.upstream_task]
+        for downstream, found in enumerate(self.upstream):
+            for edge, upstream in found:
                 child_by_child = edge.mapped and not edge.flattened and self.mapped[upstream]
                 (spread if child_by_child else plain).append((upstream, downstream))
         self.graph = Graph(len(self.tasks), plain, spread)
@@ -192,7 +192,9 @@ class Drive:
         task = self._plan.tasks[number]
         runner = self._runners[number]
         if runner is None:
-            runner = self._runners[number] = self._runner_of(task)
+            runner = self._runner_of(task)
+            if self._plan.mapped[number]:  # its children share it; another one is needed once
+                self._runners[number] = runner
         context = self._contexts.get(task)
         if child < 0:
             is_parent = self._plan.mapped[number]
@@ -205,10 +207,10 @@ class Drive:
         return runner.run(parent.map_states[child], upstream, context)
 
     def _upstream_states(self, number: int) -> dict[Edge, State]:
-        index, states = self._plan.index, self.states
+        states = self.states
         found = {}
-        for edge in self._plan.edges[number]:
-            state = states[index[edge.upstream_task]]
+        for edge, upstream in self._plan.upstream[number]:
+            state = states[upstream]
             if state is not None:
                 found[edge] = state
         return found
