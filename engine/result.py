@@ -65,9 +65,10 @@ class Result:
         self.value = value
         self.serializer = serializer or self.serializer_default
         self.unknown_fields: dict[str, Any] | None = None
-        self.location: str | None
-        self._location_function: Callable[..., str] | None
-        self.location, self._location_function = _location(location)
+        self.location: str | None = None
+        self._location_function: Callable[..., str] | None = None
+        if location is not None:
+            self.location, self._location_function = _location(location)
 
     @property
     def default_location(self) -> str:
