@@ -123,7 +123,7 @@ class case:  # noqa: N801 - it reads as a statement
         first = self._scope.first_tasks(flow)
         if not first or exc_info[0] is not None:
             return
-        chosen = CompareValue(self.value).bind(value=self.task, flow=flow)
+        chosen = CompareValue(self.value, name=f"case({self.value})").bind(value=self.task, flow=flow)
         for task in first:
             task.set_upstream(chosen, flow=flow)
 

@@ -199,12 +199,14 @@ class Flow:
         if edge in self._edges:
             return edge
         if key is not None:
-            if (downstream_task, key) in self._inputs or key in self.constants.get(downstream_task, ()):
+            if (downstream_task, key) in self._inputs:
                 raise FlowDefinitionError(
                     f"flow {self.name!r}: the argument {key!r} of task {downstream_task.name!r} has an input already"
                 )
             self._check_key(downstream_task, key)
             self._inputs.add((downstream_task, key))
+            if downstream_task in self.constants:
+                self.constants[downstream_task].pop(key, None)
         self._edges[edge] = None
         self._upstream[edge.downstream_task].append(edge)
         self._downstream[edge.upstream_task].append(edge)
@@ -274,11 +276,6 @@ class Flow:
             )
         self.constants[task][key] = value
         self._memo.clear()
-
-    def is_mapped(self, task: Task[..., Any]) -> bool:
-        """Return whether a task runs once for each element of an input."""
-        self._must_have(task)
-        return any(edge.mapped for edge in self._upstream[task])
 
     def wait_for(self, first: Any, second: Any) -> Task[..., Any]:
         """Let `second` wait for `first`, and return it; each a task or a value that becomes one."""
@@ -430,17 +427,18 @@ class Flow:
     def reference_tasks(self) -> set[Task[..., Any]]:
         """Return the tasks whose states decide that of the flow.
 
-        Where none were set they are the terminal ones; for the cleaning up of a resource stand the tasks that used it.
+        Where none were set they are the terminal ones, with the cleaning up of resources left out of account.
         """
         if self._reference_tasks is not None:
             return set(self._reference_tasks)
         return set(self._remember("references", self._default_reference_tasks))
 
     def _default_reference_tasks(self) -> list[Task[..., Any]]:
-        found: list[Task[..., Any]] = []
-        for task in self.terminal_tasks():
-            found += [edge.upstream_task for edge in self._upstream[task]] if task.is_cleanup else [task]
-        return found
+        return [
+            task
+            for task, edges in self._downstream.items()
+            if not task.is_cleanup and all(edge.downstream_task.is_cleanup for edge in edges)
+        ]
 
     def set_reference_tasks(self, tasks: Iterable[Task[..., Any]]) -> None:
         """Set the tasks whose states decide that of the flow; none means the terminal ones.

@@ -154,7 +154,7 @@ async def run_flow(
 
     Args:
         - flow: the flow
-        - parameters: values of the parameters, by name; they win over those that the schedule gives
+        - parameters: values of the parameters, by name; those that the schedule gives to a run win over them
         - run_on_schedule: whether to run at each time of the schedule; if None, when there is one
         - runner_cls: the runner; `FlowRunner` if None
         - state, task_states, return_tasks, task_runner_state_handlers, executor, context, task_contexts: as for
@@ -192,7 +192,7 @@ async def run_flow(
             values, changes = given, {"caches": caches}
             if event is not None:
                 state = Scheduled("Waiting for the time of the schedule.", start_time=event.start_time)
-                values, changes["scheduled_start_time"] = {**event.parameter_defaults, **given}, event.start_time
+                values, changes["scheduled_start_time"] = {**given, **event.parameter_defaults}, event.start_time
             if runner_cls is None:
                 flow.check_parameters({**known.get("parameters", {}), **values}, complete=True)
             arguments = {

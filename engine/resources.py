@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, overload
 from .control import WiringScope
 from .edge import Edge
 from .errors import FlowDefinitionError
-from .signals import SKIP, TRIGGERFAIL
+from .signals import SKIP
 from .state import State
 from .task import FunctionTask
 
@@ -26,7 +26,7 @@ def cleanup_trigger(upstream_states: Mapping[Edge, State]) -> bool:
         if state.is_skipped():
             raise SKIP("There is nothing to clean up: setting up the resource was skipped.")
         if not state.is_successful():
-            raise TRIGGERFAIL("There is nothing to clean up: the resource could not be set up.")
+            raise SKIP("There is nothing to clean up: the resource could not be set up.")
     return True
 
 

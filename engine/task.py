@@ -211,10 +211,6 @@ class Task(Generic[P, R]):
         target = _the_flow(flow, self.name)
         inputs = _signature.bind(self.name, self.body, args, kwargs)
         target.set_dependencies(self, upstream_tasks=upstream_tasks, keyword_tasks=inputs, mapped=mapped)
-        if mapped and not target.is_mapped(self):
-            raise FlowDefinitionError(
-                f"task {self.name!r} is mapped over nothing: give it an input to map over, or call it without map"
-            )
         return self
 
     @overload

@@ -178,7 +178,7 @@ def test_a_flow_runs_at_each_time_of_its_schedule_with_the_parameters_of_the_clo
     assert seen == [(1, times[0]), (2, times[1])]
 
 
-def test_given_parameters_win_over_those_of_the_clock():
+def test_the_parameters_of_the_clock_win_over_given_ones():
     seen = []
 
     async def main():
@@ -188,7 +188,7 @@ def test_given_parameters_win_over_those_of_the_clock():
         await flow.run(x=7)
 
     run_virtually(main())
-    assert [x for x, _ in seen] == [7]
+    assert [x for x, _ in seen] == [1]
 
 
 def test_every_scheduled_run_is_a_run_of_its_own():

@@ -116,7 +116,7 @@ async def test_what_could_not_be_set_up_is_not_cleaned_up(step):
     state = await flow.run()
     assert state.is_failed()
     assert isinstance(state.result[used], TriggerFailed)
-    assert isinstance(state.result[resource.cleanup_task], TriggerFailed)
+    assert isinstance(state.result[resource.cleanup_task], Skipped)
     assert log == ["init", "setup"][: ["init", "setup"].index(step) + 1]
 
 
@@ -193,8 +193,14 @@ def test_the_users_decide_the_state_of_the_flow():
         resource = log.manager()()
         with resource as pool:
             used = log.user()(pool)
-    assert flow.reference_tasks() == {resource.init_task, resource.setup_task, used}
+    assert flow.reference_tasks() == {used}
     assert flow.terminal_tasks() == {resource.cleanup_task}
+    with Flow("empty") as flow:
+        resource = log.manager()()
+    assert flow.reference_tasks() == {resource.setup_task}
+    with Flow("nested") as flow, log.manager()(), log.manager()() as inner:
+        used = log.user()(inner)
+    assert flow.reference_tasks() == {used}
 
 
 def test_what_cannot_be_a_resource_manager_is_refused():
