@@ -48,7 +48,11 @@ async def test_a_runner_that_is_killed_again_and_again(tmp_path: Path) -> None:
 
 
 def run_and_kill(url: str, flow_run_id: str, folder: Path, heard: int | None) -> tuple[list[str], bool]:
-    """Run the flow run in a process; kill that when it has said so many lines. Return all lines, and whether it died."""
+    """Run the flow run in a process, and kill that when it has said so many lines.
+
+    Returns:
+        - all lines, and whether it was killed
+    """
     command = [sys.executable, str(Path(__file__).parent / "mapped.py"), url, flow_run_id]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(folder)) as process:
         assert process.stdout is not None
