@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
 import cloudpickle
@@ -69,7 +69,7 @@ class State:
     Two states are equal if their type, result and further attributes are; the message and the context do not count.
     """
 
-    __slots__ = ("_cached_inputs", "_result", "context", "message", "unknown_fields")
+    __slots__ = ("_cached_inputs", "_context", "_result", "_tags", "message", "unknown_fields")
 
     color: ClassVar[str] = "#000000"
     fields: ClassVar[tuple[str, ...]] = ()
@@ -88,14 +88,22 @@ class State:
         self._result = result if isinstance(result, Result) else Result(result)
         self._cached_inputs = cached_inputs
         self.unknown_fields: dict[str, Any] | None = None
-        tags = values.get().get("task_tags")
-        if tags is None:
-            self.context: dict[str, Any] = {} if context is None else context
-        elif context is None:
-            self.context = {"tags": sorted(tags) if tags else []}
-        else:
-            self.context = context
-            context.setdefault("tags", sorted(tags))
+        self._context = context
+        self._tags: Collection[str] | None = values.get().get("task_tags")
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """Facts about the run that travel with the state; the tags of the task among them."""
+        if self._context is None:
+            self._context = {}
+        if self._tags is not None:
+            self._context.setdefault("tags", sorted(self._tags))
+            self._tags = None
+        return self._context
+
+    @context.setter
+    def context(self, context: dict[str, Any]) -> None:
+        self._context, self._tags = context, None
 
     @property
     def cached_inputs(self) -> dict[str, Result]:
