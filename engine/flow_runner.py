@@ -476,7 +476,7 @@ class FlowRunner(Runner):
         """Return a runner for a task of the flow."""
         return self.task_runner_cls(
             task,
-            list(state_handlers),
+            state_handlers,
             self.flow.result,
             constants=self.flow.constants.get(task),
             settings=self.settings,

@@ -167,7 +167,8 @@ class TaskRunner(Runner):
                 try:
                     state, current = await self.initialize_run(state, current)
                     start = state
-                    _values.set(current)
+                    if _values.get() is not current:
+                        _values.set(current)
                     if _is_stopped(current):
                         return await self._cancelled(state)
                     if self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states):
@@ -180,8 +181,7 @@ class TaskRunner(Runner):
                     if isinstance(error, asyncio.CancelledError) and await is_stopped():
                         raise
                     state = await self._failed_unexpectedly(start, error)
-                wait = self._goes_on(state)
-                if wait is None:
+                if isinstance(state, Finished) or (wait := self._goes_on(state)) is None:
                     return state
                 try:
                     with interruptible():
@@ -193,8 +193,6 @@ class TaskRunner(Runner):
             _values.reset(token)
 
     def _goes_on(self, state: State) -> float | None:
-        if isinstance(state, Finished):
-            return None
         if _values.get().get("next_round"):
             return 0.0
         return _rules.due_in(state, now(), self.settings.inline_retry_limit)
@@ -290,6 +288,7 @@ class TaskRunner(Runner):
         Returns:
             - TaskRunnerInitializeResult: the state and the context
         """
+        is_new = state is None
         state = self._initial_state(state)
         name = self.task.name
         map_index = context.get("map_index")
@@ -300,6 +299,9 @@ class TaskRunner(Runner):
             context["task_slug"] = context.get("flow_slugs", {}).get(self.task, name)
         if map_index is not None and map_index >= 0:
             context["task_full_name"] = f"{name}[{map_index}]"
+        if is_new:
+            context["task_run_count"] = 1
+            return TaskRunnerInitializeResult(state, context)
         context["task_run_count"] = (
             state.run_count + 1 if isinstance(state, Retrying) else state.context.get("task_run_count", 1)
         )
