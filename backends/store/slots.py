@@ -7,7 +7,7 @@ limit when either is deleted, so none can be held by nobody.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select
@@ -40,7 +40,8 @@ class Slots:
         """Read which limits concern these runs, which places are free, and which the runs hold; lock the limits."""
         tx, slot = self.tx, self._slot.c
         names: dict[str, tuple[str, list[str]]] = {}
-        for row in tx.connection.execute(self._names(run_ids)):
+        rows: Iterable[Any] = tx.connection.execute(self._names(run_ids))
+        for row in rows:
             names[row[0]] = (row[1], row[2] or [])
         limit = tables["task_tag_limit" if self.kind == "task_run" else "flow_concurrency_limit"]
         label = limit.c.tag if self.kind == "task_run" else limit.c.name

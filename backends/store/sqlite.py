@@ -118,7 +118,7 @@ class SqliteDatabase(Database):
     async def open(self, set_up: SetUp) -> None:
         """Connect, and run `set_up` in the first transaction."""
         try:
-            await self._in_thread(self._open, set_up)
+            await self._in_thread(lambda: self._open(set_up))
         except Exception:
             await self.close()
             raise
@@ -132,10 +132,10 @@ class SqliteDatabase(Database):
             self._scratch.cleanup()
 
     async def _write(self, work: Callable[[Connection], R]) -> R:
-        return await self._in_thread(self._transact, work)
+        return await self._in_thread(lambda: self._transact(work))
 
-    async def _in_thread(self, call: Callable[..., R], *args: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+    async def _in_thread(self, call: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     # -- in the writer thread --------------------------------------------------------------------------
 

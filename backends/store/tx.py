@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Executable, RowMapping, Select, Table, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    RowMapping,
+    Select,
+    Table,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ...engine.errors import BackendRejected
@@ -58,15 +68,15 @@ class Tx:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def all(self, statement: Select[Any]) -> Sequence[RowMapping]:
+    def all(self, statement: Select[*tuple[Any, ...]]) -> Sequence[RowMapping]:
         """Return every row."""
         return self.connection.execute(statement).mappings().all()
 
-    def first(self, statement: Select[Any]) -> RowMapping | None:
+    def first(self, statement: Select[*tuple[Any, ...]]) -> RowMapping | None:
         """Return the first row, if there is one."""
         return self.connection.execute(statement.limit(1)).mappings().first()
 
-    def scalar(self, statement: Select[Any]) -> Any:
+    def scalar(self, statement: Select[*tuple[Any, ...]]) -> Any:
         """Return the first column of the first row, or None."""
         return self.connection.execute(statement).scalar()
 
