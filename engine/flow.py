@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Flow"]
 
+_GRAPH = (
+    "_tasks",
+    "_edges",
+    "_inputs",
+    "_upstream",
+    "_downstream",
+    "_slug_owners",
+    "_reference_tasks",
+    "slugs",
+    "constants",
+)
+"""What changes when the graph is built anew."""
+
 
 class Flow:
     """A graph of tasks.
@@ -312,41 +325,43 @@ class Flow:
     def replace(self, old: Task[..., Any], new: Any, validate: bool | None = None) -> None:
         """Put another task, or a value, in the place of a task.
 
+        A value waits for nothing and takes no inputs, so what led to the task is gone then.
+
         Raises:
-            - FlowDefinitionError: if `old` is not in the flow
+            - FlowDefinitionError: if `old` is not in the flow, or `new` cannot take its inputs; then nothing changes
         """
         self._must_have(old)
-        edges = list(self._edges)
-        slug = self.slugs[old]
-        reference = self._reference_tasks
-        constants = self.constants.pop(old, {})
-        tasks = [task for task in self._tasks if task is not old]
-        self._forget_graph(keep_slugs={task: self.slugs[task] for task in tasks})
+        before = {name: getattr(self, name) for name in _GRAPH}
+        try:
+            self._replace(old, new)
+            if validate:
+                self.validate()
+        except FlowDefinitionError:
+            self.__dict__.update(before)
+            self._memo.clear()
+            raise
+
+    def _replace(self, old: Task[..., Any], new: Any) -> None:
+        edges, reference, constants = self._edges, self._reference_tasks, self.constants
+        kept = [task for task in self._tasks if task is not old]
+        self._tasks, self._edges, self._inputs = dict.fromkeys(kept), {}, set()
+        self.slugs = {task: self.slugs[task] for task in kept}
+        self._slug_owners = {slug: task for task, slug in self.slugs.items()}
+        self._upstream, self._downstream = {task: [] for task in kept}, {task: [] for task in kept}
+        self.constants = defaultdict(
+            dict, {task: dict(values) for task, values in constants.items() if task is not old}
+        )
+        self._memo.clear()
         task = as_task(new, self)
-        if isinstance(task, type(old)) and task.slug is None:
-            self._slug_owners.pop(self.slugs[task])
-            self.slugs[task] = slug
-            self._slug_owners[slug] = task
+        inherits = isinstance(new, Task)
         for edge in edges:
-            ends = [task if end is old else end for end in (edge.upstream_task, edge.downstream_task)]
-            self.add_edge(ends[0], ends[1], key=edge.key, mapped=edge.mapped, flattened=edge.flattened)
-        for key, value in constants.items():
-            self._check_key(task, key)
-            self.constants[task][key] = value
+            if edge.downstream_task is not old or inherits:
+                up, down = (task if end is old else end for end in (edge.upstream_task, edge.downstream_task))
+                self.add_edge(up, down, key=edge.key, mapped=edge.mapped, flattened=edge.flattened)
+        for key, value in constants.get(old, {}).items() if inherits else ():
+            self._keep_constant(task, key, value)
         if reference is not None and old in reference:
             self._reference_tasks = (reference - {old}) | {task}
-        if validate:
-            self.validate()
-
-    def _forget_graph(self, keep_slugs: dict[Task[..., Any], str]) -> None:
-        self._edges.clear()
-        self._memo.clear()
-        self._tasks = dict.fromkeys(keep_slugs)
-        self.slugs = dict(keep_slugs)
-        self._slug_owners = {slug: task for task, slug in keep_slugs.items()}
-        self._upstream = {task: [] for task in keep_slugs}
-        self._downstream = {task: [] for task in keep_slugs}
-        self._inputs = set()
 
     def copy(self) -> Flow:
         """Return a flow with the same tasks and edges, which can be changed on its own."""

@@ -61,8 +61,8 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         *,
         type: Any = Any,
     ) -> None:
-        if not isinstance(name, str) or not name.isidentifier():
-            raise FlowDefinitionError(f"a parameter's name is a name that an argument can have, not {name!r}")
+        if not isinstance(name, str) or not name:
+            raise FlowDefinitionError(f"a parameter's name is a text that is not empty, not {name!r}")
         has_default = not isinstance(default, _NoDefault)
         self.required = not has_default if required is None else required
         if self.required and has_default and default is not None:

@@ -1,0 +1,421 @@
+"""What a task is made of, and what it refuses to be made of."""
+
+import datetime
+import inspect
+import pickle
+
+import cloudpickle
+import pytest
+
+from flowloop.engine import Flow, FunctionTask, Task, defaults_from_attrs, tags, task
+from flowloop.engine.cache_validators import all_inputs, duration_only, never_use
+from flowloop.engine.errors import FlowDefinitionError
+from flowloop.engine.executors import LocalExecutor
+from flowloop.engine.result import Result
+from flowloop.engine.results import LocalResult
+from flowloop.engine.state import Failed, Success
+from flowloop.engine.triggers import all_finished, all_successful
+
+HOUR = datetime.timedelta(hours=1)
+
+
+def test_the_arguments_come_in_the_order_that_code_written_for_prefect_1_knows():
+    assert list(inspect.signature(Task.__init__).parameters)[1:] == [
+        "name",
+        "slug",
+        "tags",
+        "max_retries",
+        "retry_delay",
+        "retry_on",
+        "timeout",
+        "trigger",
+        "skip_on_upstream_skip",
+        "cache_for",
+        "cache_validator",
+        "cache_key",
+        "checkpoint",
+        "state_handlers",
+        "on_failure",
+        "log_stdout",
+        "result",
+        "target",
+        "task_run_name",
+        "nout",
+    ]
+    assert list(inspect.signature(Flow.__init__).parameters)[1:12] == [
+        "name",
+        "schedule",
+        "executor",
+        "tasks",
+        "edges",
+        "reference_tasks",
+        "state_handlers",
+        "on_failure",
+        "validate",
+        "result",
+        "terminal_state_handler",
+    ]
+
+
+def test_the_defaults():
+    made = Task()
+    assert (made.name, made.slug, made.tags, made.max_retries) == ("Task", None, set(), 0)
+    assert (made.retry_delay, made.retry_on, made.timeout, made.cache_for) == (None, None, None, None)
+    assert made.trigger is all_successful
+    assert made.cache_validator is never_use
+    assert made.skip_on_upstream_skip
+    assert (made.checkpoint, made.result, made.target, made.task_run_name) == (None, None, None, None)
+    assert (made.nout, made.log_stdout, made.state_handlers) == (None, False, [])
+
+
+def test_a_task_is_named_after_its_class_or_function():
+    class Mine(Task):
+        pass
+
+    def body():
+        pass
+
+    class Callable:
+        def __call__(self):
+            return 1
+
+    assert Mine().name == "Mine"
+    assert Mine("other").name == "other"
+    assert task(body).name == "body"
+    assert task(name="other")(body).name == "other"
+    assert FunctionTask(Callable()).name == "Callable"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": 5}, "name is a text that is not empty, not 5"),
+        ({"name": ""}, "name is a text that is not empty"),
+        ({"slug": ""}, "slug is a text"),
+        ({"tags": "one"}, "tags is a set of strings, not the one string 'one'"),
+        ({"tags": [1]}, "tags is a set of strings, and 1 is none"),
+        ({"max_retries": -1, "retry_delay": 1}, "max_retries is a whole number from zero up, not -1"),
+        ({"max_retries": 1.5, "retry_delay": 1}, "max_retries is a whole number"),
+        ({"max_retries": True, "retry_delay": 1}, "max_retries is a whole number"),
+        ({"max_retries": 1}, "max_retries needs a retry_delay"),
+        ({"retry_delay": 1}, "retry_delay does nothing without max_retries"),
+        ({"max_retries": 1, "retry_delay": []}, "retry_delay is an empty list"),
+        ({"max_retries": 1, "retry_delay": -1}, "retry_delay is a number of seconds"),
+        ({"max_retries": 1, "retry_delay": "1"}, "retry_delay is a number of seconds"),
+        ({"max_retries": 1, "retry_delay": [1, None]}, "retry_delay is a number of seconds"),
+        ({"max_retries": 1, "retry_delay": -HOUR}, "retry_delay is a number of seconds"),
+        ({"retry_on": ValueError}, "retry_on does nothing without max_retries"),
+        ({"max_retries": 1, "retry_delay": 1, "retry_on": "ValueError"}, "retry_on takes exception types"),
+        ({"max_retries": 1, "retry_delay": 1, "retry_on": [int]}, "retry_on takes exception types, not <class 'int'>"),
+        ({"max_retries": 1, "retry_delay": 1, "retry_on": ValueError("x")}, "retry_on takes exception types"),
+        ({"timeout": 1.5}, "timeout is a whole number of seconds above zero, not 1.5"),
+        ({"timeout": 0}, "timeout is a whole number of seconds above zero, not 0"),
+        ({"timeout": True}, "timeout is a whole number"),
+        ({"timeout": "5"}, "timeout is a whole number"),
+        ({"timeout": datetime.timedelta(milliseconds=1500)}, "timeout is a whole number"),
+        ({"trigger": "all_failed"}, "trigger is a function, not 'all_failed'"),
+        ({"cache_for": 60}, "cache_for is a timedelta, not 60"),
+        ({"cache_for": HOUR, "cache_validator": "all_inputs"}, "cache_validator is a function"),
+        ({"cache_key": 5}, "cache_key is a text"),
+        ({"state_handlers": print}, "state_handlers is a list of functions"),
+        ({"state_handlers": [5]}, "state_handlers is a list of functions, and 5 is none"),
+        ({"on_failure": "mail"}, "on_failure is a function"),
+        ({"result": LocalResult}, r"result is a result, not the class LocalResult: write LocalResult\(...\)"),
+        ({"result": "results/"}, "result is a result that says where to store, not 'results/'"),
+        ({"target": 5}, "target is a text or a function"),
+        ({"task_run_name": 5}, "task_run_name is a text or a function"),
+        ({"nout": -1}, "nout is a whole number"),
+    ],
+)
+def test_an_argument_that_cannot_be_names_the_task_the_field_and_what_it_takes(arguments, message):
+    named = {"name": "mine", **arguments}
+    with pytest.raises(FlowDefinitionError, match=message) as raised:
+        Task(**named)
+    assert f"task {named['name'] or 'Task'!r}" in str(raised.value)
+    if "name" not in arguments:
+        # the same holds for a changed copy
+        with pytest.raises(FlowDefinitionError, match=message):
+            Task(name="mine").copy(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": ""}, "name is a text"),
+        ({"name": None}, "name is a text"),
+        ({"schedule": 5}, r"schedule is a schedule \(flowloop.engine.schedules\)"),
+        ({"executor": LocalExecutor}, r"executor is an executor, not the class LocalExecutor: write LocalExecutor\(\)"),
+        ({"executor": "local"}, "executor is an executor, not 'local'"),
+        ({"state_handlers": print}, "state_handlers is a list of functions"),
+        ({"on_failure": 5}, "on_failure is a function"),
+        ({"result": LocalResult}, "result is a result, not the class"),
+        ({"terminal_state_handler": []}, "terminal_state_handler is a function"),
+        ({"tasks": [5]}, "tasks are Task objects, not int"),
+        ({"reference_tasks": [Task(name="elsewhere")]}, "task 'elsewhere' is not in flow"),
+    ],
+)
+def test_a_flow_checks_its_arguments_too(arguments, message):
+    with pytest.raises(FlowDefinitionError, match=message):
+        Flow(**{"name": "f", **arguments})
+
+
+def test_what_is_given_is_kept_in_one_form():
+    made = Task(
+        tags=["a", "b", "a"],
+        max_retries=2,
+        retry_delay=HOUR,
+        retry_on=[ValueError, KeyError],
+        timeout=datetime.timedelta(minutes=1),
+        cache_for=HOUR,
+        trigger=all_finished,
+    )
+    assert made.tags == {"a", "b"}
+    assert made.retry_on == (ValueError, KeyError)
+    assert made.timeout == 60
+    assert made.cache_validator is duration_only
+    assert Task(max_retries=1, retry_delay=0, retry_on=OSError).retry_on == (OSError,)
+    assert Task(cache_for=HOUR, cache_validator=all_inputs).cache_validator is all_inputs
+
+
+def test_a_validator_without_a_time_to_keep_results_warns():
+    with pytest.warns(UserWarning, match="'t' has a cache_validator but no cache_for"):
+        Task(name="t", cache_validator=all_inputs)
+
+
+def test_a_target_takes_the_place_of_the_location_in_a_copy_of_the_result():
+    result = LocalResult("/tmp", location="first")
+    made = Task(result=result, target="second")
+    assert made.result is not result
+    assert (made.result.location, result.location) == ("second", "first")
+    assert Task(target="alone").result is None
+    assert Task(result=result).copy(target="third").result.location == "third"
+
+
+def test_a_result_is_kept_as_it_is():
+    result = Result()
+    assert Task(result=result).result is result
+
+
+async def test_on_failure_is_called_on_failures_only():
+    seen = []
+
+    async def on_failure(made, state):
+        seen.append((made, state))
+
+    made = Task(name="t", on_failure=on_failure)
+    (handler,) = made.state_handlers
+    failed = Failed()
+    assert await handler(made, Success(), failed) is failed
+    assert (await handler(made, failed, Success())).is_successful()
+    assert seen == [(made, failed)]
+
+
+# -- nout ----------------------------------------------------------------------------------------------
+
+
+def test_how_many_values_come_back_is_read_from_the_annotation():
+    def pair() -> tuple[int, str]: ...
+    def many() -> tuple[int, ...]: ...
+    def one() -> int: ...
+    def bare(): ...
+    def unknown() -> "tuple[DoesNotExist, int]": ...  # noqa: F821
+
+    class Three(Task):
+        def run(self) -> tuple[int, int, int]: ...
+
+    assert [task(body).nout for body in (pair, many, one, bare, unknown)] == [2, None, None, None, None]
+    assert Three().nout == 3
+    assert task(nout=5)(pair).nout == 5
+
+
+async def test_a_result_is_unpacked_into_as_many_tasks():
+    @task
+    async def pair() -> tuple[int, int]:
+        return 1, 2
+
+    @task(nout=3)
+    async def three():
+        return "abc"
+
+    with Flow("unpack") as flow:
+        a, b = pair()
+        x, *rest = three()
+    state = await flow.run()
+    assert [state.result[one].result for one in (a, b, x, *rest)] == [1, 2, "a", "b", "c"]
+    with pytest.raises(TypeError, match="'bare' cannot be unpacked: say how many values it returns with nout="):
+        list(Task(name="bare"))
+
+
+# -- bodies --------------------------------------------------------------------------------------------
+
+
+def test_bodies_that_could_not_be_called_by_name_are_refused_where_they_are_written():
+    def varargs(*things): ...
+    def positional(a, /, b): ...
+    def reserved(a, upstream_tasks): ...
+    def method_varargs(self, *things): ...
+    def method_positional(self, a, /, b): ...
+    def method_reserved(self, mapped): ...
+
+    for body, method, message in (
+        (varargs, method_varargs, r"takes \*things, but inputs are passed by name"),
+        (positional, method_positional, "'a' is positional-only"),
+        (reserved, method_reserved, "cannot be called '(upstream_tasks|mapped)'; reserved are flow, mapped, task_args"),
+    ):
+        with pytest.raises(FlowDefinitionError, match=f"task '{body.__name__}'.*{message}"):
+            task(body)
+        with pytest.raises(FlowDefinitionError, match=f"task 'Mine'.*{message}"):
+            type("Mine", (Task,), {"run": method})
+    with pytest.raises(FlowDefinitionError, match="made of a function, not of 5"):
+        FunctionTask(5)
+
+
+def test_a_task_without_a_body_says_so():
+    with pytest.raises(FlowDefinitionError, match=r"task 'Empty' has no run\(\): write one in class Empty"):
+        type("Empty", (Task,), {})().run()
+
+
+async def test_run_does_the_work_directly():
+    @task
+    async def inc(x):
+        return x + 1
+
+    @task
+    def dec(x):
+        return x - 1
+
+    assert await inc.run(1) == 2
+    assert dec.run(x=1) == 0
+    assert inc.__doc__ is None
+    assert task(test_run_does_the_work_directly).__doc__ == test_run_does_the_work_directly.__doc__
+
+
+def test_inputs_and_outputs_are_described():
+    @task
+    def body(a: int, b: str = "x", *, c=None, **more) -> float: ...
+
+    assert {name: one["required"] for name, one in body.inputs().items()} == {"a": True, "b": False, "c": False}
+    assert "int" in body.inputs()["a"]["type"]
+    assert "float" in body.outputs()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_arguments_default_to_attributes_of_the_same_name(is_async):
+    class Fetch(Task):
+        def __init__(self, url=None, size=None, **kwargs):
+            self.url, self.size = url, size
+            super().__init__(**kwargs)
+
+        if is_async:
+
+            @defaults_from_attrs("url", "size")
+            async def run(self, url=None, size=None, other=1):
+                return url, size, other
+        else:
+
+            @defaults_from_attrs("url", "size")
+            def run(self, url=None, size=None, other=1):
+                return url, size, other
+
+    made = Fetch("u", size=3)
+    answers = [made.run(), made.run("x"), made.run(size=None, other=2), made.run(url="y", size=4)]
+    if is_async:
+        answers = [await answer for answer in answers]
+    assert answers == [("u", 3, 1), ("x", 3, 1), ("u", 3, 2), ("y", 4, 1)]
+    with Flow("defaults") as flow:
+        wired = made(size=9)
+    assert (await flow.run()).result[wired].result == ("u", 9, 1)
+
+
+def test_tasks_are_pickled_with_what_they_are():
+    made = task(lambda x: x + 1, name="inc", tags=["a"], max_retries=1, retry_delay=1)
+    again = pickle.loads(cloudpickle.dumps(made))
+    assert (again.name, again.tags, again.run(1)) == ("inc", {"a"}, 2)
+
+
+# -- copies --------------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_apart():
+    first = Task(name="first", tags=["a"])
+    with tags("b"):
+        second = first.copy(name="second", max_retries=1, retry_delay=5, tags=["c"])
+        third = first.copy()
+    second.tags.add("d")
+    assert (first.name, first.tags, first.max_retries) == ("first", {"a"}, 0)
+    assert (second.name, second.tags, second.max_retries) == ("second", {"b", "c", "d"}, 1)
+    assert third.tags == {"a", "b"}
+
+
+def test_a_copy_keeps_and_changes_attributes_of_a_subclass():
+    class Mine(Task):
+        def __init__(self, url, **kwargs):
+            self.url = url
+            super().__init__(**kwargs)
+
+    made = Mine("a")
+    assert made.copy().url == "a"
+    assert made.copy(url="b").url == "b"
+    assert type(made.copy()) is Mine
+    with pytest.raises(FlowDefinitionError, match="task_args names 'colour', which tasks do not have"):
+        made.copy(colour="red")
+    with pytest.raises(FlowDefinitionError, match="task_args names 'run'"):
+        made.copy(run=print)
+
+
+def test_a_copy_that_caches_gets_a_validator_that_does():
+    assert Task().copy(cache_for=HOUR).cache_validator is duration_only
+    assert Task().copy(cache_for=HOUR, cache_validator=all_inputs).cache_validator is all_inputs
+
+
+async def test_a_copy_gets_its_own_failure_handler():
+    seen = []
+    first = Task(name="first")
+    second = first.copy(on_failure=lambda made, state: seen.append(made.name))
+    await second.state_handlers[0](second, Success(), Failed())
+    assert first.state_handlers == []
+    assert seen == ["first"]
+
+
+def test_tags_of_open_blocks_add_up():
+    with tags("a"), tags("b", "c"):
+        made = Task(tags=["d"])
+    assert made.tags == {"a", "b", "c", "d"}
+    assert Task().tags == set()
+
+
+# -- a task is not its result --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "misuse", [bool, lambda one: not one, lambda one: one and 1, lambda one: 5 if one else 6, lambda one: one > 3 and 1]
+)
+def test_a_task_is_neither_true_nor_false(misuse):
+    with pytest.raises(FlowDefinitionError, match=r"task '\w+' is neither true nor false.*case\(\.\.\.\)"), Flow("f"):
+        misuse(Task(name="one"))
+
+
+def test_a_task_contains_nothing_yet():
+    with pytest.raises(FlowDefinitionError, match="what task 'one' contains is known only when it runs"):
+        5 in Task(name="one", nout=2)  # noqa: B015
+
+
+async def test_a_task_is_not_awaited():
+    @task
+    async def fetch():
+        return 1
+
+    with pytest.raises(FlowDefinitionError, match=r"task 'fetch' was awaited.*await flow\.run\(\).*await task\.run"):
+        await fetch
+    with pytest.raises(FlowDefinitionError, match="task 'fetch' was awaited"), Flow("f"):
+        await fetch()
+
+
+def test_calling_outside_a_flow_says_what_to_do():
+    @task
+    def one():
+        pass
+
+    for call in (one, one.map, one.bind, lambda: one[0], lambda: one + 1, lambda: one.set_upstream(one.copy())):
+        with pytest.raises(FlowDefinitionError, match=r"outside a flow: call it inside `with Flow\(\.\.\.\)`"):
+            call()
