@@ -34,8 +34,9 @@ class Result:
             parameters, context and task inputs, or a function of those that returns the location
         - serializer: how the value becomes bytes; cloudpickle by default
 
-    A subclass writes ``async def read``, ``write`` and ``exists``. In the document of a state it is a ``CustomResult``,
-    of which the location travels: whoever reads the value needs a result of the same kind, as the task has one.
+    A subclass writes ``async def read``, ``write`` and ``exists``, in the last two with a ``/`` after the first argument,
+    because an input of the task may have its name. In the document of a state it is a ``CustomResult``, of which the
+    location travels: whoever reads the value needs a result of the same kind, as the task has one.
     """
 
     __slots__ = ("_location_function", "location", "serializer", "unknown_fields", "value")
@@ -111,7 +112,7 @@ class Result:
         new.value = value
         return new
 
-    def format(self, **kwargs: Any) -> Self:
+    def format(self, /, **kwargs: Any) -> Self:
         """Return a copy whose location is filled in.
 
         Args:
@@ -141,7 +142,7 @@ class Result:
         """
         raise ResultNotImplementedError(f"{type(self).__name__} does not read values from anywhere")
 
-    async def write(self, value: Any, **kwargs: Any) -> Result:
+    async def write(self, value: Any, /, **kwargs: Any) -> Result:
         """Write a value.
 
         Args:
@@ -153,7 +154,7 @@ class Result:
         """
         raise ResultNotImplementedError(f"{type(self).__name__} does not write values anywhere")
 
-    async def exists(self, location: str, **kwargs: Any) -> bool:
+    async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is a value at `location`, its template filled from `kwargs`."""
         raise ResultNotImplementedError(f"{type(self).__name__} does not store values anywhere")
 

@@ -46,6 +46,8 @@ __all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
 
 _LOCAL = LocalExecutor()
 _NOWHERE = Result()
+_SUBMIT_TAKES = frozenset({"extra_context", "fn", "self"})
+"""Names of arguments that `Executor.submit` takes for itself."""
 _OWN = __name__.removesuffix("task_runner")
 
 
@@ -571,13 +573,15 @@ class TaskRunner(Runner):
         return await self._succeeded(value, inputs)
 
     async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
-        task = self.task
+        task, body = self.task, self._body
+        if not arguments.keys().isdisjoint(_SUBMIT_TAKES):
+            body, arguments = functools.partial(body, **arguments), {}
         extra = {"task_name": name, "timeout": task.timeout}
         with captured_stdout(task.log_stdout):
             if task.timeout is None:
-                return await executor.submit(self._body, extra_context=extra, **arguments)
+                return await executor.submit(body, extra_context=extra, **arguments)
             with anyio.move_on_after(task.timeout) as scope:
-                return await executor.submit(self._body, extra_context=extra, **arguments)
+                return await executor.submit(body, extra_context=extra, **arguments)
             assert scope.cancelled_caught
             fate = executor.fate_when_cut_short(self._is_async)
             raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s. {fate}".rstrip())

@@ -23,7 +23,7 @@ class ConstantResult(Result, wire_type="ConstantResult"):
         """Return this result itself."""
         return self
 
-    async def write(self, value: Any, **kwargs: Any) -> Self:
+    async def write(self, value: Any, /, **kwargs: Any) -> Self:
         """Refuse: a constant is read-only.
 
         Raises:
@@ -31,6 +31,6 @@ class ConstantResult(Result, wire_type="ConstantResult"):
         """
         raise TypeError("a ConstantResult is read-only; give the task a result that can be written")
 
-    async def exists(self, location: str | None = None, **kwargs: Any) -> bool:
+    async def exists(self, location: str | None = None, /, **kwargs: Any) -> bool:
         """Return True: a constant is always there."""
         return True

@@ -46,7 +46,7 @@ class DefaultResult(Result):
         super().__init__(None, location, serializer)
         self.dir = os.path.abspath(os.path.expanduser(dir or Settings.from_env().results_dir))
 
-    async def write(self, value: Any, **kwargs: Any) -> Result:
+    async def write(self, value: Any, /, **kwargs: Any) -> Result:
         """Store a value.
 
         Returns:
@@ -62,7 +62,7 @@ class DefaultResult(Result):
         """Return a result with the value of a file."""
         return await self._files().read(location)
 
-    async def exists(self, location: str, **kwargs: Any) -> bool:
+    async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is a file at `location`, its template filled from `kwargs`."""
         return await self._files().exists(location, **kwargs)
 

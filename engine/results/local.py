@@ -60,7 +60,7 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         new.value = await in_thread(self._load, new.location)
         return new
 
-    async def write(self, value: Any, **kwargs: Any) -> Self:
+    async def write(self, value: Any, /, **kwargs: Any) -> Self:
         """Write a file, and return a result with its absolute path.
 
         Raises:
@@ -72,7 +72,7 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         await in_thread(self._store, new.location, value)
         return new
 
-    async def exists(self, location: str, **kwargs: Any) -> bool:
+    async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is a file at `location`, its template filled from `kwargs`."""
         if kwargs:
             location = self.at(location).format(**kwargs).location or ""

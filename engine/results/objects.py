@@ -80,7 +80,7 @@ class _ObjectResult(Result):
         new.value = await in_thread(self.serializer.deserialize, data)
         return new
 
-    async def write(self, value: Any, **kwargs: Any) -> Self:
+    async def write(self, value: Any, /, **kwargs: Any) -> Self:
         """Write an object, and return a result with its location.
 
         Raises:
@@ -100,7 +100,7 @@ class _ObjectResult(Result):
             raise self._error("write", location, error) from error
         return new
 
-    async def exists(self, location: str, **kwargs: Any) -> bool:
+    async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is an object at `location`, its template filled from `kwargs`."""
         store = self._store
         from obstore.exceptions import BaseError, NotFoundError

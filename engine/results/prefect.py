@@ -31,7 +31,7 @@ class PrefectResult(Result, wire_type="PrefectResult"):
     def __init__(self, value: Any = None, location: str | None = None) -> None:
         super().__init__(value, location)
 
-    def format(self, **kwargs: Any) -> Self:
+    def format(self, /, **kwargs: Any) -> Self:
         """Return a copy: a JSON text is no template."""
         return self.copy()
 
@@ -51,7 +51,7 @@ class PrefectResult(Result, wire_type="PrefectResult"):
         new.location = location
         return new
 
-    async def write(self, value: Any, **kwargs: Any) -> Self:
+    async def write(self, value: Any, /, **kwargs: Any) -> Self:
         """Return a result with the value and its JSON text.
 
         Raises:
@@ -65,7 +65,7 @@ class PrefectResult(Result, wire_type="PrefectResult"):
         new.value = value
         return new
 
-    async def exists(self, location: str, **kwargs: Any) -> bool:
+    async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether `location` is JSON text."""
         try:
             _decode(location)

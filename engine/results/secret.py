@@ -37,7 +37,7 @@ class SecretResult(Result, wire_type="SecretResult", wire_fields=("location", "s
         new.location = location
         return new
 
-    async def write(self, value: Any, **kwargs: Any) -> Self:
+    async def write(self, value: Any, /, **kwargs: Any) -> Self:
         """Refuse: a secret is never written.
 
         Raises:
@@ -45,6 +45,6 @@ class SecretResult(Result, wire_type="SecretResult", wire_fields=("location", "s
         """
         raise TypeError("a SecretResult is never written; give the task checkpoint=False")
 
-    async def exists(self, location: str | None = None, **kwargs: Any) -> bool:
+    async def exists(self, location: str | None = None, /, **kwargs: Any) -> bool:
         """Return True: the task is there to be asked."""
         return True

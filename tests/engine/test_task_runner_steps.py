@@ -366,6 +366,25 @@ async def test_a_sync_body_runs_in_a_thread_with_the_context() -> None:
     assert state.result == (False, 7)
 
 
+async def test_an_input_may_have_any_name(tmp_path: Any) -> None:
+    """Also one that a step, an executor or a result has for an argument of its own."""
+
+    def sync_body(fn: int, extra_context: int, value: int, location: int, state: int, task: int) -> list[int]:
+        return [fn, extra_context, value, location, state, task]
+
+    async def async_body(fn: int, extra_context: int, value: int, location: int, state: int, task: int) -> list[int]:
+        return [fn, extra_context, value, location, state, task]
+
+    names = ("fn", "extra_context", "value", "location", "state", "task")
+    for body in (sync_body, async_body):
+        target = f"{body.__name__}-{{value}}-{{location}}"
+        one = task(body, result=LocalResult(tmp_path), target=target, task_run_name="{fn}-{state}", timeout=5)
+        with context(checkpointing=True):
+            for kind in (Success, Cached):
+                state = await TaskRunner(one, constants=dict(zip(names, range(6), strict=True))).run()
+                assert (type(state), state.result) == (kind, [0, 1, 2, 3, 4, 5]), state.message
+
+
 async def test_a_method_as_body() -> None:
     class Adds(Task[..., int]):
         def __init__(self, n: int) -> None:
