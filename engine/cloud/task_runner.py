@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import _rules
@@ -18,11 +18,26 @@ from ..results import DefaultResult
 from ..retries import delay_after
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
-from ..state import Cached, Cancelled, Cancelling, ClientFailed, Failed, Mapped, Queued, Retrying, Running, State
+from ..state import (
+    Cached,
+    Cancelled,
+    Cancelling,
+    ClientFailed,
+    Failed,
+    Mapped,
+    Queued,
+    Retrying,
+    Running,
+    State,
+    Success,
+)
 from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
 
 __all__ = ["CloudTaskRunner"]
+
+_NOT_STORED = Result()
+"""The result of a task that is finished and does not store its result, once its process is gone."""
 
 
 class CloudTaskRunner(TaskRunner):
@@ -83,6 +98,8 @@ class CloudTaskRunner(TaskRunner):
         context["task_run_version"] = info.version
         if state is None:
             state = continued(info.state, takeover=bool(context.get("takeover")))
+            if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
+                state._result = _NOT_STORED
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
             state = info.state
         return await super().initialize_run(state, context)
@@ -265,31 +282,35 @@ class CloudTaskRunner(TaskRunner):
         Raises:
             - ENDRUN: with Failed, if a result cannot be read
         """
+        is_parent = _values.get().get("map_index") is None and any(edge.mapped for edge in upstream_states)
         for edge, upstream in upstream_states.items():
             if edge.key is None and not edge.mapped:
                 continue
-            if isinstance(upstream, Mapped):
-                if not edge.mapped or edge.flattened:
-                    for child in upstream.map_states:
-                        await self._load(state, edge, child)
-            elif upstream._result.value is None and upstream._result.location is not None:
-                await self._load(state, edge, upstream)
+            # the children of a mapped task that have yet to run say themselves what they cannot do without
+            is_theirs = is_parent and (isinstance(state, Mapped) or not edge.mapped)
+            for needed in _results_of(edge, upstream):
+                failed = await self._load(edge, needed)
+                if failed is not None and not is_theirs:
+                    raise ENDRUN(await self.handle_state_change(state, failed))
         if state.cached_inputs:
             await state.load_cached_results()
         return state, upstream_states
 
-    async def _load(self, state: State, edge: Edge, upstream: State) -> None:
-        if upstream._result.value is not None or upstream._result.location is None or not upstream.is_successful():
-            return
-        try:
-            await upstream.load_result(edge.upstream_task.result or self.flow_result)
-        except Exception as error:
-            failed = Failed(
-                f"The result of '{edge.upstream_task.name}' could not be read from "
-                f"{upstream._result.location}: {error}",
-                result=error,
+    async def _load(self, edge: Edge, upstream: State) -> Failed | None:
+        """Read a result, and return why it cannot be read if it cannot."""
+        result, name = upstream._result, edge.upstream_task.name
+        if result is _NOT_STORED:
+            return Failed(
+                f"The result of '{name}' was lost with the process that made it: the task has checkpoint=False. "
+                "Where it may run again for that, set its attribute reruns_on_restart."
             )
-            raise ENDRUN(await self.handle_state_change(state, failed)) from error
+        if result.value is None and result.location is not None and upstream.is_successful():
+            try:
+                await upstream.load_result(edge.upstream_task.result or self.flow_result)
+            except Exception as error:
+                message = f"The result of '{name}' could not be read from {result.location}: {error}"
+                return Failed(message, result=error)
+        return None
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
         """Set the name for this task run by calling the set_task_run_name mutation.
@@ -301,6 +322,13 @@ class CloudTaskRunner(TaskRunner):
         current = _values.get()
         if current.get("task_run_name") is not None and current.get("task_run_id") is not None:
             await _backend().set_task_run_name(current["task_run_id"], current["task_run_name"])
+
+
+def _results_of(edge: Edge, upstream: State) -> Sequence[State]:
+    """Return the states whose results come over an edge; a child that is mapped over a child gets that one's alone."""
+    if not isinstance(upstream, Mapped):
+        return [upstream]
+    return upstream.map_states if edge.flattened or not edge.mapped else []
 
 
 def _backend() -> Backend:
