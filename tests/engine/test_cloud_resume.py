@@ -1,13 +1,11 @@
 """A flow run that is interrupted anywhere is continued from what was recorded."""
 
-import asyncio
 import collections
 import datetime
 
 import pytest
 
-from flowloop.backends import connect
-from flowloop.engine import Flow, Parameter, Settings, context, task, unmapped
+from flowloop.engine import Flow, Parameter, context, task, unmapped
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.control import case, merge
 from flowloop.engine.results import DefaultResult
@@ -19,27 +17,6 @@ from .mortal import MortalBackend, run_until_death
 pytestmark = pytest.mark.virtual_time
 
 SECOND = datetime.timedelta(seconds=1)
-
-
-@pytest.fixture
-def settings(tmp_path):
-    # the longer nothing happens by itself, the fewer turns virtual time takes
-    return Settings(home=str(tmp_path / "home"), heartbeat_interval=1000, check_cancellation_interval=1000)
-
-
-@pytest.fixture
-async def memory(settings):
-    async with connect("memory://", settings=settings, clock=asyncio.get_running_loop().clock) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def database(tmp_path, settings):
-    clock = asyncio.get_running_loop().clock
-    async with connect(
-        f"sqlite:///{tmp_path / 'runs.db'}", settings=settings, clock=clock, synchronous="OFF"
-    ) as opened:
-        yield opened
 
 
 class Everything:

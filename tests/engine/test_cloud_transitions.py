@@ -1,0 +1,624 @@
+"""What the cloud runners record, and what they do when the backend has something else to say."""
+
+import asyncio
+import datetime
+
+import anyio
+import pytest
+
+from flowloop.engine import Flow, Parameter, context, task
+from flowloop.engine.cloud import CloudFlowRunner, CloudTaskRunner, create_flow_run
+from flowloop.engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
+from flowloop.engine.serialization import decode_state
+from flowloop.engine.signals import LOOP, PAUSE, SKIP
+from flowloop.engine.state import (
+    Cancelled,
+    ClientFailed,
+    Failed,
+    Looped,
+    Pending,
+    Queued,
+    Retrying,
+    Running,
+    Scheduled,
+    Submitted,
+    Success,
+)
+from flowloop.engine.testing import FaultyBackend, RecordingBackend
+
+pytestmark = pytest.mark.virtual_time
+
+
+def now():
+    return asyncio.get_running_loop().clock.now()
+
+
+def at():
+    return asyncio.get_running_loop().time()
+
+
+def names(states):
+    return [type(state).__name__ for state in states]
+
+
+class One:
+    """A flow of one task, and of one that comes after it."""
+
+    def __init__(self, body=None, **options):
+        self.ran = []
+
+        @task(name="first", **options)
+        async def first():
+            self.ran.append(context.task_run_count)
+            return await body() if body else "made"
+
+        @task(name="second")
+        async def second(given):
+            self.ran.append(given)
+            return given
+
+        with Flow("one") as self.flow:
+            self.first = first()
+            self.second = second(self.first)
+
+    async def run(self, backend, settings, **kwargs):
+        flow_run_id = kwargs.pop("flow_run_id", None) or await create_flow_run(self.flow, backend, settings=settings)
+        runner = CloudFlowRunner(self.flow, backend=backend, settings=settings, **kwargs.pop("options", {}))
+        return await runner.run(context={"flow_run_id": flow_run_id, **kwargs.pop("context", {})}, **kwargs)
+
+
+async def histories(backend):
+    [newest] = await backend.list_flow_runs(1)
+    _, task_runs = await backend.get_flow_run_history(newest.id)
+    return {run.task_slug: [one.state for one in run.states] for run in task_runs}
+
+
+def of_task(name):
+    """Select the calls about a state of one task."""
+    return lambda sent: context.task_name == name
+
+
+def running(name):
+    return lambda sent: context.task_name == name and sent["state"].is_running()
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+async def test_one_read_serves_all_tasks_and_one_more_all_children(memory, settings):
+    @task
+    async def numbers():
+        return [1, 2, 3]
+
+    @task
+    async def double(n):
+        return 2 * n
+
+    with Flow("mapped") as flow:
+        double.map(double.map(numbers()))
+    backend = RecordingBackend(memory)
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run(context={"flow_run_id": flow_run_id})
+    assert state.is_successful()
+    assert len(backend.calls_of("get_flow_run_info")) == 1
+    assert len(backend.calls_of("get_task_run_info")) == 0
+    assert [list(call.arguments["map_indices"]) for call in backend.calls_of("get_task_run_infos")] == [[0, 1, 2]] * 2
+
+
+async def test_a_run_that_is_not_told_which_registers_the_flow_and_creates_one(memory, settings):
+    one = One()
+    state = await CloudFlowRunner(one.flow, backend=memory, settings=settings).run()
+    again = await CloudFlowRunner(one.flow, backend=memory, settings=settings).run()
+    assert state.is_successful()
+    assert again.is_successful()
+    runs = await memory.list_flow_runs()
+    assert [(run.flow_name, run.state) for run in runs] == [("one", "Success")] * 2
+    assert {(await memory.get_flow_run_info(run.id)).flow_id for run in runs} == {
+        (await memory.get_flow_run_info(runs[0].id)).flow_id
+    }
+
+
+async def test_what_was_recorded_of_the_run_is_in_its_context(memory, settings):
+    seen = {}
+
+    @task
+    async def look():
+        seen.update(context.to_dict())
+
+    with Flow("context") as flow:
+        Parameter("a", default=1)
+        Parameter("b", default=1)
+        flow.add_task(look)
+    flow_run_id = await create_flow_run(
+        flow, memory, {"a": 2, "b": 2}, settings=settings, name="named", context={"x": "backend", "y": "backend"}
+    )
+    await CloudFlowRunner(flow, backend=memory, settings=settings).run(
+        parameters={"b": 3}, context={"flow_run_id": flow_run_id, "y": "caller", "z": "caller"}
+    )
+    assert seen["parameters"] == {"a": 2, "b": 3}
+    assert (seen["x"], seen["y"], seen["z"]) == ("backend", "backend", "caller")
+    info = await memory.get_flow_run_info(flow_run_id)
+    assert (seen["flow_run_id"], seen["flow_run_name"], seen["flow_id"]) == (flow_run_id, "named", info.flow_id)
+    assert (seen["project_name"], seen["checkpointing"], seen["running_with_backend"]) == ("default", True, True)
+    assert seen["scheduled_start_time"] == info.scheduled_start_time
+    [look_run] = [run for run in info.task_runs if run.task_slug == "look-1"]
+    assert (seen["task_run_id"], seen["task_id"]) == (look_run.id, look_run.task_id)
+
+
+async def test_a_state_that_is_given_wins_over_the_recorded_one(memory, settings):
+    one = One()
+    later = Scheduled(start_time=now() + datetime.timedelta(days=1))
+    assert await one.run(memory, settings, state=later) is later
+    state = await one.run(memory, settings, task_states={one.first: Success(result="given")})
+    assert one.ran == ["given"]
+    assert state.is_successful()
+
+
+async def test_a_submitted_run_begins(memory, settings):
+    one = One()
+    flow_run_id = await create_flow_run(one.flow, memory, settings=settings)
+    recorded = await memory.get_flow_run_state(flow_run_id)
+    await memory.set_flow_run_state(flow_run_id, None, Submitted(state=recorded))
+    assert (await one.run(memory, settings, flow_run_id=flow_run_id)).is_successful()
+
+
+async def test_a_run_before_its_time_does_not_begin(memory, settings):
+    one = One()
+    flow_run_id = await create_flow_run(
+        one.flow, memory, settings=settings, scheduled_start_time=now() + datetime.timedelta(hours=1)
+    )
+    state = await one.run(memory, settings, flow_run_id=flow_run_id)
+    assert type(state) is Scheduled
+    assert one.ran == []
+    assert (await memory.get_flow_run_info(flow_run_id)).version == 1
+
+
+@pytest.mark.parametrize("final", [Success, Failed, Cancelled])
+async def test_a_finished_run_is_not_run_again(memory, settings, final):
+    one = One()
+    flow_run_id = await create_flow_run(one.flow, memory, settings=settings)
+    await memory.set_flow_run_state(flow_run_id, None, final())
+    assert type(await one.run(memory, settings, flow_run_id=flow_run_id)) is final
+    assert one.ran == []
+
+
+async def test_a_flow_run_that_cannot_be_read_is_failed(memory, settings):
+    backend = FaultyBackend(memory)
+    backend.fail("get_flow_run_info", BackendUnavailable("away"), times=None)
+    one = One()
+    state = await one.run(backend, settings)
+    assert state.is_failed()
+    assert "away" in state.message
+    assert one.ran == []
+
+
+async def test_with_a_state_given_a_flow_run_that_cannot_be_read_keeps_it(memory, settings):
+    backend = FaultyBackend(memory)
+    backend.fail("get_flow_run_info", BackendUnavailable("away"))
+    given = Scheduled(start_time=now() + datetime.timedelta(days=1))
+    assert await One().run(backend, settings, state=given) is given
+
+
+async def test_a_task_that_is_not_registered_fails_with_the_remedy(memory, settings):
+    one = One()
+    flow_run_id = await create_flow_run(one.flow, memory, settings=settings)
+
+    @task
+    async def new():
+        raise AssertionError("it has no task run to record this in")
+
+    one.flow.add_task(new)
+    runner = CloudFlowRunner(one.flow, backend=memory, settings=settings)
+    state = await runner.run(context={"flow_run_id": flow_run_id})
+    assert "register it again" in state.result[new].message
+    assert state.result[one.second].is_successful()
+
+
+# -- recording -------------------------------------------------------------------------------------------
+
+
+async def test_each_state_goes_with_the_version_before_it(memory, settings):
+    async def twice():
+        if context.task_run_count == 1:
+            raise ValueError("once")
+
+    backend = RecordingBackend(memory)
+    await One(twice, max_retries=1, retry_delay=5).run(backend, settings)
+    sent = [
+        (call.arguments["version"], type(call.arguments["state"]).__name__)
+        for call in backend.calls_of("set_task_run_state")
+    ]
+    assert sent[:5] == [(1, "Running"), (2, "Failed"), (3, "Retrying"), (4, "Running"), (5, "Success")]
+    sent = [
+        (call.arguments["version"], type(call.arguments["state"])) for call in backend.calls_of("set_flow_run_state")
+    ]
+    assert sent == [(1, Running), (2, Success)]
+
+
+async def skip():
+    raise SKIP("no need")
+
+
+async def pause():
+    raise PAUSE("wait for me")
+
+
+async def fail():
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("body", "first", "second", "flow"),
+    [
+        (None, ["Running", "Success"], ["Running", "Success"], Success),
+        (fail, ["Running", "Failed"], ["TriggerFailed"], Failed),
+        (skip, ["Running", "Skipped"], ["Skipped"], Success),
+        (pause, ["Running", "Paused"], [], Running),
+    ],
+)
+async def test_what_is_recorded_of_each_outcome(memory, settings, body, first, second, flow):
+    state = await One(body).run(memory, settings)
+    assert await histories(memory) == {"first-1": ["Pending", *first], "second-1": ["Pending", *second]}
+    assert type(state) is flow
+    [run] = await memory.list_flow_runs()
+    assert run.state == flow.__name__
+
+
+async def test_the_rounds_of_a_loop_are_recorded_and_each_reads_its_run_anew(memory, settings):
+    async def loop():
+        if context.get("task_loop_count", 1) < 3:
+            raise LOOP(result=context.get("task_loop_count", 1))
+        return context.task_loop_result
+
+    backend = RecordingBackend(memory)
+    one = One(loop)
+    state = await one.run(backend, settings)
+    assert state.result[one.second].result == 2
+    assert (await histories(memory))["first-1"] == [
+        *("Pending", "Running", "Looped", "Running", "Looped", "Running", "Success")
+    ]
+    assert len(backend.calls_of("get_task_run_info")) == 2
+
+
+async def test_results_are_stored_and_flows_do_not_carry_those_of_their_tasks(memory, settings):
+    backend = RecordingBackend(memory)
+    one = One()
+    state = await one.run(backend, settings)
+    assert state.result[one.first].result == "made"
+    [final] = [call.arguments["state"] for call in backend.calls_of("set_flow_run_state")][-1:]
+    assert final.result is None
+    [success] = [
+        call.arguments["state"]
+        for call in backend.calls_of("set_task_run_state")
+        if type(call.arguments["state"]) is Success and call.arguments["state"].result == "made"
+    ][:1]
+    assert (await decode_state(success.serialize()).load_result()).result == "made"
+
+
+async def test_handlers_come_before_the_record_and_may_change_it(memory, settings):
+    order = []
+
+    def replaced(task, old, new):
+        order.append(f"task {type(new).__name__}")
+        return Success("replaced", result="other") if new.is_successful() else None
+
+    def seen(runner, old, new):
+        order.append(f"runner {type(new).__name__}")
+
+    one = One(state_handlers=[replaced])
+    flow_run_id = await create_flow_run(one.flow, memory, settings=settings)
+    state = await one.run(memory, settings, flow_run_id=flow_run_id, task_runner_state_handlers=[seen])
+    assert order[:4] == ["task Running", "runner Running", "task Success", "runner Success"]
+    assert state.result[one.first].result == "other"
+    info = await memory.get_flow_run_info(flow_run_id)
+    assert "replaced" in {run.state.message for run in info.task_runs}
+
+
+async def test_a_state_of_a_task_that_cannot_be_recorded_ends_its_run_as_client_failed(memory, settings):
+    backend = FaultyBackend(memory)
+    backend.fail("set_task_run_state", BackendRejected("no room"), where=of_task("first"), nth=2)
+    one = One()
+    state = await one.run(backend, settings)
+    failed = state.result[one.first]
+    assert type(failed) is ClientFailed
+    assert type(failed.state) is Success
+    assert failed.state.result == "made"
+    assert "no room" in failed.message
+    assert type(state.result[one.second]) is Pending
+    assert type(state) is Running, "the flow run is not over: it goes on from the last acknowledged states"
+    assert (await histories(memory))["first-1"] == ["Pending", "Running"]
+
+
+async def test_a_state_of_a_flow_that_cannot_be_recorded_ends_the_run_with_that_state(memory, settings):
+    backend = FaultyBackend(memory)
+    backend.fail("set_flow_run_state", BackendRejected("no room"), where=lambda sent: sent["state"].is_finished())
+    one = One()
+    state = await one.run(backend, settings)
+    assert type(state) is Success
+    assert state.result[one.second].is_successful()
+    [run] = await memory.list_flow_runs()
+    assert run.state == "Running"
+
+
+async def test_a_state_too_large_to_record_is_client_failed_and_the_others_go_on(memory, settings):
+    async def fail_long():
+        raise ValueError("x" * 2_000_000)
+
+    one = One(fail_long)
+    state = await one.run(memory, settings)
+    assert type(state.result[one.first]) is ClientFailed
+    assert "too large" in state.result[one.first].message
+
+
+# -- version locks ---------------------------------------------------------------------------------------
+
+
+class Meddling(FaultyBackend):
+    """Lets somebody else move a run just before one of its states arrives."""
+
+    def __init__(self, backend, kind, where, *states):
+        super().__init__(backend)
+        self._kind, self._where, self._states = kind, where, list(states)
+
+    async def _called(self, call, args, kwargs):
+        if call.method == f"set_{self._kind}_run_state" and self._states and self._where(call.arguments):
+            run_id = call.arguments[f"{self._kind}_run_id"]
+            states, self._states = self._states, []
+            for state in states:
+                await getattr(self.backend, call.method)(run_id, None, state)
+        return await super()._called(call, args, kwargs)
+
+
+async def test_a_task_that_runs_elsewhere_is_left_alone(memory, settings):
+    one = One()
+    backend = Meddling(memory, "task", running("first"), Running("elsewhere"))
+    state = await one.run(backend, settings)
+    assert one.ran == []
+    assert (type(state.result[one.first]), state.result[one.first].message) == (Running, "elsewhere")
+    assert type(state.result[one.second]) is Pending
+    assert type(state) is Running
+
+
+@pytest.mark.parametrize("between", [Looped(), Failed(context={"retry_follows_attempt": 1})])
+async def test_one_that_is_between_two_rounds_elsewhere_runs_elsewhere(memory, settings, between):
+    one = One()
+    backend = Meddling(memory, "task", running("first"), Running(), between)
+    state = await one.run(backend, settings)
+    assert one.ran == []
+    assert type(state.result[one.first]) is Running
+    assert type(state.result[one.second]) is Pending
+
+
+async def test_what_somebody_else_finished_is_gone_on_with_and_its_result_read(memory, settings):
+    one = One()
+    result = await CloudTaskRunner(one.first, settings=settings).result.write("theirs")
+    backend = Meddling(memory, "task", running("first"), Running(), Success("done elsewhere", result=result))
+    state = await one.run(backend, settings)
+    assert state.is_successful()
+    assert one.ran == ["theirs"]
+
+
+async def test_where_the_result_of_somebody_else_cannot_be_read_the_run_ends_as_client_failed(memory, settings):
+    from flowloop.engine.results import LocalResult
+
+    one = One()
+    lost = LocalResult(dir=settings.results_dir, location="nowhere")
+    backend = Meddling(memory, "task", running("first"), Running(), Success(result=lost))
+    state = await one.run(backend, settings)
+    assert type(state.result[one.first]) is ClientFailed
+    assert "nowhere" in state.result[one.first].message
+
+
+async def test_a_straggler_cannot_overwrite_what_its_successor_wrote(memory, settings):
+    one = One()
+    result = await CloudTaskRunner(one.first, settings=settings).result.write("theirs")
+    finished = Meddling(memory, "task", lambda sent: context.task_name == "first" and sent["state"].is_finished(),
+                        Running("again"), Success("the successor's", result=result))  # fmt: skip
+    state = await one.run(finished, settings)
+    assert one.ran == [1, "theirs"]
+    assert state.result[one.first].message == "the successor's"
+    assert (await histories(memory))["first-1"] == ["Pending", "Running", "Running", "Success"]
+
+
+async def test_a_flow_run_that_runs_elsewhere_is_left_alone(memory, settings):
+    one = One()
+    backend = Meddling(memory, "flow", lambda sent: sent["state"].is_running(), Running("elsewhere"))
+    state = await one.run(backend, settings)
+    assert (type(state), state.message) == (Running, "elsewhere")
+    assert one.ran == []
+
+
+async def test_the_end_that_somebody_else_recorded_for_a_flow_run_stands(memory, settings):
+    one = One()
+    backend = Meddling(memory, "flow", lambda sent: sent["state"].is_running(), Failed("by hand"))
+    state = await one.run(backend, settings)
+    assert (type(state), state.message) == (Failed, "by hand")
+    assert one.ran == []
+
+
+async def test_where_nothing_can_be_read_after_a_mismatch_the_run_ends(memory, settings):
+    backend = FaultyBackend(memory)
+    backend.fail("set_task_run_state", VersionLockMismatch("moved"), where=of_task("first"))
+    backend.fail("get_task_run_state", BackendUnavailable("away"))
+    one = One()
+    state = await one.run(backend, settings)
+    assert type(state.result[one.first]) is ClientFailed
+    assert one.ran == []
+
+
+# -- queued ----------------------------------------------------------------------------------------------
+
+
+def queued(seconds):
+    return Queued("no room", start_time=now() + datetime.timedelta(seconds=seconds))
+
+
+async def test_a_queued_task_asks_again_when_its_time_has_come(memory, settings):
+    memory.task_tag_limits["slot"] = 1
+    order = []
+
+    def worker(name):
+        @task(name=name, tags=["slot"])
+        async def work():
+            order.append((name, at()))
+            await anyio.sleep(10)
+
+        return work
+
+    with Flow("two") as flow:
+        worker("a")()
+        worker("b")()
+    state = await CloudFlowRunner(flow, backend=memory, settings=settings).run()
+    assert state.is_successful()
+    (first, began), (second, waited) = order
+    assert {first, second} == {"a", "b"}
+    assert (began, waited) == pytest.approx((0, settings.queue_interval), abs=0.1)
+    assert sorted(len(states) for states in (await histories(memory)).values()) == [3, 4]
+
+
+async def test_a_queued_task_goes_on_from_the_state_it_was_in(memory, settings):
+    async def flaky():
+        if context.task_run_count == 1:
+            raise ValueError("once")
+        return context.task_run_count
+
+    backend = FaultyBackend(memory)
+    backend.answer("set_task_run_state", queued(20), where=running("first"), nth=2)
+    one = One(flaky, max_retries=1, retry_delay=5)
+    state = await one.run(backend, settings)
+    assert state.result[one.first].result == 2
+    assert at() == pytest.approx(20, abs=0.1)
+
+
+async def test_a_task_that_is_queued_for_long_ends_its_run_as_not_finished(memory, settings):
+    backend = FaultyBackend(memory)
+    backend.answer("set_task_run_state", queued(61), where=running("first"))
+    one = One()
+    state = await one.run(backend, settings)
+    assert type(state.result[one.first]) is Queued
+    assert type(state.result[one.first].state) is Pending
+    assert type(state) is Running
+    assert one.ran == []
+    assert at() < 1
+
+
+async def test_a_queued_flow_run_asks_again_when_its_time_has_come(memory, settings):
+    memory.flow_run_limit = 1
+    first, second = One(), One(lambda: anyio.sleep(10))
+    long = asyncio.create_task(second.run(memory, settings))
+    await anyio.sleep(1)
+    state = await first.run(memory, settings)
+    assert state.is_successful()
+    assert at() == pytest.approx(1 + settings.queue_interval, abs=0.1)
+    assert (await long).is_successful()
+
+
+async def test_a_flow_run_that_is_queued_for_long_is_given_back(memory, settings):
+    backend = FaultyBackend(memory)
+    backend.answer("set_flow_run_state", queued(61))
+    one = One()
+    state = await one.run(backend, settings)
+    assert type(state) is Queued
+    assert type(state.state) is Scheduled
+    assert one.ran == []
+
+
+async def queued_run(memory, settings):
+    """A run that waits for a place: its runner, the asyncio task of that, and the id of the flow run."""
+    memory.flow_run_limit = 0
+    one = One()
+    flow_run_id = await create_flow_run(one.flow, memory, settings=settings)
+    runner = CloudFlowRunner(one.flow, backend=memory, settings=settings)
+    run = asyncio.create_task(runner.run(context={"flow_run_id": flow_run_id}))
+    await anyio.sleep(1)
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Queued
+    return runner, run, flow_run_id
+
+
+async def test_a_queued_flow_run_can_be_stopped(memory, settings):
+    runner, run, flow_run_id = await queued_run(memory, settings)
+    runner.cancel("user")
+    assert type(await run) is Cancelled
+    assert at() == pytest.approx(1, abs=0.1)
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Cancelled
+
+
+async def test_a_queued_flow_run_whose_caller_is_cancelled_ends(memory, settings):
+    _, run, flow_run_id = await queued_run(memory, settings)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Cancelled
+
+
+async def test_a_queued_flow_run_can_be_handed_over(memory, settings):
+    runner, run, flow_run_id = await queued_run(memory, settings)
+    runner.cancel("handover")
+    assert type(await run) is Queued
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Queued
+
+
+async def test_a_flow_run_that_is_cancelled_while_it_is_queued_does_not_begin(memory, settings):
+    _, run, flow_run_id = await queued_run(memory, settings)
+    await memory.cancel_flow_run(flow_run_id)
+    assert type(await run) is Cancelled
+
+
+# -- retries ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("delay", "waits"), [(59, True), (60, True), (61, False), (3600, False)])
+async def test_a_retry_is_waited_for_within_the_limit(memory, settings, delay, waits):
+    async def flaky():
+        if context.task_run_count == 1:
+            raise ValueError("once")
+
+    one = One(flaky, max_retries=1, retry_delay=delay)
+    state = await one.run(memory, settings)
+    if waits:
+        assert state.is_successful()
+        assert at() == pytest.approx(delay, abs=0.1)
+    else:
+        assert type(state) is Running
+        assert type(state.result[one.first]) is Retrying
+        assert state.result[one.first].start_time == now() + datetime.timedelta(seconds=delay)
+        assert at() < 1
+
+
+async def test_a_read_error_before_a_retry_does_not_make_it_spin(memory, settings):
+    async def flaky():
+        if context.task_run_count == 1:
+            raise ValueError("once")
+
+    backend = FaultyBackend(memory)
+    backend.fail("get_task_run_info", BackendUnavailable("away"), times=None)
+    one = One(flaky, max_retries=1, retry_delay=1)
+    state = await one.run(backend, settings)
+    assert backend.counts["get_task_run_info"] == 1
+    assert state.is_successful()
+    assert one.ran == [1, 2, None]
+
+
+async def test_names_of_task_runs_are_recorded_before_they_run(memory, settings):
+    @task(task_run_name="double {n} of {flow_run_name}")
+    async def double(n):
+        return 2 * n
+
+    with Flow("named") as flow:
+        double.map([1, 2])
+    backend = RecordingBackend(memory)
+    flow_run_id = await create_flow_run(flow, memory, settings=settings, name="tuesday")
+    await CloudFlowRunner(flow, backend=backend, settings=settings).run(context={"flow_run_id": flow_run_id})
+    _, task_runs = await memory.get_flow_run_history(flow_run_id)
+    named = {run.map_index: run for run in task_runs if run.task_slug == "double-1"}
+    assert {index: run.name for index, run in named.items()} == {
+        -1: None,
+        0: "double 1 of tuesday",
+        1: "double 2 of tuesday",
+    }
+    first = [
+        call.method if call.method == "set_task_run_name" else type(call.arguments["state"]).__name__
+        for call in backend.calls
+        if call.arguments.get("task_run_id") == named[0].id
+    ]
+    assert first == ["set_task_run_name", "Running", "Success"]
