@@ -34,7 +34,7 @@ class Result:
             parameters, context and task inputs, or a function of those that returns the location
         - serializer: how the value becomes bytes; cloudpickle by default
 
-    A subclass writes ``async def read``, ``write`` and ``exists``, in the last two with a ``/`` after the first argument,
+    A subclass writes ``async def read``, ``write`` and ``exists``, in the last two a ``/`` after their first argument,
     because an input of the task may have its name. In the document of a state it is a ``CustomResult``, of which the
     location travels: whoever reads the value needs a result of the same kind, as the task has one.
     """
