@@ -9,17 +9,12 @@ predicates from it.
 
 from __future__ import annotations
 
-import datetime
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import (
-    JSON,
     Boolean,
     Column,
-    Computed,
     Connection,
-    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -27,93 +22,15 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     event,
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import DDLCompiler
-from sqlalchemy.types import TypeEngine
+
+from .column_types import Copy, JsonText, StateText, UtcDateTime
 
 __all__ = ["PUBLIC", "RELATIONS", "Relation", "StateText", "UtcDateTime", "metadata"]
-
-_UTC = datetime.UTC
-
-
-class UtcDateTime(TypeDecorator[datetime.datetime]):
-    """A moment: aware and in UTC in Python; ``timestamptz`` on PostgreSQL.
-
-    SQLite keeps the text ``2021-07-01T12:00:02.960624+00:00``, always in full: it sorts as the moments do, and is
-    what an answer shows. A naive datetime is taken as UTC.
-    """
-
-    impl = String(32)
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the column type."""
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
-        return dialect.type_descriptor(String(32))
-
-    def process_bind_param(self, value: datetime.datetime | None, dialect: Dialect) -> Any:
-        """Bring a moment to UTC."""
-        if value is None:
-            return None
-        value = value.replace(tzinfo=_UTC) if value.tzinfo is None else value.astimezone(_UTC)
-        return value if dialect.name == "postgresql" else value.isoformat(timespec="microseconds")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime.datetime | None:
-        """Read a moment."""
-        if value is None:
-            return None
-        moment = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
-        return moment.astimezone(_UTC)
-
-
-class StateText(TypeDecorator[msgspec.Raw]):
-    """A state document, byte for byte as its client sent it.
-
-    It comes out as `msgspec.Raw`: an answer takes it in without parsing it, and whoever wants its fields
-    decodes it to the type it needs.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """Store the text of a document."""
-        if value is None or isinstance(value, str):
-            return value
-        return bytes(value if isinstance(value, bytes | msgspec.Raw) else msgspec.json.encode(value)).decode()
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> msgspec.Raw | None:
-        """Return the document unparsed."""
-        return None if value is None else msgspec.Raw(value.encode())
-
-
-class _JsonText(JSON):
-    """A JSON document in a column that SQLite takes for text: in a column called JSON it turns ``5`` into a number."""
-
-
-@compiles(_JsonText, "sqlite")
-def _json_text_ddl(*_: Any, **__: Any) -> str:
-    return "TEXT"
-
-
-class _Copy(Computed):
-    """A generated column that repeats another; only PostgreSQL has to store it."""
-
-    inherit_cache = True
-
-
-@compiles(_Copy, "sqlite")
-@compiles(_Copy, "postgresql")
-def _copy_ddl(copy: _Copy, compiler: DDLCompiler, **_: Any) -> str:
-    kind = "STORED" if compiler.dialect.name == "postgresql" else "VIRTUAL"
-    return f"GENERATED ALWAYS AS ({copy.sqltext}) {kind}"
 
 
 class Relation(NamedTuple):
@@ -144,7 +61,7 @@ metadata = MetaData(
 )
 
 _Id = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
-_Json = _JsonText(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+_Json = JsonText(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 _internal = {"internal": True}
 
 
@@ -303,8 +220,8 @@ def _state_columns() -> list[Any]:
         # Who claimed the run by this state: the same claim from the same client is a repeated message, from another
         # client it is a rival.
         Column("client_id", Text, info=_internal),
-        Column("created", UtcDateTime, _Copy("timestamp")),
-        Column("updated", UtcDateTime, _Copy("timestamp")),
+        Column("created", UtcDateTime, Copy("timestamp")),
+        Column("updated", UtcDateTime, Copy("timestamp")),
     ]
 
 
