@@ -386,9 +386,10 @@ class CloudFlowRunner(FlowRunner):
         _values.set({**_values.get(), "flow_run_version": info.version})
 
     async def _heartbeats(self) -> None:
+        # not at once: a Running state is a sign of life by itself, and a runner that finds nothing to do gives none
         while True:
-            await self._heartbeat()
             await anyio.sleep(self.settings.heartbeat_interval)
+            await self._heartbeat()
 
     async def _heartbeat(self) -> bool:
         """Tell the backend that this flow run is alive.

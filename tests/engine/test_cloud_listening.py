@@ -1,0 +1,398 @@
+"""A flow run that is alive: it is cancelled from elsewhere, says that it lives, and sends what it logs."""
+
+import asyncio
+import logging
+
+import anyio
+import msgspec
+import pytest
+
+from flowloop.engine import Flow, context, task
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.cloud.logs import LogShipper
+from flowloop.engine.errors import BackendUnavailable
+from flowloop.engine.state import Cancelled, Cancelling, Failed, Pending, Running, Success
+from flowloop.engine.testing import FaultyBackend
+
+pytestmark = pytest.mark.virtual_time
+
+
+def at():
+    return asyncio.get_running_loop().time()
+
+
+class Deaf(FaultyBackend):
+    """A backend that cannot push."""
+
+    def watch_flow_run(self, flow_run_id):
+        return None
+
+
+class Slow:
+    """A flow of three tasks: one that is quick, one that takes a minute, and one after that."""
+
+    def __init__(self):
+        self.ended = []
+
+        @task
+        async def quick(): ...
+
+        @task
+        async def slow():
+            try:
+                await anyio.sleep(60)
+            except asyncio.CancelledError:
+                self.ended.append(at())
+                raise
+
+        @task
+        async def after(): ...
+
+        with Flow("slow") as self.flow:
+            self.quick = quick()
+            self.slow = slow(upstream_tasks=[self.quick])
+            self.after = after(upstream_tasks=[self.slow])
+
+    async def begin(self, backend, settings, **options):
+        """Begin a run; return its id and the asyncio task that it is."""
+        flow_run_id = await create_flow_run(self.flow, backend, settings=settings)
+        runner = CloudFlowRunner(self.flow, backend=backend, settings=settings, **options)
+        run = asyncio.create_task(runner.run(context={"flow_run_id": flow_run_id}))
+        await anyio.sleep(10)
+        return flow_run_id, run
+
+
+async def recorded(backend, flow_run_id):
+    info = await backend.get_flow_run_info(flow_run_id)
+    return {run.task_slug: run.state for run in info.task_runs}
+
+
+# -- cancelling ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pushes", [True, False])
+async def test_a_cancelled_run_ends_at_once_or_at_the_next_poll(memory, settings, pushes):
+    settings = msgspec.structs.replace(settings, check_cancellation_interval=15.0)
+    slow = Slow()
+    flow_run_id, run = await slow.begin(memory if pushes else Deaf(memory), settings)
+    assert await memory.cancel_flow_run(flow_run_id) == "Cancelling"
+    state = await run
+    assert at() == pytest.approx(10 if pushes else 15, abs=0.5)
+    assert slow.ended == [at()]
+    assert (type(state), state.context["cause"]) == (Cancelled, "user")
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Cancelled
+    states = await recorded(memory, flow_run_id)
+    assert [type(states[slug]) for slug in ("quick-1", "slow-1", "after-1")] == [Success, Cancelled, Cancelled]
+    assert states["slow-1"].context["cause"] == "user"
+    assert type(state.result[slow.quick]) is Success
+    assert type(state.result[slow.after]) is Cancelled
+
+
+async def test_a_run_on_a_database_is_cancelled_by_its_own_process_at_once(database, settings):
+    slow = Slow()
+    flow_run_id, run = await slow.begin(database, settings)
+    await database.cancel_flow_run(flow_run_id)
+    assert type(await run) is Cancelled
+    assert at() == pytest.approx(10, abs=0.5)
+
+
+async def test_polls_that_fail_are_made_again(memory, settings):
+    settings = msgspec.structs.replace(settings, check_cancellation_interval=15.0)
+    backend = Deaf(memory)
+    backend.fail("get_flow_run_state", BackendUnavailable("away"), times=2)
+    flow_run_id, run = await Slow().begin(backend, settings)
+    await memory.cancel_flow_run(flow_run_id)
+    assert type(await run) is Cancelled
+    assert at() == pytest.approx(45, abs=0.5)
+
+
+async def test_a_run_that_somebody_recorded_as_cancelled_stops_without_recording_more(memory, settings):
+    slow = Slow()
+    flow_run_id, run = await slow.begin(memory, settings)
+    await memory.set_flow_run_state(flow_run_id, None, Cancelled("by hand"))
+    state = await run
+    assert (type(state), state.message) == (Cancelled, "by hand")
+    assert at() == pytest.approx(10, abs=0.5)
+    assert (await memory.get_flow_run_info(flow_run_id)).version == 3
+    assert type((await recorded(memory, flow_run_id))["slow-1"]) is Cancelled
+
+
+@pytest.mark.parametrize("final", [Success, Failed])
+async def test_a_run_that_another_runner_brought_to_its_end_stops_here(memory, settings, final):
+    slow = Slow()
+    flow_run_id, run = await slow.begin(memory, settings)
+    info = await memory.get_flow_run_info(flow_run_id)
+    for one in info.task_runs:
+        if one.task_slug == "slow-1":
+            await memory.set_task_run_state(one.id, None, Running("theirs"))
+            await memory.set_task_run_state(one.id, None, Success("theirs"))
+    await memory.set_flow_run_state(flow_run_id, None, final("theirs"))
+    state = await run
+    assert (type(state), state.message) == (final, "theirs")
+    assert slow.ended == [pytest.approx(10, abs=0.5)]
+    states = await recorded(memory, flow_run_id)
+    assert (type(states["slow-1"]), states["slow-1"].message) == (Success, "theirs")
+    assert type(states["after-1"]) is Pending
+
+
+async def test_a_cancel_that_comes_while_the_run_ends_is_heeded(memory, settings):
+    slow = Slow()
+    backend = Deaf(memory)
+    backend.delay("set_flow_run_state", 5, where=lambda sent: sent["state"].is_finished())
+    flow_run_id, run = await slow.begin(backend, settings)
+    await anyio.sleep(52)
+    await memory.cancel_flow_run(flow_run_id)
+    assert type(await run) is Cancelled
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Cancelled
+
+
+async def test_a_run_whose_runner_died_while_it_was_cancelled_is_ended_by_the_next_one(memory, settings):
+    slow = Slow()
+    flow_run_id = await create_flow_run(slow.flow, memory, settings=settings)
+    await memory.set_flow_run_state(flow_run_id, None, Running())
+    await memory.cancel_flow_run(flow_run_id)
+    runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings, takeover=False)
+    assert type(await runner.run(context={"flow_run_id": flow_run_id})) is Cancelling
+    runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings, takeover=True)
+    assert type(await runner.run(context={"flow_run_id": flow_run_id})) is Cancelled
+    assert {type(state) for state in (await recorded(memory, flow_run_id)).values()} == {Cancelled}
+
+
+# -- handing over ----------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_handed_over_is_not_over(memory, settings):
+    slow = Slow()
+    flow_run_id = await create_flow_run(slow.flow, memory, settings=settings)
+    runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings)
+    run = asyncio.create_task(runner.run(context={"flow_run_id": flow_run_id}))
+    await anyio.sleep(10)
+    runner.cancel("handover")
+    state = await run
+    assert state.is_scheduled()
+    assert (await memory.get_flow_run_state(flow_run_id)).is_scheduled()
+    states = await recorded(memory, flow_run_id)
+    assert [type(states[slug]) for slug in ("quick-1", "slow-1", "after-1")] == [Success, Pending, Pending]
+    runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings)
+    assert (await runner.run(context={"flow_run_id": flow_run_id})).is_successful()
+
+
+# -- heartbeats ------------------------------------------------------------------------------------------
+
+
+async def test_a_run_says_that_it_lives_for_as_long_as_it_does(memory, settings):
+    settings = msgspec.structs.replace(settings, heartbeat_interval=29.0)
+    backend = FaultyBackend(memory)
+    _, run = await Slow().begin(backend, settings)
+    await anyio.sleep(25)
+    assert backend.counts["update_flow_run_heartbeat"] == 1
+    await run
+    assert backend.counts["update_flow_run_heartbeat"] == 2
+    await anyio.sleep(100)
+    assert backend.counts["update_flow_run_heartbeat"] == 2
+
+
+async def test_a_heartbeat_that_is_not_heard_does_not_stop_the_run(memory, settings):
+    settings = msgspec.structs.replace(settings, heartbeat_interval=29.0)
+    backend = FaultyBackend(memory)
+    backend.fail("update_flow_run_heartbeat", BackendUnavailable("away"), times=None)
+    _, run = await Slow().begin(backend, settings)
+    assert (await run).is_successful()
+    assert backend.counts["update_flow_run_heartbeat"] == 2
+
+
+# -- whose run it is -------------------------------------------------------------------------------------
+
+
+async def test_a_run_whose_runner_lives_is_not_taken_over(memory, settings):
+    settings = msgspec.structs.replace(settings, heartbeat_interval=30.0)
+    slow = Slow()
+    flow_run_id, run = await slow.begin(memory, settings)
+    second = CloudFlowRunner(slow.flow, backend=memory, settings=settings)
+    state = await second.run(context={"flow_run_id": flow_run_id})
+    assert type(state) is Running
+    assert type(state.result[slow.slow]) is Running
+    assert (await run).is_successful()
+    assert slow.ended == []
+
+
+async def test_a_run_that_was_silent_for_two_heartbeats_is_taken_over(memory, settings):
+    settings = msgspec.structs.replace(settings, heartbeat_interval=30.0)
+    slow = Slow()
+    flow_run_id = await create_flow_run(slow.flow, memory, settings=settings)
+    await memory.set_flow_run_state(flow_run_id, None, Running())
+    info = await memory.get_flow_run_info(flow_run_id)
+    for one in info.task_runs:
+        await memory.set_task_run_state(one.id, None, Running())
+    for wait, taken in [(59, False), (2, True)]:
+        await anyio.sleep(wait)
+        runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings)
+        state = await runner.run(context={"flow_run_id": flow_run_id})
+        assert state.is_successful() is taken
+
+
+async def test_a_runner_that_was_taken_over_leaves_the_run_to_its_successor(memory, settings):
+    ran = []
+
+    @task
+    async def one(n):
+        ran.append((n, context.who))
+        await anyio.sleep(10)
+        return n
+
+    with Flow("chain") as flow:
+        made = 0
+        for _ in range(5):
+            made = one(made + 1)
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+
+    def begin(who):
+        runner = CloudFlowRunner(flow, backend=Deaf(memory), settings=settings, takeover=True)
+        return asyncio.create_task(runner.run(context={"flow_run_id": flow_run_id, "who": who}))
+
+    first = begin("first")
+    await anyio.sleep(15)
+    second = begin("second")
+    assert type(await first) is Running
+    assert at() == pytest.approx(20, abs=0.5), "the first learns of it when it wants to record the next state"
+    assert (await second).is_successful()
+    assert ran == [(1, "first"), (2, "first"), *((n, "second") for n in (2, 3, 4, 5))]
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Success
+
+
+async def test_what_the_former_runner_still_began_is_the_successors(memory, settings):
+    @task
+    async def quick(n): ...
+
+    @task
+    async def slow(n):
+        ran.append((n, context.who))
+        await anyio.sleep(20)
+
+    ran = []
+    with Flow("late") as flow:
+        for n in range(3):
+            slow(n, upstream_tasks=[quick(n)])
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+
+    def begin(who, backend):
+        runner = CloudFlowRunner(flow, backend=backend, settings=settings, takeover=True)
+        return asyncio.create_task(runner.run(context={"flow_run_id": flow_run_id, "who": who}))
+
+    # while the second one reads and takes over, the first one begins with what was Pending when the second read it
+    held_up = Deaf(memory)
+    held_up.delay("set_task_run_state", 10, times=3, where=lambda sent: sent["state"].is_running())
+    taking_over = Deaf(memory)
+    taking_over.delay("set_flow_run_state", 4)
+    first = begin("first", held_up)
+    await anyio.sleep(8)
+    second = begin("second", taking_over)
+    assert type(await first) is Running
+    assert (await second).is_successful()
+    assert sorted(n for n, who in ran if who == "second") == [0, 1, 2]
+
+
+# -- logs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def info_level():
+    logger = logging.getLogger("flowloop")
+    before = logger.level
+    logger.setLevel("INFO")
+    yield
+    logger.setLevel(before)
+
+
+@pytest.mark.usefixtures("info_level")
+async def test_what_a_run_logs_is_sent_with_the_run_that_logged_it(memory, settings):
+    @task
+    async def talk(n):
+        context.logger.info("number %s", n)
+        await anyio.sleep(20)
+
+    with Flow("talk") as flow:
+        talk.map([1, 2])
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    run = asyncio.create_task(
+        CloudFlowRunner(flow, backend=memory, settings=settings).run(context={"flow_run_id": flow_run_id})
+    )
+    await anyio.sleep(6)
+    assert [line.message for line in memory.logs] == ["number 1", "number 2"], "while the run goes on"
+    await run
+    _, task_runs = await memory.get_flow_run_history(flow_run_id)
+    ids = {run.map_index: run.id for run in task_runs if run.task_slug == "talk-1"}
+    assert {(line.flow_run_id, line.task_run_id, line.message, line.level) for line in memory.logs} == {
+        (flow_run_id, ids[0], "number 1", "INFO"),
+        (flow_run_id, ids[1], "number 2", "INFO"),
+    }
+
+
+@pytest.mark.usefixtures("info_level")
+async def test_what_is_logged_last_is_sent_before_the_run_is_over(memory, settings):
+    @task
+    async def talk():
+        context.logger.info("the last word")
+
+    with Flow("talk") as flow:
+        flow.add_task(talk)
+    backend = FaultyBackend(memory)
+    backend.fail("write_run_logs", BackendUnavailable("away"), times=0)
+    sent = []
+    original = backend._called
+
+    async def noted(call, args, kwargs):
+        if call.method == "write_run_logs" or (call.method == "set_flow_run_state"):
+            sent.append(call.method)
+        return await original(call, args, kwargs)
+
+    backend._called = noted
+    await CloudFlowRunner(flow, backend=backend, settings=settings).run()
+    assert sent == ["set_flow_run_state", "write_run_logs", "set_flow_run_state"]
+
+
+@pytest.mark.usefixtures("info_level")
+async def test_lines_of_two_runs_at_once_are_kept_apart(memory, settings):
+    @task
+    async def talk():
+        context.logger.info("from %s", context.flow_run_id)
+        await anyio.sleep(1)
+
+    with Flow("talk") as flow:
+        flow.add_task(talk)
+    ids = [await create_flow_run(flow, memory, settings=settings) for _ in range(2)]
+    async with anyio.create_task_group() as group:
+        for flow_run_id in ids:
+            runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+            group.start_soon(lambda r=runner, i=flow_run_id: r.run(context={"flow_run_id": i}))
+    assert sorted((line.flow_run_id, line.message) for line in memory.logs) == sorted(
+        (flow_run_id, f"from {flow_run_id}") for flow_run_id in ids
+    )
+
+
+@pytest.mark.usefixtures("info_level")
+async def test_lines_wait_while_the_backend_is_away(memory, settings):
+    @task
+    async def talk():
+        for n in range(3):
+            context.logger.info("line %s", n)
+            await anyio.sleep(6)
+
+    with Flow("talk") as flow:
+        flow.add_task(talk)
+    backend = FaultyBackend(memory)
+    backend.fail("write_run_logs", BackendUnavailable("away"), times=2)
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run()
+    assert state.is_successful()
+    assert [line.message for line in memory.logs] == ["line 0", "line 1", "line 2"]
+
+
+async def test_too_many_lines_push_out_the_oldest(memory):
+    shipper = LogShipper(memory, "run")
+    for n in range(10_003):
+        record = logging.LogRecord("name", logging.INFO, "path", 1, "line %s", (n,), None)
+        record.flow_run_id = "run"
+        shipper.emit(record)
+    assert shipper.dropped == 3
+    await shipper.send()
+    assert [memory.logs[0].message, memory.logs[-1].message] == ["line 3", "line 10002"]
