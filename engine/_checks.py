@@ -66,7 +66,7 @@ def _optional_text(value: Any) -> str | None:
 def _tags(value: Any) -> set[str]:
     if isinstance(value, str):
         raise ValueError(f"is a set of strings, not the one string {value!r}")
-    found = set(value or ())
+    found: set[str] = set(value or ())
     for tag in found:
         if not isinstance(tag, str):
             raise ValueError(f"is a set of strings, and {tag!r} is none")
@@ -86,7 +86,8 @@ def _retry_delay(value: Any) -> Any:
         return value
     if isinstance(value, Sequence) and not value:
         raise ValueError("is an empty list")
-    for delay in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+    delays: Sequence[Any] = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    for delay in delays:
         try:
             good = delay_after(delay, 1, "") >= datetime.timedelta()
         except FlowDefinitionError:

@@ -66,8 +66,10 @@ def width(upstream_states: Mapping[Edge, State]) -> int:
     lengths = []
     for edge, state in upstream_states.items():
         elements = elements_of(edge, state)
-        if elements is not None:
-            lengths.append(state.n_map_states if elements is getattr(state, "map_states", None) else len(elements))
+        if isinstance(state, Mapped) and elements is state.map_states:
+            lengths.append(state.n_map_states)
+        elif elements is not None:
+            lengths.append(len(elements))
     return min(lengths, default=0)
 
 

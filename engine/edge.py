@@ -21,8 +21,7 @@ class EdgeAnnotation:
     """
 
     def __init__(self, value: Any) -> None:
-        inner = value.value if isinstance(value, EdgeAnnotation) else value
-        self.value = inner
+        self.value: Any = value.value if isinstance(value, EdgeAnnotation) else value
         self.mapped: bool | None = value.mapped if isinstance(value, EdgeAnnotation) else None
         self.flattened: bool = value.flattened if isinstance(value, EdgeAnnotation) else False
 
@@ -70,8 +69,8 @@ class Edge:
 
     def __init__(
         self,
-        upstream_task: Task,
-        downstream_task: Task,
+        upstream_task: Task[..., Any],
+        downstream_task: Task[..., Any],
         key: str | None = None,
         mapped: bool = False,
         flattened: bool = False,
@@ -92,7 +91,7 @@ class Edge:
         self._hash = hash((id(upstream_task), id(downstream_task), key, mapped, flattened))
 
     @property
-    def tasks(self) -> set[Task]:
+    def tasks(self) -> set[Task[..., Any]]:
         """Both tasks."""
         return {self.upstream_task, self.downstream_task}
 

@@ -223,7 +223,7 @@ class Task(Generic[P, R]):
     def __call__(self, *args: Any, task_args: dict[str, Any], **kwargs: Any) -> R: ...
     @overload
     def __call__(self, *args: Any, flow: Flow, **kwargs: Any) -> R: ...
-    def __call__(
+    def __call__(  # type: ignore[misc] # no body has arguments with these names
         self,
         *args: Any,
         mapped: bool = False,
@@ -473,7 +473,7 @@ class FunctionTask(Task[P, R]):
     def __init__(self, fn: Callable[..., Any], name: str | None = None, **kwargs: Any) -> None:
         if not callable(fn):
             raise FlowDefinitionError(f"a task is made of a function, not of {fn!r}")
-        chosen: str = name or getattr(fn, "__name__", type(fn).__name__)
+        chosen = name or str(getattr(fn, "__name__", type(fn).__name__))
         _signature.check_body(chosen, fn)
         self.fn = fn
         super().__init__(name=chosen, **kwargs)

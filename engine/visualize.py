@@ -93,7 +93,9 @@ def _described(state: State) -> str:
 
 def _color(state: State) -> str:
     # a mapped task looks as its children do, the worst of them first
-    children = [child for child in state.map_states if child is not None] if isinstance(state, Mapped) else []
+    children: list[State] = (
+        [child for child in state.map_states if child is not None] if isinstance(state, Mapped) else []
+    )
     for test in (State.is_failed, State.is_running, State.is_pending):
         for child in children:
             if test(child):

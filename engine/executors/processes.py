@@ -97,7 +97,7 @@ class ProcessExecutor(Executor):
         """
         if self._slots is None:
             raise ExecutorError("this ProcessExecutor is not started: submit inside `async with executor.start()`")
-        name: str = (extra_context or {}).get("task_name") or getattr(fn, "__name__", "a body")
+        name = str((extra_context or {}).get("task_name") or getattr(fn, "__name__", "a body"))
         context = {key: value for key, value in values.get().items() if key not in _AT_HOME}
         request = Request(_by_name(fn) or fn, args, kwargs, context, _log_levels())
         async with self._slots:
