@@ -13,6 +13,7 @@ from ...engine.errors import BackendError
 from ..store import Caller, Store
 from ..store.ids import is_id
 from ..store.schema import metadata
+from .database import reading
 from .settings import ServerSettings
 
 __all__ = ["Authenticator", "Identity"]
@@ -113,12 +114,8 @@ class Authenticator:
         return None
 
     async def _column(self, statement: sa.Executable) -> Sequence[Any]:
-        try:
-            async with self.store.engine.connect() as connection:
-                values: Sequence[Any] = (await connection.execute(statement)).scalars().all()
-                return values
-        except Exception as error:
-            raise self.store.translate(error) from error
+        async with reading(self.store) as connection:
+            return (await connection.execute(statement)).scalars().all()
 
 
 def _named(caller: Caller, headers: Mapping[str, str]) -> Caller:

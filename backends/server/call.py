@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from ...engine.errors import BackendRejected
 from ..store import Caller, Store
 from .auth import Identity
+from .database import reading
 from .documents import Field
 from .errors import Forbidden, Unauthenticated
 
@@ -99,9 +100,5 @@ class Call:
 
     async def read(self, statement: sa.Executable) -> Sequence[Any]:
         """Return the rows of a statement."""
-        try:
-            async with self.store.engine.connect() as connection:
-                rows: Sequence[Any] = (await connection.execute(statement)).all()
-                return rows
-        except Exception as error:
-            raise self.store.translate(error) from error
+        async with reading(self.store) as connection:
+            return (await connection.execute(statement)).all()

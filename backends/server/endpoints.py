@@ -55,7 +55,13 @@ class Endpoints:
             kind = operation.kind
             call = await self._call(request)
             if kind == "subscription":
-                return self._stream(request, operation, variables, call)
+                if _EVENTS not in request.headers.get("accept", ""):
+                    raise BadRequest(
+                        "A subscription is answered over a WebSocket, or as an event stream: send "
+                        "Accept: text/event-stream.",
+                        "BAD_REQUEST",
+                    )
+                return self._stream(operation, variables, call)
             answer = await self._execution.execute(operation, variables, call)
             status = 200
         except BadRequest as error:
@@ -78,7 +84,7 @@ class Endpoints:
         selected = "kind id flow_run_id version state message timestamp"
         try:
             operation, given = self._execution.prepare(GraphQLRequest(text % selected, msgspec.Raw(variables)))
-            return self._stream(request, operation, given, await self._call(request))
+            return self._stream(operation, given, await self._call(request))
         except BadRequest as error:
             return Response(_encode(error.answer()), error.status, media_type=_JSON)
 
@@ -132,13 +138,7 @@ class Endpoints:
 
     # -- subscriptions -------------------------------------------------------------------------------------
 
-    def _stream(self, request: Request, operation: Operation, variables: Variables, call: Call) -> Response:
-        if _EVENTS not in request.headers.get("accept", _EVENTS):
-            raise BadRequest(
-                "A subscription is answered as an event stream (send Accept: text/event-stream) or over a WebSocket.",
-                "BAD_REQUEST",
-            )
-
+    def _stream(self, operation: Operation, variables: Variables, call: Call) -> Response:
         async def events() -> AsyncIterator[bytes]:
             async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
                 async for answer in answers:

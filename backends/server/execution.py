@@ -23,6 +23,7 @@ from graphql.execution.values import VariableValues
 
 from .documents import Documents, Field, Operation
 from .errors import BadRequest, field_error
+from .hot import decode
 
 __all__ = ["Execution", "GraphQLRequest", "Resolver", "Variables"]
 
@@ -117,16 +118,11 @@ class Execution:
 
     def _variables(self, operation: Operation, text: msgspec.Raw) -> Variables:
         given = _document(text)
-        if operation.hot is not None:
-            try:
-                record = operation.hot.decode(given)
-            except (msgspec.DecodeError, UnicodeError, RecursionError):
-                pass  # the general path says in GraphQL's words what is wrong, or finds that nothing is
-            else:
-                hot = {name: getattr(record, name) for name in record.__struct_fields__}
-                cold = {name: hot.pop(name) for name, value in list(hot.items()) if isinstance(value, msgspec.Raw)}
-                raw = {name: msgspec.json.decode(value) for name, value in cold.items()}
-                return self._coerced(operation, raw, hot)
+        decoded = decode(operation.hot, given) if operation.hot is not None else None
+        if decoded is not None:
+            hot, others = decoded
+            return self._coerced(operation, others, hot)
+        # The general way says in GraphQL's words what is wrong with the variables, or finds that nothing is.
         return self._coerced(operation, _decoded(given), {})
 
     def _coerced(self, operation: Operation, raw: Mapping[str, Any], hot: Mapping[str, Any]) -> Variables:

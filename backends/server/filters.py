@@ -259,8 +259,8 @@ class Filter:
 
     def _contains(self, expression: Expression, wanted: Any, depth: int) -> Expression:
         if self._postgresql:
-            document = sa.cast(sa.literal(msgspec.json.encode(wanted).decode(), sa.Text), postgresql.JSONB)
-            held: Expression = sa.cast(expression, postgresql.JSONB).contains(document)
+            inner = sa.cast(sa.literal(msgspec.json.encode(wanted).decode(), sa.Text), postgresql.JSONB)
+            held: Expression = sa.cast(expression, postgresql.JSONB).contains(inner)
             return held
         document, json_type = sa.func.json_extract(expression, "$"), sa.func.json_type(expression)
         inside = self._holds(document, json_type, wanted, depth)

@@ -13,27 +13,22 @@ import msgspec
 
 from ..store import StateUpdate
 
-__all__ = ["HOT_INPUTS", "SetFlowRunStates", "SetTaskRunStates", "decoder", "state_updates"]
+__all__ = ["HOT_INPUTS", "SetFlowRunStates", "SetTaskRunStates", "decode", "decoder", "state_updates"]
 
 _Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
 _Int = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 
 
-class _Item(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class _FlowRunItem(msgspec.Struct, forbid_unknown_fields=True):
+    flow_run_id: _Id
     state: msgspec.Raw
     version: _Int | None = None
 
-    def __post_init__(self) -> None:
-        if bytes(self.state)[:1] != b"{":
-            raise ValueError("a state is an object")
 
-
-class _FlowRunItem(_Item, kw_only=True, forbid_unknown_fields=True):
-    flow_run_id: _Id
-
-
-class _TaskRunItem(_Item, kw_only=True, forbid_unknown_fields=True):
+class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True):
     task_run_id: _Id
+    state: msgspec.Raw
+    version: _Int | None = None
 
 
 class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,6 +71,20 @@ def decoder(variables: Mapping[str, str]) -> msgspec.json.Decoder[Any] | None:
         return None
     fields = [(name, HOT_INPUTS.get(field, msgspec.Raw)) for name, field in variables.items()]
     return msgspec.json.Decoder(msgspec.defstruct("Variables", fields))
+
+
+def decode(
+    decoder: msgspec.json.Decoder[Any], text: bytes | msgspec.Raw
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the variables of a mutation, the records of hot inputs and all others; or None if they do not fit."""
+    try:
+        given = msgspec.structs.asdict(decoder.decode(text))
+        hot = {name: value for name, value in given.items() if not isinstance(value, msgspec.Raw)}
+        others = {name: msgspec.json.decode(value) for name, value in given.items() if name not in hot}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    fits = all(bytes(item.state)[:1] == b"{" for value in hot.values() for item in value.states)
+    return (hot, others) if fits else None
 
 
 def state_updates(states: list[dict[str, Any]], key: str) -> list[StateUpdate]:

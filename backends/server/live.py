@@ -27,6 +27,7 @@ from ..store import StateChange, Store
 from ..store.records import Kind
 from ..store.schema import metadata
 from .call import Call
+from .database import reading
 from .documents import Operation
 from .errors import field_error
 from .execution import Variables
@@ -39,7 +40,7 @@ __all__ = ["Live"]
 logger = logging.getLogger("flowloop.server")
 
 _RUNS_KEPT = 20_000
-_OVERLAP = datetime.timedelta(seconds=10)
+_OVERLAP = datetime.timedelta(seconds=30)  # how far the clocks of two processes may be apart
 _FOUND_AT_ONCE = 1_000
 _KEEP_ALIVE = 15.0
 
@@ -147,6 +148,7 @@ class Live:
         self._feeds: dict[str | None, _Feed] = {}
         self._wake = anyio.Event()
         self._unwatch: Callable[[], None] | None = None
+        self._told: set[anyio.Event] = set()
         metrics.gauge("subscriptions", self._count)
 
     def _count(self) -> int:
@@ -177,11 +179,14 @@ class Live:
                 logger.warning("changes of other processes could not be read: %s", error, exc_info=not known)
                 await anyio.sleep(self._settings.poll_seconds)
 
-    def close(self) -> None:
-        """End every subscription: the server is about to stop."""
+    async def close(self) -> None:
+        """End every subscription, because the server is about to stop, and give them a second to say so."""
         for feed in self._feeds.values():
             for watcher in feed.watchers:
                 watcher.end("The server is stopping: subscribe again.")
+        with anyio.move_on_after(1):
+            while self._told:
+                await next(iter(self._told)).wait()
 
     # -- subscriptions -------------------------------------------------------------------------------------
 
@@ -189,6 +194,19 @@ class Live:
         self, operation: Operation, variables: Variables, call: Call
     ) -> AsyncGenerator[dict[str, Any] | None]:
         """Yield the answers of a subscription, one for each change; None keeps a quiet connection alive."""
+        over = anyio.Event()
+        self._told.add(over)
+        try:
+            async with aclosing(self._answers(operation, variables, call)) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            self._told.discard(over)
+            over.set()
+
+    async def _answers(
+        self, operation: Operation, variables: Variables, call: Call
+    ) -> AsyncGenerator[dict[str, Any] | None]:
         for field in operation.fields(variables.raw):
             try:
                 call.authorize("subscription")
@@ -207,14 +225,14 @@ class Live:
         if self._count() >= self._settings.subscriber_limit:
             raise BackendRejected("There are too many subscriptions: try again later.")
         tenants = None if call.caller.tenant_id is None else [call.caller.tenant_id]
+        feed = await self._feed(flow_run_id)
         watcher = _Watcher(kinds, tenants, self._settings.queue_size)
-        feed = self._feeds.setdefault(flow_run_id, _Feed(flow_run_id))
         feed.watchers.add(watcher)
         if self._unwatch is None:
             self._unwatch = self._store.watch(self.publish)
         self._wake.set()
         try:
-            current = None if flow_run_id is None else await self._current(feed, flow_run_id, tenants)
+            current = None if flow_run_id is None else await self._current(flow_run_id, tenants)
             if current is not None and "flow_run" in kinds:
                 yield current
             while True:
@@ -230,7 +248,26 @@ class Live:
                 self._unwatch()
                 self._unwatch = None
 
-    async def _current(self, feed: _Feed, flow_run_id: str, tenants: Sequence[str] | None) -> StateChange:
+    async def _feed(self, flow_run_id: str | None) -> _Feed:
+        """Return the feed of a flow run, or of all; a new one knows which versions the runs have before it begins."""
+        known = self._feeds.get(flow_run_id)
+        if known is not None:
+            return known
+        feed = _Feed(flow_run_id)
+        async with reading(self._store) as connection:
+            if flow_run_id is None:
+                for change in await self._newest(connection):
+                    feed.start(change.run_id, change.version)
+            else:
+                for kind in ("flow_run", "task_run"):
+                    run = metadata.tables[kind].c
+                    mine = run.id if kind == "flow_run" else run.flow_run_id
+                    versions = sa.select(run.id, run.version).where(mine == flow_run_id).limit(_RUNS_KEPT)
+                    for run_id, version in await connection.execute(versions):
+                        feed.start(run_id, version)
+        return self._feeds.setdefault(flow_run_id, feed)
+
+    async def _current(self, flow_run_id: str, tenants: Sequence[str] | None) -> StateChange:
         run = metadata.tables["flow_run"].c
         wanted = sa.select(
             run.id.label("run_id"),
@@ -242,15 +279,10 @@ class Live:
             run.state_timestamp.label("timestamp"),
             run.serialized_state,
         ).where(run.id == flow_run_id)
-        task_run = metadata.tables["task_run"].c
-        versions = sa.select(task_run.id, task_run.version).where(task_run.flow_run_id == flow_run_id)
-        async with self._store.engine.connect() as connection:
+        async with reading(self._store) as connection:
             row = (await connection.execute(wanted)).first()
-            if row is None or (tenants is not None and row.tenant_id not in tenants):
-                raise BackendRejected(f"Flow run {flow_run_id} not found")
-            for task_run_id, version in await connection.execute(versions.limit(_RUNS_KEPT)):
-                feed.start(task_run_id, version)
-        feed.start(flow_run_id, row.version)
+        if row is None or (tenants is not None and row.tenant_id not in tenants):
+            raise BackendRejected(f"Flow run {flow_run_id} not found")
         return _change("flow_run", row)
 
     # -- changes of other processes ------------------------------------------------------------------------
@@ -259,31 +291,23 @@ class Live:
         feeds = [feed for feed in self._feeds.values() if feed.watchers]
         if not feeds:
             return
-        try:
-            async with self._store.engine.connect() as connection:
-                for feed in feeds:
-                    feed.behind = False
-                    if feed.flow_run_id is None:
-                        await self._look_for_flow_runs(connection, feed)
-                    else:
-                        await self._look_at(connection, feed, feed.flow_run_id)
-        except Exception as error:
-            raise self._store.translate(error) from error
+        async with reading(self._store) as connection:
+            for feed in feeds:
+                feed.behind = False
+                if feed.flow_run_id is not None:
+                    await self._look_at(connection, feed, feed.flow_run_id)
+                    continue
+                for change in reversed(await self._newest(connection)):
+                    feed.offer(change, complete=True)
 
-    async def _look_for_flow_runs(self, connection: AsyncConnection, feed: _Feed) -> None:
+    async def _newest(self, connection: AsyncConnection) -> list[StateChange]:
+        """Return the states of flow runs of the last moments, newest first."""
         # Ids begin with the time they were made, so the newest states are at the end of the index.
         milliseconds = time.time_ns() // 1_000_000 - int(_OVERLAP.total_seconds() * 1_000)
         oldest = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-000000000000"
         state = metadata.tables["flow_run_state"].c
         newest = _states("flow_run").where(state.id > oldest).order_by(state.id.desc()).limit(_FOUND_AT_ONCE)
-        found = await _read(connection, "flow_run", newest)
-        if feed.asked is None:  # what happened before the subscription
-            feed.asked = self._store.clock.now()
-            for change in found:
-                feed.start(change.run_id, change.version)
-            return
-        for change in reversed(found):
-            feed.offer(change, complete=True)
+        return await _read(connection, "flow_run", newest)
 
     async def _look_at(self, connection: AsyncConnection, feed: _Feed, flow_run_id: str) -> None:
         since, feed.asked = feed.asked, self._store.clock.now() - _OVERLAP

@@ -6,8 +6,8 @@ An operation's answer is a document; what the query selected of it goes into the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -35,7 +35,7 @@ QUERIES = ("get_task_run_info", "mapped_children", "secret_value", "secret_names
 _LISTS = {"get_or_create_task_runs": "task_runs", "reserve_flow_runs": "flow_runs"}
 """The operations that answer with a list, and the field that shows it."""
 
-_REPEATED = {
+_REPEATED: dict[str, Callable[..., Any]] = {
     "write_run_logs": logs.write_run_logs,
     "create_task_run_artifact": logs.create_task_run_artifact,
 }
@@ -118,9 +118,10 @@ def _mutation(name: str, definition: GraphQLField) -> Resolver:
         given = {key: value for key, value in given.items() if value is not None}
         given |= {key: None for key in _required(name) if key not in given}
         if name in _REPEATED and call.idempotency_key is not None:
-            operation = partial(_REPEATED[name], **given)
             key = f"{name}:{call.key_for(field)}"
-            answer = await call.store.write(call.caller, lambda tx: once(tx, key, operation))
+            answer = await call.store.write(
+                call.caller, lambda tx: once(tx, key, lambda inner: _REPEATED[name](inner, **given))
+            )
         else:
             answer = await getattr(call.store, name)(call.caller, **given)
         return project({_LISTS[name]: answer} if name in _LISTS else answer, field.fields)

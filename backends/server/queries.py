@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ...engine.errors import BackendRejected
 from ..store.schema import PUBLIC, Relation, metadata
 from .call import Budget, Call
+from .database import reading
 from .documents import Field, arguments
 from .execution import Resolver, Variables
 from .filters import Filter, Term, columns, kind, relation
@@ -46,14 +47,11 @@ def resolvers() -> dict[str, Resolver]:
 def _root(table: str, read: Callable[..., Awaitable[Any]]) -> Resolver:
     async def resolve(call: Call, field: Field, variables: Variables) -> Any:
         tenants = call.tenants(table)
-        try:
-            async with call.store.engine.connect() as connection:
-                if connection.dialect.name == "postgresql":
-                    # Rows are streamed inside a transaction only; this one shows all levels at the same moment.
-                    await connection.execution_options(isolation_level="REPEATABLE READ")
-                return await read(Reader(connection, variables.raw, call.budget), table, field, tenants)
-        except Exception as error:
-            raise call.store.translate(error) from error
+        async with reading(call.store) as connection:
+            if connection.dialect.name == "postgresql":
+                # Rows are streamed inside a transaction only; this one shows all levels at the same moment.
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+            return await read(Reader(connection, variables.raw, call.budget), table, field, tenants)
 
     return resolve
 
@@ -325,7 +323,9 @@ class _Query:
         ordered = [term._replace(expression=term.expression.label(f"_o{n}")) for n, term in enumerate(self._terms)]
         clauses = [term.clause for term in self._terms]
         group = [self._group] if self.grouped else []
-        inner = sa.select(*shown, *(term.expression for term in ordered)).select_from(self._rows).where(*self._conditions)
+        inner = (
+            sa.select(*shown, *(term.expression for term in ordered)).select_from(self._rows).where(*self._conditions)
+        )
         if self._distinct:
             same = [*group, *(self._rows.c[name] for name in self._distinct)]
             number = sa.func.row_number().over(partition_by=same, order_by=clauses)

@@ -114,7 +114,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        close: Callable[[], None],
+        close: Callable[[], Awaitable[None]],
         announce: Callable[[str], Awaitable[None]] | None,
         url: str,
     ) -> None:
@@ -131,7 +131,7 @@ class _Server(uvicorn.Server):
             await self._announce(self._url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._close()
+        await self._close()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,12 +13,12 @@ import httpx
 import msgspec
 from starlette.applications import Starlette
 
-from flowloop.backends.server import Identity, ServerSettings, create_app
+from flowloop.backends.server import Identity, ServerSettings, create_app, serve
 from flowloop.backends.store import Store
 
 from ..store.world import ManualClock, World, flow_document
 
-__all__ = ["OPEN", "QUIET", "ManualClock", "Served", "World", "flow_document", "serve_store"]
+__all__ = ["OPEN", "QUIET", "ManualClock", "Served", "World", "flow_document", "listening", "serve_store"]
 
 QUIET = {"scheduler": False, "zombie_killer": False, "lazarus": False, "retention": False}
 OPEN = ServerSettings(require_api_key=False, **QUIET)
@@ -51,6 +54,25 @@ class Served:
         assert response.status_code == 200, answer
         assert len(answer["errors"]) == 1, answer
         return answer["errors"][0]
+
+
+@asynccontextmanager
+async def listening(url: str, settings: ServerSettings = OPEN, **store_options: Any) -> AsyncIterator[str]:
+    """Serve a database on loopback, as ``flowloop server`` does, while the block lasts; give the URL."""
+    where: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def started(at: str) -> None:
+        where.set_result(at)
+
+    server = asyncio.create_task(serve(url, port=0, settings=settings, started=started, **store_options))
+    done, _ = await asyncio.wait([server, where], return_when=asyncio.FIRST_COMPLETED)
+    if server in done:
+        await server
+    try:
+        yield where.result()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await server
 
 
 @asynccontextmanager

@@ -167,7 +167,9 @@ async def test_a_batch_sent_again_is_recorded_once(served: Served, running: Worl
 async def test_heartbeats_names_and_logs_ride_in_the_same_request(served: Served, running: World) -> None:
     a = running.task_runs["a"]
     data = await served.data(
-        """mutation ($n: set_task_run_name_input!, $t: set_task_run_states_input!, $h: update_flow_run_heartbeat_input!) {
+        """mutation (
+          $n: set_task_run_name_input!, $t: set_task_run_states_input!, $h: update_flow_run_heartbeat_input!
+        ) {
           name_0: set_task_run_name(input: $n) { success }
           set_task_run_states(input: $t) { states { status message code } }
           heart: update_flow_run_heartbeat(input: $h) { success }

@@ -1,0 +1,357 @@
+"""Subscriptions: every change, in order, once; over a WebSocket and as an event stream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin, Subprotocol
+
+from flowloop.backends.server import ServerSettings
+from flowloop.backends.server.auth import Identity
+from flowloop.backends.server.call import Budget, Call
+from flowloop.backends.server.documents import Documents
+from flowloop.backends.server.execution import Execution, GraphQLRequest
+from flowloop.backends.server.live import Live
+from flowloop.backends.server.metrics import Metrics
+from flowloop.backends.server.schema import build
+from flowloop.backends.store import ANYONE, Caller, StateUpdate, Store
+
+from ..store.world import state
+from .served import QUIET, ManualClock, World, listening
+
+QUICK = ServerSettings(require_api_key=False, poll_seconds=0.02, **QUIET)
+PROTOCOL = Subprotocol("graphql-transport-ws")
+
+FLOW_RUN = "subscription ($id: UUID) { flow_run_states(flow_run_id: $id) { id state version } }"
+BOTH = "subscription ($id: UUID!) { run_states(flow_run_id: $id) { kind id state version serialized_state } }"
+
+
+class Socket:
+    """A client of a WebSocket."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def send(self, **message: Any) -> None:
+        await self.connection.send(msgspec.json.encode(message).decode())
+
+    async def receive(self) -> dict[str, Any]:
+        return msgspec.json.decode(await self.connection.recv())
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """Return all messages until the connection is closed."""
+        return [msgspec.json.decode(message) async for message in _messages(self.connection)]
+
+    async def subscribe(self, query: str, name: str = "1", **variables: Any) -> None:
+        await self.send(type="subscribe", id=name, payload={"query": query, "variables": variables})
+
+    async def next(self, field: str) -> dict[str, Any]:
+        message = await self.receive()
+        assert message["type"] == "next", message
+        return message["payload"]["data"][field]
+
+
+async def _messages(connection: ClientConnection) -> AsyncIterator[str | bytes]:
+    while True:
+        try:
+            yield await connection.recv()
+        except ConnectionClosed:
+            return
+
+
+@asynccontextmanager
+async def connected(url: str, **options: Any) -> AsyncIterator[Socket]:
+    async with connect(url.replace("http", "ws"), subprotocols=[PROTOCOL], **options) as connection:
+        yield Socket(connection)
+
+
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[Socket]:
+    async with connected(url, **options) as socket:
+        await socket.send(type="connection_init")
+        assert await socket.receive() == {"type": "connection_ack"}
+        yield socket
+
+
+@pytest.fixture
+async def url(database_url: str, world: World) -> AsyncIterator[str]:
+    """A server of the same database as `store`, which is another process to it."""
+    async with listening(database_url, QUICK, synchronous="OFF", clock=world.clock) as at:
+        yield at
+
+
+async def post(url: str, query: str, **variables: Any) -> Any:
+    async with httpx.AsyncClient() as client:
+        answer = (await client.post(url, json={"query": query, "variables": variables})).json()
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+async def set_here(url: str, run_id: str, kind: str, of: str = "flow_run") -> None:
+    """Have the server itself record a state."""
+    item = {f"{of}_id": run_id, "state": {"type": kind}}
+    query = f"mutation ($input: set_{of}_states_input!) {{ set_{of}_states(input: $input) {{ states {{ status }} }} }}"
+    await post(url, query, input={"states": [item]})
+
+
+async def set_elsewhere(store: Store, run_id: str, kind: str, of: str = "flow_run") -> None:
+    """Have another process record a state."""
+    record = store.set_flow_run_states if of == "flow_run" else store.set_task_run_states
+    assert (await record(ANYONE, [StateUpdate(run_id, state(kind))]))[0].status == "SUCCESS"
+
+
+async def test_a_run_is_followed_from_the_state_it_has(url: str, world: World, store: Store) -> None:
+    async with opened(url) as socket:
+        await socket.subscribe(FLOW_RUN, id=world.run_id)
+        assert await socket.next("flow_run_states") == {"id": world.run_id, "state": "Scheduled", "version": 1}
+        await set_here(url, world.run_id, "Submitted")
+        assert await socket.next("flow_run_states") == {"id": world.run_id, "state": "Submitted", "version": 2}
+        await set_elsewhere(store, world.run_id, "Running")
+        assert await socket.next("flow_run_states") == {"id": world.run_id, "state": "Running", "version": 3}
+        await post(
+            url, "mutation ($id: UUID!) { cancel_flow_run(input: {flow_run_id: $id}) { state } }", id=world.run_id
+        )
+        assert await socket.next("flow_run_states") == {"id": world.run_id, "state": "Cancelling", "version": 4}
+
+
+async def test_every_change_comes_once_and_in_order_whoever_made_it(url: str, world: World, store: Store) -> None:
+    rng = random.Random(7)
+    runs = {"flow_run": world.run_id, "a": world.task_runs["a"], "b": world.task_runs["b"]}
+    await set_elsewhere(store, world.run_id, "Running")
+    async with opened(url) as socket:
+        await socket.subscribe(BOTH, id=world.run_id)
+        first = await socket.next("run_states")
+        assert (first["kind"], first["version"]) == ("flow_run", 2)
+        expected = {world.run_id: 2, runs["a"]: 1, runs["b"]: 1}
+        for _ in range(60):
+            name = rng.choice(sorted(runs))
+            of = "flow_run" if name == "flow_run" else "task_run"
+            if rng.random() < 0.5:
+                await set_here(url, runs[name], "Running", of)
+            else:
+                await set_elsewhere(store, runs[name], "Running", of)
+        seen = dict(expected)
+        for _ in range(60):
+            change = await socket.next("run_states")
+            assert change["version"] == seen[change["id"]] + 1
+            assert change["serialized_state"]["type"] == "Running"
+            seen[change["id"]] += 1
+        rows = await post(url, "query { flow_run { id version } task_run { id version } }")
+        assert seen == {row["id"]: row["version"] for row in (*rows["flow_run"], *rows["task_run"])}
+
+
+async def test_all_flow_runs_are_followed_from_now_on(url: str, world: World, store: Store) -> None:
+    async with opened(url) as socket:
+        await socket.subscribe(FLOW_RUN)
+        await until_subscribed(url, 1)
+        await set_here(url, world.run_id, "Running")
+        change = await socket.next("flow_run_states")
+        assert (change["id"], change["state"]) == (world.run_id, "Running")
+        created = await world.new_run()
+        change = await socket.next("flow_run_states")
+        assert (change["id"], change["state"], change["version"]) == (created, "Scheduled", 1)
+
+
+async def until_subscribed(url: str, number: int) -> None:
+    async with httpx.AsyncClient() as client:
+        while True:
+            if f"flowloop_subscriptions {number}\n" in (await client.get(f"{url}/metrics")).text:
+                return
+
+
+async def test_a_subscription_ends_when_its_client_has_enough(url: str, world: World) -> None:
+    async with opened(url) as socket:
+        await socket.subscribe(FLOW_RUN, "one", id=world.run_id)
+        await socket.subscribe(FLOW_RUN, "two", id=world.run_id)
+        assert {(await socket.receive())["id"] for _ in range(2)} == {"one", "two"}
+        await socket.send(type="complete", id="one")
+        await until_subscribed(url, 1)
+        await set_here(url, world.run_id, "Running")
+        assert (await socket.receive())["id"] == "two"
+        # An id that is free again can be used again.
+        await socket.subscribe(FLOW_RUN, "one", id=world.run_id)
+        assert (await socket.receive())["id"] == "one"
+    await until_subscribed(url, 0)
+
+
+async def test_queries_and_mutations_travel_the_same_way(url: str, world: World) -> None:
+    async with opened(url) as socket:
+        await socket.subscribe("query { hello }")
+        assert await socket.receive() == {"id": "1", "type": "next", "payload": {"data": {"hello": "👋"}}}
+        assert await socket.receive() == {"id": "1", "type": "complete"}
+        await socket.subscribe("query { nothing }")
+        message = await socket.receive()
+        assert (message["id"], message["type"]) == ("1", "error")
+        assert message["payload"][0]["extensions"] == {"code": "GRAPHQL_VALIDATION_FAILED"}
+        await socket.send(type="ping")
+        assert await socket.receive() == {"type": "pong"}
+
+
+async def test_an_unknown_run_cannot_be_followed(url: str) -> None:
+    missing = "00000000-0000-4000-8000-000000000000"
+    async with opened(url) as socket:
+        await socket.subscribe(FLOW_RUN, id=missing)
+        message = await socket.receive()
+        assert message["payload"]["errors"][0]["message"] == f"Flow run {missing} not found"
+        assert await socket.receive() == {"id": "1", "type": "complete"}
+
+
+INIT = {"type": "connection_init"}
+SUBSCRIBE = {"type": "subscribe", "id": "1", "payload": {"query": "subscription { flow_run_states { id } }"}}
+
+
+async def test_who_breaks_the_protocol_is_told_how(url: str) -> None:
+    for messages, code in (
+        ([SUBSCRIBE], 4401),
+        ([{"type": "ping"}], 4401),
+        ([INIT, INIT], 4429),
+        ([INIT, SUBSCRIBE, SUBSCRIBE], 4409),
+        ([INIT, {"type": "nonsense"}], 4400),
+        ([INIT, {"type": "subscribe"}], 4400),
+        ([INIT, {"type": "subscribe", "id": "1", "payload": {}}], 4400),
+        ([INIT, ["a list"]], 4400),
+        ([INIT, "no json"], 4400),
+        ([INIT, b"bytes"], 4400),
+        ([{"type": "connection_init", "payload": 7}], 4400),
+    ):
+        async with connected(url) as socket:
+            for message in messages:
+                raw = isinstance(message, str | bytes)
+                await socket.connection.send(message if raw else msgspec.json.encode(message).decode())
+            await socket.rest()
+            assert socket.connection.close_code == code, messages
+
+
+async def test_a_connection_needs_the_protocol_and_no_foreign_page(url: str) -> None:
+    for options in (
+        {"subprotocols": [Subprotocol("graphql-ws")]},
+        {"subprotocols": None},
+        {"subprotocols": [PROTOCOL], "origin": Origin("http://elsewhere.test")},
+    ):
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(url.replace("http", "ws"), **options):
+                pass
+        assert refused.value.response.status_code == 403
+    async with connected(url, origin=Origin(url)) as socket:
+        await socket.send(type="connection_init")
+        assert await socket.receive() == {"type": "connection_ack"}
+
+
+async def test_a_subscription_is_also_an_event_stream(url: str, world: World) -> None:
+    body = {"query": FLOW_RUN, "variables": {"id": world.run_id}}
+    async with httpx.AsyncClient() as client:
+        request = client.stream("POST", url, json=body, headers={"Accept": "text/event-stream"})
+        async with request as response, aclosing(response.aiter_lines()) as lines:
+            assert response.headers["Content-Type"].startswith("text/event-stream")
+            assert await anext(lines) == "event: next"
+            first = msgspec.json.decode((await anext(lines)).removeprefix("data: "))
+            assert first == {"data": {"flow_run_states": {"id": world.run_id, "state": "Scheduled", "version": 1}}}
+    await until_subscribed(url, 0)
+
+
+async def test_events_of_a_run_can_be_had_with_a_get(url: str, world: World) -> None:
+    async with httpx.AsyncClient() as client:
+        request = client.stream("GET", f"{url}/events", params={"flow_run_id": world.run_id})
+        async with request as response, aclosing(response.aiter_lines()) as lines:
+            seen = []
+            async for line in lines:
+                if line.startswith("data: "):
+                    change = msgspec.json.decode(line.removeprefix("data: "))["data"]["run_states"]
+                    seen.append((change["kind"], change["state"], change["version"]))
+                    if len(seen) == 1:
+                        await set_here(url, world.run_id, "Running")
+                        await set_here(url, world.task_runs["a"], "Running", "task_run")
+                    if len(seen) == 3:
+                        break
+            assert seen == [("flow_run", "Scheduled", 1), ("flow_run", "Running", 2), ("task_run", "Running", 2)]
+        assert (await client.get(f"{url}/events", params={"flow_run_id": "nonsense"})).status_code == 400
+
+
+async def test_a_stopping_server_ends_its_subscriptions(database_url: str, world: World) -> None:
+    async with listening(database_url, QUICK, synchronous="OFF") as url:
+        connection = await connect(url.replace("http", "ws"), subprotocols=[PROTOCOL])
+        socket = Socket(connection)
+        await socket.send(type="connection_init")
+        await socket.receive()
+        await socket.subscribe(FLOW_RUN, id=world.run_id)
+        await socket.next("flow_run_states")
+    messages = await socket.rest()
+    assert messages[0]["payload"]["errors"][0]["message"] == "The server is stopping: subscribe again."
+    assert connection.close_code == 1012  # service restart
+
+
+class Followed:
+    """Subscriptions of a store without a server around."""
+
+    def __init__(self, store: Store, **settings: Any) -> None:
+        self.settings = ServerSettings(poll_seconds=3_600, **settings)
+        types = build()
+        assert types.subscription_type is not None
+        self.execution = Execution(types, Documents(types, self.settings), {})
+        self.live = Live(store, types.subscription_type.fields, self.settings, Metrics())
+        self.store = store
+
+    def subscribe(self, query: str, caller: Caller = ANYONE, **variables: Any) -> Any:
+        request = GraphQLRequest(query, msgspec.Raw(msgspec.json.encode(variables)))
+        call = Call(store=self.store, identity=Identity(caller), budget=Budget(1, 1))
+        return self.live.subscribe(*self.execution.prepare(request), call)
+
+
+async def test_who_cannot_keep_up_is_cut_off_and_nobody_waits(store: Store, world: World) -> None:
+    followed = Followed(store, queue_size=3)
+    async with aclosing(followed.subscribe(FLOW_RUN, id=world.run_id)) as slow:
+        assert (await anext(slow))["data"]["flow_run_states"]["version"] == 1
+        for _ in range(10):
+            await set_elsewhere(store, world.run_id, "Running")
+        last = await anext(slow)
+        assert last["errors"][0]["message"] == "The subscription fell behind and was ended: subscribe again."
+        with pytest.raises(StopAsyncIteration):
+            await anext(slow)
+
+
+async def test_nothing_is_asked_while_nobody_watches(store: Store, world: World) -> None:
+    followed = Followed(store)
+    async with aclosing(followed.subscribe(FLOW_RUN, id=world.run_id)) as stream:
+        await anext(stream)
+        assert len(store._watchers) == 1
+    assert store._watchers == []
+
+
+async def test_the_number_of_subscriptions_is_limited(store: Store, world: World) -> None:
+    followed = Followed(store, subscriber_limit=1)
+    async with aclosing(followed.subscribe(FLOW_RUN, id=world.run_id)) as first:
+        await anext(first)
+        async with aclosing(followed.subscribe(FLOW_RUN, id=world.run_id)) as second:
+            refused = await anext(second)
+            assert refused["errors"][0]["message"] == "There are too many subscriptions: try again later."
+
+
+async def test_changes_of_others_are_not_told(
+    store: Store, world: World, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, watch = asyncio.Event(), store.watch
+    monkeypatch.setattr(store, "watch", lambda watcher: (watched.set(), watch(watcher))[1])
+    tenant = (await store.create_tenant(ANYONE, name="theirs", slug="theirs"))["id"]
+    theirs = await World(store, clock).build(caller=Caller(tenant_id=tenant))
+    mine = (await store.default_tenant(ANYONE))["id"]
+    followed = Followed(store)
+    async with aclosing(followed.subscribe(FLOW_RUN, Caller(tenant_id=mine), id=theirs.run_id)) as stream:
+        assert (await anext(stream))["errors"][0]["message"] == f"Flow run {theirs.run_id} not found"
+    async with aclosing(followed.subscribe(FLOW_RUN, Caller(tenant_id=mine))) as stream:
+        waiting = asyncio.ensure_future(anext(stream))
+        await watched.wait()
+        await set_elsewhere(store, theirs.run_id, "Running")
+        await set_elsewhere(store, world.run_id, "Running")
+        assert (await waiting)["data"]["flow_run_states"]["id"] == world.run_id
+    for caller, code in ((Caller(scopes=frozenset({"write"})), "FORBIDDEN"),):
+        async with aclosing(followed.subscribe(FLOW_RUN, caller)) as stream:
+            assert (await anext(stream))["errors"][0]["extensions"] == {"code": code}
