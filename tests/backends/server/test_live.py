@@ -347,6 +347,7 @@ async def test_changes_of_others_are_not_told(
     async with aclosing(followed.subscribe(FLOW_RUN, Caller(tenant_id=mine), id=theirs.run_id)) as stream:
         assert (await anext(stream))["errors"][0]["message"] == f"Flow run {theirs.run_id} not found"
     async with aclosing(followed.subscribe(FLOW_RUN, Caller(tenant_id=mine))) as stream:
+        watched.clear()
         waiting = asyncio.ensure_future(anext(stream))
         await watched.wait()
         await set_elsewhere(store, theirs.run_id, "Running")
