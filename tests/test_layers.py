@@ -1,104 +1,127 @@
-"""The layers: imports point down, the halves keep apart, and what is pure stays pure."""
+"""The layers: which module may import which, read from the source of both halves.
+
+An import inside a function loads something late, and one under ``TYPE_CHECKING`` loads nothing: neither is bound to the
+order. That `engine` never imports `backends`, and that pure modules stay pure, holds for every import.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from .commands import ROOT
+ROOT = Path(__file__).parents[1]
 
-LAYERS = [
-    ("engine/errors", "engine/clock", "engine/serializers", "engine/settings"),
-    ("engine/context", "engine/edge", "engine/result", "engine/state"),
-    ("engine/signals", "engine/triggers", "engine/cache_validators", "engine/results"),
-    ("engine/_rules", "engine/_mapping", "engine/_ledger"),
-    ("engine/task", "engine/parameter", "engine/flow", "engine/control"),
-    ("engine/backend", "engine/executors", "engine/limits", "engine/watch"),
-    ("engine/runner",),
-    ("engine/task_runner",),
-    ("engine/flow_runner",),
-    ("engine/cloud",),
-    ("engine/testing",),
-    ("backends/_documents", "backends/batcher"),
-    ("backends/memory", "backends/client", "backends/store", "backends/embedded"),
-    ("backends/server",),
-    ("backends/cli",),
-]
-LEVEL = {module: level for level, layer in enumerate(LAYERS) for module in layer}
-ADAPTERS = {"backends/memory", "backends/client", "backends/store", "backends/embedded", "backends/server"}
-MAY_USE = {("backends/embedded", "backends/store"), ("backends/server", "backends/store")}
+# each line may import from the lines above it
+LAYERS = """
+    errors clock _large
+    context edge hashing retries serializers settings _ledger _signature
+    result stdout
+    results state _checks
+    backend cache_validators serialization signals watch _mapping
+    cancellation executors runner schedules triggers _rules
+    task
+    operators parameter secrets
+    limits task_runner visualize wiring
+    control flow
+    resources _drive _restart
+    flow_runner
+    cloud flow_loop
+    subflow
+    testing
+    engine
 
-PURE = ["errors", "edge", "state", "signals", "serializers", "_rules", "_mapping", "_ledger"]
-IMPURE = {"anyio", "asyncio", "logging", "random", "threading", "time", "uuid"}
+    _circuit _documents _hub _runs store
+    batcher
+    _transport
+    _subscription
+    client embedded memory
+    server worker
+    cli
+    backends
+"""
+RANK = {name: rank for rank, line in enumerate(LAYERS.splitlines()) for name in line.split()}
 
-FILES = sorted(path.relative_to(ROOT) for half in ("engine", "backends") for path in (ROOT / half).rglob("*.py"))
-
-
-def imports(file: Path, *, lazy: bool) -> Iterator[tuple[str, ...]]:
-    """Yield what a file imports, relative imports as paths from the root; with `lazy` also what functions import."""
-    tree = ast.parse((ROOT / file).read_text())
-    for node in ast.walk(tree) if lazy else tree.body:
-        if isinstance(node, ast.Import):
-            yield from (tuple(alias.name.split(".")) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield tuple(str(node.module).split("."))
-        elif isinstance(node, ast.ImportFrom):
-            folder = file.parts[: len(file.parts) - node.level]
-            names = [node.module.split(".")] if node.module else [[alias.name] for alias in node.names]
-            yield from ((*folder, *name) for name in names)
+PURE = "errors edge state signals serializers serialization hashing _ledger _mapping _rules _documents"
+IMPURE = "anyio asyncio logging random time uuid backend backends"
 
 
-def module(parts: tuple[str, ...]) -> str:
-    """Return the module of the first level below a half: ``engine/state``, ``backends/server``."""
-    return "/".join(Path(part).stem for part in parts[:2])
+def sources() -> list[Path]:
+    return [path for half in ("engine", "backends") for path in sorted((ROOT / half).rglob("*.py"))]
 
 
-def test_imports_point_down() -> None:
-    graph: dict[str, set[str]] = {}
-    for file in FILES:
-        own = module(file.parts)
-        for imported in imports(file, lazy=False):
-            other = module(imported)
-            if imported[0] in ("engine", "backends") and other != own:
-                graph.setdefault(own, set()).add(other)
-                if own in LEVEL and other in LEVEL:
-                    assert LEVEL[other] <= LEVEL[own], f"{file} imports {other}, which is above it"
-    for package in ("engine", "backends"):  # what a package offers comes from below and above
-        graph.pop(f"{package}/__init__", None)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
-def test_halves_and_adapters_keep_apart(file: Path) -> None:
-    own = module(file.parts)
-    for imported in imports(file, lazy=True):
-        other = module(imported)
-        by_alembic = "migrations" in file.parts  # run as files, outside any package
-        assert imported[0] != "flowloop" or by_alembic, f"{file}: imports inside flowloop are relative"
-        assert not (file.parts[0] == "engine" and imported[0] == "backends"), f"{file} imports {other}"
-        if {own, other} <= ADAPTERS and own != other:
-            assert (own, other) in MAY_USE, f"{file} imports {other}: adapters do not use each other"
-        assert other != "backends/cli" or own == "backends/cli", f"{file} imports the command line"
+def module(path: Path) -> str:
+    """Return the module, or the package, right below its half; the half itself for its ``__init__``."""
+    half, first, *_ = path.relative_to(ROOT).with_suffix("").parts
+    return half if first == "__init__" else first
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_what_is_pure_imports_no_clock_no_loop_and_no_logger(name: str) -> None:
-    file = Path("engine") / f"{name}.py"
-    assert {imported[0] for imported in imports(file, lazy=True)} & IMPURE == set()
+def imports(path: Path, *, late: bool) -> Iterator[tuple[int, str]]:
+    """Yield the imports of a file: the line, and the module as `module` names it, or the other library.
+
+    Args:
+        - path: the file
+        - late: whether to yield those inside functions, too
+    """
+    package = path.relative_to(ROOT).parent.parts
+
+    def visit(node: ast.AST) -> Iterator[tuple[int, str]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                yield from ((child.lineno, alias.name.split(".")[0]) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = package[: len(package) - child.level + 1] if child.level else ()
+                for alias in child.names:
+                    target = [*base, *(child.module or alias.name).split(".")]
+                    inside = child.level and len(target) > 1 and target[0] in ("engine", "backends")
+                    yield child.lineno, target[1] if inside else target[0]
+            if late or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield from visit(child)
+
+    yield from visit(parsed(path))
 
 
-def test_nothing_imports_a_half_under_its_folder_name() -> None:
-    for folder in ("tests", "examples", "benchmarks", "docs", "engine", "backends"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
-                for name in names:
-                    assert name.split(".")[0] not in ("engine", "backends"), f"{path} would load a second copy"
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    own = module(path)
+    assert own in RANK, f"{own} has no layer yet: give it one in {Path(__file__).name}"
+    for line, target in imports(path, late=False):
+        if target in RANK and target != own:
+            assert RANK[target] < RANK[own], f"{path.relative_to(ROOT)}:{line}: {own} is not above {target}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_engine_knows_no_backend_and_pure_modules_stay_pure(path: Path) -> None:
+    forbidden = set(IMPURE.split()) if module(path) in PURE.split() else set()
+    if path.is_relative_to(ROOT / "engine"):
+        forbidden |= {name for name in RANK if RANK[name] > RANK["engine"]}
+    found = [(line, target) for line, target in imports(path, late=True) if target in forbidden]
+    if module(path) == "_documents":
+        found = [one for one in found if one[1] != "backend"]  # it writes the records of the port
+    assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def test_nobody_imports_a_half_without_its_package() -> None:
+    """``import engine`` from the root of the repository would load every module a second time."""
+    others = [path for folder in ("tests", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*sources(), *others]:
+        for node in ast.walk(parsed(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            wrong = [name for name in names if name.split(".")[0] in ("engine", "backends")]
+            assert not wrong, f"{path.relative_to(ROOT)}:{node.lineno}: write flowloop.{wrong[0]}"
+
+
+def test_every_layer_has_its_modules() -> None:
+    assert RANK.keys() == {module(path) for path in sources()}
