@@ -430,6 +430,9 @@ class TaskRunner(Runner):
         if result.location is None or not await result.exists(result.location):
             return state
         found = await result.read(result.location)
+        if isinstance(state, Cached):  # by the same target, before the run was interrupted
+            state.result = found
+            return state
         return Cached(f"Result found at task target {result.location}", result=found)
 
     @call_state_handlers
