@@ -44,6 +44,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, contextmanager
+from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, Unpack, cast
 from unittest import mock
 
@@ -251,7 +252,7 @@ class Call(msgspec.Struct):
 
 def _passed_on(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[_Wrapper, P], Coroutine[Any, Any, R]]:
+) -> Callable[Concatenate[_Wrapper, P], CoroutineType[Any, Any, R]]:
     signature, name = inspect.signature(method), method.__name__
 
     async def passed_on(self: _Wrapper, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -260,7 +261,8 @@ def _passed_on(
         return cast("R", await self._called(Call(name, dict(arguments)), args, kwargs))
 
     passed_on.__name__, passed_on.__doc__ = name, method.__doc__
-    return passed_on
+    # the two checkers do not agree on what calling a coroutine function returns
+    return cast("Callable[Concatenate[_Wrapper, P], CoroutineType[Any, Any, R]]", passed_on)
 
 
 class _Wrapper:
