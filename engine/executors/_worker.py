@@ -1,68 +1,28 @@
 """The process that runs bodies for `ProcessExecutor`: one at a time, until its input ends.
 
 Both directions carry frames: eight bytes of length, then a pickle. In comes first what the process needs to find the
-modules of the run, then one frame for each body. Out go what the body prints, what it logs, and last its answer.
+modules of the run, then two frames for each body: the levels of the loggers, and the body. Out go what the body prints,
+what it logs, and last its answer, each as two frames: its kind, and itself.
 """
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import inspect
 import io
 import logging
 import logging.handlers
-import operator
 import os
 import pickle
 import queue
 import struct
 import sys
 import threading
-import traceback
-from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO
 
-import cloudpickle
+from ._travel import run
 
-from ..context import context as run_context
-from ..context import values
-from ..signals import PrefectSignal
-
-__all__ = ["Answer", "ByName", "Request", "dumps", "main", "read_frame", "write_frame"]
+__all__ = ["main", "read_frame", "write_frame"]
 
 _HEADER = struct.Struct("!Q")
-
-
-class ByName(NamedTuple):
-    """A body that is found under a name, rather than sent."""
-
-    module: str
-    qualname: str
-
-    def resolve(self) -> Callable[..., Any]:
-        """Return the function that the task of this name is made of."""
-        task = operator.attrgetter(self.qualname)(importlib.import_module(self.module))
-        function: Callable[..., Any] = task.fn
-        return function
-
-
-class Request(NamedTuple):
-    """A body to be run."""
-
-    body: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    context: dict[str, Any]
-    log_levels: dict[str, int]
-
-
-class Answer(NamedTuple):
-    """What became of a body: ``value``, ``error``, ``unpicklable`` (the answer), or ``unknown`` (the body's name)."""
-
-    kind: str
-    content: Any
-    detail: str = ""
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -80,20 +40,6 @@ def write_frame(stream: BinaryIO, frame: bytes) -> None:
     stream.write(_HEADER.pack(len(frame)))
     stream.write(frame)
     stream.flush()
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Lets bodies mention the run context: it is the one there that they find in the other process."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        return "context" if obj is run_context else super().reducer_override(obj)
-
-
-def dumps(value: Any) -> bytes:
-    """Return a value as a pickle that may contain functions."""
-    buffer = io.BytesIO()
-    _Pickler(buffer).dump(value)
-    return buffer.getvalue()
 
 
 class _Output:
@@ -159,37 +105,6 @@ class _Input:
         return frame
 
 
-def _run(request: Request) -> Answer:
-    try:
-        body = request.body.resolve() if isinstance(request.body, ByName) else request.body
-    except (ImportError, AttributeError) as error:
-        return Answer("unknown", None, str(error))
-    for name, level in request.log_levels.items():
-        logging.getLogger(name).setLevel(level)
-    values.set(request.context)
-    try:
-        value = body(*request.args, **request.kwargs)
-        return Answer("value", asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value)
-    except (Exception, PrefectSignal, asyncio.CancelledError) as error:
-        return Answer("error", error, "".join(traceback.format_exception(error)))
-
-
-async def _awaited(answer: Any) -> Any:
-    return await answer
-
-
-def _pickled(answer: Answer) -> bytes:
-    try:
-        frame = dumps(answer)
-        if answer.kind == "error":
-            pickle.loads(frame)  # noqa: S301 - many errors can be written, but not read
-    except Exception as error:
-        what = f"{type(answer.content).__module__}.{type(answer.content).__qualname__}"
-        text = answer.detail or repr(answer.content)
-        return dumps(Answer("unpicklable", (answer.kind, what, str(error)), text))
-    return frame
-
-
 def main() -> None:
     """Run bodies until the input ends."""
     output = _Output(os.fdopen(os.dup(1), "wb"))
@@ -205,15 +120,12 @@ def main() -> None:
     if paths is None:
         return
     sys.path[:] = pickle.loads(paths)  # noqa: S301 - it comes from the process that started this one
-    while (frame := frames.next()) is not None:
-        try:
-            request = pickle.loads(frame)  # noqa: S301
-        except Exception as error:
-            answer = Answer("unknown", None, f"{type(error).__name__}: {error}")
-        else:
-            answer = _run(request)
+    while (levels := frames.next()) is not None and (frame := frames.next()) is not None:
+        for name, level in pickle.loads(levels).items():  # noqa: S301
+            logging.getLogger(name).setLevel(level)
+        answer = run(frame)
         printed.finish()
-        output.send("answer", _pickled(answer))
+        output.send("answer", answer)
 
 
 if __name__ == "__main__":

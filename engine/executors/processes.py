@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import os
 import pickle
@@ -18,29 +17,12 @@ from typing import Any, BinaryIO, cast
 import anyio
 import anyio.to_thread
 
-from ..context import values
 from ..errors import ExecutorError
-from ._worker import Answer, ByName, Request, dumps, read_frame, write_frame
+from ._travel import Answer, ByName, Request, name_of, pickled, request_for, unpickled, value_of
+from ._worker import read_frame, write_frame
 from .base import Executor
 
 __all__ = ["ProcessExecutor"]
-
-_AT_HOME = frozenset(
-    {
-        "backend",
-        "caches",
-        "cancellation",
-        "clock",
-        "executor",
-        "flow_slugs",
-        "limits",
-        "logger",
-        "settings",
-        "task_run_info",
-        "watch",
-    }
-)
-"""Values of the run context that mean something only where the run is."""
 
 
 class ProcessExecutor(Executor):
@@ -97,17 +79,15 @@ class ProcessExecutor(Executor):
         """
         if self._slots is None:
             raise ExecutorError("this ProcessExecutor is not started: submit inside `async with executor.start()`")
-        name = str((extra_context or {}).get("task_name") or getattr(fn, "__name__", "a body"))
-        context = {key: value for key, value in values.get().items() if key not in _AT_HOME}
-        request = Request(_by_name(fn) or fn, args, kwargs, context, _log_levels())
+        name, request = name_of(fn, extra_context), request_for(fn, args, kwargs)
         async with self._slots:
             answer = await self._answered(request, name)
             if answer.kind == "unknown" and isinstance(request.body, ByName):
                 answer = await self._answered(request._replace(body=fn), name)
-        return _value_of(answer, name)
+        return value_of(answer, name)
 
     async def _answered(self, request: Request, name: str) -> Answer:
-        frame = await _in_thread(_pickled, request, name)
+        frame = await _in_thread(pickled, request, name)
         worker = self._idle.pop() if self._idle else _Worker()
         ended = False
         try:
@@ -148,6 +128,7 @@ class _Worker:
         assert process.stdout is not None
         stdout = cast("BinaryIO", process.stdout)
         with suppress(BrokenPipeError):  # how it ended is found out below
+            write_frame(cast("BinaryIO", process.stdin), pickle.dumps(_log_levels()))
             write_frame(cast("BinaryIO", process.stdin), frame)
         while (kind := read_frame(stdout)) is not None and (content := read_frame(stdout)) is not None:
             match pickle.loads(kind):  # noqa: S301 - from a process that runs the user's own code
@@ -157,7 +138,7 @@ class _Worker:
                     record = pickle.loads(content)  # noqa: S301
                     logging.getLogger(record.name).handle(record)
                 case _:
-                    return _unpickled(content)
+                    return unpickled(content)
         process.stdout.close()
         with suppress(BrokenPipeError):
             process.stdin.close()
@@ -242,85 +223,3 @@ def _how(code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
-
-
-# -- what travels ------------------------------------------------------------------------------------
-
-
-def _by_name(fn: Callable[..., Any]) -> ByName | None:
-    """Return the name of a body that is that of a task in a module, or None."""
-    module, qualname = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
-    if not isinstance(module, str) or module == "__main__" or "<" in qualname:
-        return None
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return ByName(module, qualname) if getattr(found, "fn", None) is fn else None
-
-
-def _pickled(request: Request, name: str) -> bytes:
-    try:
-        frame = dumps(request)
-    except Exception as error:
-        if _problem(request.context) is not None:
-            # a value that cannot travel is missing there, as it would be if nobody had set it
-            kept = {key: value for key, value in request.context.items() if _problem(value) is None}
-            return _pickled(request._replace(context=kept), name)
-        raise ExecutorError(f"task {name!r} cannot run in another process: {_culprit(request, error)}") from error
-    return frame
-
-
-def _unpickled(frame: bytes) -> Answer:
-    try:
-        answer: Answer = pickle.loads(frame)  # noqa: S301
-    except Exception as error:
-        return Answer("unpicklable", ("value", "value", str(error)))
-    return answer
-
-
-def _problem(value: Any) -> Exception | None:
-    try:
-        dumps(value)
-    except Exception as error:
-        return error
-    return None
-
-
-def _culprit(request: Request, error: Exception) -> str:
-    given = {f"argument number {number}": value for number, value in enumerate(request.args, 1)}
-    given |= {f"argument {key!r}": value for key, value in request.kwargs.items()}
-    body = inspect.unwrap(request.body) if callable(request.body) else request.body
-    owner = getattr(body, "__self__", None)
-    if owner is not None:
-        given |= {f"attribute {key!r}": value for key, value in vars(owner).items()}
-    elif inspect.isfunction(body):
-        used = inspect.getclosurevars(body)
-        given |= {
-            f"variable {key!r}, which its body uses,": value
-            for key, value in {**used.globals, **used.nonlocals}.items()
-        }
-    for what, value in given.items():
-        problem = _problem(value)
-        if problem is not None:
-            return f"its {what} (a {_kind(value)}) cannot be pickled: {problem}"
-    return f"its body cannot be pickled: {error}"
-
-
-def _kind(value: Any) -> str:
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _value_of(answer: Answer, name: str) -> Any:
-    if answer.kind == "value":
-        return answer.content
-    if answer.kind == "error":
-        if isinstance(answer.content, Exception):
-            answer.content.add_note(f"In the process that ran the task:\n{answer.detail}")
-        raise answer.content
-    if answer.kind == "unpicklable":
-        kind, what, problem = answer.content
-        if kind == "value":
-            raise ExecutorError(f"task {name!r}: its result (a {what}) cannot be pickled: {problem}")
-        raise ExecutorError(f"task {name!r} failed with {what}, which cannot be pickled: {problem}\n{answer.detail}")
-    raise ExecutorError(f"task {name!r} cannot run in another process, which could not read it: {answer.detail}")

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import pickle
-import select
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ import pytest
 from flowloop.engine import Flow, FlowRunner, Parameter, Secret, context, pause_task, run, task
 from flowloop.engine.errors import ExecutorError
 from flowloop.engine.executors import ProcessExecutor, processes
-from flowloop.engine.executors._worker import ByName
+from flowloop.engine.executors._travel import ByName, by_name
 from flowloop.engine.signals import FAIL, LOOP, RETRY, SKIP, VALIDATIONFAIL
 from flowloop.engine.state import Cancelled, Failed, Paused, Skipped, Success, TimedOut, ValidationFailed
 from flowloop.engine.task import Task
@@ -77,12 +76,17 @@ async def test_sync_and_async_bodies_run_in_another_process():
     assert pid_a == pid_b != os.getpid()
 
 
+def workers():
+    return [
+        one.pid for one in psutil.Process().children() if any("executors._worker" in word for word in one.cmdline())
+    ]
+
+
 async def test_no_process_is_left_behind():
-    before = {child.pid for child in psutil.Process().children()}
     with Flow("many") as flow:
         task(lambda n: n, name="same").map(list(range(5)))
     assert (await FlowRunner(flow).run(executor=ProcessExecutor(2))).is_successful()
-    assert {child.pid for child in psutil.Process().children()} <= before
+    assert workers() == []
 
 
 async def test_a_task_class_travels_with_its_attributes():
@@ -116,7 +120,7 @@ async def test_a_body_of_a_module_travels_by_name_and_keeps_what_its_module_hold
     monkeypatch.syspath_prepend(str(tmp_path))
     import held_by_module
 
-    assert processes._by_name(held_by_module.count.fn) == ByName("held_by_module", "count")
+    assert by_name(held_by_module.count.fn) == ByName("held_by_module", "count")
     with Flow("twice") as flow:
         first = held_by_module.count()
         second = held_by_module.count(upstream_tasks=[first])
@@ -130,7 +134,7 @@ async def test_a_body_of_a_module_that_the_process_cannot_import_travels_as_a_pi
     exec("def body():\n    return __name__\n", module.__dict__)
     module.body = task(module.__dict__["body"])
     monkeypatch.setitem(sys.modules, "made_up_module", module)
-    assert processes._by_name(module.body.fn) == ByName("made_up_module", "body")
+    assert by_name(module.body.fn) == ByName("made_up_module", "body")
     assert (await one(module.body)).result == "made_up_module"
 
 
@@ -146,7 +150,7 @@ async def test_as_many_bodies_run_at_once_as_there_are_processes(caller):
 
     async def let_go():
         lines = [await anyio.to_thread.run_sync(caller) for _ in range(2)]
-        assert len(psutil.Process().children()) == 2
+        assert len(workers()) == 2
         for line in lines:
             line.sendall(b"go")
         last = await anyio.to_thread.run_sync(caller)
@@ -312,36 +316,37 @@ async def test_a_body_that_cancels_itself_has_failed():
     assert "from within" in state.message
 
 
-async def test_a_timeout_kills_the_process_and_only_that(caller):
+async def test_cutting_a_body_short_kills_its_process_and_only_that(caller):
     port = caller.port
 
-    @task(timeout=1)
     def stuck():
         with ring(port) as line:
             line.recv(1)
 
-    @task
-    async def patient():
-        line = await anyio.to_thread.run_sync(ring, port)
-        return await anyio.to_thread.run_sync(line.recv, 10)
+    def patient():
+        with ring(port) as line:
+            return line.recv(10)
 
-    with Flow("timeout") as flow:
-        first, second = stuck(), patient()
+    executor = ProcessExecutor(2)
+    answers = []
 
-    async def answer():
-        lines = [await anyio.to_thread.run_sync(caller) for _ in range(2)]
-        (killed,), _, _ = await anyio.to_thread.run_sync(select.select, lines, [], [], 30)
-        assert killed.recv(1) == b""
-        lines[1 - lines.index(killed)].sendall(b"go on")
-        for line in lines:
-            line.close()
+    async def run_patient():
+        answers.append(await executor.submit(patient))
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(answer)
-        state = await FlowRunner(flow).run(executor=ProcessExecutor(2))
-    assert isinstance(state.result[first], TimedOut)
-    assert state.result[first].message.endswith("Its process was killed.")
-    assert state.result[second].result == b"go on"
+    async def run_stuck(scope):
+        with scope:
+            await executor.submit(stuck)
+
+    async with executor.start(), anyio.create_task_group() as group:
+        scope = anyio.CancelScope()
+        group.start_soon(run_stuck, scope)
+        with await anyio.to_thread.run_sync(caller) as stuck_line:
+            group.start_soon(run_patient)
+            with await anyio.to_thread.run_sync(caller) as patient_line:
+                scope.cancel()
+                assert await anyio.to_thread.run_sync(stuck_line.recv, 1) == b""
+                patient_line.sendall(b"go on")
+    assert answers == [b"go on"]
 
 
 async def test_a_process_that_dies_fails_its_own_body_and_a_retry_cures_it(tmp_path):
@@ -413,6 +418,7 @@ async def test_a_process_that_was_killed_is_replaced():
         last = task(pid, trigger=lambda up: True)(upstream_tasks=[then])
     state = await FlowRunner(flow).run(executor=ProcessExecutor(1))
     assert isinstance(state.result[then], TimedOut)
+    assert state.result[then].message.endswith("Its process was killed.")
     assert isinstance(state.result[last], Success)
     assert state.result[first].result != state.result[last].result
 
@@ -429,7 +435,7 @@ async def test_an_argument_that_cannot_be_pickled_is_named():
     def uses(fine, other):
         pass
 
-    error = (await one(uses, fine=1, other=task(lambda: 1, name="x") and threading.Lock())).result
+    error = (await one(uses, fine=1, other=threading.Lock())).result
     assert isinstance(error, ExecutorError)
     assert "task 'uses' cannot run in another process: its argument 'other' (a _thread.lock) cannot be pickled" in str(
         error
