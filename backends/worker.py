@@ -177,7 +177,7 @@ class Worker:
             if self._hurrying.is_set():
                 return None
             logger.info("flow run %s of %r begins", taken.flow_run_id, taken.flow_name)
-            state = await runner.run(context={"flow_run_id": taken.flow_run_id})
+            state = await runner.run(context={"flow_run_id": taken.flow_run_id}, return_tasks=[])
         except Exception:
             logger.exception("flow run %s of %r could not be run", taken.flow_run_id, taken.flow_name)
             return None

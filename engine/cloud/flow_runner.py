@@ -24,7 +24,7 @@ from ..result import Result
 from ..results import DefaultResult
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
-from ..state import Cancelled, Cancelling, Failed, Queued, Running, State
+from ..state import Cancelled, Cancelling, Failed, Mapped, Queued, Running, State
 from ..task import Task
 from .creation import create_flow_run
 from .logs import LogShipper
@@ -171,14 +171,37 @@ class CloudFlowRunner(FlowRunner):
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
         """Return a runner for a task of the flow."""
-        flow_result: Result = self.flow.result or DefaultResult(self.settings.results_dir)
         return CloudTaskRunner(
             task,
             list(state_handlers),
-            flow_result,
+            self._flow_result(),
             constants=self.flow.constants.get(task),
             settings=self.settings,
         )
+
+    def _flow_result(self) -> Result:
+        return self.flow.result or DefaultResult(self.settings.results_dir)
+
+    async def determine_final_state(
+        self,
+        state: State,
+        key_states: list[State],
+        return_states: dict[Task[..., Any], State],
+        terminal_states: list[State],
+    ) -> State:
+        """Return the state that the states of the tasks make; see `FlowRunner.determine_final_state`.
+
+        Results of `return_states` that tasks have left in another process are read.
+        """
+        for task, returned in return_states.items():
+            result = task.result or self._flow_result()
+            for one in returned.map_states if isinstance(returned, Mapped) else [returned]:
+                if one.is_successful() and one._result.value is None and one._result.location is not None:
+                    try:
+                        await one.load_result(result)
+                    except Exception as error:
+                        self.logger.warning("the result of %s cannot be read: %s", task.name, error)
+        return await super().determine_final_state(state, key_states, return_states, terminal_states)
 
     def known_states(
         self, task_states: dict[Task[..., Any], State], task_contexts: dict[Task[..., Any], dict[str, Any]]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+from flowloop.engine import context
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.errors import BackendUnavailable
+from flowloop.engine.state import State
 
 _WRITES = ("set_flow_run_state", "set_task_run_state", "set_task_run_name", "get_task_run_infos")
 
@@ -16,11 +19,18 @@ class MortalBackend:
 
     Args:
         - backend: what answers
-        - dies_at: the number of the write, from zero, in which the runner dies; it never does if None
+        - dies_at: the number of the write, from zero, in which the runner dies, or a function that chooses it by the
+            task and the kind of state that it sends; it never dies if None
         - recorded: whether that write reached the backend
     """
 
-    def __init__(self, backend: Any, dies_at: int | None = None, *, recorded: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Any,
+        dies_at: int | Callable[[str | None, str], bool] | None = None,
+        *,
+        recorded: bool = False,
+    ) -> None:
         self._backend = backend
         self._dies_at = dies_at
         self._recorded = recorded
@@ -31,6 +41,12 @@ class MortalBackend:
     def watch_flow_run(self, flow_run_id: str) -> None:
         return None
 
+    def _is_last(self, number: int, args: tuple[Any, ...]) -> bool:
+        if not callable(self._dies_at):
+            return number == self._dies_at
+        states = [arg for arg in args if isinstance(arg, State)]
+        return bool(states) and self._dies_at(context.get("task_full_name"), type(states[0]).__name__)
+
     def __getattr__(self, method: str) -> Any:
         call = getattr(self._backend, method)
 
@@ -39,7 +55,7 @@ class MortalBackend:
                 raise BackendUnavailable("dead")
             if method in _WRITES:
                 number, self.writes = self.writes, self.writes + 1
-                if number == self._dies_at:
+                if self._is_last(number, args):
                     if self._recorded:
                         await call(*args, **kwargs)
                     self.dead.set()
