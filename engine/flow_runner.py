@@ -289,7 +289,8 @@ class FlowRunner(Runner):
 
     async def _prepared(self) -> None:
         """Check the flow, and number its tasks."""
-        await aside(len(self.flow.tasks), lambda: (self.flow.validate(), plan_of(self.flow)))
+        await aside(len(self.flow.tasks), self.flow.validate)
+        await aside(len(self.flow.tasks), lambda: plan_of(self.flow))
 
     def _checked_tasks(self, tasks: Iterable[Task[..., Any]] | None) -> list[Task[..., Any]]:
         if tasks is None:

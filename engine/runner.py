@@ -70,8 +70,8 @@ def call_state_handlers(
 
 
 @functools.cache
-def _logger(runner: type[Runner]) -> logging.Logger:
-    return logging.getLogger(f"flowloop.{runner.__name__}")
+def _logger(name: str) -> logging.Logger:
+    return logging.getLogger(f"flowloop.{name}")
 
 
 class Runner:
@@ -86,7 +86,7 @@ class Runner:
         if callable(state_handlers):
             raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
         self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
-        self.logger = _logger(type(self))
+        self.logger = _logger(type(self).__name__)
 
     def _initial_state(self, state: State | None) -> State:
         """Return the state to begin with: Pending if there is none, and what a meta state wraps."""

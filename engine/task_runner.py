@@ -36,6 +36,7 @@ from .state import (
     State,
     Success,
     TimedOut,
+    TriggerFailed,
 )
 from .stdout import captured_stdout
 from .task import Task
@@ -105,7 +106,7 @@ class TaskRunner(Runner):
             or self._names_runs
             or task.target is not None
             or task.trigger is not all_successful
-            or _changes_a_check(type(self))
+            or _changes_a_check(type(self))  # type: ignore[arg-type] # a class is hashable
         )
         self._loads_results = type(self).load_results is not TaskRunner.load_results
         self._is_heard = bool(self.state_handlers or task.state_handlers) or (
@@ -491,7 +492,7 @@ class TaskRunner(Runner):
             raise
         except Exception as error:
             message = f"The trigger of task '{self.task.name}' failed: {error!r}"
-            raise ENDRUN(_rules.TriggerFailed(message, result=error)) from error
+            raise ENDRUN(TriggerFailed(message, result=error)) from error
         return _rules.trigger_answer(state, answer, self.task.name, getattr(trigger, "__name__", repr(trigger)))
 
     @call_state_handlers

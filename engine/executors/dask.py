@@ -87,7 +87,8 @@ class DaskExecutor(Executor):
             target = await stack.enter_async_context(cluster)
             if self.adapt_kwargs:
                 target.adapt(**self.adapt_kwargs)
-        return await stack.enter_async_context(distributed.Client(target, asynchronous=True, **self.client_kwargs))
+        client: Any = distributed.Client
+        return await stack.enter_async_context(client(target, asynchronous=True, **self.client_kwargs))
 
     async def submit(
         self, fn: Callable[..., Any], *args: Any, extra_context: Mapping[str, Any] | None = None, **kwargs: Any
