@@ -302,7 +302,7 @@ class FlowRunner(Runner):
 
     # -- the steps, in order -----------------------------------------------------------------------------
 
-    async def initialize_run(
+    async def initialize_run(  # type: ignore[override]  # a flow run begins with more
         self,
         state: State | None,
         task_states: dict[Task[..., Any], State],

@@ -88,6 +88,18 @@ class Runner:
         self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
         self.logger = _logger(type(self).__name__)
 
+    async def initialize_run(self, state: State | None, context: dict[str, Any]) -> tuple[State, dict[str, Any]]:
+        """Return what a run begins with.
+
+        Args:
+            - state: the initial state; Pending if None, and what it wraps if it is a meta state
+            - context: values for the run's context
+
+        Returns:
+            - tuple: the state and the context
+        """
+        return self._initial_state(state), context
+
     def _initial_state(self, state: State | None) -> State:
         """Return the state to begin with: Pending if there is none, and what a meta state wraps."""
         while isinstance(state, _MetaState):

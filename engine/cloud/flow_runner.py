@@ -131,7 +131,12 @@ class CloudFlowRunner(FlowRunner):
                 )
             self.flow_run_id = flow_run_id
             self._changed_elsewhere = None
-            known |= {"flow_run_id": flow_run_id, "backend": backend, "running_with_backend": True}
+            known |= {
+                "flow_run_id": flow_run_id,
+                "backend": backend,
+                "running_with_backend": True,
+                "runner_id": uuid.uuid4().hex[:12],
+            }
             while True:
                 final = await super().run(
                     state, task_states, return_tasks, given, task_runner_state_handlers, executor, known, task_contexts
@@ -214,7 +219,7 @@ class CloudFlowRunner(FlowRunner):
 
     # -- what is known of the run ------------------------------------------------------------------------
 
-    async def initialize_run(
+    async def initialize_run(  # type: ignore[override]  # a flow run begins with more
         self,
         state: State | None,
         task_states: dict[Task[..., Any], State],
@@ -333,6 +338,8 @@ class CloudFlowRunner(FlowRunner):
         current = _values.get()
         backend: Backend = current["backend"]
         flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
+        if new_state.is_running():
+            new_state.context["runner"] = current["runner_id"]
         try:
             answer = await backend.set_flow_run_state(flow_run_id, version, _without_results(new_state))
         except (VersionLockMismatch, VersionLockMismatchSignal):
