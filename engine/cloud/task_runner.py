@@ -186,6 +186,9 @@ class CloudTaskRunner(TaskRunner):
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:
             return new_state  # what could not be read cannot be recorded
+        if new_state.is_running():
+            # without it, the same words of another runner would pass for this one's said twice
+            new_state.context["runner"] = current.get("runner_id")
         try:
             answer = await _backend().set_task_run_state(task_run_id, version, new_state, self.task.cache_for)
         except (VersionLockMismatch, VersionLockMismatchSignal):

@@ -29,3 +29,12 @@ async def database(tmp_path, settings):
         f"sqlite:///{tmp_path / 'runs.db'}", settings=settings, clock=clock, synchronous="OFF"
     ) as opened:
         yield opened
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def backend(request, tmp_path, settings):
+    """Each of the two, on the clock of the loop."""
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}"
+    options = {} if request.param == "memory" else {"synchronous": "OFF"}
+    async with connect(url, settings=settings, clock=asyncio.get_running_loop().clock, **options) as opened:
+        yield opened

@@ -1,6 +1,5 @@
 """Results that serve later flow runs, found in the database."""
 
-import asyncio
 import collections
 import datetime
 import os
@@ -8,7 +7,6 @@ import os
 import anyio
 import pytest
 
-from flowloop.backends import connect
 from flowloop.engine import Flow, Parameter, task
 from flowloop.engine.cache_validators import all_inputs, all_parameters
 from flowloop.engine.cloud import CloudFlowRunner
@@ -19,14 +17,6 @@ from flowloop.engine.testing import RecordingBackend
 pytestmark = pytest.mark.virtual_time
 
 HOUR = datetime.timedelta(hours=1)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def backend(request, tmp_path, settings):
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}"
-    options = {} if request.param == "memory" else {"synchronous": "OFF"}
-    async with connect(url, settings=settings, clock=asyncio.get_running_loop().clock, **options) as opened:
-        yield opened
 
 
 class Fetching:

@@ -289,7 +289,35 @@ async def test_what_the_former_runner_still_began_is_the_successors(memory, sett
     second = begin("second", taking_over)
     assert type(await first) is Running
     assert (await second).is_successful()
-    assert sorted(n for n, who in ran if who == "second") == [0, 1, 2]
+    assert sorted(ran) == [(n, who) for n in range(3) for who in ("first", "second")]
+    _, task_runs = await memory.get_flow_run_history(flow_run_id)
+    states = [[one.state for one in run.states] for run in task_runs if run.task_slug.startswith("slow")]
+    assert states == [["Pending", "Running", "Running", "Success"]] * 3
+
+
+@pytest.mark.parametrize("apart", [0, 5])
+async def test_of_two_runners_of_one_run_in_one_process_one_runs_it(backend, settings, apart):
+    ran = []
+
+    @task
+    async def work(n):
+        ran.append(n)
+        await anyio.sleep(10)
+
+    with Flow("twice") as flow:
+        work.map([1, 2, 3])
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+
+    async def run():
+        runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+        return await runner.run(context={"flow_run_id": flow_run_id})
+
+    first = asyncio.create_task(run())
+    await anyio.sleep(apart)
+    second = asyncio.create_task(run())
+    states = [type(await one) for one in (first, second)]
+    assert sorted(states, key=str) == [Running, Success]
+    assert sorted(ran) == [1, 2, 3]
 
 
 # -- logs ------------------------------------------------------------------------------------------------
