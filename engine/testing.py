@@ -65,7 +65,7 @@ Ts = TypeVarTuple("Ts")
 
 _START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
 _RESOLUTION = time.get_clock_info("monotonic").resolution
-_POOL_THREADS = ("AnyIO worker thread", "asyncio_")
+_POOL_THREADS = ("AnyIO worker thread", "asyncio_", "flowloop body")
 """How the threads are called whose work the loop can count."""
 
 
