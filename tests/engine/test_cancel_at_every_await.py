@@ -217,7 +217,7 @@ def stopped_after(turns: int, stop: Callable[[Going], None], folder: Any) -> boo
 
         def stop_now() -> None:
             if not going.task.done():
-                stopped_at.append(anyio.current_time())
+                stopped_at.append(loop.time())
                 stop(going)
 
         loop.after(turns, stop_now)
