@@ -16,7 +16,7 @@ TITLE = "Time per task as the flow grows"
 
 _SIZES = {
     "guard": {"map, reduce": (10_000, 100_000)},
-    "quick": {"map, reduce": (10_000, 100_000), "chain": (10_000, 100_000)},
+    "quick": {"map, reduce": (10_000, 100_000)},
     "full": {
         "map, reduce": (10_000, 100_000, 1_000_000),
         "map, map, reduce": (10_000, 100_000, 1_000_000),

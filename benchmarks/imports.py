@@ -14,7 +14,7 @@ from .harness import Row, Sample, compare, one_row
 TITLE = "Import, installation, idle memory"
 BASELINE = "bare Python"
 
-_ROUNDS = {"guard": 7, "quick": 11, "full": 25}
+_ROUNDS = {"guard": 5, "quick": 5, "full": 25}
 
 _PROGRAMS = {
     BASELINE: "",

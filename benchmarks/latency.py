@@ -11,7 +11,7 @@ from flowloop.engine import Flow, FlowRunner, Settings, task
 from flowloop.engine.cloud import CloudFlowRunner
 
 from .harness import Row, Sample, compare
-from .recording import Place, open_backend, percentile, places, scratch, settings
+from .recording import Place, open_backend, percentile, places, places_of, scratch, settings
 
 TITLE = "Latency per task of a chain, every state acknowledged before the next"
 
@@ -20,7 +20,7 @@ _LENGTH = {"guard": 100, "quick": 200, "full": 500}
 
 def run(scale: str) -> list[Row]:
     """Measure the time from one body to the next."""
-    names = None if scale != "guard" else ("embedded, FULL", "HTTP, SQLite NORMAL")
+    names = places_of(scale)
     size = _LENGTH[scale]
     with scratch() as folder, places(names) as found:
         options = settings(folder)

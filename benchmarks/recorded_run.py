@@ -10,7 +10,7 @@ from flowloop.engine import Settings
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 
 from .harness import Row, Sample, compare, seconds
-from .recording import Place, open_backend, places, scratch, settings, transitions_alone
+from .recording import Place, open_backend, places, places_of, scratch, settings, transitions_alone
 from .workloads import WORKLOADS, checked_run
 
 TITLE = "A recorded flow run, two transitions for each task"
@@ -18,7 +18,7 @@ TITLE = "A recorded flow run, two transitions for each task"
 _SIZES = {"guard": 2_000, "quick": 2_000, "full": 10_000}
 _WORKLOADS = {
     "guard": ("map, reduce",),
-    "quick": ("map, reduce", "fan-out, reduce"),
+    "quick": ("map, reduce",),
     "full": ("map, reduce", "fan-out, reduce", "layers", "map, map, reduce"),
 }
 _WIDE = {"map, reduce", "fan-out, reduce", "map, map, reduce"}
@@ -28,7 +28,7 @@ def run(scale: str) -> list[Row]:
     """Measure recorded runs against the sum of the engine alone and as many transitions alone."""
     size = _SIZES[scale]
     rows: list[Row] = []
-    names = None if scale != "guard" else ("embedded, FULL", "HTTP, SQLite NORMAL")
+    names = places_of(scale)
     with scratch() as folder, places(names) as found:
         options = settings(folder)
         for workload in _WORKLOADS[scale]:
@@ -38,7 +38,15 @@ def run(scale: str) -> list[Row]:
                     alone: functools.partial(_alone, place, options, workload, size),
                     name: functools.partial(_recorded, place, options, workload, size),
                 }
-                rows += compare(workload, contenders, unit="s", rounds=3, baseline=alone, size=size, warm_up=False)
+                rows += compare(
+                    workload,
+                    contenders,
+                    unit="s",
+                    rounds=3 if scale == "full" else 2,
+                    baseline=alone,
+                    size=size,
+                    warm_up=False,
+                )
     return rows
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "open_backend",
     "percentile",
     "places",
+    "places_of",
     "record_transitions",
     "running_task_runs",
     "scratch",
@@ -115,6 +116,12 @@ def places(names: Sequence[str] | None = None) -> Iterator[dict[str, Place]]:
         if (names is None or "HTTP, PostgreSQL" in names) and has_postgres():
             found["HTTP, PostgreSQL"] = (stack.enter_context(serving(stack.enter_context(postgres()))), {})
         yield found
+
+
+def places_of(scale: str) -> tuple[str, ...] | None:
+    """Return the places that a scale measures: all of them in the full one."""
+    guarded = ("embedded, FULL", "HTTP, SQLite NORMAL")
+    return {"guard": guarded, "quick": (*guarded, "HTTP, PostgreSQL")}.get(scale)
 
 
 # -- transitions -----------------------------------------------------------------------------------------

@@ -17,13 +17,23 @@ from flowloop.engine.serialization import encode_state
 from flowloop.engine.state import Running, Success
 
 from .harness import Row, Sample, compare
-from .recording import Place, open_backend, percentile, places, record_transitions, running_task_runs, scratch, settings
+from .recording import (
+    Place,
+    open_backend,
+    percentile,
+    places,
+    places_of,
+    record_transitions,
+    running_task_runs,
+    scratch,
+    settings,
+)
 
 TITLE = "Acknowledged transitions, each coroutine waiting for its own"
 BASELINE = "one request each, SQLite NORMAL"
 
 _COROUTINES = (200, 2_000)
-_TRANSITIONS = {"guard": 8_000, "quick": 20_000, "full": 40_000}
+_TRANSITIONS = {"guard": 8_000, "quick": 8_000, "full": 40_000}
 _SINGLE = 800
 """Transitions of the baseline: it is slow, and its rate does not depend on their number."""
 
@@ -39,7 +49,7 @@ Move = Callable[[Backend, str, list[TaskRunInfoResult], int], Awaitable[Sample]]
 def run(scale: str) -> list[Row]:
     """Measure every place where runs are recorded against one request per transition."""
     rows: list[Row] = []
-    names = None if scale != "guard" else ("embedded, FULL", "HTTP, SQLite NORMAL")
+    names = places_of(scale)
     with scratch() as folder, places(names) as found:
         options = settings(folder)
         for coroutines in _COROUTINES:
@@ -60,7 +70,7 @@ def run(scale: str) -> list[Row]:
                 f"{coroutines:,} coroutines",
                 contenders,
                 unit="/s",
-                rounds=3 if scale != "full" else 5,
+                rounds=5 if scale == "full" else 2,
                 baseline=BASELINE,
                 size=2 * count,
                 warm_up=scale != "guard",
