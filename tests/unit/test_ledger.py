@@ -92,7 +92,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.finish(key)
             self.oracle.finished.add(key)
 
-    @precondition(lambda self: self.oracle.running() or self.oracle.finished)
+    @precondition(lambda self: self.oracle.started)
     @rule(data=st.data())
     def ask_for_a_wrong_move(self, data: st.DataObject) -> None:
         """A move that is not possible is refused with the story of the key, and changes nothing."""
