@@ -14,6 +14,7 @@ from .auth import Identity
 from .database import reading
 from .documents import Field
 from .errors import Forbidden, Unauthenticated
+from .settings import ServerSettings
 
 __all__ = ["Budget", "Call"]
 
@@ -23,11 +24,11 @@ _SCOPES = {"query": "read", "subscription": "read", "mutation": "write"}
 class Budget:
     """How much one request may still read."""
 
-    def __init__(self, rows: int, size: int) -> None:
-        self.rows = rows
-        self._size = size
-        self._row_limit = rows
-        self._size_limit = size
+    def __init__(self, settings: ServerSettings) -> None:
+        self.rows = settings.row_limit
+        self.seconds = settings.query_seconds
+        self._size = settings.answer_limit
+        self._settings = settings
 
     def spend(self, rows: Sequence[Sequence[Any]]) -> None:
         """Count rows that were read.
@@ -38,12 +39,13 @@ class Budget:
         self.rows -= len(rows)
         if self.rows < 0:
             raise BackendRejected(
-                f"the query reads more than {self._row_limit} rows: give it a limit, or a narrower filter"
+                f"the query reads more than {self._settings.row_limit} rows: give it a limit, or a narrower filter"
             )
         self._size -= sum(len(value) for row in rows for value in row if isinstance(value, str))
         if self._size < 0:
+            limit = self._settings.answer_limit
             raise BackendRejected(
-                f"the query reads more than {self._size_limit} bytes: give it a limit, or select less of each row"
+                f"the query reads more than {limit} bytes: give it a limit, or select less of each row"
             )
 
 

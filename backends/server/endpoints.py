@@ -108,7 +108,7 @@ class Endpoints:
         return Call(
             store=self._authenticator.store,
             identity=await self._authenticator.identify(request.headers),
-            budget=Budget(self._settings.row_limit, self._settings.answer_limit),
+            budget=Budget(self._settings),
             idempotency_key=request.headers.get("x-flowloop-idempotency-key"),
         )
 

@@ -47,10 +47,7 @@ def resolvers() -> dict[str, Resolver]:
 def _root(table: str, read: Callable[..., Awaitable[Any]]) -> Resolver:
     async def resolve(call: Call, field: Field, variables: Variables) -> Any:
         tenants = call.tenants(table)
-        async with reading(call.store) as connection:
-            if connection.dialect.name == "postgresql":
-                # Rows are streamed inside a transaction only; this one shows all levels at the same moment.
-                await connection.execution_options(isolation_level="REPEATABLE READ")
+        async with reading(call.store, call.budget.seconds) as connection:
             return await read(Reader(connection, variables.raw, call.budget), table, field, tenants)
 
     return resolve

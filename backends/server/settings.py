@@ -31,6 +31,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     answer_limit: int = 64_000_000
     """How many bytes of documents and text one request may read."""
 
+    query_seconds: float = 30.0
+    """How long the statements that read what one field selects may take."""
+
     document_cache: int = 512
     """How many parsed and validated documents are kept."""
 

@@ -78,7 +78,7 @@ class Sockets:
     async def answers(self, request: GraphQLRequest, identity: Identity) -> AsyncGenerator[dict[str, Any] | None]:
         """Yield the answers of an operation: one, or those of a subscription."""
         operation, variables = self._execution.prepare(request)
-        budget = Budget(self._settings.row_limit, self._settings.answer_limit)
+        budget = Budget(self._settings)
         call = Call(store=self._authenticator.store, identity=identity, budget=budget)
         if operation.kind != "subscription":
             yield await self._execution.execute(operation, variables, call)

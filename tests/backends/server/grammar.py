@@ -130,7 +130,7 @@ class Grammar:
         kind = get_named_type(field.type)
         if not isinstance(kind, GraphQLObjectType):
             return ""
-        if depth > 4:
+        if depth > 3:
             return " { __typename }"
         return f" {{ {' '.join(self._selection(kind, depth) for _ in range(self._rng.choice((1, 1, 2))))} }}"
 

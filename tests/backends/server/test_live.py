@@ -302,7 +302,7 @@ class Followed:
 
     def subscribe(self, query: str, caller: Caller = ANYONE, **variables: Any) -> Any:
         request = GraphQLRequest(query, msgspec.Raw(msgspec.json.encode(variables)))
-        call = Call(store=self.store, identity=Identity(caller), budget=Budget(1, 1))
+        call = Call(store=self.store, identity=Identity(caller), budget=Budget(self.settings))
         return self.live.subscribe(*self.execution.prepare(request), call)
 
 

@@ -358,6 +358,24 @@ async def test_a_query_that_would_read_everything_is_cut(served: Served, logs: l
         assert "more than 100 bytes" in (await small.error("query { flow_run { serialized_state } }"))["message"]
 
 
+async def test_a_query_that_takes_too_long_is_ended(served: Served, runs: World) -> None:
+    hurried = ServerSettings(require_api_key=False, query_seconds=0.05, **QUIET)
+    await served.store.get_or_create_task_runs(
+        ANYONE, flow_run_id=runs.run_id, task_id=runs.tasks["a"], map_indices=list(range(600))
+    )
+    each_with_each = '{name: {_ilike: "%no%"}}'
+    for _ in range(4):
+        # Alternatives keep a database from joining in a cleverer way.
+        related = f'{{flow_run: {{task_runs: {{_or: [{each_with_each}, {{name: {{_eq: "x"}}}}]}}}}}}'
+        each_with_each = f'{{_or: [{related}, {{name: {{_eq: "x"}}}}]}}'
+    async with serve_store(served.store, hurried) as small:
+        error = await small.error(f"query {{ task_run(where: {each_with_each}) {{ id }} }}")
+        assert error["message"].startswith("the query takes longer than 0.05 seconds")
+        # The connections are as good as before.
+        for _ in range(8):
+            assert (await small.data("query { tenant { slug } }"))["tenant"] == [{"slug": "default"}]
+
+
 async def test_what_the_store_keeps_for_itself_is_not_shown(served: Served) -> None:
     for query in (
         "{ secret { name } }",
