@@ -35,7 +35,15 @@ _SUBJECTS = {
     "recorded run, HTTP client": "recorded:HTTP, SQLite NORMAL",
 }
 
-_IDLE = ("wait (threading.py", "select (selectors.py", "_worker (concurrent/futures/thread.py", "get (queue.py")
+_IDLE = (
+    "wait (threading.py",
+    "select (selectors.py",
+    "_worker (concurrent/futures/thread.py",
+    "get (queue.py",
+    "_connection_worker_thread (aiosqlite",
+)
+"""Innermost Python frames of threads that wait."""
+
 _COMPONENTS: tuple[tuple[str, str], ...] = (
     ("gc_collect", "garbage collection"),
     ("engine/state.py", "states and results"),
@@ -105,9 +113,11 @@ def _components(samples: list[str]) -> collections.Counter[str]:
     counts: collections.Counter[str] = collections.Counter()
     for sample in samples:
         stack, _, count = sample.rpartition(" ")
-        if "importlib" in stack or any(idle in stack for idle in _IDLE):
+        frames = stack.split(";")
+        innermost = next((frame for frame in reversed(frames) if ".py:" in frame), "")
+        if "importlib" in stack or any(idle in innermost for idle in _IDLE):
             continue
-        component = _component(stack.split(";"))
+        component = _component(frames)
         if component is not None:
             counts[component] += int(count)
     return counts
