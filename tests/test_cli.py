@@ -9,6 +9,7 @@ import runpy
 import signal
 import socket
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,7 @@ def test_a_database_is_made_and_upgraded(folder: Path) -> None:
     assert re.fullmatch(r"upgraded from nothing to \d+\n", made.stdout)
     again = flowloop("db", "upgrade", "--db", "sqlite:///new.db", cwd=folder)
     assert re.fullmatch(r"at version \d+ already\n", again.stdout)
-    with sqlite3.connect(folder / "new.db") as database:
+    with closing(sqlite3.connect(folder / "new.db", isolation_level=None)) as database:
         database.execute("UPDATE flowloop_version SET version_num = '0000'")
     old = flowloop("runs", "--backend", "sqlite:///new.db", cwd=folder)
     assert old.returncode == 1
@@ -328,7 +329,7 @@ def test_a_server_that_is_not_there_is_waited_for_and_then_said(folder: Path) ->
 def test_a_database_that_is_read_only_is_said(folder: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write to every file")
-    with sqlite3.connect(folder / "locked.db") as database:
+    with closing(sqlite3.connect(folder / "locked.db")) as database:
         database.execute("CREATE TABLE something (x)")
     (folder / "locked.db").chmod(0o444)
     done = flowloop("run", "flows.py:sleeper", "--backend", "sqlite:///locked.db", cwd=folder)

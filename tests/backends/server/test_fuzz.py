@@ -52,6 +52,7 @@ async def send(client: httpx.AsyncClient, body: bytes) -> httpx.Response:
     return response
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(300)
 async def test_ten_thousand_requests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "flowloop")
