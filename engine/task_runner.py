@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from . import _mapping, _rules, _signature
-from .cancellation import Cancellation, LeftBehind, absorb_cancel, interruptible, is_stopped, stopped_state
+from . import _mapping, _rules
+from ._body_runner import BodyRunner
+from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
 from .edge import Edge
-from .errors import SerializationError
-from .executors import Executor, LocalExecutor
 from .hashing import hash_inputs
-from .result import NoResult, Result, ResultNotImplementedError
-from .runner import Runner, call_handler, call_state_handlers, settle
+from .result import NoResult, Result
+from .runner import call_handler, call_state_handlers, settle
 from .settings import Settings
-from .signals import ENDRUN, LOOP, PrefectSignal, PrefectStateSignal, TaskTimeoutSignal
+from .signals import ENDRUN, PrefectSignal, PrefectStateSignal
 from .state import (
     Cached,
     Failed,
@@ -35,20 +34,14 @@ from .state import (
     Skipped,
     State,
     Success,
-    TimedOut,
     TriggerFailed,
 )
-from .stdout import captured_stdout
 from .task import Task
 from .triggers import all_successful
 from .watch import RunEvent
 
 __all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
 
-_LOCAL = LocalExecutor()
-_NOWHERE = Result()
-_SUBMIT_TAKES = frozenset({"extra_context", "fn", "self"})
-"""Names of arguments that `Executor.submit` takes for itself."""
 _OWN = __name__.removesuffix("task_runner")
 
 
@@ -59,7 +52,7 @@ class TaskRunnerInitializeResult(NamedTuple):
     context: dict[str, Any]
 
 
-class TaskRunner(Runner):
+class TaskRunner(BodyRunner):
     """Moves a task run from state to state, one named check after the other.
 
     A task runner keeps nothing of a run: one serves all the runs of its task, also at the same time.
@@ -81,12 +74,8 @@ class TaskRunner(Runner):
         constants: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
     ) -> None:
-        super().__init__(state_handlers)
-        self.task = task
-        self.flow_result = flow_result
+        super().__init__(task, state_handlers, flow_result)
         self.settings = settings or Settings.from_env()
-        result = task.result or flow_result or _NOWHERE
-        self.result = result if task.target is None else result.at(task.target)
         self._constants = {name: Result(value) for name, value in constants.items()} if constants else {}
         self._task_context = {
             "task_name": task.name,
@@ -96,9 +85,6 @@ class TaskRunner(Runner):
             "task_run_name": None,
         }
         # asking once saves asking for every run
-        self._body = task.body
-        self._is_async = _signature.is_async(self._body)
-        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout
         self._caches = task.cache_for is not None
         self._names_runs = task.task_run_name is not None
         self._is_plain = not (
@@ -415,10 +401,6 @@ class TaskRunner(Runner):
             name = template(**known) if callable(template) else template.format(**known)
             _values.set({**_values.get(), "task_run_name": name})
 
-    def _template_values(self, inputs: Mapping[str, Result]) -> dict[str, Any]:
-        current = _values.get()
-        return {**(current.get("parameters") or {}), **current, **{name: r.value for name, r in inputs.items()}}
-
     @call_state_handlers
     async def check_target(self, state: State, inputs: dict[str, Result]) -> State:
         """Take the result from the task's target, if it is there.
@@ -529,104 +511,6 @@ class TaskRunner(Runner):
             raise ENDRUN(state)
         return await self._outcome(inputs)
 
-    async def _outcome(self, inputs: dict[str, Result]) -> State:
-        current = _values.get()
-        cancellation: Cancellation | None = current.get("cancellation")
-        task = None
-        try:
-            if cancellation is not None:
-                if cancellation.cause is not None:
-                    return stopped_state(cancellation.cause)
-                task = asyncio.current_task()
-                assert task is not None
-                cancellation.interruptible.add(task)
-            try:
-                arguments = {name: result.value for name, result in inputs.items()}
-                executor: Executor = current.get("executor") or _LOCAL
-                if type(executor) is not LocalExecutor and not self.task.travels:
-                    executor = _LOCAL
-                if self._runs_inline and type(executor) is LocalExecutor:
-                    value = await self._body(**arguments)
-                else:
-                    value = await self._submit(executor, current.get("task_full_name", self.task.name), arguments)
-            finally:
-                if cancellation is not None and task is not None:
-                    cancellation.interruptible.discard(task)
-                    if task in cancellation.left_behind:
-                        raise LeftBehind
-                    if task.cancelling():
-                        await absorb_cancel(task)
-        except asyncio.CancelledError as error:
-            if await is_stopped():
-                if cancellation is None or cancellation.cause is None:
-                    raise
-                return stopped_state(cancellation.cause)
-            return Failed("The task's body was cancelled from within.", result=error)
-        except TaskTimeoutSignal as signal:
-            return TimedOut(str(signal), result=signal)
-        except LOOP as signal:
-            return await self._looped(signal)
-        except PrefectStateSignal as signal:
-            return signal.state
-        except Exception as error:
-            if current.get("raise_on_exception"):
-                raise
-            return Failed(f"Error during execution of task: {error!r}", result=error)
-        if current.get("checkpointing") is not True:
-            return Success("Task run succeeded.", self.result.from_value(value))
-        return await self._succeeded(value, inputs)
-
-    async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
-        task, body = self.task, self._body
-        if not arguments.keys().isdisjoint(_SUBMIT_TAKES):
-            body, arguments = functools.partial(body, **arguments), {}
-        extra = {"task_name": name, "timeout": task.timeout}
-        with captured_stdout(task.log_stdout):
-            if task.timeout is None:
-                return await executor.submit(body, extra_context=extra, **arguments)
-            with anyio.move_on_after(task.timeout) as scope:
-                return await executor.submit(body, extra_context=extra, **arguments)
-            assert scope.cancelled_caught
-            fate = executor.fate_when_cut_short(self._is_async)
-            raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s. {fate}".rstrip())
-
-    async def _looped(self, signal: LOOP) -> State:
-        state = signal.state
-        assert isinstance(state, Looped)
-        state.message = state.message or f"Task is looping (round {state.loop_count})."
-        value = state.result
-        state.result = self.result.from_value(value)
-        if _values.get().get("checkpointing") is True:
-            try:
-                state.result = await self._stored_between(value)
-            except Exception as error:
-                message = f"what round {state.loop_count} of task '{self.task.name}' left cannot be stored: {error!r}"
-                self.logger.warning("%s; should the run be interrupted, it loops from the beginning", message)
-            if value is None or state._result.location is not None:
-                state.cached_inputs = await self._loop_inputs(state.loop_count + 1, state._result)
-        return state
-
-    async def _succeeded(self, value: Any, inputs: Mapping[str, Result]) -> State:
-        try:
-            result = await self._stored(value, inputs)
-        except SerializationError as error:
-            message = f"The result of task '{self.task.name}' cannot be stored: {error}"
-            return Failed(message, result=error)
-        except Exception as error:
-            if _values.get().get("raise_on_exception"):
-                raise
-            message = f"The result of task '{self.task.name}' could not be stored: {error!r}"
-            return Failed(message, result=error)
-        return Success("Task run succeeded.", result)
-
-    async def _stored(self, value: Any, inputs: Mapping[str, Result]) -> Result:
-        if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
-            return self.result.from_value(value)
-        try:
-            return await self.result.write(value, **self._template_values(inputs))
-        except ResultNotImplementedError:
-            return self.result.from_value(value)
-
     @call_state_handlers
     async def cache_result(self, state: State, inputs: dict[str, Result]) -> State:
         """Turn a success into Cached, if the task says for how long its result may serve.
@@ -667,29 +551,6 @@ class TaskRunner(Runner):
             start_time=now() + delay,
             cached_inputs=await self._current_round(),
         )
-
-    async def _current_round(self) -> dict[str, Result]:
-        """Return what a retry inside a loop needs to go on from the same round."""
-        current = _values.get()
-        if current.get("task_loop_count") is None:
-            return {}
-        return await self._loop_inputs(
-            current["task_loop_count"], await self._stored_between(current.get("task_loop_result"))
-        )
-
-    async def _loop_inputs(self, count: int, result: Result) -> dict[str, Result]:
-        from .results import PrefectResult
-
-        return {"_loop_count": await PrefectResult().write(count), "_loop_result": result}
-
-    async def _stored_between(self, value: Any) -> Result:
-        """Store what one round leaves to the next; not where the task's result belongs, for which it could be taken."""
-        if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
-            return self.result.from_value(value)
-        try:
-            return await self.result.at(None).write(value)
-        except ResultNotImplementedError:
-            return self.result.from_value(value)
 
     async def check_task_is_looping(
         self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]

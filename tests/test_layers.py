@@ -25,7 +25,8 @@ LAYERS = """
     cancellation executors runner schedules triggers _rules
     task
     operators parameter secrets
-    limits task_runner visualize wiring
+    _body_runner limits visualize wiring
+    task_runner
     control flow
     resources _drive _restart
     flow_runner

@@ -1,0 +1,180 @@
+"""Running the body of a task, and storing what it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import anyio
+
+from . import _signature
+from .cancellation import Cancellation, LeftBehind, absorb_cancel, is_stopped, stopped_state
+from .context import values as _values
+from .errors import SerializationError
+from .executors import Executor, LocalExecutor
+from .result import Result, ResultNotImplementedError
+from .runner import Runner
+from .signals import LOOP, PrefectStateSignal, TaskTimeoutSignal
+from .state import Failed, Looped, State, Success, TimedOut
+from .stdout import captured_stdout
+from .task import Task
+
+__all__ = ["BodyRunner"]
+
+_LOCAL = LocalExecutor()
+_NOWHERE = Result()
+_SUBMIT_TAKES = frozenset({"extra_context", "fn", "self"})
+"""Names of arguments that `Executor.submit` takes for itself."""
+
+
+class BodyRunner(Runner):
+    """What a task runner does between Running and the state after it.
+
+    Args:
+        - task: the task
+        - state_handlers: as for `Runner`
+        - flow_result: where results are stored if the task does not say
+    """
+
+    def __init__(
+        self,
+        task: Task[..., Any],
+        state_handlers: Iterable[Callable[..., Any]] | None = None,
+        flow_result: Result | None = None,
+    ) -> None:
+        super().__init__(state_handlers)
+        self.task = task
+        self.flow_result = flow_result
+        result = task.result or flow_result or _NOWHERE
+        self.result = result if task.target is None else result.at(task.target)
+        # asking once saves asking for every run
+        self._body = task.body
+        self._is_async = _signature.is_async(self._body)
+        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout
+
+    def _template_values(self, inputs: Mapping[str, Result]) -> dict[str, Any]:
+        current = _values.get()
+        return {**(current.get("parameters") or {}), **current, **{name: r.value for name, r in inputs.items()}}
+
+    async def _outcome(self, inputs: dict[str, Result]) -> State:
+        current = _values.get()
+        cancellation: Cancellation | None = current.get("cancellation")
+        task = None
+        try:
+            if cancellation is not None:
+                if cancellation.cause is not None:
+                    return stopped_state(cancellation.cause)
+                task = asyncio.current_task()
+                assert task is not None
+                cancellation.interruptible.add(task)
+            try:
+                arguments = {name: result.value for name, result in inputs.items()}
+                executor: Executor = current.get("executor") or _LOCAL
+                if type(executor) is not LocalExecutor and not self.task.travels:
+                    executor = _LOCAL
+                if self._runs_inline and type(executor) is LocalExecutor:
+                    value = await self._body(**arguments)
+                else:
+                    value = await self._submit(executor, current.get("task_full_name", self.task.name), arguments)
+            finally:
+                if cancellation is not None and task is not None:
+                    cancellation.interruptible.discard(task)
+                    if task in cancellation.left_behind:
+                        raise LeftBehind
+                    if task.cancelling():
+                        await absorb_cancel(task)
+        except asyncio.CancelledError as error:
+            if await is_stopped():
+                if cancellation is None or cancellation.cause is None:
+                    raise
+                return stopped_state(cancellation.cause)
+            return Failed("The task's body was cancelled from within.", result=error)
+        except TaskTimeoutSignal as signal:
+            return TimedOut(str(signal), result=signal)
+        except LOOP as signal:
+            return await self._looped(signal)
+        except PrefectStateSignal as signal:
+            return signal.state
+        except Exception as error:
+            if current.get("raise_on_exception"):
+                raise
+            return Failed(f"Error during execution of task: {error!r}", result=error)
+        if current.get("checkpointing") is not True:
+            return Success("Task run succeeded.", self.result.from_value(value))
+        return await self._succeeded(value, inputs)
+
+    async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
+        task, body = self.task, self._body
+        if not arguments.keys().isdisjoint(_SUBMIT_TAKES):
+            body, arguments = functools.partial(body, **arguments), {}
+        extra = {"task_name": name, "timeout": task.timeout}
+        with captured_stdout(task.log_stdout):
+            if task.timeout is None:
+                return await executor.submit(body, extra_context=extra, **arguments)
+            with anyio.move_on_after(task.timeout) as scope:
+                return await executor.submit(body, extra_context=extra, **arguments)
+            assert scope.cancelled_caught
+            fate = executor.fate_when_cut_short(self._is_async)
+            raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s. {fate}".rstrip())
+
+    async def _looped(self, signal: LOOP) -> State:
+        state = signal.state
+        assert isinstance(state, Looped)
+        state.message = state.message or f"Task is looping (round {state.loop_count})."
+        value = state.result
+        state.result = self.result.from_value(value)
+        if _values.get().get("checkpointing") is True:
+            try:
+                state.result = await self._stored_between(value)
+            except Exception as error:
+                message = f"what round {state.loop_count} of task '{self.task.name}' left cannot be stored: {error!r}"
+                self.logger.warning("%s; should the run be interrupted, it loops from the beginning", message)
+            if value is None or state._result.location is not None:
+                state.cached_inputs = await self._loop_inputs(state.loop_count + 1, state._result)
+        return state
+
+    async def _succeeded(self, value: Any, inputs: Mapping[str, Result]) -> State:
+        try:
+            result = await self._stored(value, inputs)
+        except SerializationError as error:
+            message = f"The result of task '{self.task.name}' cannot be stored: {error}"
+            return Failed(message, result=error)
+        except Exception as error:
+            if _values.get().get("raise_on_exception"):
+                raise
+            message = f"The result of task '{self.task.name}' could not be stored: {error!r}"
+            return Failed(message, result=error)
+        return Success("Task run succeeded.", result)
+
+    async def _stored(self, value: Any, inputs: Mapping[str, Result]) -> Result:
+        if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
+            return self.result.from_value(value)
+        try:
+            return await self.result.write(value, **self._template_values(inputs))
+        except ResultNotImplementedError:
+            return self.result.from_value(value)
+
+    async def _current_round(self) -> dict[str, Result]:
+        """Return what a retry inside a loop needs to go on from the same round."""
+        current = _values.get()
+        if current.get("task_loop_count") is None:
+            return {}
+        return await self._loop_inputs(
+            current["task_loop_count"], await self._stored_between(current.get("task_loop_result"))
+        )
+
+    async def _loop_inputs(self, count: int, result: Result) -> dict[str, Result]:
+        from .results import PrefectResult
+
+        return {"_loop_count": await PrefectResult().write(count), "_loop_result": result}
+
+    async def _stored_between(self, value: Any) -> Result:
+        """Store what one round leaves to the next; not where the task's result belongs, for which it could be taken."""
+        if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
+            return self.result.from_value(value)
+        try:
+            return await self.result.at(None).write(value)
+        except ResultNotImplementedError:
+            return self.result.from_value(value)
