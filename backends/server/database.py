@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import anyio
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,19 +34,21 @@ async def reading(store: Store, seconds: float = 30.0) -> AsyncIterator[AsyncCon
         - BackendUnavailable: if the database cannot be reached
     """
     try:
-        async with store.engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
-                # Rows are streamed inside a transaction only, which is what SET LOCAL needs too.
-                await connection.execution_options(isolation_level="REPEATABLE READ")
-                await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1_000)}")
-                yield connection
-                return
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            await driver.set_progress_handler(partial(_is_over, time.monotonic() + seconds), _INSTRUCTIONS)
-            try:
-                yield connection
-            finally:
-                await driver.set_progress_handler(None, 0)
+        # A read that is cut off in the driver leaves a connection behind that nobody closes. It ends by itself soon.
+        with anyio.CancelScope(shield=True):
+            async with store.engine.connect() as connection:
+                if connection.dialect.name == "postgresql":
+                    # Rows are streamed inside a transaction only, which is what SET LOCAL needs too.
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
+                    await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1_000)}")
+                    yield connection
+                    return
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                await driver.set_progress_handler(partial(_is_over, time.monotonic() + seconds), _INSTRUCTIONS)
+                try:
+                    yield connection
+                finally:
+                    await driver.set_progress_handler(None, 0)
     except Exception as error:
         if _was_cancelled(error):
             raise BackendRejected(

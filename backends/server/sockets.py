@@ -81,7 +81,10 @@ class Sockets:
         budget = Budget(self._settings)
         call = Call(store=self._authenticator.store, identity=identity, budget=budget)
         if operation.kind != "subscription":
-            yield await self._execution.execute(operation, variables, call)
+            # What has begun is finished, also for a client that has gone.
+            with anyio.CancelScope(shield=True):
+                whole = await self._execution.execute(operation, variables, call)
+            yield whole
             return
         async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
             async for answer in answers:
