@@ -26,7 +26,7 @@ CLAIMS = (
 """In the order they run."""
 
 ONLY_FULL = ("beside_peers", "profiles")
-GUARDED = ("engine", "growth", "sleepers", "threads", "transitions", "recorded_run", "latency", "imports")
+GUARDED = ("engine", "growth", "sleepers", "threads", "transitions", "recorded_run")
 
 
 def main() -> None:

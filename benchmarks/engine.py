@@ -22,13 +22,13 @@ def run(scale: str) -> list[Row]:
     rows: list[Row] = []
     for workload in WORKLOADS.values():
         for size in _SIZES[scale]:
-            rows += _compared(workload, size)
+            rows += _compared(workload, size, 3 if scale == "guard" else _ROUNDS[size])
     if scale != "guard":
         rows += _definition(10_000)
     return rows
 
 
-def _compared(workload: Workload, size: int) -> list[Row]:
+def _compared(workload: Workload, size: int, rounds: int) -> list[Row]:
     flow, last = workload.flow(size)
     answer = workload.answer(size)
 
@@ -45,7 +45,7 @@ def _compared(workload: Workload, size: int) -> list[Row]:
         "flowloop": lambda: rate(ours, "asyncio"),
         "flowloop, uvloop": lambda: rate(ours, "uvloop"),
     }
-    return compare(workload.name, contenders, unit="tasks/s", rounds=_ROUNDS[size], baseline=BASELINE, size=size)
+    return compare(workload.name, contenders, unit="tasks/s", rounds=rounds, baseline=BASELINE, size=size)
 
 
 def _definition(size: int) -> list[Row]:

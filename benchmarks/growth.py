@@ -32,7 +32,14 @@ def run(scale: str) -> list[Row]:
     rows: list[Row] = []
     for name, sizes in _SIZES[scale].items():
         contenders = {f"{size:,}": functools.partial(_measured, name, size) for size in sizes}
-        rows += compare(name, contenders, unit="µs/task", rounds=3, baseline=f"{sizes[0]:,}", warm_up=False)
+        rows += compare(
+            name,
+            contenders,
+            unit="µs/task",
+            rounds=1 if scale == "guard" else 3,
+            baseline=f"{sizes[0]:,}",
+            warm_up=False,
+        )
     return rows
 
 

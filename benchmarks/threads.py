@@ -43,7 +43,9 @@ def run(scale: str) -> list[Row]:
             "flowloop": functools.partial(seconds, ours),
             "flowloop, uvloop": functools.partial(seconds, ours, "uvloop"),
         }
-        rows += compare(f"sync body {name}", contenders, unit="s", rounds=5, baseline=BASELINE, size=size)
+        rows += compare(
+            f"sync body {name}", contenders, unit="s", rounds=3 if scale == "guard" else 5, baseline=BASELINE, size=size
+        )
     return rows
 
 

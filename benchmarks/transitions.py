@@ -32,8 +32,8 @@ from .recording import (
 TITLE = "Acknowledged transitions, each coroutine waiting for its own"
 BASELINE = "one request each, SQLite NORMAL"
 
-_COROUTINES = (200, 2_000)
-_TRANSITIONS = {"guard": 8_000, "quick": 8_000, "full": 40_000}
+_COROUTINES = {"guard": (200,), "quick": (200, 2_000), "full": (200, 2_000)}
+_TRANSITIONS = {"guard": 4_000, "quick": 8_000, "full": 40_000}
 _SINGLE = 800
 """Transitions of the baseline: it is slow, and its rate does not depend on their number."""
 
@@ -52,7 +52,7 @@ def run(scale: str) -> list[Row]:
     names = places_of(scale)
     with scratch() as folder, places(names) as found:
         options = settings(folder)
-        for coroutines in _COROUTINES:
+        for coroutines in _COROUTINES[scale]:
             count = max(_TRANSITIONS[scale] // 2, coroutines)
             contenders: dict[str, Callable[[], Sample]] = {
                 BASELINE: functools.partial(
