@@ -81,6 +81,7 @@ class Sockets:
         budget = Budget(self._settings)
         call = Call(store=self._authenticator.store, identity=identity, budget=budget)
         if operation.kind != "subscription":
+            whole: dict[str, Any] | None = None
             # What has begun is finished, also for a client that has gone.
             with anyio.CancelScope(shield=True):
                 whole = await self._execution.execute(operation, variables, call)
