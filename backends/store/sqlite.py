@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
+from ...engine.cancellation import undisturbed
 from ...engine.errors import BackendUnavailable, FlowloopError
 from .database import Database, RunRow, SetUp, StateRow, json_options
 from .records import Kind
@@ -29,6 +30,8 @@ from .records import Kind
 __all__ = ["SqliteDatabase"]
 
 R = TypeVar("R")
+_LONGEST_READ = 30.0
+"""Seconds after which the read of a caller that was cancelled is cut off after all."""
 
 BUSY_LIMIT = 60.0
 """For how many seconds a write waits for other processes before it fails."""
@@ -114,6 +117,10 @@ class SqliteDatabase(Database):
             **json_options,
         )
         event.listen(self.engine.sync_engine, "connect", self._set_up_reader)
+
+    async def read(self, work: Callable[[Connection], R]) -> R:
+        """Run `work`, which only reads, to its end: a read that is cut off leaves a connection that nobody closes."""
+        return await undisturbed(super().read(work), _LONGEST_READ)
 
     async def open(self, set_up: SetUp) -> None:
         """Connect, and run `set_up` in the first transaction."""

@@ -143,7 +143,7 @@ async def test_children_of_a_mapped_task_are_cached_each_by_itself(backend, sett
     for pages in ([1, 2], [2, 3], [1, 2, 3]):
         state = await CloudFlowRunner(flow, backend=backend, settings=settings).run(parameters={"pages": pages})
         assert state.result[fetched].result == [[page] for page in pages]
-    assert ran == [1, 2, 3]
+    assert sorted(ran) == [1, 2, 3]  # the two of one run ask the cache at the same time
 
 
 async def test_a_target_that_is_there_serves_and_a_continued_run_takes_it_again(backend, settings, tmp_path):
