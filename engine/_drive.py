@@ -8,7 +8,7 @@ few milliseconds all the same.
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextvars
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -106,7 +106,10 @@ class Drive:
         self.ledger = Ledger(plan.graph, story=story)
         self.states: list[State | None] = [None] * len(plan.tasks)
         self._sources: dict[int, list[tuple[Edge, State, _mapping.Elements | None]]] = {}
-        self._in_flight: dict[Key, asyncio.Task[State]] = {}
+        self._in_flight: dict[asyncio.Task[State], Key] = {}
+        # one for all runs: what a run needs while it waits is kept small, so that the garbage collector is quick
+        self._done_callback = self._ended
+        self._context = contextvars.copy_context()
         self._stopping = False
         self._cancelled_meanwhile = False
         self._failure: Exception | None = None
@@ -165,19 +168,23 @@ class Drive:
         except Exception as error:
             self._failure = self._failure or error
             return
-        self._in_flight[key] = task
         if task.done():
-            self._ended(key, task)
+            self._settle(key, task)
         else:
-            task.add_done_callback(functools.partial(self._ended, key))
+            self._in_flight[task] = key
+            task.add_done_callback(self._done_callback, context=self._context)
 
-    def _ended(self, key: Key, task: asyncio.Task[State]) -> None:
-        if self._in_flight.get(key) is not task:  # left behind, or seen to already
+    def _ended(self, task: asyncio.Task[State]) -> None:
+        key = self._in_flight.pop(task, None)
+        if key is None:  # left behind, or seen to already
             self._cancellation.left_behind.discard(task)
             if not task.cancelled():
                 task.exception()
             return
-        del self._in_flight[key]
+        self._settle(key, task)
+        self.wake()
+
+    def _settle(self, key: Key, task: asyncio.Task[State]) -> None:
         try:
             self._completed(key, task.result())
         except asyncio.CancelledError:
@@ -186,7 +193,6 @@ class Drive:
                 self._failure = self._failure or ExecutorError(f"the run of task {name!r} was cancelled from outside")
         except Exception as error:
             self._failure = self._failure or error
-        self.wake()
 
     def _run_task(self, number: int, child: int) -> Coroutine[Any, Any, State]:
         task = self._plan.tasks[number]
@@ -264,35 +270,36 @@ class Drive:
 
     def _end_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start what has not begun, or waits for later: with the cause set, a run goes straight to Cancelled."""
+        under_way = set(self._in_flight.values())
         for number, task in enumerate(self._plan.tasks):
             state = self.states[number]
             known = self._initial.get(task) if state is None else state
             if isinstance(known, Mapped):
                 self.states[number] = known
                 for child, one in enumerate(known.map_states):
-                    if one is not None and _waits(one) and (number, child) not in self._in_flight:
+                    if one is not None and _waits(one) and (number, child) not in under_way:
                         self._start((number, child), loop)
-            elif (number, -1) not in self._in_flight and (state is None or _waits(state)):
+            elif (number, -1) not in under_way and (state is None or _waits(state)):
                 self._start((number, -1), loop)
 
     def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel again what is still in flight. A body that has not ended is left behind: its run ends without it."""
-        for key, task in list(self._in_flight.items()):
+        for task, key in list(self._in_flight.items()):
             task.cancel()
             if task in self._cancellation.interruptible:
                 self._cancellation.left_behind.add(task)
-                del self._in_flight[key]
+                del self._in_flight[task]
                 self._start(key, loop)
 
     async def _drain(self) -> None:
         """Wait until nothing is in flight, for as long as the grace."""
-        tasks = [*self._in_flight.values(), *self._cancellation.left_behind]
+        tasks = [*self._in_flight, *self._cancellation.left_behind]
         if await outlast(tasks, self._grace):
             # what is in flight is seen to its end before the caller's cancel goes on
             self._cancelled_meanwhile = True
-        for key, task in list(self._in_flight.items()):
+        for task in list(self._in_flight):
             if task.done():
-                self._ended(key, task)
+                self._ended(task)
 
     def _last(self, state: State | None) -> State:
         """Return a state for what could not record one: children that never began, handlers that would not stop."""

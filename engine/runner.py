@@ -86,7 +86,11 @@ class Runner:
         if callable(state_handlers):
             raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
         self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
-        self.logger = _logger(type(self).__name__)
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Where this kind of runner logs."""
+        return _logger(type(self).__name__)
 
     async def initialize_run(self, state: State | None, context: dict[str, Any]) -> tuple[State, dict[str, Any]]:
         """Return what a run begins with.
