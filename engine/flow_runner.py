@@ -167,15 +167,13 @@ class FlowRunner(Runner):
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
         """Call all state handlers, and tell whoever watches; see `Runner.handle_state_change`."""
-        change = self._tell(old_state, new_state)
+        change = super().handle_state_change(old_state, new_state)
         # how a flow run ended is told to the end, whoever is cancelled meanwhile
         return await (undisturbed(change, self.settings.cancel_grace) if new_state.is_finished() else change)
 
-    async def _tell(self, old_state: State, new_state: State) -> State:
-        new_state = await super().handle_state_change(old_state, new_state)
+    def _tell(self, old_state: State, new_state: State) -> None:
         if self._watch.active:
             self._watch.publish(RunEvent(now(), None, -1, old_state, new_state))
-        return new_state
 
     # -- the whole run -----------------------------------------------------------------------------------
 

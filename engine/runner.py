@@ -123,7 +123,7 @@ class Runner:
         return new_state
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
-        """Call all state handlers: those of what is run first, then those of this runner.
+        """Call all state handlers: those of what is run first, then those of this runner. Then tell whoever watches.
 
         Args:
             - old_state: the old (previous) state
@@ -150,7 +150,11 @@ class Runner:
             self.logger.exception("a state handler failed")
             message = f"Exception raised while calling state handlers: {error!r}"
             raise ENDRUN(Failed(message, result=error)) from error
+        self._tell(old_state, new_state)
         return new_state
+
+    def _tell(self, old_state: State, new_state: State) -> None:
+        """Tell whoever watches of a change of state; here nobody does."""
 
     async def _heartbeat(self) -> bool:
         """Tell somebody that this run is alive; here there is nobody to tell.

@@ -128,10 +128,7 @@ class TaskRunner(BodyRunner):
             new_state = await call_handler(handler, self.task, old_state, new_state)
         return new_state
 
-    async def handle_state_change(self, old_state: State, new_state: State) -> State:
-        """Call all state handlers, and tell whoever watches the flow run; see `Runner.handle_state_change`."""
-        if self._is_heard:
-            new_state = await super().handle_state_change(old_state, new_state)
+    def _tell(self, old_state: State, new_state: State) -> None:
         current = _values.get()
         if _is_watched(current):
             slug, map_index = current.get("task_slug"), current.get("map_index")
@@ -139,7 +136,6 @@ class TaskRunner(BodyRunner):
             current["watch"].publish(
                 RunEvent(now(), slug, -1 if map_index is None else map_index, old_state, new_state, run_count)
             )
-        return new_state
 
     # -- the whole run -----------------------------------------------------------------------------------
 
@@ -237,11 +233,18 @@ class TaskRunner(BodyRunner):
         if self._loads_results:
             state, upstream_states = await self.load_results(state, upstream_states)
         inputs = await self.get_task_inputs(state, upstream_states)
-        if self._is_heard or _is_watched(current) or current.get("limits") is not None:
-            state = await self._run_body(state, inputs)
-            return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
-        state = await self._outcome(_values_of(inputs), inputs)
-        return await self._after_plain_body(state, inputs, upstream_states)
+        if current.get("limits") is not None:
+            state = await self._within_limits(state, inputs)
+        elif self._is_heard or _is_watched(current):
+            # as `set_task_to_running` and `get_task_run_state` do it, with fewer frames to wait in
+            running = await self.handle_state_change(state, self._running(state))
+            if not running.is_running():
+                raise ENDRUN(running)
+            state = await self.handle_state_change(running, await self._outcome(_values_of(inputs), inputs))
+        else:
+            state = await self._outcome(_values_of(inputs), inputs)
+            return await self._after_plain_body(state, inputs, upstream_states)
+        return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
 
     async def _after_plain_body(
         self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]
@@ -541,6 +544,9 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if the state is not Pending
         """
+        return self._running(state)
+
+    def _running(self, state: State) -> State:
         running = _rules.running(state)
         attempt = _values.get().get("task_run_count", 1)
         if attempt > 1:  # whoever goes on with this run has to know

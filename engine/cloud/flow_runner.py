@@ -75,6 +75,7 @@ class CloudFlowRunner(FlowRunner):
         super().__init__(flow, None, state_handlers, settings=settings, limits=limits, fail_fast=fail_fast)
         self.backend = backend
         self.takeover = takeover
+        self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
         self._woken = anyio.Event()
 
@@ -185,7 +186,7 @@ class CloudFlowRunner(FlowRunner):
         )
 
     def _flow_result(self) -> Result:
-        return self.flow.result or DefaultResult(self.settings.results_dir)
+        return self.flow.result or self._default_result
 
     async def determine_final_state(
         self,
