@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from . import _mapping
 from ._ledger import Graph, Key, Ledger
+from ._release import Release
 from .cancellation import Cancellation, Cause, outlast, stopped_state
 from .edge import Edge
 from .errors import ExecutorError
 from .flow import Flow
-from .state import Mapped, Pending, Queued, State
+from .state import Finished, Mapped, Pending, Queued, State
 from .task import Task
 from .task_runner import TaskRunner
 from .watch import Watch
@@ -77,6 +78,7 @@ class Drive:
         - cancellation: whether the run is being stopped
         - watch: where progress is counted
         - fail_fast: whether the first failure stops the run
+        - kept: the tasks whose results stay although no task needs them any more; None lets all stay
         - grace: seconds that stopped bodies get to clean up, and again to record their states
         - story: whether the ledger keeps a log
     """
@@ -91,6 +93,7 @@ class Drive:
         watch: Watch,
         *,
         fail_fast: bool,
+        kept: Iterable[Task[..., Any]] | None = None,
         grace: float,
         story: bool = False,
     ) -> None:
@@ -104,6 +107,9 @@ class Drive:
         self._fail_fast = fail_fast
         self._grace = grace
         self.ledger = Ledger(plan.graph, story=story)
+        self._release: Release | None = None
+        if kept is not None:
+            self._release = Release(plan.graph, {plan.index[task] for task in (*kept, *task_states)})
         self.states: list[State | None] = [None] * len(plan.tasks)
         self._sources: dict[int, list[tuple[Edge, State, _mapping.Elements | None]]] = {}
         self._in_flight: dict[asyncio.Task[State], Key] = {}
@@ -119,6 +125,10 @@ class Drive:
     def final_states(self) -> dict[Task[..., Any], State]:
         """Return the states of all tasks that have one."""
         return {task: state for task, state in zip(self._plan.tasks, self.states, strict=True) if state is not None}
+
+    def is_released(self, task: Task[..., Any]) -> bool:
+        """Whether results of a task are gone because no other task needed them any more."""
+        return self._release is not None and self._plan.index[task] in self._release.released
 
     def wake(self) -> None:
         """Make `run` look again at what there is to do."""
@@ -238,8 +248,19 @@ class Drive:
                 self._expand(number, state)
             else:
                 self.ledger.finish(key)
+        if self._release is not None and not self._stopping and isinstance(state, Finished):
+            self._release_what_was_used(key)
         if self._fail_fast and state.is_failed():
             self._cancellation.request("sibling")
+
+    def _release_what_was_used(self, key: Key) -> None:
+        assert self._release is not None
+        number, child = key
+        if child >= 0:
+            self._release.child_finished(key, self.states)
+        if self.ledger.is_finished(number) and _is_over(self.states[number]):
+            self._sources.pop(number, None)
+            self._release.task_finished([upstream for _, upstream in self._plan.upstream[number]], self.states)
 
     def _expand(self, number: int, state: Mapped) -> None:
         upstream = self._upstream_states(number)
@@ -312,6 +333,12 @@ class Drive:
         state = stopped_state(self._cancellation.cause)
         self._watch.count(state)
         return state
+
+
+def _is_over(state: State | None) -> bool:
+    if isinstance(state, Mapped):
+        return all(isinstance(child, Finished) for child in state.map_states)
+    return isinstance(state, Finished)
 
 
 def _waits(state: State) -> bool:

@@ -89,6 +89,10 @@ class Ledger:
         """Whether every task is finished."""
         return not self.unfinished
 
+    def is_finished(self, task: int) -> bool:
+        """Whether a task is finished, with all its children if it has any."""
+        return self._status[task] == _FINISHED
+
     def width(self, task: int) -> int | None:
         """How many children a task was given, or None before that."""
         status = self._child_status.get(task)

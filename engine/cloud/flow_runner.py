@@ -48,6 +48,8 @@ class CloudFlowRunner(FlowRunner):
         - settings: where runs are recorded, how long a retry is waited for, and the like
         - limits: how many task runs may go on at once, in all and by task and tag
         - fail_fast: whether the first failed task stops all others
+        - release_results: whether the value of a result is let go as soon as no task needs it any more: see
+            `FlowRunner`
         - takeover: whether a flow run that is recorded as Running is continued although its runner may live; if None,
             it is when no heartbeat came for twice its interval. The former runner can record nothing any more.
 
@@ -70,9 +72,18 @@ class CloudFlowRunner(FlowRunner):
         settings: Settings | None = None,
         limits: Limits | None = None,
         fail_fast: bool = False,
+        release_results: bool = False,
         takeover: bool | None = None,
     ) -> None:
-        super().__init__(flow, None, state_handlers, settings=settings, limits=limits, fail_fast=fail_fast)
+        super().__init__(
+            flow,
+            None,
+            state_handlers,
+            settings=settings,
+            limits=limits,
+            fail_fast=fail_fast,
+            release_results=release_results,
+        )
         self.backend = backend
         self.takeover = takeover
         self._default_result = DefaultResult(self.settings.results_dir)
@@ -197,9 +208,11 @@ class CloudFlowRunner(FlowRunner):
     ) -> State:
         """Return the state that the states of the tasks make; see `FlowRunner.determine_final_state`.
 
-        Results of `return_states` that tasks have left in another process are read.
+        Results of `return_states` that tasks have left in another process are read, except those that were released.
         """
         for task, returned in return_states.items():
+            if self._drive is not None and self._drive.is_released(task):
+                continue
             result = task.result or self._flow_result()
             for one in returned.map_states if isinstance(returned, Mapped) else [returned]:
                 if one.is_successful() and one._result.value is None and one._result.location is not None:
