@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _mapping
@@ -50,7 +50,9 @@ class Plan:
         self.tasks: list[Task[..., Any]] = list(flow.sorted_tasks())
         self.index = {task: number for number, task in enumerate(self.tasks)}
         edges = [flow._upstream[task] for task in self.tasks]
-        self.upstream = [[(edge, self.index[edge.upstream_task]) for edge in found] for found in edges]
+        self.upstream: list[Sequence[tuple[Edge, int]]] = [
+            [(edge, self.index[edge.upstream_task]) for edge in found] if found else () for found in edges
+        ]
         self.mapped = [any(edge.mapped for edge in found) for found in edges]
         plain: list[Key] = []
         spread: list[Key] = []
