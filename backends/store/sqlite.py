@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
 from ...engine.cancellation import undisturbed
 from ...engine.errors import BackendUnavailable, FlowloopError
-from .database import Database, RunRow, SetUp, StateRow, json_options
+from .database import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 from .records import Kind
 
 __all__ = ["SqliteDatabase"]
@@ -39,8 +40,8 @@ BUSY_LIMIT = 60.0
 _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
 
 _RUN_COLUMNS = {
-    "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id, task_id",
-    "flow_run": "id, version, state, tenant_id, submitted, flow_id, labels",
+    "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id",
+    "flow_run": "id, version, state, tenant_id, submitted, flow_id",
 }
 
 _LOCKED = "coalesce(json_extract(g.settings, '$.version_locking_enabled'), 0)"
@@ -59,26 +60,28 @@ _FLOW_FACTS = {
     ),
 }
 
-# The rows of `append_states` fill both statements: the run id comes last, so that both use every parameter's number.
-_INSERT_STATE = (
-    "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
-    "serialized_state, client_id) VALUES (?1, ?2, ?14, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
-)
-_COPY_TO_RUN = (
-    "UPDATE {kind} SET version = ?3, state_timestamp = ?4, state = ?5, state_message = ?6, state_start_time = ?7, "
-    "serialized_state = ?8, start_time = coalesce(min(start_time, ?10), start_time, ?10), "
-    "end_time = coalesce(max(end_time, ?11), end_time, ?11), heartbeat = coalesce(?12, heartbeat), {extra}, "
-    "updated = ?4 WHERE id = ?14"
-)
-_EXTRA = {
-    "task_run": "cached_inputs = ?13, cached_at = CASE ?5 WHEN 'Cached' THEN ?4 END",
-    "flow_run": "submitted = coalesce(?13, submitted)",
-}
+_ROWS_AT_ONCE = 20
+"""As many states go into one INSERT: each call of the driver costs as much as a row."""
 
-_APPEND = {
-    kind: (_INSERT_STATE.format(kind=kind), _COPY_TO_RUN.format(kind=kind, extra=extra))
-    for kind, extra in _EXTRA.items()
-}
+_INSERT_STATES = (
+    "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
+    "serialized_state, client_id) VALUES {rows}"
+)
+_ROW = f"({', '.join('?' * 10)})"
+
+_COPY_TO_RUNS = "UPDATE {kind} SET {sets} FROM {kind}_state AS new WHERE new.rowid > ? AND {kind}.id = new.{kind}_id"
+
+
+class _Append:
+    """The statements of `append_states` for one kind of runs."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.insert_many = _INSERT_STATES.format(kind=kind, rows=", ".join([_ROW] * _ROWS_AT_ONCE))
+        self.insert = _INSERT_STATES.format(kind=kind, rows=_ROW)
+        self.copy = _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max"))
+
+
+_APPEND = {"task_run": _Append("task_run"), "flow_run": _Append("flow_run")}
 
 _INSERT_TASK_RUN = (
     "INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version, "
@@ -227,11 +230,20 @@ class SqliteDatabase(Database):
         driver = _driver(connection)
         return [row for key in keys if (row := driver.execute(read, key).fetchone()) is not None]
 
-    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert states and copy each to its run, in order."""
-        driver = _driver(connection)
-        for statement in _APPEND[kind]:
-            driver.executemany(statement, rows)
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[StateRecord]) -> None:
+        """Insert states and copy each to its run: the first of every run at once, then the second."""
+        driver, append = _driver(connection), _APPEND[kind]
+        for wave in waves(rows):
+            *others, last = wave
+            many = len(others) - len(others) % _ROWS_AT_ONCE
+            if others:
+                groups = [others[at : at + _ROWS_AT_ONCE] for at in range(0, many, _ROWS_AT_ONCE)]
+                driver.executemany(append.insert_many, [[*chain.from_iterable(group)] for group in groups])
+                driver.executemany(append.insert, others[many:])
+            newest = driver.execute(append.insert, last).lastrowid
+            assert newest is not None
+            # Nobody else writes meanwhile, so the rows of the wave are the newest, numbered one after the other.
+            driver.execute(append.copy, (newest - len(wave),))
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
