@@ -2,6 +2,8 @@
 
 The file is in WAL mode, so readers and the writer do not wait for each other. Other processes may write to
 the same file: a transaction begins by taking the write lock, and waits for it as long as `BUSY_LIMIT`.
+
+Copying the log into the file takes as long as many transactions, so a thread of its own does it, and nobody waits.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +39,12 @@ _LONGEST_READ = 30.0
 
 BUSY_LIMIT = 60.0
 """For how many seconds a write waits for other processes before it fails."""
+
+_CHECKPOINT_AFTER = 4_000
+"""After as many changed rows, what the log holds is copied into the file, while the next rows are written."""
+
+_LONGEST_LOG = 8_000
+"""Pages of the log after which the writer waits until all of it is copied, so that the log begins anew."""
 
 _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
 
@@ -112,6 +121,9 @@ class SqliteDatabase(Database):
         self._synchronous = synchronous
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-writer")
         self._connection: Connection | None = None
+        self._checkpoints = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-checkpoint")
+        self._checkpoint: Future[None] | None = None
+        self._copied = 0
         self.engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=self.path),
             poolclass=AsyncAdaptedQueuePool,
@@ -137,6 +149,7 @@ class SqliteDatabase(Database):
         """Finish what has begun, and close every connection."""
         await self._in_thread(self._close)
         self._thread.shutdown()
+        self._checkpoints.shutdown()
         await self.engine.dispose()
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -167,6 +180,7 @@ class SqliteDatabase(Database):
             raw.execute(f"PRAGMA synchronous = {self._synchronous}")
             raw.execute("PRAGMA foreign_keys = ON")
             raw.execute("PRAGMA cache_size = -32768")
+            raw.execute(f"PRAGMA wal_autocheckpoint = {_LONGEST_LOG}")
         except sqlite3.Error:
             raw.close()
             raise
@@ -177,7 +191,21 @@ class SqliteDatabase(Database):
         assert connection is not None, "the store is not open"
         transaction = _patiently(connection.begin)
         with transaction:
-            return work(connection)
+            result = work(connection)
+        self._copy_log(_driver(connection).total_changes)
+        return result
+
+    def _copy_log(self, changes: int) -> None:
+        if changes - self._copied < _CHECKPOINT_AFTER or (self._checkpoint and not self._checkpoint.done()):
+            return
+        self._copied = changes
+        self._checkpoint = self._checkpoints.submit(self._run_checkpoint)
+
+    def _run_checkpoint(self) -> None:
+        # If it fails, what is left waits for the next one, or for the writer to notice how long the log is.
+        with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
+            raw.execute(f"PRAGMA synchronous = {self._synchronous}")
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _close(self) -> None:
         if self._connection is not None:
