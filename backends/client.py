@@ -13,7 +13,7 @@ import logging
 import random
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
@@ -446,11 +446,11 @@ class GraphQLBackend:
         except TransportQueryError as error:
             return error.data, error.errors or []
 
-    async def _put(self, write: Write, run_id: str, size: int) -> Any:
+    def _put(self, write: Write, run_id: str, size: int) -> Awaitable[Any]:
         if not self._outboxes:
             raise BackendUnavailable(f"{self.url} is not open")
         # Always the same lane for a run: its states arrive in the order they were sent.
-        return await self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id)
+        return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id)
 
     async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
         text, variables, keys = documents.combined(writes)
