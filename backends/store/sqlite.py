@@ -2,6 +2,8 @@
 
 The file is in WAL mode, so readers and the writer do not wait for each other. Other processes may write to
 the same file: a transaction begins by taking the write lock, and waits for it as long as `BUSY_LIMIT`.
+
+Copying the log into the file takes as long as many transactions, so a thread of its own does it, and nobody waits.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +28,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
 from ...engine.cancellation import undisturbed
 from ...engine.errors import BackendUnavailable, FlowloopError
-from .database import Database, RunRow, SetUp, StateRow, json_options
+from .database import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 from .records import Kind
 
 __all__ = ["SqliteDatabase"]
@@ -36,11 +40,17 @@ _LONGEST_READ = 30.0
 BUSY_LIMIT = 60.0
 """For how many seconds a write waits for other processes before it fails."""
 
+_CHECKPOINT_AFTER = 4_000
+"""After as many changed rows, what the log holds is copied into the file, while the next rows are written."""
+
+_LONGEST_LOG = 8_000
+"""Pages of the log after which the writer waits until all of it is copied, so that the log begins anew."""
+
 _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
 
 _RUN_COLUMNS = {
-    "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id, task_id",
-    "flow_run": "id, version, state, tenant_id, submitted, flow_id, labels",
+    "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id",
+    "flow_run": "id, version, state, tenant_id, submitted, flow_id",
 }
 
 _LOCKED = "coalesce(json_extract(g.settings, '$.version_locking_enabled'), 0)"
@@ -59,26 +69,28 @@ _FLOW_FACTS = {
     ),
 }
 
-# The rows of `append_states` fill both statements: the run id comes last, so that both use every parameter's number.
-_INSERT_STATE = (
-    "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
-    "serialized_state, client_id) VALUES (?1, ?2, ?14, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
-)
-_COPY_TO_RUN = (
-    "UPDATE {kind} SET version = ?3, state_timestamp = ?4, state = ?5, state_message = ?6, state_start_time = ?7, "
-    "serialized_state = ?8, start_time = coalesce(min(start_time, ?10), start_time, ?10), "
-    "end_time = coalesce(max(end_time, ?11), end_time, ?11), heartbeat = coalesce(?12, heartbeat), {extra}, "
-    "updated = ?4 WHERE id = ?14"
-)
-_EXTRA = {
-    "task_run": "cached_inputs = ?13, cached_at = CASE ?5 WHEN 'Cached' THEN ?4 END",
-    "flow_run": "submitted = coalesce(?13, submitted)",
-}
+_ROWS_AT_ONCE = 20
+"""As many states go into one INSERT: each call of the driver costs as much as a row."""
 
-_APPEND = {
-    kind: (_INSERT_STATE.format(kind=kind), _COPY_TO_RUN.format(kind=kind, extra=extra))
-    for kind, extra in _EXTRA.items()
-}
+_INSERT_STATES = (
+    "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
+    "serialized_state, client_id) VALUES {rows}"
+)
+_ROW = f"({', '.join('?' * 10)})"
+
+_COPY_TO_RUNS = "UPDATE {kind} SET {sets} FROM {kind}_state AS new WHERE new.rowid > ? AND {kind}.id = new.{kind}_id"
+
+
+class _Append:
+    """The statements of `append_states` for one kind of runs."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.insert_many = _INSERT_STATES.format(kind=kind, rows=", ".join([_ROW] * _ROWS_AT_ONCE))
+        self.insert = _INSERT_STATES.format(kind=kind, rows=_ROW)
+        self.copy = _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max"))
+
+
+_APPEND = {"task_run": _Append("task_run"), "flow_run": _Append("flow_run")}
 
 _INSERT_TASK_RUN = (
     "INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version, "
@@ -109,6 +121,9 @@ class SqliteDatabase(Database):
         self._synchronous = synchronous
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-writer")
         self._connection: Connection | None = None
+        self._checkpoints = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-checkpoint")
+        self._checkpoint: Future[None] | None = None
+        self._copied = 0
         self.engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=self.path),
             poolclass=AsyncAdaptedQueuePool,
@@ -134,6 +149,7 @@ class SqliteDatabase(Database):
         """Finish what has begun, and close every connection."""
         await self._in_thread(self._close)
         self._thread.shutdown()
+        self._checkpoints.shutdown()
         await self.engine.dispose()
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -164,6 +180,7 @@ class SqliteDatabase(Database):
             raw.execute(f"PRAGMA synchronous = {self._synchronous}")
             raw.execute("PRAGMA foreign_keys = ON")
             raw.execute("PRAGMA cache_size = -32768")
+            raw.execute(f"PRAGMA wal_autocheckpoint = {_LONGEST_LOG}")
         except sqlite3.Error:
             raw.close()
             raise
@@ -174,7 +191,21 @@ class SqliteDatabase(Database):
         assert connection is not None, "the store is not open"
         transaction = _patiently(connection.begin)
         with transaction:
-            return work(connection)
+            result = work(connection)
+        self._copy_log(_driver(connection).total_changes)
+        return result
+
+    def _copy_log(self, changes: int) -> None:
+        if changes - self._copied < _CHECKPOINT_AFTER or (self._checkpoint and not self._checkpoint.done()):
+            return
+        self._copied = changes
+        self._checkpoint = self._checkpoints.submit(self._run_checkpoint)
+
+    def _run_checkpoint(self) -> None:
+        # If it fails, what is left waits for the next one, or for the writer to notice how long the log is.
+        with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
+            raw.execute(f"PRAGMA synchronous = {self._synchronous}")
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -227,11 +258,20 @@ class SqliteDatabase(Database):
         driver = _driver(connection)
         return [row for key in keys if (row := driver.execute(read, key).fetchone()) is not None]
 
-    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert states and copy each to its run, in order."""
-        driver = _driver(connection)
-        for statement in _APPEND[kind]:
-            driver.executemany(statement, rows)
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[StateRecord]) -> None:
+        """Insert states and copy each to its run: the first of every run at once, then the second."""
+        driver, append = _driver(connection), _APPEND[kind]
+        for wave in waves(rows):
+            *others, last = wave
+            many = len(others) - len(others) % _ROWS_AT_ONCE
+            if others:
+                groups = [others[at : at + _ROWS_AT_ONCE] for at in range(0, many, _ROWS_AT_ONCE)]
+                driver.executemany(append.insert_many, [[*chain.from_iterable(group)] for group in groups])
+                driver.executemany(append.insert, others[many:])
+            newest = driver.execute(append.insert, last).lastrowid
+            assert newest is not None
+            # Nobody else writes meanwhile, so the rows of the wave are the newest, numbered one after the other.
+            driver.execute(append.copy, (newest - len(wave),))
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
