@@ -233,6 +233,14 @@ class SqliteDatabase(Database):
         for statement in _APPEND[kind]:
             driver.executemany(statement, rows)
 
+    def insert_rows(
+        self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Insert rows into any table."""
+        named = ", ".join(f'"{column}"' for column in columns)
+        places = ", ".join("?" for _ in columns)
+        _driver(connection).executemany(f"INSERT INTO {table} ({named}) VALUES ({places})", rows)
+
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
         driver = _driver(connection)

@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 import anyio
@@ -185,7 +186,11 @@ class CloudFlowRunner(FlowRunner):
         )
 
     def _flow_result(self) -> Result:
-        return self.flow.result or DefaultResult(self.settings.results_dir)
+        return self.flow.result or self._default_result
+
+    @cached_property
+    def _default_result(self) -> Result:
+        return DefaultResult(self.settings.results_dir)
 
     async def determine_final_state(
         self,
@@ -263,6 +268,7 @@ class CloudFlowRunner(FlowRunner):
             "scheduled_start_time": info.scheduled_start_time,
             "takeover": self._takes_over(info),
         }
+        chosen: dict[Task[..., Any], dict[str, Any]] = {task: {} for task in task_contexts}
         tasks = {slug: task for task, slug in self.flow.slugs.items()}
         for task_run in info.task_runs:
             task = tasks.get(task_run.task_slug or "")
@@ -274,7 +280,7 @@ class CloudFlowRunner(FlowRunner):
             info.state if state is None else state,
             task_states,
             context,
-            {task: {} for task in task_contexts},
+            chosen,
             {**recorded, **parameters},
         )
         return result._replace(task_contexts=task_contexts)
