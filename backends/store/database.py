@@ -23,7 +23,18 @@ from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, 
 from .records import Kind
 from .schema import metadata
 
-__all__ = ["HEAD", "VERSION_TABLE", "Database", "RunRow", "SetUp", "StateRow", "json_options", "prepare", "version_of"]
+__all__ = [
+    "HEAD",
+    "VERSION_TABLE",
+    "Database",
+    "RunRow",
+    "SetUp",
+    "StateRow",
+    "json_options",
+    "prepare",
+    "version_of",
+    "waves",
+]
 
 R = TypeVar("R")
 
@@ -179,6 +190,20 @@ class Database(ABC):
         Returns:
             - Collection: the ids of those that were inserted
         """
+
+
+def waves(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[tuple[Any, ...]]]:
+    """Split rows so that no run is twice in one statement, in order."""
+    if len({row[-1] for row in rows}) == len(rows):
+        return [rows]
+    found: list[list[tuple[Any, ...]]] = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        wave = seen[row[-1]] = seen.get(row[-1], -1) + 1
+        if wave == len(found):
+            found.append([])
+        found[wave].append(row)
+    return list(found)
 
 
 def version_of(connection: Connection) -> str | None:

@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, ExceptionContext, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ...engine.errors import FlowloopError
-from .database import Database, RunRow, SetUp, StateRow, json_options
+from .database import Database, RunRow, SetUp, StateRow, json_options, waves
 from .ids import is_id
 from .records import Kind
 from .schema import metadata
@@ -208,7 +208,7 @@ class PostgresDatabase(Database):
 
     def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert states and copy each to its run, the first of every run in one statement, the second in the next."""
-        for wave in _waves(rows):
+        for wave in waves(rows):
             _fetch(connection, _APPEND_STATES[kind], *zip(*wave, strict=True))
 
     def insert_rows(
@@ -235,20 +235,6 @@ def _fetch(connection: Connection, statement: str, *args: Sequence[Any]) -> list
 
     rows: list[Any] = adapted.run_async(run)
     return rows
-
-
-def _waves(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[tuple[Any, ...]]]:
-    """Split rows so that no run is twice in one statement, in order."""
-    if len({row[-1] for row in rows}) == len(rows):
-        return [rows]
-    waves: list[list[tuple[Any, ...]]] = []
-    seen: dict[str, int] = {}
-    for row in rows:
-        wave = seen[row[-1]] = seen.get(row[-1], -1) + 1
-        if wave == len(waves):
-            waves.append([])
-        waves[wave].append(row)
-    return list(waves)
 
 
 def _notice_lost_connection(context: ExceptionContext) -> None:

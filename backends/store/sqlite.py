@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +26,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
 from ...engine.cancellation import undisturbed
 from ...engine.errors import BackendUnavailable, FlowloopError
-from .database import Database, RunRow, SetUp, StateRow, json_options
+from .database import Database, RunRow, SetUp, StateRow, json_options, waves
 from .records import Kind
 
 __all__ = ["SqliteDatabase"]
@@ -59,36 +61,42 @@ _FLOW_FACTS = {
     ),
 }
 
-# The rows of `append_states` fill both statements: the run id comes last, so that both use every parameter's number.
-_INSERT_STATE = (
+# Statements over many rows: these stand in a table `new`, with empty rows besides; see `_run_over`.
+_INSERT_STATES = (
     "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
-    "serialized_state, client_id) VALUES (?1, ?2, ?14, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+    "serialized_state, client_id) SELECT id, tenant_id, run_id, version, timestamp, state, message, start_time, "
+    "serialized_state, client_id FROM new WHERE id IS NOT NULL"
 )
-_COPY_TO_RUN = (
-    "UPDATE {kind} SET version = ?3, state_timestamp = ?4, state = ?5, state_message = ?6, state_start_time = ?7, "
-    "serialized_state = ?8, start_time = coalesce(min(start_time, ?10), start_time, ?10), "
-    "end_time = coalesce(max(end_time, ?11), end_time, ?11), heartbeat = coalesce(?12, heartbeat), {extra}, "
-    "updated = ?4 WHERE id = ?14"
+_COPY_TO_RUNS = (
+    "UPDATE {kind} SET version = new.version, state_timestamp = new.timestamp, state = new.state, "
+    "state_message = new.message, state_start_time = new.start_time, serialized_state = new.serialized_state, "
+    "start_time = coalesce(min({kind}.start_time, new.started), {kind}.start_time, new.started), "
+    "end_time = coalesce(max({kind}.end_time, new.ended), {kind}.end_time, new.ended), "
+    "heartbeat = coalesce(new.heartbeat, {kind}.heartbeat), {extra}, updated = new.timestamp "
+    "FROM new WHERE {kind}.id = new.run_id"
 )
 _EXTRA = {
-    "task_run": "cached_inputs = ?13, cached_at = CASE ?5 WHEN 'Cached' THEN ?4 END",
-    "flow_run": "submitted = coalesce(?13, submitted)",
+    "task_run": "cached_inputs = new.extra, cached_at = CASE new.state WHEN 'Cached' THEN new.timestamp END",
+    "flow_run": "submitted = coalesce(new.extra, flow_run.submitted)",
 }
+_APPENDED = (
+    "id, tenant_id, version, timestamp, state, message, start_time, serialized_state, client_id, started, ended, "
+    "heartbeat, extra, run_id"
+)
 
-_APPEND = {
-    kind: (_INSERT_STATE.format(kind=kind), _COPY_TO_RUN.format(kind=kind, extra=extra))
-    for kind, extra in _EXTRA.items()
-}
-
-_INSERT_TASK_RUN = (
+_CREATED = "tenant_id, created, flow_run_id, task_id, map_index, cache_key, document, state_id, id"
+_INSERT_TASK_RUNS = (
     "INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version, "
-    "state, state_message, state_timestamp, serialized_state) "
-    "VALUES (?9, ?1, ?2, ?2, ?3, ?4, ?5, ?6, 1, 'Pending', 'Task run created', ?2, ?7)"
+    "state, state_message, state_timestamp, serialized_state) SELECT id, tenant_id, created, created, flow_run_id, "
+    "task_id, map_index, cache_key, 1, 'Pending', 'Task run created', created, document FROM new WHERE id IS NOT NULL"
 )
 _INSERT_PENDING = (
     "INSERT INTO task_run_state (id, tenant_id, task_run_id, version, timestamp, state, message, serialized_state) "
-    "VALUES (?8, ?1, ?9, 1, ?2, 'Pending', 'Task run created', ?7)"
+    "SELECT state_id, tenant_id, id, 1, created, 'Pending', 'Task run created', document FROM new WHERE id IS NOT NULL"
 )
+
+_PORTION = 1024
+"""How many rows a statement over many rows takes at most."""
 
 
 class SqliteDatabase(Database):
@@ -208,11 +216,14 @@ class SqliteDatabase(Database):
 
     def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
         """Return what the rules need of each run; the transaction has locked them all."""
+        # in one document, because the driver lets go of the interpreter for every row, and waits to have it back
         rows = _driver(connection).execute(
-            f"SELECT {_RUN_COLUMNS[kind]} FROM {kind} WHERE id IN (SELECT value FROM json_each(?))",
+            f"SELECT json_group_array(json_array({_RUN_COLUMNS[kind]})) FROM {kind} "
+            "WHERE id IN (SELECT value FROM json_each(?))",
             (_json_text(ids),),
         )
-        return rows.fetchall()
+        found: list[RunRow] = msgspec.json.decode(rows.fetchone()[0])
+        return found
 
     def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return what the rules need of the flows."""
@@ -228,24 +239,22 @@ class SqliteDatabase(Database):
         return [row for key in keys if (row := driver.execute(read, key).fetchone()) is not None]
 
     def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert states and copy each to its run, in order."""
-        driver = _driver(connection)
-        for statement in _APPEND[kind]:
-            driver.executemany(statement, rows)
+        """Insert states and copy each to its run, the first of every run before the second."""
+        for wave in waves(rows):
+            _run_over(connection, wave, _APPENDED, _INSERT_STATES.format(kind=kind))
+            _run_over(connection, wave, _APPENDED, _COPY_TO_RUNS.format(kind=kind, extra=_EXTRA[kind]))
 
     def insert_rows(
         self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
     ) -> None:
         """Insert rows into any table."""
         named = ", ".join(f'"{column}"' for column in columns)
-        places = ", ".join("?" for _ in columns)
-        _driver(connection).executemany(f"INSERT INTO {table} ({named}) VALUES ({places})", rows)
+        _run_over(connection, rows, named, f"INSERT INTO {table} ({named}) SELECT * FROM new WHERE id IS NOT NULL")
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
-        driver = _driver(connection)
-        driver.executemany(_INSERT_TASK_RUN, rows)
-        driver.executemany(_INSERT_PENDING, rows)
+        _run_over(connection, rows, _CREATED, _INSERT_TASK_RUNS)
+        _run_over(connection, rows, _CREATED, _INSERT_PENDING)
         return [row[-1] for row in rows]
 
 
@@ -253,6 +262,28 @@ def _driver(connection: Connection) -> sqlite3.Connection:
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)
     return raw
+
+
+def _run_over(connection: Connection, rows: Sequence[tuple[Any, ...]], columns: str, statement: str) -> None:
+    """Run a statement over a table `new` of these rows and columns.
+
+    Many rows go in one step. Before each step the driver lets go of the interpreter, and to have it back from a loop
+    that is busy takes milliseconds: in a step for every row the writer would wait far longer than it works.
+    """
+    driver = _driver(connection)
+    for start in range(0, len(rows), _PORTION):
+        portion = rows[start : start + _PORTION]
+        width = len(portion[0])
+        # filled up with empty rows to a power of two, so that few statements are prepared
+        size = 1 << (len(portion) - 1).bit_length()
+        values = [*chain.from_iterable(portion), *repeat(None, (size - len(portion)) * width)]
+        driver.execute(_over(size, width, columns, statement), values)
+
+
+@cache
+def _over(size: int, width: int, columns: str, statement: str) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"WITH new ({columns}) AS (VALUES {', '.join([row] * size)}) {statement}"
 
 
 def _json_text(ids: Sequence[str]) -> str:
