@@ -88,7 +88,7 @@ PROJECT = "query ($name: String!) { project(where: {name: {_eq: $name}}) { id } 
 NEWEST_FLOW = """
 query ($name: String!, $project: uuid!) {
   flow(where: {_and: {name: {_eq: $name}, project: {id: {_eq: $project}}}}, order_by: {version: desc}, limit: 1) {
-    id version
+    id version archived version_group_id flow_group { settings }
   }
 }"""
 

@@ -144,6 +144,8 @@ class GraphQLBackend:
         project_id = await self._project(project_name)
         found = await self._read(documents.NEWEST_FLOW, name=serialized_flow["name"], project=project_id)
         newest = found["flow"][0] if found["flow"] else None
+        if newest is not None and _is_unchanged(newest, version_group_id, idempotency_key):
+            return RegisteredFlow(newest["id"], newest["version"], created=False)
         # Under a key, a request whose answer was lost may be repeated. Without one there would be two versions.
         document = msgspec.json.encode(serialized_flow)
         created = await self._mutate(
@@ -494,6 +496,17 @@ class GraphQLBackend:
             return state
         wait = datetime.timedelta(seconds=self._settings.queue_interval)
         return Queued(outcome.get("message"), start_time=self._clock.now() + wait)
+
+
+def _is_unchanged(newest: Mapping[str, Any], version_group_id: str | None, idempotency_key: str | None) -> bool:
+    """Whether the newest version of a flow was registered under this key, so that its document need not be sent."""
+    settings = newest["flow_group"]["settings"] or {}
+    return (
+        idempotency_key is not None
+        and settings.get("idempotency_key") == idempotency_key
+        and version_group_id in (None, newest["version_group_id"])
+        and not newest["archived"]
+    )
 
 
 def _found(row: Any, what: str, asked: str) -> Any:

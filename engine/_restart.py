@@ -48,10 +48,10 @@ def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[T
         - flow: the flow
         - states: what is known of its tasks
     """
-    over = {task for task, state in states.items() if _is_over(flow, task, state, states)}
     lost = {task for task, state in states.items() if task.reruns_on_restart and _is_final(state)}
     if not lost:
         return []
+    over = {task for task, state in states.items() if _is_over(flow, task, state, states)}
     ordered = flow.sorted_tasks()
     chosen: set[Task[..., Any]] = set()
     for task in reversed(ordered):

@@ -145,19 +145,30 @@ def bind(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs:
 
 def describe_inputs(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """Return for each input whether it is required, and its type as text."""
-    return {
-        parameter.name: {
-            "required": parameter.default is inspect.Parameter.empty,
-            "type": type_name(parameter.annotation),
-        }
-        for parameter in signature(function).parameters.values()
-        if parameter.kind is not _VAR_KEYWORD
-    }
+    inputs, _ = _types(function)
+    return {name: {"required": required, "type": kind} for name, required, kind in inputs}
 
 
 def describe_output(function: Callable[..., Any]) -> str:
     """Return the type of the result, as text."""
-    return type_name(signature(function).return_annotation)
+    _, output = _types(function)
+    return output
+
+
+def _types(function: Callable[..., Any]) -> tuple[list[tuple[str, bool, str]], str]:
+    method = getattr(function, "__func__", None)
+    return _typed(function, False) if method is None else _typed(method, True)
+
+
+@functools.lru_cache(maxsize=4096)
+def _typed(function: Callable[..., Any], is_method: bool) -> tuple[list[tuple[str, bool, str]], str]:
+    declared = _method_signature(function) if is_method else _signature(function)
+    inputs = [
+        (parameter.name, parameter.default is parameter.empty, type_name(parameter.annotation))
+        for parameter in declared.parameters.values()
+        if parameter.kind is not _VAR_KEYWORD
+    ]
+    return inputs, type_name(declared.return_annotation)
 
 
 def type_name(annotation: Any) -> str:

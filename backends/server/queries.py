@@ -98,18 +98,18 @@ class Reader:
         needed.update(leads.local for _, leads in below)
         names = sorted(needed)
         place = {name: number for number, name in enumerate(names)}
-        decode = [self._decoder(shown[name]) for name in names]
+        decoders = [(place[name], decode) for name in names if (decode := self._decoder(shown[name]))]
 
         plain = [(field.key, place[field.name]) for field in fields if field.name in shown]
         constant = {field.key: field.owner for field in fields if field.name == "__typename"}
         records: list[tuple[Any, Record]] = []
         links: list[Sequence[Any]] = []
         for found in await self._fetch(query.select(names), query.at_most):
-            values = [
-                value if change is None or value is None else change(value)
-                for change, value in zip(decode, found, strict=False)
-            ]
-            records.append((found[-1], {**constant, **{key: values[number] for key, number in plain}}))
+            values = list(found)
+            for number, decode in decoders:
+                if values[number] is not None:
+                    values[number] = decode(values[number])
+            records.append((values[-1], constant | {key: values[number] for key, number in plain}))
             links.append(values)
 
         for field, leads in below:
@@ -376,12 +376,12 @@ def _distinct(given: Any, terms: Sequence[Term]) -> list[str]:
 
 
 def _text(column: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[Any]:
-    """Read documents, and on SQLite moments, as the text they are kept in."""
+    """Read documents, ids, and on SQLite moments, as the text they are kept in."""
     name = kind(column)
-    if name == "jsonb" or (name == "timestamptz" and dialect == "sqlite"):
-        # The PostgreSQL driver would decode a document, and needs to be told to leave it.
-        return sa.cast(column, sa.Text) if dialect == "postgresql" else sa.type_coerce(column, sa.Text)
-    return column
+    if dialect == "postgresql":
+        # The driver would make objects of documents and ids, and needs to be told to leave them.
+        return sa.cast(column, sa.Text) if name in ("jsonb", "uuid") else column
+    return sa.type_coerce(column, sa.Text) if name in ("jsonb", "timestamptz") else column
 
 
 def _raw(value: str) -> msgspec.Raw:

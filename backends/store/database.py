@@ -174,6 +174,18 @@ class Database(ABC):
         """Insert states, and copy each to its run."""
 
     @abstractmethod
+    def insert_rows(
+        self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Insert rows into any table.
+
+        Args:
+            - table: its name
+            - columns: the names of the columns that are given
+            - rows: their values, as the driver takes them: documents as text, moments as `moment` returns them
+        """
+
+    @abstractmethod
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert Pending task runs with their state rows, except those whose place is taken.
 

@@ -18,7 +18,7 @@ from . import flow_runs, scheduling
 from .documents import check_flow
 from .records import Payload
 from .transitions import set_states
-from .tx import Tx, tables
+from .tx import Tx, document, tables
 
 __all__ = [
     "archive_flow",
@@ -32,6 +32,21 @@ __all__ = [
 ]
 
 _log = logging.getLogger("flowloop.store")
+
+_TASK_COLUMNS = (
+    "tenant_id",
+    "flow_id",
+    "name",
+    "slug",
+    "type",
+    "max_retries",
+    "retry_delay",
+    "trigger",
+    "tags",
+    "auto_generated",
+    "cache_key",
+)
+_EDGE_COLUMNS = ("tenant_id", "flow_id", "upstream_task_id", "downstream_task_id", "key", "mapped")
 
 _OLDEST_CLIENT = (0, 6, 1)
 _INFLATED_LIMIT = 100_000_000
@@ -62,7 +77,6 @@ def create_flow(
     """
     # Locked: of two registrations of one flow, one takes the version after the other.
     project = tx.row("project", project_id, "Invalid project.", lock=True)
-    check_flow(serialized_flow)
     name = serialized_flow.get("name")
     if not isinstance(name, str) or not name:
         raise BackendRejected("The serialized flow has no name.")
@@ -78,6 +92,7 @@ def create_flow(
         )
         if newest is not None and _same_key(tx, group_id, idempotency_key):
             return {**newest, "created": False}
+    check_flow(serialized_flow)
     if existed:
         _set_group_setting(tx, group_id, "idempotency_key", idempotency_key)
     group = tx.row("flow_group", group_id, "Invalid flow group.")
@@ -195,7 +210,8 @@ def register_tasks(tx: Tx, *, flow_id: str, serialized_tasks: Sequence[dict[str,
     flow = tx.row("flow", flow_id, "Invalid flow ID.", lock=True)
     added = _insert_tasks(tx, flow, serialized_tasks)
     if added:
-        serialized = dict(flow["serialized_flow"])
+        flows = tables["flow"].c
+        serialized = dict(tx.scalar(select(flows.serialized_flow).where(flows.id == flow["id"])))
         serialized["tasks"] = [*(serialized.get("tasks") or []), *added]
         tx.update("flow", tables["flow"].c.id == flow["id"], serialized_flow=serialized)
     return {"success": True}
@@ -204,32 +220,33 @@ def register_tasks(tx: Tx, *, flow_id: str, serialized_tasks: Sequence[dict[str,
 def _insert_tasks(tx: Tx, flow: RowMapping, documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     known = set(_tasks_by_slug(tx, flow["id"]))
     added: list[dict[str, Any]] = []
-    for document in documents:
-        slug = document.get("slug")
+    for task in documents:
+        slug = task.get("slug")
         if not isinstance(slug, str) or not slug:
             raise BackendRejected("A task of the flow has no slug.")
         if slug not in known:
             known.add(slug)
-            added.append(document)
-    tx.insert_many("task", [_task_row(flow, document) for document in added])
+            added.append(task)
+    tx.insert_rows("task", _TASK_COLUMNS, [_task_row(flow, task) for task in added])
     return added
 
 
-def _task_row(flow: RowMapping, document: Mapping[str, Any]) -> dict[str, Any]:
-    trigger = document.get("trigger")
-    return {
-        "tenant_id": flow["tenant_id"],
-        "flow_id": flow["id"],
-        "name": document.get("name") or document["slug"],
-        "slug": document["slug"],
-        "type": document.get("type"),
-        "max_retries": document.get("max_retries") or 0,
-        "retry_delay": _interval(document.get("retry_delay")),
-        "trigger": trigger.get("fn") if isinstance(trigger, dict) else None,
-        "tags": document.get("tags") or [],
-        "auto_generated": bool(document.get("auto_generated")),
-        "cache_key": document.get("cache_key"),
-    }
+def _task_row(flow: RowMapping, task: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the values of `_TASK_COLUMNS`."""
+    trigger = task.get("trigger")
+    return (
+        flow["tenant_id"],
+        flow["id"],
+        task.get("name") or task["slug"],
+        task["slug"],
+        task.get("type"),
+        task.get("max_retries") or 0,
+        _interval(task.get("retry_delay")),
+        trigger.get("fn") if isinstance(trigger, dict) else None,
+        document(task.get("tags") or []),
+        bool(task.get("auto_generated")),
+        task.get("cache_key"),
+    )
 
 
 def _interval(seconds: object) -> str | None:
@@ -253,13 +270,14 @@ def _insert_edges(tx: Tx, flow: RowMapping, documents: Sequence[dict[str, Any]])
     if not documents:
         return
     tasks = _tasks_by_slug(tx, flow["id"])
-    edge = tables["edge"].c
-    pairs = select(edge.upstream_task_id, edge.downstream_task_id).where(edge.flow_id == flow["id"])
+    known_edges = tables["edge"].c
+    ends_of = select(known_edges.upstream_task_id, known_edges.downstream_task_id)
+    pairs = ends_of.where(known_edges.flow_id == flow["id"])
     known = {(row[0], row[1]) for row in tx.connection.execute(pairs)}
-    rows: list[dict[str, Any]] = []
-    for document in documents:
+    rows: list[tuple[Any, ...]] = []
+    for edge in documents:
         try:
-            ends = (tasks[document["upstream_task"]["slug"]], tasks[document["downstream_task"]["slug"]])
+            ends = (tasks[edge["upstream_task"]["slug"]], tasks[edge["downstream_task"]["slug"]])
         except (KeyError, TypeError) as error:
             raise BackendRejected(
                 "Edges could not be registered - some edges reference tasks that do not exist within this flow."
@@ -267,17 +285,8 @@ def _insert_edges(tx: Tx, flow: RowMapping, documents: Sequence[dict[str, Any]])
         if ends in known:
             continue
         known.add(ends)
-        rows.append(
-            {
-                "tenant_id": flow["tenant_id"],
-                "flow_id": flow["id"],
-                "upstream_task_id": ends[0],
-                "downstream_task_id": ends[1],
-                "key": document.get("key"),
-                "mapped": bool(document.get("mapped")),
-            }
-        )
-    tx.insert_many("edge", rows)
+        rows.append((flow["tenant_id"], flow["id"], *ends, edge.get("key"), bool(edge.get("mapped"))))
+    tx.insert_rows("edge", _EDGE_COLUMNS, rows)
 
 
 def _tasks_by_slug(tx: Tx, flow_id: str) -> dict[str, str]:

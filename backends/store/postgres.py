@@ -19,6 +19,7 @@ from ...engine.errors import FlowloopError
 from .database import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 from .ids import is_id
 from .records import Kind
+from .schema import metadata
 
 __all__ = ["PostgresDatabase"]
 
@@ -197,6 +198,16 @@ class PostgresDatabase(Database):
         """Insert states and copy each to its run, the first of every run in one statement, the second in the next."""
         for wave in waves(rows):
             _fetch(connection, _APPEND_STATES[kind], *zip(*wave, strict=True))
+
+    def insert_rows(
+        self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Insert rows into any table."""
+        named = ", ".join(f'"{column}"' for column in columns)
+        types = (metadata.tables[table].c[column].type.compile(connection.dialect) for column in columns)
+        arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
+        statement = f"INSERT INTO {table} ({named}) SELECT * FROM unnest({arrays})"
+        _fetch(connection, statement, *zip(*rows, strict=True))
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state, where nobody else has done it meanwhile."""

@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 
+_TASK_RUN = ("id", "task_id", "task_slug", "version", "serialized_state")
+
+
 def find_flow(tx: Tx, *, name: str, project_name: str | None = None) -> Payload | None:
     """Return the newest unarchived version of a flow by its name, or None: ``id``, ``version``, ``flow_group_id``."""
     flow, project = tables["flow"], tables["project"]
@@ -51,7 +54,7 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
         .where(flow.c.id == run["flow_id"])
     )
     task_run, task = tables["task_run"], tables["task"]
-    task_runs = tx.all(
+    task_runs = tx.connection.execute(
         select(
             task_run.c.id,
             task_run.c.task_id,
@@ -62,7 +65,7 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
         .select_from(task_run.join(task, task_run.c.task_id == task.c.id))
         .where(task_run.c.flow_run_id == run["id"], task_run.c.map_index == -1)
         .order_by(task_run.c.id)
-    )
+    ).all()
     wanted = (
         "id",
         "name",
@@ -77,7 +80,7 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
     return {
         **{key: run[key] for key in wanted},
         "project": None if owner is None else dict(owner),
-        "task_runs": [dict(row) for row in task_runs],
+        "task_runs": [dict(zip(_TASK_RUN, row, strict=True)) for row in task_runs],
     }
 
 

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import chain
+from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,38 +70,31 @@ _FLOW_FACTS = {
     ),
 }
 
-_ROWS_AT_ONCE = 20
-"""As many states go into one INSERT: each call of the driver costs as much as a row."""
-
+# Statements over many rows: these stand in a table `new`, with empty rows besides; see `_run_over`.
+_RECORDED = "id, tenant_id, run_id, version, timestamp, state, message, start_time, serialized_state, client_id"
 _INSERT_STATES = (
     "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
-    "serialized_state, client_id) VALUES {rows}"
+    "serialized_state, client_id) SELECT * FROM new WHERE id IS NOT NULL"
 )
-_ROW = f"({', '.join('?' * 10)})"
-
 _COPY_TO_RUNS = "UPDATE {kind} SET {sets} FROM {kind}_state AS new WHERE new.rowid > ? AND {kind}.id = new.{kind}_id"
+_APPEND = {
+    kind: (_INSERT_STATES.format(kind=kind), _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max")))
+    for kind in _RUN_COLUMNS
+}
 
-
-class _Append:
-    """The statements of `append_states` for one kind of runs."""
-
-    def __init__(self, kind: Kind) -> None:
-        self.insert_many = _INSERT_STATES.format(kind=kind, rows=", ".join([_ROW] * _ROWS_AT_ONCE))
-        self.insert = _INSERT_STATES.format(kind=kind, rows=_ROW)
-        self.copy = _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max"))
-
-
-_APPEND = {"task_run": _Append("task_run"), "flow_run": _Append("flow_run")}
-
-_INSERT_TASK_RUN = (
+_CREATED = "tenant_id, created, flow_run_id, task_id, map_index, cache_key, document, state_id, id"
+_INSERT_TASK_RUNS = (
     "INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version, "
-    "state, state_message, state_timestamp, serialized_state) "
-    "VALUES (?9, ?1, ?2, ?2, ?3, ?4, ?5, ?6, 1, 'Pending', 'Task run created', ?2, ?7)"
+    "state, state_message, state_timestamp, serialized_state) SELECT id, tenant_id, created, created, flow_run_id, "
+    "task_id, map_index, cache_key, 1, 'Pending', 'Task run created', created, document FROM new WHERE id IS NOT NULL"
 )
 _INSERT_PENDING = (
     "INSERT INTO task_run_state (id, tenant_id, task_run_id, version, timestamp, state, message, serialized_state) "
-    "VALUES (?8, ?1, ?9, 1, ?2, 'Pending', 'Task run created', ?7)"
+    "SELECT state_id, tenant_id, id, 1, created, 'Pending', 'Task run created', document FROM new WHERE id IS NOT NULL"
 )
+
+_PORTION = 1024
+"""How many rows a statement over many rows takes at most."""
 
 
 class SqliteDatabase(Database):
@@ -239,11 +233,14 @@ class SqliteDatabase(Database):
 
     def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
         """Return what the rules need of each run; the transaction has locked them all."""
+        # in one document, because the driver lets go of the interpreter for every row, and waits to have it back
         rows = _driver(connection).execute(
-            f"SELECT {_RUN_COLUMNS[kind]} FROM {kind} WHERE id IN (SELECT value FROM json_each(?))",
+            f"SELECT json_group_array(json_array({_RUN_COLUMNS[kind]})) FROM {kind} "
+            "WHERE id IN (SELECT value FROM json_each(?))",
             (_json_text(ids),),
         )
-        return rows.fetchall()
+        found: list[RunRow] = msgspec.json.decode(rows.fetchone()[0])
+        return found
 
     def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return what the rules need of the flows."""
@@ -260,24 +257,23 @@ class SqliteDatabase(Database):
 
     def append_states(self, connection: Connection, kind: Kind, rows: Sequence[StateRecord]) -> None:
         """Insert states and copy each to its run: the first of every run at once, then the second."""
-        driver, append = _driver(connection), _APPEND[kind]
+        insert, copy = _APPEND[kind]
         for wave in waves(rows):
-            *others, last = wave
-            many = len(others) - len(others) % _ROWS_AT_ONCE
-            if others:
-                groups = [others[at : at + _ROWS_AT_ONCE] for at in range(0, many, _ROWS_AT_ONCE)]
-                driver.executemany(append.insert_many, [[*chain.from_iterable(group)] for group in groups])
-                driver.executemany(append.insert, others[many:])
-            newest = driver.execute(append.insert, last).lastrowid
-            assert newest is not None
+            newest = _run_over(connection, wave, _RECORDED, insert)
             # Nobody else writes meanwhile, so the rows of the wave are the newest, numbered one after the other.
-            driver.execute(append.copy, (newest - len(wave),))
+            _driver(connection).execute(copy, (newest - len(wave),))
+
+    def insert_rows(
+        self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Insert rows into any table."""
+        named = ", ".join(f'"{column}"' for column in columns)
+        _run_over(connection, rows, named, f"INSERT INTO {table} ({named}) SELECT * FROM new WHERE id IS NOT NULL")
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
-        driver = _driver(connection)
-        driver.executemany(_INSERT_TASK_RUN, rows)
-        driver.executemany(_INSERT_PENDING, rows)
+        _run_over(connection, rows, _CREATED, _INSERT_TASK_RUNS)
+        _run_over(connection, rows, _CREATED, _INSERT_PENDING)
         return [row[-1] for row in rows]
 
 
@@ -285,6 +281,29 @@ def _driver(connection: Connection) -> sqlite3.Connection:
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection)
     return raw
+
+
+def _run_over(connection: Connection, rows: Sequence[tuple[Any, ...]], columns: str, statement: str) -> int:
+    """Run a statement over a table `new` of these rows and columns, and return the number of the last row inserted.
+
+    Many rows go in one step. Before each step the driver lets go of the interpreter, and to have it back from a loop
+    that is busy takes milliseconds: in a step for every row the writer would wait far longer than it works.
+    """
+    cursor = _driver(connection).cursor()
+    for start in range(0, len(rows), _PORTION):
+        portion = rows[start : start + _PORTION]
+        width = len(portion[0])
+        # filled up with empty rows to a power of two, so that few statements are prepared
+        size = 1 << (len(portion) - 1).bit_length()
+        values = [*chain.from_iterable(portion), *repeat(None, (size - len(portion)) * width)]
+        cursor.execute(_over(size, width, columns, statement), values)
+    return cursor.lastrowid or 0
+
+
+@cache
+def _over(size: int, width: int, columns: str, statement: str) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"WITH new ({columns}) AS (VALUES {', '.join([row] * size)}) {statement}"
 
 
 def _json_text(ids: Sequence[str]) -> str:

@@ -92,7 +92,7 @@ class Tx:
         """Return a row by its id.
 
         Args:
-            - table: its name
+            - table: its name; of a flow, everything but its document, which can be megabytes
             - row_id: whatever is to be an id
             - missing: what to say if the caller has no such row
             - lock: keep other transactions from changing it, or locking it too, until the end of this one
@@ -102,7 +102,9 @@ class Tx:
         """
         found = None
         if is_id(row_id):
-            chosen = select(tables[table]).where(tables[table].c.id == row_id, self.mine(table))
+            columns = tables[table].c
+            shown = [column for column in columns if column.name != "serialized_flow"]
+            chosen = select(*shown).where(columns.id == row_id, self.mine(table))
             found = self.first(chosen.with_for_update(key_share=True) if lock else chosen)
         if found is None:
             raise BackendRejected(missing)
@@ -140,6 +142,13 @@ class Tx:
         if rows:
             stamped = [{"id": self.new_id(), "created": self.now, "updated": self.now, **row} for row in rows]
             self.connection.execute(insert(tables[table]), stamped)
+
+    def insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert very many rows: values as `Database.insert_rows` takes them."""
+        if rows:
+            now = self.database.moment(self.now)
+            stamped = [(self.new_id(), now, now, *row) for row in rows]
+            self.database.insert_rows(self.connection, table, ("id", "created", "updated", *columns), stamped)
 
     def update(self, table: str, *where: ColumnElement[bool], **values: Any) -> int:
         """Update the rows that match, and return how many did."""

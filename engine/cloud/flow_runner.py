@@ -277,6 +277,7 @@ class CloudFlowRunner(FlowRunner):
             "scheduled_start_time": info.scheduled_start_time,
             "takeover": self._takes_over(info),
         }
+        chosen: dict[Task[..., Any], dict[str, Any]] = {task: {} for task in task_contexts}
         tasks = {slug: task for task, slug in self.flow.slugs.items()}
         for task_run in info.task_runs:
             task = tasks.get(task_run.task_slug or "")
@@ -288,7 +289,7 @@ class CloudFlowRunner(FlowRunner):
             info.state if state is None else state,
             task_states,
             context,
-            {task: {} for task in task_contexts},
+            chosen,
             {**recorded, **parameters},
         )
         return result._replace(task_contexts=task_contexts)

@@ -134,11 +134,12 @@ def function_reference(function: Callable[..., Any]) -> dict[str, Any]:
     target: Any = function if hasattr(function, "__qualname__") and hasattr(function, "__module__") else type(function)
     module = _DIALECT_MODULES.get(target.__module__, target.__module__)
     name = target.__qualname__.partition(".<locals>")[0]
-    kwargs: Mapping[str, Any] = {}
-    if inspect.isfunction(function) and "<locals>" in function.__qualname__:
-        kwargs = inspect.getclosurevars(function).nonlocals
-    plain = {key: _marked(value) for key, value in kwargs.items()}
-    return {"fn": f"{module}.{name}", "kwargs": msgspec.to_builtins(plain, str_keys=True, enc_hook=_type_name)}
+    reference = {"fn": f"{module}.{name}", "kwargs": {}}
+    if inspect.isfunction(function) and function.__closure__ and "<locals>" in function.__qualname__:
+        given = inspect.getclosurevars(function).nonlocals
+        plain = {key: _marked(value) for key, value in given.items()}
+        reference["kwargs"] = msgspec.to_builtins(plain, str_keys=True, enc_hook=_type_name)
+    return reference
 
 
 def _marked(value: Any) -> Any:

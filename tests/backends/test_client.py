@@ -16,7 +16,7 @@ import pytest
 from flowloop.backends import connect
 from flowloop.backends._circuit import CircuitState
 from flowloop.backends.client import GraphQLBackend
-from flowloop.engine.backend import LogRecord
+from flowloop.engine.backend import LogRecord, RegisteredFlow
 from flowloop.engine.errors import (
     BackendError,
     BackendRejected,
@@ -161,6 +161,41 @@ def test_what_is_written_at_once_travels_in_one_request() -> None:
     ]
     assert asked.variables["set_task_run_name_2"] == {"task_run_id": "t2", "name": "second"}
     assert asked.variables["write_run_logs"]["logs"][0]["timestamp"] == "2030-01-01T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sent"),
+    [
+        ({}, False),
+        ({"archived": True}, True),
+        ({"flow_group": {"settings": {"idempotency_key": "another"}}}, True),
+        ({"flow_group": {"settings": None}}, True),
+        ({"version_group_id": "another"}, True),
+    ],
+)
+def test_a_flow_that_the_server_has_is_not_sent_again(changes: dict[str, Any], sent: bool) -> None:
+    newest = {
+        "id": "f",
+        "version": 3,
+        "archived": False,
+        "version_group_id": "g",
+        "flow_group": {"settings": {"idempotency_key": "k"}},
+    }
+    server = Server(
+        {"project": [{"id": "p"}]},
+        {"flow": [newest | changes]},
+        {"create_flow_from_compressed_string": {"id": "new"}},
+        {"flow_by_pk": {"id": "new", "version": 4}},
+    )
+
+    async def use(backend: GraphQLBackend) -> None:
+        found = await backend.register_flow(
+            {"name": "n"}, project_name="demo", version_group_id="g", idempotency_key="k"
+        )
+        assert found == (RegisteredFlow("new", 4, created=True) if sent else RegisteredFlow("f", 3, created=False))
+
+    run(server, use)
+    assert len(server.asked) == (4 if sent else 2)
 
 
 def test_the_same_kind_of_batch_has_the_same_document() -> None:
