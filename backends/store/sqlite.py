@@ -49,7 +49,7 @@ _LONGEST_LOG = 8_000
 
 _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
 
-_RUN_COLUMNS = {
+_RUN_COLUMNS: dict[Kind, str] = {
     "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id",
     "flow_run": "id, version, state, tenant_id, submitted, flow_id",
 }
@@ -77,7 +77,7 @@ _INSERT_STATES = (
     "serialized_state, client_id) SELECT * FROM new WHERE id IS NOT NULL"
 )
 _COPY_TO_RUNS = "UPDATE {kind} SET {sets} FROM {kind}_state AS new WHERE new.rowid > ? AND {kind}.id = new.{kind}_id"
-_APPEND = {
+_APPEND: dict[Kind, tuple[str, str]] = {
     kind: (_INSERT_STATES.format(kind=kind), _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max")))
     for kind in _RUN_COLUMNS
 }
