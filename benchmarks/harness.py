@@ -226,7 +226,8 @@ def environment() -> dict[str, Any]:
     """Return what the numbers depend on: the machine and how busy it is, the interpreter, the versions."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _output("git", "rev-parse", "--short", "HEAD") + ("+" if _output("git", "diff", "HEAD") else ""),
+        "commit": _output("git", "rev-parse", "--short", "HEAD")
+        + ("+" if _output("git", "diff", "HEAD", "--", ".", ":!benchmarks/results", ":!docs/benchmarks.md") else ""),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
