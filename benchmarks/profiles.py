@@ -63,11 +63,17 @@ _IDLE = (
     "_worker (concurrent/futures/thread.py",
     "get (queue.py",
     "_connection_worker_thread (aiosqlite",
+    "BodyThreads._run (",
 )
 """Innermost Python frames of threads that wait."""
 
 _COMPONENTS: tuple[tuple[str, str], ...] = (
     ("gc_collect", "garbage collection"),
+    ("libsqlite3", "SQLite itself"),
+    ("do_commit (", "SQLite itself"),
+    ("sqlalchemy/", "SQLAlchemy"),
+    ("aiosqlite/", "SQLAlchemy"),
+    ("asyncpg/", "asyncpg"),
     ("engine/state.py", "states and results"),
     ("engine/result.py", "states and results"),
     ("engine/results/", "states and results"),
@@ -87,8 +93,6 @@ _COMPONENTS: tuple[tuple[str, str], ...] = (
     ("backends/store/", "rules of the store"),
     ("backends/server/", "GraphQL server"),
     ("backends/", "client and embedded backend"),
-    ("sqlalchemy/", "SQLAlchemy"),
-    ("aiosqlite/", "SQLAlchemy"),
     ("gql/", "gql and GraphQL"),
     ("graphql/", "gql and GraphQL"),
     ("httpx/", "httpx"),
