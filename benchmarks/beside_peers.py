@@ -1,30 +1,45 @@
 """flowloop beside its peers: the same graphs, each engine in its own environment and its best fair configuration.
 
-A peer's script and pinned requirements are in ``benchmarks/peers``; its environment is made under ``build/peers``.
+A peer's script and pinned requirements are in ``benchmarks/peers``; its environment is made under ``build/peers``,
+by the first run or by ``python -m benchmarks.beside_peers``.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from .harness import Row, Sample, compare
+from .harness import Row, Sample, compare, missing
 
 TITLE = "Beside other engines: tasks a second"
 
 _SCRIPTS = Path(__file__).parent / "peers"
 _ENVIRONMENTS = Path(__file__).parent.parent / "build" / "peers"
-_TIME_LIMIT = 180.0
+_TIME_LIMIT = 120.0
 _INSTALL_LIMIT = 1_200.0
-WORKLOADS = ("fan-out", "chain", "layers", "two-maps")
+
+WORKLOADS = ("fan-out", "chain", "layers", "two-maps", "diamond")
+_AND_SLEEPERS = (*WORKLOADS, "sleepers")
+_LEAST_LAYERS = 500
+"""Tasks of the layered graph at least: a hundred layers are then five wide, and a choice of three is one."""
+
+_REPEATED = 3
+"""Rounds in one process at most. The best counts: the first one may pay for what is made once."""
+
+
+class PeerError(Exception):
+    """A peer cannot be installed, or does not answer."""
 
 
 class Peer(NamedTuple):
@@ -34,6 +49,7 @@ class Peer(NamedTuple):
         - name: what tables call it
         - script: in ``benchmarks/peers``, without its ending
         - sizes: how many tasks; few where a task takes long
+        - workloads: those it can show something with; sleepers only where bodies are coroutines
         - ours: the script of flowloop that does the like
         - requirements: the file of pinned requirements, without its ending; the script's name if empty
         - python: the version it needs, if it does not run on this one
@@ -42,52 +58,51 @@ class Peer(NamedTuple):
     name: str
     script: str
     sizes: tuple[int, ...]
+    workloads: tuple[str, ...] = WORKLOADS
     ours: str = "flowloop_engine"
     requirements: str = ""
     python: str = ""
 
 
 PEERS = (
-    Peer("Hamilton, async driver", "hamilton_async", (1_000, 10_000)),
-    Peer("taskiq, in memory", "taskiq_memory", (1_000,)),
+    Peer("Hamilton, async driver", "hamilton_async", (1_000, 10_000), _AND_SLEEPERS),
+    Peer("taskiq, in memory", "taskiq_memory", (1_000,), _AND_SLEEPERS),
     Peer("Dask, threads", "dask_threads", (1_000,), requirements="dask"),
     Peer("Dask distributed", "dask_distributed", (500,), requirements="dask"),
     Peer("Ray", "ray_local", (500,)),
     Peer("Dagster, in process", "dagster_in_process", (100,)),
     Peer("Prefect 1.4.1", "prefect_1", (200,), python="3.10"),
-    Peer("Prefect 3", "prefect_3", (100,)),
-    Peer("DBOS on SQLite", "dbos_sqlite", (500,), ours="flowloop_sqlite"),
+    Peer("Prefect 3", "prefect_3", (200,)),
+    Peer("DBOS on SQLite", "dbos_sqlite", (1_000,), ours="flowloop_sqlite"),
 )
 
 
 def run(scale: str) -> list[Row]:
-    """Measure each peer in turns with flowloop; a peer that cannot be installed, or takes too long, is left out."""
+    """Measure each peer in turns with flowloop; what a peer cannot do, or not in time, is said in its row."""
     rows: list[Row] = []
     for peer in PEERS:
         try:
             python = _environment(peer)
-        except (OSError, subprocess.SubprocessError) as error:
-            print(f"{peer.name}: not here: {error}", flush=True)
+        except PeerError as error:
+            rows.append(missing("all workloads", peer.name, error))
             continue
         for size in peer.sizes:
-            for workload in WORKLOADS:
-                contenders = {
-                    peer.name: functools.partial(_measured, python, peer.script, workload, size),
-                    "flowloop": functools.partial(_measured, sys.executable, peer.ours, workload, size),
-                }
-                try:
-                    rows += compare(
-                        f"{workload}, {peer.name}",
-                        contenders,
-                        unit="tasks/s",
-                        rounds=1 if scale == "quick" else 3,
-                        baseline=peer.name,
-                        size=size,
-                        warm_up=False,
-                    )
-                except (subprocess.SubprocessError, ValueError) as error:
-                    print(f"{peer.name}, {workload}: no result: {error}", flush=True)
+            for workload in peer.workloads:
+                rows += _beside(peer, python, workload, size, rounds=1 if scale == "quick" else 3)
     return rows
+
+
+def _beside(peer: Peer, python: str, workload: str, size: int, rounds: int) -> list[Row]:
+    size = max(size, _LEAST_LAYERS) if workload == "layers" else size
+    case = f"{workload}, {peer.name}"
+    contenders = {
+        peer.name: functools.partial(_measured, python, peer.script, workload, size),
+        "flowloop": functools.partial(_measured, sys.executable, peer.ours, workload, size),
+    }
+    try:
+        return compare(case, contenders, unit="tasks/s", rounds=rounds, baseline=peer.name, size=size, warm_up=False)
+    except PeerError as error:
+        return [missing(case, peer.name, error)]
 
 
 def configuration(peer: Peer) -> str:
@@ -97,19 +112,36 @@ def configuration(peer: Peer) -> str:
 
 
 def _measured(python: str, script: str, workload: str, size: int) -> Sample:
-    """Run a script, and return the rate of its best round: the first one often pays for what is made once."""
-    done = subprocess.run(
-        [python, str(_SCRIPTS / f"{script}.py"), workload, str(size), "3"],
-        capture_output=True,
-        text=True,
-        timeout=_TIME_LIMIT,
-        check=False,
-    )
+    """Run a script, and return the rate of the best of its rounds."""
+    command = [python, str(_SCRIPTS / f"{script}.py"), workload, str(size), str(_REPEATED)]
+    done = _run(command, _TIME_LIMIT)
     answers = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not answers:
-        raise ValueError((done.stderr.strip().splitlines() or ["it says nothing"])[-1])
+        raise PeerError(_last_line(done.stderr))
     found = json.loads(answers[-1])
-    return Sample(size / min(found["seconds"]), {"RSS MB": found["rss_mb"]})
+    about = f"{found['version']}, Python {found['python']}"
+    return Sample(size / min(found["seconds"]), {"RSS MB": found["rss_mb"]}, about)
+
+
+def _run(command: list[str], limit: float) -> subprocess.CompletedProcess[str]:
+    """Run a command and return what it says; its servers and workers end with it, at the latest."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired as error:
+            raise PeerError(f"no answer within {limit:.0f} s") from error
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for file in (output, errors):
+            file.seek(0)
+        return subprocess.CompletedProcess(command, code, output.read(), errors.read())
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it says nothing"])[-1]
 
 
 # -- environments ------------------------------------------------------------------------------------------
@@ -124,9 +156,11 @@ def _environment(peer: Peer) -> str:
     digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != digest:
         print(f"{peer.name}: installing into {folder.relative_to(_ENVIRONMENTS.parent.parent)}", flush=True)
-        subprocess.run([_interpreter(peer.python), "-m", "venv", str(folder)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--requirement", str(requirements)], check=True, timeout=_INSTALL_LIMIT)
+        _run([_interpreter(peer.python), "-m", "venv", "--clear", str(folder)], _INSTALL_LIMIT)
+        done = _run([*pip, "--requirement", str(requirements)], _INSTALL_LIMIT)
+        if done.returncode:
+            raise PeerError(f"not installed: {_last_line(done.stderr)}")
         stamp.write_text(digest)
     return str(python)
 
@@ -139,5 +173,10 @@ def _interpreter(version: str) -> str:
     )
     found = str(under_pyenv[-1]) if under_pyenv else shutil.which(f"python{version}")
     if found is None:
-        raise FileNotFoundError(f"it needs Python {version}, and there is none")
+        raise PeerError(f"it needs Python {version}, and there is none")
     return found
+
+
+if __name__ == "__main__":
+    for one in PEERS:
+        print(f"{one.name}: {_environment(one)}")

@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "environment",
     "in_fresh_process",
+    "missing",
     "one_row",
     "read",
     "seconds",
@@ -67,6 +68,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
         - baseline: the subject of the same case that `ratios` compare with
         - ratios: this value over the baseline's, round by round
         - details: further numbers of the same rounds, their medians
+        - about: the versions of a peer; or, of a row without values, why there are none
     """
 
     case: str
@@ -77,6 +79,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
     baseline: str | None = None
     ratios: list[float] = []
     details: dict[str, float] = {}
+    about: str = ""
 
     @property
     def median(self) -> float:
@@ -108,12 +111,23 @@ class Report(msgspec.Struct, kw_only=True):
     environment: dict[str, Any]
     rows: list[Row]
 
+    @property
+    def measured(self) -> list[Row]:
+        """The rows with values."""
+        return [row for row in self.rows if row.values]
+
+    @property
+    def missing(self) -> list[Row]:
+        """The rows without: what could not be measured, and why."""
+        return [row for row in self.rows if not row.values]
+
 
 class Sample(msgspec.Struct):
-    """What a contender measured in one round: its value, and further numbers."""
+    """What a contender measured in one round: its value, further numbers, and what the row is to say of it."""
 
     value: float
     details: dict[str, float] = {}
+    about: str = ""
 
 
 Contender = Callable[[], "float | Sample"]
@@ -176,6 +190,7 @@ def compare(
                 baseline=baseline if ratios else None,
                 ratios=ratios,
                 details=details,
+                about=taken[-1].about,
             )
         )
         print(line(rows[-1]), flush=True)
@@ -198,6 +213,12 @@ def one_row(case: str, subject: str, unit: str, values: Sequence[float], **more:
     return row
 
 
+def missing(case: str, subject: str, reason: object) -> Row:
+    """Return a row of something that could not be measured, and print why."""
+    print(f"{case}, {subject}: not measured: {reason}", flush=True)
+    return Row(case=case, subject=subject, unit="", values=[], about=str(reason))
+
+
 # -- where ---------------------------------------------------------------------------------------------
 
 
@@ -205,7 +226,8 @@ def environment() -> dict[str, Any]:
     """Return what the numbers depend on: the machine and how busy it is, the interpreter, the versions."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _output("git", "rev-parse", "--short", "HEAD") + ("+" if _output("git", "diff", "HEAD") else ""),
+        "commit": _output("git", "rev-parse", "--short", "HEAD")
+        + ("+" if _output("git", "diff", "HEAD", "--", ".", ":!benchmarks/results", ":!docs/benchmarks.md") else ""),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
@@ -267,7 +289,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-_WIDTHS = (26, 10, 34, 16, 9, 7, 28, 0)
+_WIDTHS = (36, 10, 34, 16, 9, 7, 28, 0)
 
 
 def line(row: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def _imported(program: str) -> Sample:
     command = [sys.executable, "-I", "-c", f"{program or 'pass'}{_SHOW}"]
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Sample((time.perf_counter() - start) * 1e3, {"RSS MB": int(done.stdout) * 4096 / 1e6})
+    return Sample((time.perf_counter() - start) * 1e3, {"RSS MB": int(done.stdout) * os.sysconf("SC_PAGE_SIZE") / 1e6})
 
 
 # -- what an installation brings ---------------------------------------------------------------------------

@@ -10,14 +10,15 @@ import functools
 import gc
 import json
 import sys
-from pathlib import Path
 
 from flowloop.engine import FlowRunner
 
 from .harness import Row, compare, in_fresh_process
+from .idle import resident
+from .recording import places, scratch
 from .workloads import WORKLOADS
 
-TITLE = "Memory kept by a finished run"
+TITLE = "Memory kept by a finished run, and by a process that waits"
 
 _SIZES = {"guard": 20_000, "quick": 20_000, "full": 100_000}
 _CASES = {"mapped child": "map, reduce", "static task run": "fan-out, reduce"}
@@ -34,17 +35,34 @@ def run(scale: str) -> list[Row]:
             "asyncio.Task objects": functools.partial(_measured, workload, size, "bare"),
         }
         rows += compare(case, contenders, unit="B", rounds=3, size=size, warm_up=False)
-    return rows
+    return rows + _idle()
+
+
+def _idle() -> list[Row]:
+    """What a process holds that is ready to record a run, and the server that waits for its requests."""
+    with scratch() as folder, places(("embedded, FULL", "HTTP, SQLite NORMAL")) as found:
+        embedded, remote = found.values()
+        assert remote.server is not None
+        contenders = {
+            "bare Python": functools.partial(_weighed, "bare"),
+            "engine imported": functools.partial(_weighed, "engine"),
+            "embedded store, open": functools.partial(_weighed, "open", embedded.url, str(folder)),
+            "HTTP client, open": functools.partial(_weighed, "open", remote.url, str(folder)),
+            "server": functools.partial(_megabytes, remote.server),
+        }
+        return compare("idle process", contenders, unit="MB", rounds=3, baseline="bare Python", warm_up=False)
+
+
+def _weighed(*arguments: str) -> float:
+    return in_fresh_process("benchmarks.idle", *arguments)["bytes"] / 1e6
+
+
+def _megabytes(process: int) -> float:
+    return resident(process) / 1e6
 
 
 def _measured(workload: str, size: int, what: str) -> float:
     return in_fresh_process("benchmarks.memory", workload, str(size), what)["bytes"] / size
-
-
-def resident() -> int:
-    """Return the bytes of this process that are in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
 
 
 def _kept(name: str, size: int, what: str) -> int:

@@ -1,38 +1,60 @@
 """Where the time goes: a sampling profile of what bounds the numbers, by component.
 
 py-spy looks at a process two hundred times a second, C code included, and each sample counts for the innermost frame
-that belongs to a component. Threads that wait do not count.
+that belongs to a component. Threads that wait do not count; how much of the time a process did not wait is its *busy*.
+Only what the benchmark measures is sampled, no preparation. A server is looked at beside its client.
 """
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import functools
+import os
+import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from .harness import Row, one_row, seconds
+import msgspec
+
+from flowloop.engine import Flow, Settings, Task
+
+from .harness import Row, missing, one_row, seconds
+from .latency import chain
 from .recorded_run import recorded_seconds
-from .recording import places, scratch, settings, transitions_alone
+from .recording import Place, open_backend, places, record_transitions, running_task_runs, scratch, settings
+from .sleepers import mapped, static
+from .start import to_the_first_body
+from .threads import returning_at_once
 from .workloads import WORKLOADS, checked_run
 
 TITLE = "Where the time goes"
 
-_RATE = "200"
-_SECONDS = {"quick": 4, "full": 12}
-_SUBJECTS = {
-    "engine, fan-out": "engine:fan-out, reduce",
-    "engine, layers": "engine:layers",
-    "engine, map": "engine:map, reduce",
-    "engine, chain": "engine:chain",
-    "transitions, embedded FULL": "transitions:embedded, FULL",
-    "transitions, HTTP client": "transitions:HTTP, SQLite NORMAL",
-    "recorded run, embedded FULL": "recorded:embedded, FULL",
-    "recorded run, HTTP client": "recorded:HTTP, SQLite NORMAL",
+_RATE = 200
+_SECONDS = {"quick": 2.0, "full": 5.0}
+
+_MILLION = "map, reduce, N = 1,000,000"
+_WITHOUT_BACKEND = (
+    "fan-out, reduce",
+    "map, reduce",
+    "chain",
+    "layers",
+    "map, map, reduce",
+    "diamond, 10 kB",
+    _MILLION,
+    "sleepers, mapped",
+    "sleepers, static",
+    "sync bodies",
+)
+_RECORDED = {
+    "transitions": ("embedded, FULL", "HTTP, SQLite NORMAL", "HTTP, PostgreSQL"),
+    "recorded run": ("embedded, FULL", "HTTP, SQLite NORMAL", "HTTP, PostgreSQL"),
+    "strict chain": ("embedded, FULL", "HTTP, SQLite NORMAL"),
+    "start": ("embedded, FULL", "HTTP, SQLite NORMAL"),
 }
 
 _IDLE = (
@@ -41,11 +63,17 @@ _IDLE = (
     "_worker (concurrent/futures/thread.py",
     "get (queue.py",
     "_connection_worker_thread (aiosqlite",
+    "BodyThreads._run (",
 )
 """Innermost Python frames of threads that wait."""
 
 _COMPONENTS: tuple[tuple[str, str], ...] = (
     ("gc_collect", "garbage collection"),
+    ("libsqlite3", "SQLite itself"),
+    ("do_commit (", "SQLite itself"),
+    ("sqlalchemy/", "SQLAlchemy"),
+    ("aiosqlite/", "SQLAlchemy"),
+    ("asyncpg/", "asyncpg"),
     ("engine/state.py", "states and results"),
     ("engine/result.py", "states and results"),
     ("engine/results/", "states and results"),
@@ -57,7 +85,7 @@ _COMPONENTS: tuple[tuple[str, str], ...] = (
     ("engine/_mapping.py", "drive and ledger"),
     ("engine/_drive.py", "drive and ledger"),
     ("engine/_ledger.py", "drive and ledger"),
-    ("engine/", "engine, the rest"),
+    ("engine/", "other engine code"),
     ("backends/batcher.py", "batcher"),
     ("backends/_circuit.py", "batcher"),
     ("backends/store/sqlite.py", "SQLite statements"),
@@ -65,15 +93,13 @@ _COMPONENTS: tuple[tuple[str, str], ...] = (
     ("backends/store/", "rules of the store"),
     ("backends/server/", "GraphQL server"),
     ("backends/", "client and embedded backend"),
-    ("sqlalchemy/", "SQLAlchemy"),
-    ("aiosqlite/", "SQLAlchemy"),
     ("gql/", "gql and GraphQL"),
     ("graphql/", "gql and GraphQL"),
     ("httpx/", "httpx"),
     ("httpcore/", "httpx"),
     ("h11/", "httpx"),
-    ("uvicorn/", "uvicorn, starlette"),
-    ("starlette/", "uvicorn, starlette"),
+    ("uvicorn/", "uvicorn and starlette"),
+    ("starlette/", "uvicorn and starlette"),
     ("benchmarks/", "bodies and the benchmark"),
     ("asyncio/", "event loop"),
     ("anyio/", "event loop"),
@@ -83,33 +109,88 @@ _COMPONENTS: tuple[tuple[str, str], ...] = (
 
 def run(scale: str) -> list[Row]:
     """Profile each subject in a process of its own."""
+    subjects = [("engine", name) for name in _WITHOUT_BACKEND]
+    subjects += [(kind, place) for kind, names in _RECORDED.items() for place in names]
     rows: list[Row] = []
-    for case, subject in _SUBJECTS.items():
-        command = [sys.executable, "-m", "benchmarks.profiles", subject, str(_SECONDS[scale])]
-        counts = _components(_sampled([*command]))
-        total = sum(counts.values())
-        for component, count in counts.most_common():
-            if count / total >= 0.01:
-                rows.append(one_row(case, component, "%", [100 * count / total]))
+    for kind, name in subjects:
+        case = f"{kind}, {name}"
+        command = [sys.executable, "-m", "benchmarks.profiles", kind, name, str(_SECONDS[scale])]
+        try:
+            done = subprocess.run(
+                command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, check=True, timeout=300
+            )
+        except subprocess.SubprocessError as error:
+            rows.append(missing(case, "flowloop", f"py-spy or what it looks at failed: {type(error).__name__}"))
+            continue
+        for process, profile in msgspec.json.decode(done.stdout, type=dict[str, Profile]).items():
+            rows += _rows(f"{case}: {process}" if process else case, profile)
     return rows
 
 
-def _sampled(command: list[str]) -> list[str]:
-    """Return the samples of a process, each as its frames, outermost first, and a count."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "samples"
-        py_spy = Path(sys.executable).parent / "py-spy"
-        options = ["--native", "--rate", _RATE, "--format", "raw", "--output", str(file)]
-        subprocess.run(
-            [str(py_spy), "record", *options, "--", *command],
-            cwd=Path(__file__).parent.parent,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        return file.read_text().splitlines()
+def _rows(case: str, profile: Profile) -> list[Row]:
+    counts = _components(profile.samples)
+    total = sum(counts.values())
+    busy = {"busy %": 100 * total / (_RATE * profile.seconds)}
+    return [
+        one_row(case, component, "%", [100 * count / total], details=busy)
+        for component, count in counts.most_common()
+        if count >= 0.01 * total
+    ]
 
 
-def _components(samples: list[str]) -> collections.Counter[str]:
+# -- sampling --------------------------------------------------------------------------------------------
+
+
+class Profile(msgspec.Struct):
+    """The samples of a process, each as its frames, outermost first, and a count; and for how long it was sampled."""
+
+    samples: list[str] = []
+    seconds: float = 0.0
+
+
+class Sampler:
+    """Samples a process between `begin` and `end`, as often as that is called."""
+
+    def __init__(self, process: int, folder: Path) -> None:
+        self.profile = Profile()
+        self._file = folder / f"samples-{process}"
+        options = ["--native", "--rate", str(_RATE), "--format", "raw", "--output", str(self._file)]
+        self._command = [str(Path(sys.executable).parent / "py-spy"), "record", *options, "--pid", str(process)]
+
+    def begin(self) -> None:
+        """Return as soon as samples are taken."""
+        self._running = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self._running.stdout is not None
+        said = self._running.stdout.readline()
+        if "Sampling" not in said:
+            raise RuntimeError(said.strip() or "py-spy says nothing")
+        self._begun = time.perf_counter()
+
+    def end(self) -> None:
+        """Stop, and keep the samples."""
+        self.profile.seconds += time.perf_counter() - self._begun
+        self._running.send_signal(signal.SIGINT)
+        self._running.communicate()
+        self.profile.samples += self._file.read_text().splitlines()
+
+
+class Samplers(NamedTuple):
+    """A sampler for each process that takes part."""
+
+    by_process: dict[str, Sampler]
+
+    def begin(self) -> None:
+        """Sample all of them."""
+        for sampler in self.by_process.values():
+            sampler.begin()
+
+    def end(self) -> None:
+        """Stop that."""
+        for sampler in self.by_process.values():
+            sampler.end()
+
+
+def _components(samples: Sequence[str]) -> collections.Counter[str]:
     counts: collections.Counter[str] = collections.Counter()
     for sample in samples:
         stack, _, count = sample.rpartition(" ")
@@ -134,26 +215,93 @@ def _component(frames: list[str]) -> str | None:
 # -- what is profiled, in its own process ------------------------------------------------------------------
 
 
-def _repeat(once: Callable[[], object], limit: float) -> None:
+def _engine(name: str, limit: float, folder: Path) -> dict[str, Sampler]:
+    """Profile a flow without a backend."""
+    body = _bodies()[name]()
+    seconds(body)
+    samplers = Samplers({"": Sampler(os.getpid(), folder)})
+    samplers.begin()
     end = time.monotonic() + limit
     while time.monotonic() < end:
-        once()
+        seconds(body)
+    samplers.end()
+    return samplers.by_process
 
 
-def _subject(kind: str, name: str, limit: float) -> None:
-    if kind == "engine":
-        workload = WORKLOADS[name]
-        flow, last = workload.flow(10_000)
-        body = functools.partial(checked_run, flow, last, workload.answer(10_000))
-        _repeat(functools.partial(seconds, body), limit)
-        return
-    with scratch() as folder, places([name]) as found:
-        options = settings(folder)
-        if kind == "transitions":
-            _repeat(functools.partial(transitions_alone, found[name], options, 20_000, 2_000), limit)
-        else:
-            _repeat(functools.partial(recorded_seconds, found[name], options, "map, reduce", 10_000), limit)
+def _bodies() -> dict[str, Callable[[], Callable[[], Awaitable[None]]]]:
+    """Return for each subject without a backend what makes its flow, ready to be run."""
+
+    def workload(name: str, size: int) -> Callable[[], Awaitable[None]]:
+        flow, last = WORKLOADS[name].flow(size)
+        return functools.partial(checked_run, flow, last, WORKLOADS[name].answer(size))
+
+    def other(made: Callable[[int], tuple[Flow, Task[..., int]]]) -> Callable[[], Awaitable[None]]:
+        return functools.partial(checked_run, *made(10_000), 10_000)
+
+    return {
+        **{name: functools.partial(workload, name, 10_000) for name in WORKLOADS},
+        _MILLION: functools.partial(workload, "map, reduce", 1_000_000),
+        "sleepers, mapped": functools.partial(other, mapped),
+        "sleepers, static": functools.partial(other, static),
+        "sync bodies": functools.partial(other, returning_at_once),
+    }
+
+
+def _recorded(kind: str, name: str, limit: float, folder: Path) -> dict[str, Sampler]:
+    """Profile what records, and the server if there is one."""
+    options = settings(folder)
+    with places([name]) as found:
+        place = found[name]
+        by_process = {"client" if place.server else "": Sampler(os.getpid(), folder)}
+        if place.server is not None:
+            by_process["server"] = Sampler(place.server, folder)
+        samplers = Samplers(by_process)
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            _KINDS[kind](place, options, samplers)
+    return by_process
+
+
+def _transitions(place: Place, options: Settings, samplers: Samplers) -> None:
+    async def body() -> None:
+        async with open_backend(place, options) as backend:
+            runs = await running_task_runs(backend, 20_000, options)
+            samplers.begin()
+            await record_transitions(backend, runs, 2_000)
+            samplers.end()
+
+    asyncio.run(body())
+
+
+def _recorded_run(place: Place, options: Settings, samplers: Samplers) -> None:
+    samplers.begin()
+    recorded_seconds(place, options, "map, reduce", 20_000)
+    samplers.end()
+
+
+def _strict_chain(place: Place, options: Settings, samplers: Samplers) -> None:
+    samplers.begin()
+    chain(place, options, 1_000)
+    samplers.end()
+
+
+def _start(place: Place, options: Settings, samplers: Samplers) -> None:
+    to_the_first_body(place, options, 10_000, samplers.begin, samplers.end)
+
+
+_KINDS: dict[str, Callable[[Place, Settings, Samplers], None]] = {
+    "transitions": _transitions,
+    "recorded run": _recorded_run,
+    "strict chain": _strict_chain,
+    "start": _start,
+}
+
+
+def _main(kind: str, name: str, limit: float) -> None:
+    with scratch() as folder:
+        found = _recorded(kind, name, limit, folder) if kind in _KINDS else _engine(name, limit, folder)
+        print(msgspec.json.encode({process: sampler.profile for process, sampler in found.items()}).decode())
 
 
 if __name__ == "__main__":
-    _subject(*sys.argv[1].split(":", 1), float(sys.argv[2]))
+    _main(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -15,23 +15,32 @@ from .workloads import WORKLOADS, checked_run
 
 TITLE = "A recorded flow run, two transitions for each task"
 
-_SIZES = {"guard": 2_000, "quick": 2_000, "full": 10_000}
-_WORKLOADS = {
-    "guard": ("map, reduce",),
-    "quick": ("map, reduce",),
-    "full": ("map, reduce", "fan-out, reduce", "layers", "map, map, reduce"),
+_CASES = {
+    "guard": (("map, reduce", 2_000),),
+    "quick": (("map, reduce", 2_000),),
+    "full": (
+        ("map, reduce", 1_000),
+        ("map, reduce", 10_000),
+        ("fan-out, reduce", 10_000),
+        ("layers", 10_000),
+        ("map, map, reduce", 10_000),
+        ("diamond, 10 kB", 10_000),
+    ),
 }
-_WIDE = {"map, reduce", "fan-out, reduce", "map, map, reduce"}
+_LARGE = {"guard": 0, "quick": 0, "full": 100_000}
+"""The largest run is not compared with its parts: they would take as long once more."""
+
+_NARROW = {"layers"}
+_FULL_PLACES = ("embedded, FULL", "HTTP, SQLite NORMAL", "HTTP, PostgreSQL")
 
 
 def run(scale: str) -> list[Row]:
     """Measure recorded runs against the sum of the engine alone and as many transitions alone."""
-    size = _SIZES[scale]
     rows: list[Row] = []
-    names = places_of(scale)
+    names = places_of(scale) or _FULL_PLACES
     with scratch() as folder, places(names) as found:
         options = settings(folder)
-        for workload in _WORKLOADS[scale]:
+        for workload, size in _CASES[scale]:
             for name, place in found.items():
                 alone = f"engine + transitions, {name}"
                 contenders = {
@@ -47,6 +56,11 @@ def run(scale: str) -> list[Row]:
                     size=size,
                     warm_up=False,
                 )
+        if size := _LARGE[scale]:
+            large = {
+                name: functools.partial(_recorded, place, options, "map, reduce", size) for name, place in found.items()
+            }
+            rows += compare("map, reduce", large, unit="s", rounds=3, size=size, warm_up=False)
     return rows
 
 
@@ -55,8 +69,7 @@ def _alone(place: Place, options: Settings, name: str, size: int) -> Sample:
     workload = WORKLOADS[name]
     flow, last = workload.flow(size)
     engine = seconds(functools.partial(checked_run, flow, last, workload.answer(size)))
-    coroutines = size if name in _WIDE else size // 100  # as many as are ready at once
-
+    coroutines = size // 100 if name in _NARROW else size  # as many as are ready at once
     transitions = 2 * size / transitions_alone(place, options, size, coroutines).value
     return Sample(engine + transitions, {"engine s": engine, "transitions s": transitions})
 

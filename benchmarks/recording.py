@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowloop.backends import connect
 from flowloop.engine import Flow, Settings, task
@@ -39,8 +39,19 @@ __all__ = [
     "transitions_alone",
 ]
 
-Place = tuple[str, dict[str, Any]]
-"""Where runs are recorded: a URL, and options to connect with."""
+
+class Place(NamedTuple):
+    """Where runs are recorded.
+
+    Args:
+        - url: what to connect to
+        - options: to connect with
+        - server: the process id of the server, if there is one
+    """
+
+    url: str
+    options: dict[str, Any]
+    server: int | None = None
 
 
 @contextmanager
@@ -84,8 +95,8 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def serving(db_url: str, synchronous: str | None = None) -> Iterator[str]:
-    """A flowloop server in a process of its own; the value is its URL."""
+def serving(db_url: str, synchronous: str | None = None) -> Iterator[Place]:
+    """A flowloop server in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.serve", db_url, *([synchronous] if synchronous else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent) as process:
         try:
@@ -93,7 +104,7 @@ def serving(db_url: str, synchronous: str | None = None) -> Iterator[str]:
             url = process.stdout.readline().strip()
             if not url:
                 raise RuntimeError("the server did not start")
-            yield url
+            yield Place(url, {}, process.pid)
         finally:
             process.terminate()
             process.wait(30)
@@ -101,20 +112,20 @@ def serving(db_url: str, synchronous: str | None = None) -> Iterator[str]:
 
 @contextmanager
 def places(names: Sequence[str] | None = None) -> Iterator[dict[str, Place]]:
-    """Every place where runs are recorded: by its name a URL and the options to connect with."""
+    """Every place where runs are recorded, by its name."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch())
         found: dict[str, Place] = {}
         for synchronous in ("FULL", "NORMAL"):
             if names is None or f"embedded, {synchronous}" in names:
                 url = sqlite_url(folder, f"embedded-{synchronous}")
-                found[f"embedded, {synchronous}"] = (url, {"synchronous": synchronous})
+                found[f"embedded, {synchronous}"] = Place(url, {"synchronous": synchronous})
         for synchronous in ("FULL", "NORMAL"):
             if names is None or f"HTTP, SQLite {synchronous}" in names:
-                url = stack.enter_context(serving(sqlite_url(folder, f"server-{synchronous}"), synchronous))
-                found[f"HTTP, SQLite {synchronous}"] = (url, {})
+                url = sqlite_url(folder, f"server-{synchronous}")
+                found[f"HTTP, SQLite {synchronous}"] = stack.enter_context(serving(url, synchronous))
         if (names is None or "HTTP, PostgreSQL" in names) and has_postgres():
-            found["HTTP, PostgreSQL"] = (stack.enter_context(serving(stack.enter_context(postgres()))), {})
+            found["HTTP, PostgreSQL"] = stack.enter_context(serving(stack.enter_context(postgres())))
         yield found
 
 
@@ -190,5 +201,4 @@ def percentile(ordered: Sequence[float], part: float) -> float:
 
 def open_backend(place: Place, options: Settings) -> Backend:
     """Return the backend of one of the `places`."""
-    url, arguments = place
-    return connect(url, settings=options, **arguments)
+    return connect(place.url, settings=options, **place.options)

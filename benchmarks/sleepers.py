@@ -31,9 +31,9 @@ def run(scale: str) -> list[Row]:
     for size in _SIZES[scale]:
         contenders = {
             BASELINE: functools.partial(seconds, functools.partial(_bare, size)),
-            "flowloop, mapped": _ours(*_mapped(size), size, "asyncio"),
-            "flowloop, static": _ours(*_static(size), size, "asyncio"),
-            "flowloop, mapped, uvloop": _ours(*_mapped(size), size, "uvloop"),
+            "flowloop, mapped": _ours(*mapped(size), size, "asyncio"),
+            "flowloop, static": _ours(*static(size), size, "asyncio"),
+            "flowloop, mapped, uvloop": _ours(*mapped(size), size, "uvloop"),
         }
         rounds = 7 if scale == "full" else 3
         rows += compare("sleepers", contenders, unit="s", rounds=rounds, baseline=BASELINE, size=size)
@@ -46,13 +46,15 @@ async def _bare(size: int) -> None:
             group.create_task(_sleep(number))
 
 
-def _mapped(size: int) -> tuple[Flow, Task[..., int]]:
+def mapped(size: int) -> tuple[Flow, Task[..., int]]:
+    """Return a flow that maps the nap, and the task that has its answer."""
     with Flow("mapped sleepers") as flow:
         answer = total(sleep.map(list(range(size))))
     return flow, answer
 
 
-def _static(size: int) -> tuple[Flow, Task[..., int]]:
+def static(size: int) -> tuple[Flow, Task[..., int]]:
+    """Return a flow with a task for each nap, and the task that has its answer."""
     with Flow("static sleepers") as flow:
         answer = total([sleep(number) for number in range(size)])
     return flow, answer

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
 
-from flowloop.engine import Flow, Settings, task
+from flowloop.engine import Flow, Settings, Task, task
 
 from .harness import Row, compare, seconds
 from .workloads import checked_run, total
@@ -35,8 +36,7 @@ def run(scale: str) -> list[Row]:
     size = _SIZES[scale]
     rows: list[Row] = []
     for name, body in {"returns at once": _instant, "sleeps 1 ms": _short}.items():
-        with Flow("threads") as flow:
-            answer = total(task(body).map(list(range(size))))
+        flow, answer = _mapped(body, size)
         ours = functools.partial(checked_run, flow, answer, size)
         contenders = {
             BASELINE: functools.partial(seconds, functools.partial(_bare, body, size)),
@@ -47,6 +47,17 @@ def run(scale: str) -> list[Row]:
             f"sync body {name}", contenders, unit="s", rounds=3 if scale == "guard" else 5, baseline=BASELINE, size=size
         )
     return rows
+
+
+def _mapped(body: Callable[[int], int], size: int) -> tuple[Flow, Task[..., int]]:
+    with Flow("threads") as flow:
+        answer = total(task(body).map(list(range(size))))
+    return flow, answer
+
+
+def returning_at_once(size: int) -> tuple[Flow, Task[..., int]]:
+    """Return the flow whose bodies return at once, and the task that has its answer."""
+    return _mapped(_instant, size)
 
 
 async def _bare(body: object, size: int) -> None:

@@ -33,7 +33,7 @@ TITLE = "Acknowledged transitions, each coroutine waiting for its own"
 BASELINE = "one request each, SQLite NORMAL"
 
 _COROUTINES = {"guard": (200,), "quick": (200, 2_000), "full": (200, 2_000)}
-_TRANSITIONS = {"guard": 4_000, "quick": 8_000, "full": 40_000}
+_TRANSITIONS = {"guard": 4_000, "quick": 8_000, "full": 20_000}
 _SINGLE = 800
 """Transitions of the baseline: it is slow, and its rate does not depend on their number."""
 
@@ -82,7 +82,7 @@ def _measured(place: Place, options: Settings, move: Move, count: int, coroutine
     async def body() -> Sample:
         async with open_backend(place, options) as backend:
             runs = await running_task_runs(backend, count, options)
-            return await move(backend, place[0], runs, coroutines)
+            return await move(backend, place.url, runs, coroutines)
 
     return asyncio.run(body())
 

@@ -1,19 +1,11 @@
-"""Dagster: `execute_in_process` with the ephemeral instance, the job defined before, no loggers."""
+"""Dagster: `execute_in_process` with the ephemeral instance, the job defined before, no loggers; dynamic outputs where
+the workload maps.
+"""
 
 import logging
 
-from _peer import MODULUS, layer_plan, main
-from dagster import (
-    DagsterInstance,
-    DependencyDefinition,
-    GraphDefinition,
-    In,
-    MultiDependencyDefinition,
-    NodeInvocation,
-    Out,
-    logger,
-    op,
-)
+from _peer import MODULUS, TEN_KB, layer_plan, main
+from dagster import DagsterInstance, DynamicOut, DynamicOutput, GraphDefinition, In, Out, graph, logger, op
 
 logging.disable(logging.CRITICAL)
 
@@ -40,7 +32,22 @@ def total(xs):
     return sum(xs)
 
 
-def source(number):
+@op(out=Out(bytes))
+def source():
+    return TEN_KB
+
+
+@op(ins={"data": In(bytes)}, out=Out(bytes))
+def turned(data):
+    return data[::-1]
+
+
+@op(ins={"parts": In(list)}, out=Out(int))
+def total_length(parts):
+    return sum(map(len, parts))
+
+
+def constant(number):
     @op(name=f"n{number}", out=Out(int))
     def made():
         return number
@@ -48,50 +55,52 @@ def source(number):
     return made
 
 
+def numbers(count):
+    @op(out=DynamicOut(int))
+    def each():
+        for number in range(count):
+            yield DynamicOutput(number, mapping_key=str(number))
+
+    return each
+
+
+def define(workload, size):
+    """Return the graph of a workload; its output is the answer."""
+
+    @graph
+    def bench():
+        if workload == "chain":
+            value = constant(1)()
+            for number in range(size - 1):
+                value = following.alias(f"t{number}")(value)
+            return value
+        if workload == "layers":
+            layer = [constant(number)() for number in range(len(layer_plan(size)[0]))]
+            for depth, plan in enumerate(layer_plan(size)):
+                layer = [
+                    add.alias(f"t{depth}_{number}")(*(layer[one] for one in upstream))
+                    for number, upstream in enumerate(plan)
+                ]
+            return total(layer)
+        if workload == "two-maps":
+            firsts = numbers(size // 2)().map(following.alias("first"))
+            return total(firsts.map(following.alias("second")).collect())
+        if workload == "diamond":
+            data = source()
+            return total_length([turned.alias(f"t{number}")(data) for number in range(size)])
+        return total([constant(number)() for number in range(size)])
+
+    return bench
+
+
 def prepare(workload, size):
-    nodes, dependencies = [], {}
-
-    def use(definition, alias, **upstream):
-        if definition.name not in {one.name for one in nodes[-3:]} and definition not in known:
-            known.add(definition)
-            nodes.append(definition)
-        dependencies[NodeInvocation(definition.name, alias=alias)] = {
-            name: DependencyDefinition(one)
-            if isinstance(one, str)
-            else MultiDependencyDefinition([DependencyDefinition(each) for each in one])
-            for name, one in upstream.items()
-        }
-        return alias
-
-    known = set()
-    if workload == "chain":
-        last = use(source(1), "first")
-        for number in range(size - 1):
-            last = use(following, f"t{number}", x=last)
-        answer = last
-    elif workload == "layers":
-        layer = [use(source(number), f"s{number}") for number in range(len(layer_plan(size)[0]))]
-        for depth, plan in enumerate(layer_plan(size)):
-            layer = [
-                use(add, f"t{depth}_{number}", **{name: layer[one] for name, one in zip("abc", upstream, strict=True)})
-                for number, upstream in enumerate(plan)
-            ]
-        answer = use(total, "answer", xs=layer)
-    elif workload == "two-maps":
-        made = []
-        for number in range(size // 2):
-            first = use(following, f"a{number}", x=use(source(number), f"s{number}"))
-            made.append(use(following, f"b{number}", x=first))
-        answer = use(total, "answer", xs=made)
-    else:
-        answer = use(total, "answer", xs=[use(source(number), f"s{number}") for number in range(size)])
-    graph = GraphDefinition(name="bench", node_defs=list(known), dependencies=dependencies)
-    job = graph.to_job(logger_defs={"silent": silent})
+    defined: GraphDefinition = define(workload, size)
+    job = defined.to_job(logger_defs={"silent": silent})
     instance = DagsterInstance.ephemeral()
 
     def run():
         result = job.execute_in_process(instance=instance, run_config={"loggers": {"silent": {}}})
-        return result.output_for_node(answer)
+        return result.output_value()
 
     return run
 

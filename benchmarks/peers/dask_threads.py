@@ -1,7 +1,7 @@
 """`dask.delayed` with the threaded scheduler, two threads, the graph built before and not optimised."""
 
 import dask
-from _peer import MODULUS, layer_plan, main
+from _peer import MODULUS, TEN_KB, layer_plan, main
 
 
 def same(x):
@@ -14,6 +14,18 @@ def following(x):
 
 def add(a, b, c):
     return (a + b + c) % MODULUS
+
+
+def source():
+    return TEN_KB
+
+
+def turned(data):
+    return data[::-1]
+
+
+def total_length(parts):
+    return sum(map(len, parts))
 
 
 def graph(workload, size):
@@ -31,6 +43,9 @@ def graph(workload, size):
         return total(layer)
     if workload == "two-maps":
         return total([after(after(number)) for number in range(size // 2)])
+    if workload == "diamond":
+        data = dask.delayed(source, pure=False)()
+        return dask.delayed(total_length)([dask.delayed(turned, pure=False)(data) for _ in range(size)])
     return total([one(number) for number in range(size)])
 
 

@@ -1,6 +1,9 @@
-"""DBOS on SQLite: one workflow, an async step for each task (recorded once it ends), 100 steps at once, logs off."""
+"""DBOS on SQLite: one workflow, an async step for each task (recorded once it ends), gathered; logs off. Its database
+is switched to a write-ahead log and its pool to one connection, which is twice as fast as what it comes with.
+"""
 
 import asyncio
+import contextlib
 import sys
 import tempfile
 
@@ -8,7 +11,7 @@ import pysqlite3
 
 sys.modules["sqlite3"] = pysqlite3  # DBOS needs SQLite 3.42 or newer, whatever Python was built with
 
-from _peer import MODULUS, layer_plan, main  # noqa: E402
+from _peer import MODULUS, TEN_KB, layer_plan, main  # noqa: E402
 from dbos import DBOS  # noqa: E402
 
 
@@ -32,12 +35,19 @@ async def total(xs: list) -> int:
     return sum(xs)
 
 
-async def together(calls):
-    """Await coroutines, 100 at once: more made SQLite's pool time out."""
-    calls, values = list(calls), []
-    for start in range(0, len(calls), 100):
-        values += await asyncio.gather(*calls[start : start + 100])
-    return values
+@DBOS.step()
+async def source() -> bytes:
+    return TEN_KB
+
+
+@DBOS.step()
+async def turned(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@DBOS.step()
+async def total_length(parts: list) -> int:
+    return sum(map(len, parts))
 
 
 @DBOS.workflow()
@@ -49,14 +59,17 @@ async def flow(workload: str, size: int) -> int:
         return value
     if workload == "layers":
         plan = layer_plan(size)
-        layer = await together(same(number) for number in range(len(plan[0])))
+        layer = await asyncio.gather(*(same(number) for number in range(len(plan[0]))))
         for one in plan:
-            layer = await together(add(*(layer[number] for number in upstream)) for upstream in one)
+            layer = await asyncio.gather(*(add(*(layer[number] for number in upstream)) for upstream in one))
         return await total(layer)
     if workload == "two-maps":
-        firsts = await together(following(number) for number in range(size // 2))
-        return await total(await together(following(first) for first in firsts))
-    return await total(await together(same(number) for number in range(size)))
+        firsts = await asyncio.gather(*(following(number) for number in range(size // 2)))
+        return await total(await asyncio.gather(*(following(first) for first in firsts)))
+    if workload == "diamond":
+        data = await source()
+        return await total_length(await asyncio.gather(*(turned(data) for _ in range(size))))
+    return await total(await asyncio.gather(*(same(number) for number in range(size))))
 
 
 async def prepare(workload, size):
@@ -68,8 +81,17 @@ async def prepare(workload, size):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        database = f"sqlite:///{folder}/dbos.sqlite"
-        DBOS(config={"name": "bench", "system_database_url": database, "log_level": "CRITICAL"})
+        with contextlib.closing(pysqlite3.connect(f"{folder}/dbos.sqlite")) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        DBOS(
+            config={
+                "name": "bench",
+                "system_database_url": f"sqlite:///{folder}/dbos.sqlite",
+                "sys_db_pool_size": 1,
+                "db_engine_kwargs": {"max_overflow": 0, "pool_timeout": 300},
+                "log_level": "CRITICAL",
+            }
+        )
         DBOS.launch()
         main("dbos", prepare)
         DBOS.destroy()

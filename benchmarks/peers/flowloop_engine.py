@@ -1,6 +1,8 @@
 """flowloop without a backend, on the standard event loop, with every state and check."""
 
-from _peer import MODULUS, layer_plan, main
+import asyncio
+
+from _peer import MODULUS, NAP, TEN_KB, layer_plan, main
 
 from flowloop.engine import Flow, FlowRunner, task
 
@@ -25,6 +27,27 @@ async def total(xs):
     return sum(xs)
 
 
+@task
+async def source():
+    return TEN_KB
+
+
+@task
+async def turned(data):
+    return data[::-1]
+
+
+@task
+async def total_length(parts):
+    return sum(map(len, parts))
+
+
+@task
+async def nap(number):
+    await asyncio.sleep(NAP)
+    return 1
+
+
 def define(workload, size):
     """Return the flow of a workload, and the task that has its answer."""
     with Flow("bench") as flow:
@@ -39,6 +62,11 @@ def define(workload, size):
             answer = total(layer)
         elif workload == "two-maps":
             answer = total(following.map(following.map(list(range(size // 2)))))
+        elif workload == "diamond":
+            data = source()
+            answer = total_length([turned(data) for _ in range(size)])
+        elif workload == "sleepers":
+            answer = total([nap(number) for number in range(size)])
         else:
             answer = total([same(number) for number in range(size)])
     return flow, answer

@@ -1,5 +1,8 @@
-"""flowloop on its embedded SQLite store (`FULL`): both transitions of each task acknowledged before what follows."""
+"""flowloop on its embedded SQLite store (`FULL`): both transitions of each task acknowledged before what follows. The
+store is opened and the flow registered before; creating the flow run counts.
+"""
 
+import contextlib
 import tempfile
 
 from _peer import main
@@ -7,15 +10,18 @@ from flowloop_engine import define
 
 from flowloop.backends import connect
 from flowloop.engine import Settings
-from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.cloud import CloudFlowRunner, register_flow
+
+opened = contextlib.AsyncExitStack()
 
 
 async def prepare(workload, size):
     flow, answer = define(workload, size)
+    backend = await opened.enter_async_context(connect(f"sqlite:///{folder}/flowloop.db", settings=settings))
+    await register_flow(flow, backend, settings=settings)
 
     async def run():
-        async with connect(f"sqlite:///{folder}/flowloop.db", settings=settings) as backend:
-            state = await CloudFlowRunner(flow, backend=backend, settings=settings).run()
+        state = await CloudFlowRunner(flow, backend=backend, settings=settings).run()
         return state.result[answer].result
 
     return run
@@ -24,4 +30,4 @@ async def prepare(workload, size):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=folder)
-        main("flowloop", prepare)
+        main("flowloop", prepare, opened)

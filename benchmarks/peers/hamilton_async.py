@@ -1,6 +1,8 @@
-"""Apache Hamilton's async driver: a node for each task, the graph built before, telemetry off. It keeps no states."""
+"""Apache Hamilton's async driver: a node for each task, the graph built before, telemetry off. It has no
+mapping for async functions (a node for each element instead), and keeps no states.
+"""
 
-from _peer import MODULUS, layer_plan, main
+from _peer import MODULUS, NAP, TEN_KB, layer_plan, main
 from hamilton import ad_hoc_utils, async_driver, telemetry
 
 telemetry.disable_telemetry()
@@ -8,10 +10,11 @@ telemetry.disable_telemetry()
 
 def module(workload, size):
     """Return a module with a function for each node, the last one named `answer`."""
-    lines = []
+    lines = ["import asyncio", f"TEN_KB = {TEN_KB!r}"]
 
-    def node(name, upstream, body):
-        lines.append(f"async def {name}({', '.join(f'{one}: int' for one in upstream)}) -> int:\n    return {body}\n")
+    def node(name, upstream, body, kind="int", taken="int", before=""):
+        parameters = ", ".join(f"{one}: {taken}" for one in upstream)
+        lines.append(f"async def {name}({parameters}) -> {kind}:\n    {before}\n    return {body}\n")
 
     if workload == "chain":
         node("n0", [], "1")
@@ -35,6 +38,17 @@ def module(workload, size):
             node(f"a{number}", [], f"{number} + 1")
             node(f"b{number}", [f"a{number}"], f"a{number} + 1")
         names = [f"b{number}" for number in range(size // 2)]
+        node("answer", names, f"sum([{', '.join(names)}])")
+    elif workload == "diamond":
+        node("source", [], "TEN_KB", kind="bytes")
+        names = [f"n{number}" for number in range(size)]
+        for name in names:
+            node(name, ["source"], "source[::-1]", kind="bytes", taken="bytes")
+        node("answer", names, f"sum(map(len, [{', '.join(names)}]))", taken="bytes")
+    elif workload == "sleepers":
+        names = [f"n{number}" for number in range(size)]
+        for name in names:
+            node(name, [], "1", before=f"await asyncio.sleep({NAP})")
         node("answer", names, f"sum([{', '.join(names)}])")
     else:
         names = [f"n{number}" for number in range(size)]

@@ -6,7 +6,7 @@ os.environ["PREFECT__LOGGING__LEVEL"] = "CRITICAL"
 os.environ["PREFECT__FLOWS__CHECKPOINTING"] = "false"
 
 import prefect
-from _peer import MODULUS, layer_plan, main
+from _peer import MODULUS, TEN_KB, layer_plan, main
 
 
 @prefect.task
@@ -29,6 +29,21 @@ def total(xs):
     return sum(xs)
 
 
+@prefect.task
+def source():
+    return TEN_KB
+
+
+@prefect.task
+def turned(data):
+    return data[::-1]
+
+
+@prefect.task
+def total_length(parts):
+    return sum(map(len, parts))
+
+
 def prepare(workload, size):
     with prefect.Flow("bench") as flow:
         if workload == "chain":
@@ -42,6 +57,9 @@ def prepare(workload, size):
             answer = total(layer)
         elif workload == "two-maps":
             answer = total(following.map(following.map(list(range(size // 2)))))
+        elif workload == "diamond":
+            data = source()
+            answer = total_length([turned(data) for _ in range(size)])
         else:
             answer = total([same(number) for number in range(size)])
 

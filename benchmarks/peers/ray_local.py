@@ -1,7 +1,7 @@
 """Ray on this machine: two CPUs, no dashboard, no logs; all tasks submitted at once, one get at the end."""
 
 import ray
-from _peer import MODULUS, layer_plan, main
+from _peer import MODULUS, TEN_KB, layer_plan, main
 
 
 @ray.remote
@@ -24,8 +24,22 @@ def total(*xs):
     return sum(xs)
 
 
+@ray.remote
+def source():
+    return TEN_KB
+
+
+@ray.remote
+def turned(data):
+    return data[::-1]
+
+
+@ray.remote
+def total_length(*parts):
+    return sum(map(len, parts))
+
+
 def prepare(workload, size):
-    plan = layer_plan(size)
 
     def run():
         if workload == "chain":
@@ -34,12 +48,15 @@ def prepare(workload, size):
                 value = following.remote(value)
             return ray.get(value)
         if workload == "layers":
-            layer = [same.remote(number) for number in range(len(plan[0]))]
-            for one in plan:
+            layer = [same.remote(number) for number in range(len(layer_plan(size)[0]))]
+            for one in layer_plan(size):
                 layer = [add.remote(*(layer[number] for number in upstream)) for upstream in one]
             return ray.get(total.remote(*layer))
         if workload == "two-maps":
             return ray.get(total.remote(*(following.remote(following.remote(n)) for n in range(size // 2))))
+        if workload == "diamond":
+            data = source.remote()
+            return ray.get(total_length.remote(*(turned.remote(data) for _ in range(size))))
         return ray.get(total.remote(*(same.remote(number) for number in range(size))))
 
     return run

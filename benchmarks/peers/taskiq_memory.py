@@ -2,7 +2,7 @@
 
 import asyncio
 
-from _peer import MODULUS, layer_plan, main
+from _peer import MODULUS, NAP, TEN_KB, layer_plan, main
 from taskiq import InMemoryBroker
 
 broker = InMemoryBroker(await_inplace=True)
@@ -28,6 +28,27 @@ async def total(xs: list) -> int:
     return sum(xs)
 
 
+@broker.task
+async def source() -> bytes:
+    return TEN_KB
+
+
+@broker.task
+async def turned(data: bytes) -> bytes:
+    return data[::-1]
+
+
+@broker.task
+async def total_length(parts: list) -> int:
+    return sum(map(len, parts))
+
+
+@broker.task
+async def nap(number: int) -> int:
+    await asyncio.sleep(NAP)
+    return 1
+
+
 async def result(task, *arguments):
     """Send a task, and return its value."""
     sent = await task.kiq(*arguments)
@@ -36,7 +57,6 @@ async def result(task, *arguments):
 
 async def prepare(workload, size):
     await broker.startup()
-    plan = layer_plan(size)
 
     async def run():
         if workload == "chain":
@@ -45,6 +65,7 @@ async def prepare(workload, size):
                 value = await result(following, value)
             return value
         if workload == "layers":
+            plan = layer_plan(size)
             layer = await asyncio.gather(*(result(same, number) for number in range(len(plan[0]))))
             for one in plan:
                 layer = await asyncio.gather(*(result(add, *(layer[n] for n in upstream)) for upstream in one))
@@ -56,6 +77,13 @@ async def prepare(workload, size):
 
             values = await asyncio.gather(*(twice(number) for number in range(size // 2)))
             return await result(total, list(values))
+        if workload == "diamond":
+            data = await result(source)
+            parts = await asyncio.gather(*(result(turned, data) for _ in range(size)))
+            return await result(total_length, list(parts))
+        if workload == "sleepers":
+            naps = await asyncio.gather(*(result(nap, number) for number in range(size)))
+            return await result(total, list(naps))
         values = await asyncio.gather(*(result(same, number) for number in range(size)))
         return await result(total, list(values))
 
