@@ -44,7 +44,7 @@ BUSY_LIMIT = 60.0
 _CHECKPOINT_AFTER = 4_000
 """After as many changed rows, what the log holds is copied into the file, while the next rows are written."""
 
-_LONGEST_LOG = 8_000
+_LONGEST_LOG = 16_000
 """Pages of the log after which the writer waits until all of it is copied, so that the log begins anew."""
 
 _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
