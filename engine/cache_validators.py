@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from .context import now
-from .hashing import hash_inputs
 from .state import Cached
 
 __all__ = [
@@ -89,6 +88,8 @@ def _chosen(values: Mapping[str, Any], names: list[str] | None) -> dict[str, Any
 def _same_inputs(state: Cached, inputs: Mapping[str, Any], names: list[str] | None) -> bool:
     given = _chosen(inputs, names)
     if state.hashed_inputs is not None:
+        from .hashing import hash_inputs
+
         return hash_inputs(given) == _chosen(state.hashed_inputs, names)
     cached = {name: result.value for name, result in state.cached_inputs.items()}
     return given == _chosen(cached, names)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import bz2
 import datetime
 import importlib
 import io
-import lzma
-import zlib
 from typing import Any, Protocol
 
-import cloudpickle
 import msgspec
 
 from .errors import SerializationError
@@ -61,6 +57,8 @@ class PickleSerializer(_ByAttributes):
 
     def serialize(self, value: Any) -> bytes:
         """Return `value` pickled."""
+        import cloudpickle
+
         try:
             data: bytes = cloudpickle.dumps(value)
             return data
@@ -69,6 +67,8 @@ class PickleSerializer(_ByAttributes):
 
     def deserialize(self, value: bytes) -> Any:
         """Return the unpickled value. Unpickle only what you trust: a pickle can run code."""
+        import cloudpickle
+
         try:
             return cloudpickle.loads(value)
         except Exception as error:
@@ -110,7 +110,7 @@ class DateTimeSerializer(_ByAttributes):
             raise SerializationError(f"not an ISO 8601 datetime: {error}") from error
 
 
-_COMPRESSIONS: dict[str, Any] = {"zlib": zlib, "bz2": bz2, "lzma": lzma}
+_COMPRESSIONS = ("bz2", "lzma", "zlib")
 
 
 class CompressedSerializer(_ByAttributes):
@@ -123,19 +123,19 @@ class CompressedSerializer(_ByAttributes):
 
     def __init__(self, serializer: Serializer, format: str = "zlib") -> None:
         if format not in _COMPRESSIONS:
-            raise ValueError(f"format is one of {', '.join(sorted(_COMPRESSIONS))}, not {format!r}")
+            raise ValueError(f"format is one of {', '.join(_COMPRESSIONS)}, not {format!r}")
         self.serializer = serializer
         self.format = format
 
     def serialize(self, value: Any) -> bytes:
         """Return `value` serialized, then compressed."""
-        data: bytes = _COMPRESSIONS[self.format].compress(self.serializer.serialize(value))
+        data: bytes = importlib.import_module(self.format).compress(self.serializer.serialize(value))
         return data
 
     def deserialize(self, value: bytes) -> Any:
         """Return the value of the decompressed bytes."""
         try:
-            data = _COMPRESSIONS[self.format].decompress(value)
+            data = importlib.import_module(self.format).decompress(value)
         except Exception as error:
             raise SerializationError(f"not {self.format} data: {error}") from error
         return self.serializer.deserialize(data)

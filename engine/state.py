@@ -26,8 +26,6 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
-import cloudpickle
-
 from .context import now, values
 from .result import NoResult, NoResultType, Result
 
@@ -300,6 +298,8 @@ def _reader(stored: Result, given: Result | None) -> Result:
 
 
 def _can_be_pickled(value: object) -> bool:
+    import cloudpickle
+
     try:
         cloudpickle.loads(cloudpickle.dumps(value))
     except Exception:

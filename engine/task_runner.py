@@ -14,7 +14,6 @@ from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
 from .edge import Edge
-from .hashing import hash_inputs
 from .result import NoResult, Result
 from .runner import call_handler, call_state_handlers, settle
 from .settings import Settings
@@ -580,6 +579,8 @@ class TaskRunner(BodyRunner):
         """
         if not self._caches or not state.is_successful() or isinstance(state, (Cached, Skipped)):
             return state
+        from .hashing import hash_inputs
+
         assert self.task.cache_for is not None
         return Cached(
             state.message,

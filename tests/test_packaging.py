@@ -104,6 +104,7 @@ HEAVY = {
     "alembic",
     "asyncpg",
     "click",
+    "cloudpickle",
     "croniter",
     "cryptography",
     "gql",

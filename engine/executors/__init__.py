@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .base import Executor
-from .dask import DaskExecutor
 from .local import LocalExecutor
-from .processes import ProcessExecutor
+
+if TYPE_CHECKING:
+    from .dask import DaskExecutor
+    from .processes import ProcessExecutor
 
 __all__ = ["DaskExecutor", "Executor", "LocalExecutor", "ProcessExecutor"]
+
+_LATER = {"DaskExecutor": "dask", "ProcessExecutor": "processes"}
+"""What is imported when it is first asked for, and its module."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)

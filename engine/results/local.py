@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -95,6 +94,8 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         return self.serializer.deserialize(data)
 
     def _store(self, path: str, value: Any) -> None:
+        import tempfile
+
         data = self.serializer.serialize(value)
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
