@@ -3,7 +3,8 @@
 #   make test    run the tests
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make check   format, lint and types
-#   make bench   the benchmarks in their quick sizes; bench-full: all of them, and the page docs/benchmarks.md
+#   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
+#                docs/benchmarks.md, about 40 minutes; bench-guard: what CI runs, a minute; bench-page: the page alone
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \

@@ -51,15 +51,30 @@ target. One claim alone: `python -m benchmarks transitions --scale full`.
 
 How it is measured: contenders take turns, every other round backwards, so that whatever else the machine does meets
 all of them. *Median* is that of the rounds, *spread* the distance from the best to the worst round as a part of it,
-*ratio* the median of the ratios to the baseline, round by round. Each workload has an answer that is checked.
-Bodies do next to nothing, so what is measured is what stands around them.
+*ratio* the median of the ratios to the baseline, round by round; in the plots a thin line spans the rounds. Each
+workload has an answer that is checked. Bodies do next to nothing, so what is measured is what stands around them.
 """
 
 
 # -- plots -----------------------------------------------------------------------------------------------
 
 _OURS, _BASELINE, _OTHER = "#0f766e", "#334155", "#b6bec8"
-_SHARES = ("#0f766e", "#5fa8a0", "#334155", "#8a97a8", "#b45309", "#dfa35b", "#d5dae1")
+_SPREAD = "#b45309"
+_GROUPS = {
+    "flowloop": "#0f766e",
+    "database": "#334155",
+    "HTTP and GraphQL": "#8a97a8",
+    "garbage collection": "#b45309",
+    "event loop, bodies": "#d5dae1",
+}
+"""The colours of a profile; a component is flowloop's own unless `_GROUP_OF` says otherwise."""
+
+_GROUP_OF = {
+    **dict.fromkeys(("SQLite itself", "SQLAlchemy", "asyncpg"), "database"),
+    **dict.fromkeys(("gql and GraphQL", "httpx", "uvicorn and starlette"), "HTTP and GraphQL"),
+    **dict.fromkeys(("event loop", "bodies and the benchmark"), "event loop, bodies"),
+    "garbage collection": "garbage collection",
+}
 _PEERS = {peer.name for peer in beside_peers.PEERS}
 
 
@@ -134,7 +149,7 @@ def _draw_medians(axis: Axes, rows: list[Row]) -> None:
     spread = [[row.median - min(row.values) for row in rows], [max(row.values) - row.median for row in rows]]
     colours = [_BASELINE if row.subject in baselines else _OURS for row in rows]
     names = [f"{row.subject} (baseline)" if row.subject in baselines else row.subject for row in rows]
-    bars = axis.barh(names, medians, xerr=spread, color=colours, height=0.72, error_kw={"lw": 1, "ecolor": "#b45309"})
+    bars = axis.barh(names, medians, xerr=spread, color=colours, height=0.72, error_kw={"lw": 1, "ecolor": _SPREAD})
     _label(
         axis,
         bars,
@@ -142,6 +157,8 @@ def _draw_medians(axis: Axes, rows: list[Row]) -> None:
     )
     if min(medians) > 0 and max(medians) > 30 * min(medians):
         axis.set_xscale("log")
+    else:
+        axis.set_xticks([])
 
 
 def _draw_ratios(axis: Axes, rows: list[Row]) -> None:
@@ -159,32 +176,40 @@ def _label(axis: Axes, bars: BarContainer, texts: list[str]) -> None:
 
 
 def _shares(report: Report) -> Figure:
-    """A bar for each profile, of the shares that are largest; the rest is one part."""
+    """A bar for each profile, its parts by what they belong to."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     cases = _by_case(report.measured)
-    figure = Figure(figsize=(12, 0.34 * len(cases) + 0.8), layout="constrained")
+    figure = Figure(figsize=(12, 0.32 * len(cases) + 1), layout="constrained")
     axis = figure.subplots()
     for place, rows in enumerate(cases.values()):
         left = 0.0
-        for colour, row in zip(_SHARES, rows, strict=False):
-            axis.barh(place, row.median, left=left, color=colour, edgecolor="white", height=0.8)
-            if row.median >= 9:
-                text = f"{row.subject} {row.median:.0f} %"
-                axis.text(left + 0.4, place, text, va="center", fontsize=6.5, color=_ink(colour), clip_on=True)
+        for row in sorted(rows, key=_group):
+            _draw_share(axis, place, left, row)
             left += row.median
     axis.set_yticks(range(len(cases)), cases)
-    axis.invert_yaxis()
+    axis.set_ylim(len(cases) - 0.4, -0.6)
     axis.set_xlim(0, 100)
-    axis.set_xlabel("% of the samples; the largest seven parts")
+    axis.set_xlabel("% of the samples")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    figure.suptitle(report.title, fontsize=11, fontweight="bold")
+    legend = [Patch(color=colour, label=group) for group, colour in _GROUPS.items()]
+    figure.legend(handles=legend, loc="outside upper center", ncols=len(legend), frameon=False)
     return figure
 
 
-def _ink(colour: str) -> str:
-    return "white" if colour in {"#0f766e", "#334155", "#b45309"} else "black"
+def _group(row: Row) -> int:
+    return list(_GROUPS).index(_GROUP_OF.get(row.subject, "flowloop"))
+
+
+def _draw_share(axis: Axes, place: int, left: float, row: Row) -> None:
+    colour = list(_GROUPS.values())[_group(row)]
+    axis.barh(place, row.median, left=left, color=colour, edgecolor="white", height=0.8)
+    text = f"{row.subject} {row.median:.0f} %"
+    if 0.6 * len(text) < row.median:
+        ink = "black" if colour == _GROUPS["event loop, bodies"] else "white"
+        axis.text(left + 0.5, place, text, va="center", fontsize=6.5, color=ink)
 
 
 # -- the page --------------------------------------------------------------------------------------------
