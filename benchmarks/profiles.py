@@ -53,6 +53,7 @@ _WITHOUT_BACKEND = (
 _RECORDED = {
     "transitions": ("embedded, FULL", "HTTP, SQLite NORMAL", "HTTP, PostgreSQL"),
     "recorded run": ("embedded, FULL", "HTTP, SQLite NORMAL", "HTTP, PostgreSQL"),
+    "recorded diamond": ("embedded, FULL",),
     "strict chain": ("embedded, FULL", "HTTP, SQLite NORMAL"),
     "start": ("embedded, FULL", "HTTP, SQLite NORMAL"),
 }
@@ -273,9 +274,9 @@ def _transitions(place: Place, options: Settings, samplers: Samplers) -> None:
     asyncio.run(body())
 
 
-def _recorded_run(place: Place, options: Settings, samplers: Samplers) -> None:
+def _recorded_run(place: Place, options: Settings, samplers: Samplers, workload: str = "map, reduce") -> None:
     samplers.begin()
-    recorded_seconds(place, options, "map, reduce", 20_000)
+    recorded_seconds(place, options, workload, 10_000)
     samplers.end()
 
 
@@ -292,6 +293,7 @@ def _start(place: Place, options: Settings, samplers: Samplers) -> None:
 _KINDS: dict[str, Callable[[Place, Settings, Samplers], None]] = {
     "transitions": _transitions,
     "recorded run": _recorded_run,
+    "recorded diamond": functools.partial(_recorded_run, workload="diamond, 10 kB"),
     "strict chain": _strict_chain,
     "start": _start,
 }
