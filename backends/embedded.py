@@ -46,7 +46,7 @@ __all__ = ["StoreBackend"]
 _ITEM_OVERHEAD = 150
 
 
-class _Write(msgspec.Struct, frozen=True):
+class _Write(msgspec.Struct, frozen=True, gc=False):
     """Something for the outbox: a state, the name of a task run, or a heartbeat."""
 
     kind: Literal["task_run", "flow_run", "name", "heartbeat"]

@@ -1,8 +1,8 @@
 """The run context: what a task, a handler or a result may ask about the run it is part of.
 
-There is one `contextvars.ContextVar`. Its value is a plain dict that is never changed in place: whoever wants
-another context sets another dict, so a run can never see the values of its neighbour, in this task or in
-another thread.
+There is one `contextvars.ContextVar`. Its value is a plain dict that nobody changes in place but the runner of the run
+it was made for: whoever wants another context sets another dict, so a run can never see the values of its neighbour,
+in this task or in another thread.
 
 Example:
 

@@ -19,13 +19,13 @@ _Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
 _Int = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
 
 
-class _FlowRunItem(msgspec.Struct, forbid_unknown_fields=True):
+class _FlowRunItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     flow_run_id: _Id
     state: msgspec.Raw
     version: _Int | None = None
 
 
-class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True):
+class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     task_run_id: _Id
     state: msgspec.Raw
     version: _Int | None = None

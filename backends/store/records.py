@@ -54,7 +54,8 @@ ANYONE = Caller()
 """A caller without limits: the embedded process itself, the command line, the services."""
 
 
-class StateUpdate(msgspec.Struct, frozen=True):
+# Thousands of these live for the length of a batch, and none is part of a cycle: the garbage collector is spared them.
+class StateUpdate(msgspec.Struct, frozen=True, gc=False):
     """A state that a run is to take.
 
     Args:
@@ -68,7 +69,7 @@ class StateUpdate(msgspec.Struct, frozen=True):
     version: int | None = None
 
 
-class Outcome(msgspec.Struct, omit_defaults=True):
+class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
     """What became of one `StateUpdate`.
 
     Args:
@@ -95,7 +96,7 @@ class Outcome(msgspec.Struct, omit_defaults=True):
         return kind(self.message or "")
 
 
-class StateChange(msgspec.Struct, frozen=True):
+class StateChange(msgspec.Struct, frozen=True, gc=False):
     """A state that has just been committed by this process, for those who watch (`Store.watch`)."""
 
     kind: Kind

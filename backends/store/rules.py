@@ -71,11 +71,11 @@ def may_follow(current: str | None, new: str) -> bool:
     return current not in FINISHED or new in _AFTER_FINISHED[current]
 
 
-class _Document(msgspec.Struct):
+class _Document(msgspec.Struct, gc=False):
     """A document whose fields do not matter here."""
 
 
-class StateHead(msgspec.Struct):
+class StateHead(msgspec.Struct, gc=False):
     """The fields of a state document that rules depend on."""
 
     type: str

@@ -40,7 +40,7 @@ _CHUNK = 5000  # as many items share their statements at most: a statement takes
 _NAMES = {"flow_run": "flow run", "task_run": "task run"}
 
 
-class _Run(msgspec.Struct):
+class _Run(msgspec.Struct, gc=False):
     """One run while a batch is applied to it; it begins as a row of `Database.lock_runs`."""
 
     id: str
@@ -62,7 +62,7 @@ class _Flow(msgspec.Struct):
     limited: bool
 
 
-class _Item(msgspec.Struct):
+class _Item(msgspec.Struct, gc=False):
     """One update with its document read."""
 
     update: StateUpdate

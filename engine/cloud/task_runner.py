@@ -200,7 +200,8 @@ class CloudTaskRunner(TaskRunner):
         if isinstance(answer, Queued):
             answer.state = old_state
             raise ENDRUN(answer)
-        _values.set({**current, "task_run_version": None if version is None else version + 1})
+        # in place: these values are this run's alone, and one dict less for each run that waits is felt
+        current["task_run_version"] = None if version is None else version + 1
         return new_state
 
     async def _adopted(self, task_run_id: str, old_state: State, refused: State) -> State:
@@ -216,7 +217,7 @@ class CloudTaskRunner(TaskRunner):
                 info = await _backend().get_task_run_info(
                     current["flow_run_id"], current["task_id"], current.get("map_index")
                 )
-                _values.set({**current, "task_run_version": info.version})
+                current["task_run_version"] = info.version
             elif is_under_way(state):
                 self.logger.debug("task run %s is running elsewhere", task_run_id)
                 raise ENDRUN(continued(state, takeover=False))
