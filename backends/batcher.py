@@ -1,17 +1,18 @@
 """Group commit: whoever waits for an acknowledgement shares the request with everybody else who does.
 
-One batch is in flight; what is put meanwhile makes the next one. There is no timer: a lone item travels at
-once, and under load the batches grow by themselves.
+While a batch is in flight, what is put makes the next one. There is no timer: a lone item travels at once, and
+under load the batches grow by themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, Self, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, Self, TypeAlias, TypeVar
 
 import anyio
 
@@ -23,7 +24,13 @@ __all__ = ["Batcher", "RequestRejected"]
 T = TypeVar("T")
 R = TypeVar("R")
 
+_WORTH_A_FLIGHT = 50
+"""As many items cost about as much as a request by itself: so many may take off beside another batch."""
+
 logger = logging.getLogger(__name__)
+
+
+_Entry: TypeAlias = tuple[T, int, Hashable, asyncio.Future[R]]
 
 
 class RequestRejected(BackendRejected):
@@ -31,9 +38,11 @@ class RequestRejected(BackendRejected):
 
 
 class Batcher(Generic[T, R]):
-    """Sends items in batches, one batch at a time, and hands every waiter the outcome of its own item.
+    """Sends items in batches, and hands every waiter the outcome of its own item.
 
-    * Items are sent in the order they were put.
+    * Items are sent in the order they were put. Where several batches may be in flight, that is promised to items
+      with the same key: an item waits while another one with its key is in flight.
+    * A second batch takes off beside the first only if it is large: a small one is better off waiting for company.
     * A batch whose answer was lost is sent again as it was, under the same idempotency key.
     * An item that is refused fails alone. A batch that is refused as a whole is halved until the bad item is
       found.
@@ -50,6 +59,7 @@ class Batcher(Generic[T, R]):
         - circuit: waits out the outages
         - max_items: most items in a batch
         - max_bytes: most bytes in a batch, by the sizes given to `put`; a larger item travels alone
+        - max_flights: most batches in flight: with two, one is made and read while the other is being recorded
         - grace: seconds that leaving may take
 
     Example:
@@ -66,45 +76,51 @@ class Batcher(Generic[T, R]):
         *,
         max_items: int = 1_000,
         max_bytes: int = 4_000_000,
+        max_flights: int = 1,
         grace: float = 5.0,
     ) -> None:
         self._send = send
         self._circuit = circuit
         self._max_items = max_items
         self._max_bytes = max_bytes
+        self._max_flights = max_flights
         self._grace = grace
-        self._queue: deque[tuple[T, int, asyncio.Future[R]]] = deque()
-        self._flight: list[tuple[T, int, asyncio.Future[R]]] = []
+        self._queue: deque[_Entry[T, R]] = deque()
+        self._flights: dict[int, list[_Entry[T, R]]] = {}
+        self._keys: set[Hashable] = set()  # of what is in flight
         self._wake: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         state = self._circuit.state.value if self._loop is not None else "not open"
-        return f"<Batcher {self._circuit.name}: {len(self._queue)} waiting, {len(self._flight)} in flight, {state}>"
+        flying = sum(len(batch) for batch in self._flights.values())
+        return f"<Batcher {self._circuit.name}: {len(self._queue)} waiting, {flying} in flight, {state}>"
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._run(), name=f"batcher of {self._circuit.name}")
+        name = f"batcher of {self._circuit.name}"
+        self._tasks = [self._loop.create_task(self._run(lane), name=name) for lane in range(self._max_flights)]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._task is not None
         self._stop()
         try:
             with anyio.move_on_after(self._grace, shield=True):
-                await asyncio.wait([self._task])
+                await asyncio.wait(self._tasks)
         finally:
-            self._task.cancel()
+            for task in self._tasks:
+                task.cancel()
             with anyio.CancelScope(shield=True):
-                await asyncio.wait([self._task])
+                await asyncio.wait(self._tasks)
 
-    async def put(self, item: T, size: int = 0) -> R:
+    async def put(self, item: T, size: int = 0, key: Hashable = None) -> R:
         """Have an item sent with the next batch, and return its outcome.
 
         Args:
             - item: what to send
             - size: its length in bytes
+            - key: what it is about: items with one key are recorded in the order they were put
 
         Raises:
             - BackendRejected: if the item was refused
@@ -113,22 +129,27 @@ class Batcher(Generic[T, R]):
         if self._loop is None:
             raise BackendUnavailable(f"{self._circuit.name} is not open")
         future: asyncio.Future[R] = self._loop.create_future()
-        self._queue.append((item, size, future))
-        if self._wake is not None:
+        self._queue.append((item, size, key, future))
+        if self._wake is not None and self._may_take_off():
             self._wake_up()
         return await future
 
-    async def _run(self) -> None:
+    async def _run(self, lane: int) -> None:
+        """Send one batch after the other; there are as many lanes as batches may be in flight."""
         try:
-            while await self._something_waits():
-                self._flight = self._take()
-                await self._deliver(self._flight)
-                self._flight = []
+            while batch := await self._next():
+                keys = {key for _, _, key, _ in batch}
+                self._flights[lane] = batch
+                self._keys |= keys
+                await self._deliver(batch)
+                del self._flights[lane]
+                self._keys -= keys
                 # One turn of the loop: who was just answered puts what comes next, and shares the next batch.
                 await asyncio.sleep(0)
-        finally:
+        except asyncio.CancelledError:
             self._stop()
             self._abandon()
+            raise
 
     def _stop(self) -> None:
         self._loop = None
@@ -139,25 +160,46 @@ class Batcher(Generic[T, R]):
             self._wake.set_result(None)
         self._wake = None
 
-    async def _something_waits(self) -> bool:
-        while not self._queue:
-            if self._loop is None:
-                return False
-            self._wake = self._loop.create_future()
-            await self._wake
-        return True
+    def _may_take_off(self) -> bool:
+        return len(self._queue) >= (_WORTH_A_FLIGHT if self._flights else 1)
 
-    def _take(self) -> list[tuple[T, int, asyncio.Future[R]]]:
+    async def _next(self) -> list[_Entry[T, R]]:
+        """Wait for the next batch, and return it; or return none at the end, when what waits is left to others."""
+        while True:
+            if self._may_take_off() and (batch := self._take()):
+                return batch
+            if self._loop is None:
+                return []
+            if self._wake is None:
+                self._wake = self._loop.create_future()
+            await self._wake
+
+    def _take(self) -> list[_Entry[T, R]]:
         queue = self._queue
-        batch = [queue.popleft()]
-        size = batch[0][1]
-        while queue and len(batch) < self._max_items and size + queue[0][1] <= self._max_bytes:
-            batch.append(queue.popleft())
-            size += batch[-1][1]
+        batch: list[_Entry[T, R]] = []
+        held: list[_Entry[T, R]] = []
+        room, most = self._max_bytes, min(self._max_items, self._share())
+        while queue and len(batch) < most:
+            entry = queue.popleft()
+            if entry[2] in self._keys:
+                held.append(entry)
+            elif batch and entry[1] > room:
+                held.append(entry)
+                break
+            else:
+                batch.append(entry)
+                room -= entry[1]
+        queue.extendleft(reversed(held))
         return batch
 
-    async def _deliver(self, batch: list[tuple[T, int, asyncio.Future[R]]]) -> None:
-        items = [item for item, _, _ in batch]
+    def _share(self) -> int:
+        """Return how many items a batch takes so that each that may take off gets as many."""
+        waiting = len(self._queue)
+        batches = min(self._max_flights - len(self._flights), waiting // _WORTH_A_FLIGHT)
+        return -(-waiting // max(1, batches))
+
+    async def _deliver(self, batch: list[_Entry[T, R]]) -> None:
+        items = [entry[0] for entry in batch]
         key = uuid.uuid4().hex
         try:
             outcomes = await self._circuit.call(lambda: self._send(items, key))
@@ -179,7 +221,7 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             _fail(batch, error)
         else:
-            for (_, _, future), outcome in zip(batch, outcomes, strict=True):
+            for (_, _, _, future), outcome in zip(batch, outcomes, strict=True):
                 if future.done():
                     continue
                 if isinstance(outcome, BackendRejected):
@@ -188,7 +230,7 @@ class Batcher(Generic[T, R]):
                     future.set_result(outcome)
 
     def _abandon(self) -> None:
-        left = [*self._flight, *self._queue]
+        left = [*itertools.chain(*self._flights.values()), *self._queue]
         self._queue.clear()
         if left:
             error = BackendUnavailable(f"{self._circuit.name} was closed before {len(left)} writes were acknowledged")
@@ -196,10 +238,10 @@ class Batcher(Generic[T, R]):
             _fail(left, error)
 
 
-def _fail(batch: list[tuple[T, int, asyncio.Future[R]]], error: Exception) -> None:
+def _fail(batch: list[_Entry[T, R]], error: Exception) -> None:
     """Raise an error of their own, with the common cause, in all that still wait for an item of the batch."""
     kind = type(error) if isinstance(error, BackendError) else BackendError
-    for _, _, future in batch:
+    for _, _, _, future in batch:
         if not future.done():
             own = kind(str(error))
             own.__cause__ = error

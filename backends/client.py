@@ -13,7 +13,7 @@ import logging
 import random
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
@@ -112,7 +112,7 @@ class GraphQLBackend:
             self._session = await stack.enter_async_context(Client(transport=self._transport, execute_timeout=None))
             self._is_flowloop = await self._circuit.call(self._ask_who, self._connect_limit)
             if self._is_flowloop:
-                outboxes = [self._outbox(self._send_batch, max_items=1_000)]
+                outboxes = [self._outbox(self._send_batch, max_items=1_000, max_flights=2)]
             else:
                 logger.info("%s is not a flowloop server: states are sent one by one", self.url)
                 outboxes = [self._outbox(self._send_one, max_items=1) for _ in range(_LANES)]
@@ -126,8 +126,9 @@ class GraphQLBackend:
                 for outbox in self._outboxes:
                     group.start_soon(outbox.__aexit__, None, None, None)
 
-    def _outbox(self, send: Any, max_items: int) -> Batcher[Write, Any]:
-        return Batcher(send, self._circuit, max_items=max_items, grace=self._settings.cancel_grace)
+    def _outbox(self, send: Any, max_items: int, max_flights: int = 1) -> Batcher[Write, Any]:
+        grace = self._settings.cancel_grace
+        return Batcher(send, self._circuit, max_items=max_items, max_flights=max_flights, grace=grace)
 
     # -- registration ------------------------------------------------------------------------------
 
@@ -447,11 +448,11 @@ class GraphQLBackend:
         except TransportQueryError as error:
             return error.data, error.errors or []
 
-    async def _put(self, write: Write, run_id: str, size: int) -> Any:
+    def _put(self, write: Write, run_id: str, size: int) -> Awaitable[Any]:
         if not self._outboxes:
             raise BackendUnavailable(f"{self.url} is not open")
         # Always the same lane for a run: its states arrive in the order they were sent.
-        return await self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size)
+        return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id)
 
     async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
         text, variables, keys = documents.combined(writes)

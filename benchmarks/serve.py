@@ -7,10 +7,11 @@ from typing import Any
 
 import uvloop
 
-from flowloop.backends.server.run import serve
+from flowloop.backends.server.run import serve, settle
 
 
 async def _announce(url: str) -> None:
+    settle()
     print(url, flush=True)
 
 

@@ -58,7 +58,13 @@ class BodyRunner(Runner):
         current = _values.get()
         return {**(current.get("parameters") or {}), **current, **{name: r.value for name, r in inputs.items()}}
 
-    async def _outcome(self, inputs: dict[str, Result]) -> State:
+    async def _outcome(self, arguments: dict[str, Any], inputs: Mapping[str, Result]) -> State:
+        """Run the body, and return the state that it leaves.
+
+        Args:
+            - arguments: what the body is called with
+            - inputs: the same as results, for the name of the place where its own is stored
+        """
         current = _values.get()
         cancellation: Cancellation | None = current.get("cancellation")
         task = None
@@ -70,7 +76,6 @@ class BodyRunner(Runner):
                 assert task is not None
                 cancellation.interruptible.add(task)
             try:
-                arguments = {name: result.value for name, result in inputs.items()}
                 executor: Executor = current.get("executor") or _LOCAL
                 if type(executor) is not LocalExecutor and not self.task.travels:
                     executor = _LOCAL

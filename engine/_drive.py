@@ -8,18 +8,19 @@ few milliseconds all the same.
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextvars
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _mapping
 from ._ledger import Graph, Key, Ledger
+from ._release import Release
 from .cancellation import Cancellation, Cause, outlast, stopped_state
 from .edge import Edge
 from .errors import ExecutorError
 from .flow import Flow
-from .state import Mapped, Pending, Queued, State
+from .state import Finished, Mapped, Pending, Queued, State
 from .task import Task
 from .task_runner import TaskRunner
 from .watch import Watch
@@ -49,7 +50,9 @@ class Plan:
         self.tasks: list[Task[..., Any]] = list(flow.sorted_tasks())
         self.index = {task: number for number, task in enumerate(self.tasks)}
         edges = [flow._upstream[task] for task in self.tasks]
-        self.upstream = [[(edge, self.index[edge.upstream_task]) for edge in found] for found in edges]
+        self.upstream: list[Sequence[tuple[Edge, int]]] = [
+            [(edge, self.index[edge.upstream_task]) for edge in found] if found else () for found in edges
+        ]
         self.mapped = [any(edge.mapped for edge in found) for found in edges]
         plain: list[Key] = []
         spread: list[Key] = []
@@ -77,6 +80,7 @@ class Drive:
         - cancellation: whether the run is being stopped
         - watch: where progress is counted
         - fail_fast: whether the first failure stops the run
+        - kept: the tasks whose results stay although no task needs them any more; None lets all stay
         - grace: seconds that stopped bodies get to clean up, and again to record their states
         - story: whether the ledger keeps a log
     """
@@ -91,6 +95,7 @@ class Drive:
         watch: Watch,
         *,
         fail_fast: bool,
+        kept: Iterable[Task[..., Any]] | None = None,
         grace: float,
         story: bool = False,
     ) -> None:
@@ -104,9 +109,15 @@ class Drive:
         self._fail_fast = fail_fast
         self._grace = grace
         self.ledger = Ledger(plan.graph, story=story)
+        self._release: Release | None = None
+        if kept is not None:
+            self._release = Release(plan.graph, {plan.index[task] for task in (*kept, *task_states)})
         self.states: list[State | None] = [None] * len(plan.tasks)
         self._sources: dict[int, list[tuple[Edge, State, _mapping.Elements | None]]] = {}
-        self._in_flight: dict[Key, asyncio.Task[State]] = {}
+        self._in_flight: dict[asyncio.Task[State], Key] = {}
+        # one for all runs: what a run needs while it waits is kept small, so that the garbage collector is quick
+        self._done_callback = self._ended
+        self._context = contextvars.copy_context()
         self._stopping = False
         self._cancelled_meanwhile = False
         self._failure: Exception | None = None
@@ -116,6 +127,10 @@ class Drive:
     def final_states(self) -> dict[Task[..., Any], State]:
         """Return the states of all tasks that have one."""
         return {task: state for task, state in zip(self._plan.tasks, self.states, strict=True) if state is not None}
+
+    def is_released(self, task: Task[..., Any]) -> bool:
+        """Whether results of a task are gone because no other task needed them any more."""
+        return self._release is not None and self._plan.index[task] in self._release.released
 
     def wake(self) -> None:
         """Make `run` look again at what there is to do."""
@@ -165,19 +180,23 @@ class Drive:
         except Exception as error:
             self._failure = self._failure or error
             return
-        self._in_flight[key] = task
         if task.done():
-            self._ended(key, task)
+            self._settle(key, task)
         else:
-            task.add_done_callback(functools.partial(self._ended, key))
+            self._in_flight[task] = key
+            task.add_done_callback(self._done_callback, context=self._context)
 
-    def _ended(self, key: Key, task: asyncio.Task[State]) -> None:
-        if self._in_flight.get(key) is not task:  # left behind, or seen to already
+    def _ended(self, task: asyncio.Task[State]) -> None:
+        key = self._in_flight.pop(task, None)
+        if key is None:  # left behind, or seen to already
             self._cancellation.left_behind.discard(task)
             if not task.cancelled():
                 task.exception()
             return
-        del self._in_flight[key]
+        self._settle(key, task)
+        self.wake()
+
+    def _settle(self, key: Key, task: asyncio.Task[State]) -> None:
         try:
             self._completed(key, task.result())
         except asyncio.CancelledError:
@@ -186,7 +205,6 @@ class Drive:
                 self._failure = self._failure or ExecutorError(f"the run of task {name!r} was cancelled from outside")
         except Exception as error:
             self._failure = self._failure or error
-        self.wake()
 
     def _run_task(self, number: int, child: int) -> Coroutine[Any, Any, State]:
         task = self._plan.tasks[number]
@@ -232,8 +250,19 @@ class Drive:
                 self._expand(number, state)
             else:
                 self.ledger.finish(key)
+        if self._release is not None and not self._stopping and isinstance(state, Finished):
+            self._release_what_was_used(key)
         if self._fail_fast and state.is_failed():
             self._cancellation.request("sibling")
+
+    def _release_what_was_used(self, key: Key) -> None:
+        assert self._release is not None
+        number, child = key
+        if child >= 0:
+            self._release.child_finished(key, self.states)
+        if self.ledger.is_finished(number) and _is_over(self.states[number]):
+            self._sources.pop(number, None)
+            self._release.task_finished([upstream for _, upstream in self._plan.upstream[number]], self.states)
 
     def _expand(self, number: int, state: Mapped) -> None:
         upstream = self._upstream_states(number)
@@ -264,35 +293,36 @@ class Drive:
 
     def _end_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start what has not begun, or waits for later: with the cause set, a run goes straight to Cancelled."""
+        under_way = set(self._in_flight.values())
         for number, task in enumerate(self._plan.tasks):
             state = self.states[number]
             known = self._initial.get(task) if state is None else state
             if isinstance(known, Mapped):
                 self.states[number] = known
                 for child, one in enumerate(known.map_states):
-                    if one is not None and _waits(one) and (number, child) not in self._in_flight:
+                    if one is not None and _waits(one) and (number, child) not in under_way:
                         self._start((number, child), loop)
-            elif (number, -1) not in self._in_flight and (state is None or _waits(state)):
+            elif (number, -1) not in under_way and (state is None or _waits(state)):
                 self._start((number, -1), loop)
 
     def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel again what is still in flight. A body that has not ended is left behind: its run ends without it."""
-        for key, task in list(self._in_flight.items()):
+        for task, key in list(self._in_flight.items()):
             task.cancel()
             if task in self._cancellation.interruptible:
                 self._cancellation.left_behind.add(task)
-                del self._in_flight[key]
+                del self._in_flight[task]
                 self._start(key, loop)
 
     async def _drain(self) -> None:
         """Wait until nothing is in flight, for as long as the grace."""
-        tasks = [*self._in_flight.values(), *self._cancellation.left_behind]
+        tasks = [*self._in_flight, *self._cancellation.left_behind]
         if await outlast(tasks, self._grace):
             # what is in flight is seen to its end before the caller's cancel goes on
             self._cancelled_meanwhile = True
-        for key, task in list(self._in_flight.items()):
+        for task in list(self._in_flight):
             if task.done():
-                self._ended(key, task)
+                self._ended(task)
 
     def _last(self, state: State | None) -> State:
         """Return a state for what could not record one: children that never began, handlers that would not stop."""
@@ -305,6 +335,12 @@ class Drive:
         state = stopped_state(self._cancellation.cause)
         self._watch.count(state)
         return state
+
+
+def _is_over(state: State | None) -> bool:
+    if isinstance(state, Mapped):
+        return all(isinstance(child, Finished) for child in state.map_states)
+    return isinstance(state, Finished)
 
 
 def _waits(state: State) -> bool:

@@ -14,7 +14,7 @@ itself. Two kinds of waiting exist between tasks:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .errors import InvalidTransition
 
@@ -35,21 +35,25 @@ class Graph:
         - spread: pairs (upstream, downstream) of mapped tasks that go child by child
     """
 
-    __slots__ = ("plain_downstream", "size", "spread_downstream", "spread_upstream", "waits")
+    __slots__ = ("plain_downstream", "roots", "size", "spread_downstream", "spread_upstream", "waits")
 
     def __init__(self, size: int, plain: Sequence[Key], spread: Sequence[Key]) -> None:
         self.size = size
-        self.plain_downstream: list[list[int]] = [[] for _ in range(size)]
-        self.spread_downstream: list[list[int]] = [[] for _ in range(size)]
-        self.spread_upstream: list[list[int]] = [[] for _ in range(size)]
+        self.plain_downstream = _grouped(size, plain)
+        self.spread_downstream = _grouped(size, spread)
+        self.spread_upstream = _grouped(size, [(downstream, upstream) for upstream, downstream in spread])
         self.waits = [0] * size
-        for upstream, downstream in plain:
-            self.plain_downstream[upstream].append(downstream)
+        for _, downstream in (*plain, *spread):
             self.waits[downstream] += 1
-        for upstream, downstream in spread:
-            self.spread_downstream[upstream].append(downstream)
-            self.spread_upstream[downstream].append(upstream)
-            self.waits[downstream] += 1
+        self.roots: list[Key] = [(task, -1) for task, waits in enumerate(self.waits) if not waits]
+
+
+def _grouped(size: int, pairs: Iterable[Key]) -> list[Sequence[int]]:
+    """Return for each number what it is paired with; those that have nothing share one empty sequence."""
+    groups: dict[int, list[int]] = {}
+    for number, other in pairs:
+        groups.setdefault(number, []).append(other)
+    return [groups.get(number, ()) for number in range(size)]
 
 
 class Ledger:
@@ -81,13 +85,17 @@ class Ledger:
         self._child_waits: dict[int, list[int]] = {}
         self._child_left: dict[int, int] = {}
         self._log: list[tuple[object, ...]] | None = [] if story else None
-        self.ready: deque[Key] = deque((task, -1) for task, waits in enumerate(graph.waits) if not waits)
+        self.ready: deque[Key] = deque(graph.roots)
         """What may start, in the order to start it; take from the left and call `start`."""
 
     @property
     def done(self) -> bool:
         """Whether every task is finished."""
         return not self.unfinished
+
+    def is_finished(self, task: int) -> bool:
+        """Whether a task is finished, with all its children if it has any."""
+        return self._status[task] == _FINISHED
 
     def width(self, task: int) -> int | None:
         """How many children a task was given, or None before that."""

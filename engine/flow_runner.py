@@ -77,6 +77,9 @@ class FlowRunner(Runner):
         - settings: how long a retry is waited for here, and the like; from the environment if None
         - limits: how many task runs may go on at once, in all and by task and tag
         - fail_fast: whether the first failed task stops all others
+        - release_results: whether the value of a result is let go as soon as no task needs it any more, which bounds
+            the memory of runs whose results are large: the states stay, a value that is stored can be read again, and
+            what `return_tasks` names stays as it is
 
     Example:
 
@@ -97,6 +100,7 @@ class FlowRunner(Runner):
         settings: Settings | None = None,
         limits: Limits | None = None,
         fail_fast: bool = False,
+        release_results: bool = False,
     ) -> None:
         super().__init__(state_handlers)
         self.flow = flow
@@ -104,6 +108,8 @@ class FlowRunner(Runner):
         self.settings = settings or Settings.from_env()
         self.limits = limits
         self.fail_fast = fail_fast
+        self.release_results = release_results
+        self._named: list[Task[..., Any]] = []
         self._watch = Watch()
         self.flow_run_id: str | None = None
         """The flow run that is going on, or went on last."""
@@ -167,15 +173,13 @@ class FlowRunner(Runner):
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
         """Call all state handlers, and tell whoever watches; see `Runner.handle_state_change`."""
-        change = self._tell(old_state, new_state)
+        change = super().handle_state_change(old_state, new_state)
         # how a flow run ended is told to the end, whoever is cancelled meanwhile
         return await (undisturbed(change, self.settings.cancel_grace) if new_state.is_finished() else change)
 
-    async def _tell(self, old_state: State, new_state: State) -> State:
-        new_state = await super().handle_state_change(old_state, new_state)
+    def _tell(self, old_state: State, new_state: State) -> None:
         if self._watch.active:
             self._watch.publish(RunEvent(now(), None, -1, old_state, new_state))
-        return new_state
 
     # -- the whole run -----------------------------------------------------------------------------------
 
@@ -220,6 +224,7 @@ class FlowRunner(Runner):
         try:
             await self._prepared()
             chosen = self._checked_tasks(return_tasks)
+            self._named = [] if return_tasks is None else chosen
             return await self._run(
                 state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
             )
@@ -436,6 +441,7 @@ class FlowRunner(Runner):
             cancellation,
             self._watch,
             fail_fast=self.fail_fast,
+            kept=self._named if self.release_results else None,
             grace=self.settings.cancel_grace,
         )
         try:

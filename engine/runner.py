@@ -86,7 +86,11 @@ class Runner:
         if callable(state_handlers):
             raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
         self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
-        self.logger = _logger(type(self).__name__)
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Where this kind of runner logs."""
+        return _logger(type(self).__name__)
 
     async def initialize_run(self, state: State | None, context: dict[str, Any]) -> tuple[State, dict[str, Any]]:
         """Return what a run begins with.
@@ -119,7 +123,7 @@ class Runner:
         return new_state
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
-        """Call all state handlers: those of what is run first, then those of this runner.
+        """Call all state handlers: those of what is run first, then those of this runner. Then tell whoever watches.
 
         Args:
             - old_state: the old (previous) state
@@ -146,7 +150,11 @@ class Runner:
             self.logger.exception("a state handler failed")
             message = f"Exception raised while calling state handlers: {error!r}"
             raise ENDRUN(Failed(message, result=error)) from error
+        self._tell(old_state, new_state)
         return new_state
+
+    def _tell(self, old_state: State, new_state: State) -> None:
+        """Tell whoever watches of a change of state; here nobody does."""
 
     async def _heartbeat(self) -> bool:
         """Tell somebody that this run is alive; here there is nobody to tell.

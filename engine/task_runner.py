@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -64,6 +63,24 @@ class TaskRunner(BodyRunner):
         - settings: how long a retry is waited for here, and the like
     """
 
+    # what a subclass has of its own, asked once for all its instances
+    _changes_a_check = False
+    _loads_results = False
+    _tells_of_changes = False
+    _begins_plainly = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+        def changes(name: str) -> bool:
+            return getattr(cls, name) is not getattr(TaskRunner, name)
+
+        # of somebody else: flowloop's own subclasses pass where these do
+        cls._changes_a_check = any(not getattr(cls, name).__module__.startswith(_OWN) for name in _PASSED)
+        cls._loads_results = changes("load_results")
+        cls._tells_of_changes = changes("call_runner_target_handlers")
+        cls._begins_plainly = not (cls._loads_results or changes("initialize_run") or changes("get_task_inputs"))
+
     def __init__(
         self,
         task: Task[..., Any],
@@ -75,7 +92,7 @@ class TaskRunner(BodyRunner):
     ) -> None:
         super().__init__(task, state_handlers, flow_result)
         self.settings = settings or Settings.from_env()
-        self._constants = {name: Result(value) for name, value in constants.items()} if constants else {}
+        self._constants = constants or {}
         self._task_context = {
             "task_name": task.name,
             "task_full_name": task.name,
@@ -87,16 +104,14 @@ class TaskRunner(BodyRunner):
         self._caches = task.cache_for is not None
         self._names_runs = task.task_run_name is not None
         self._is_plain = not (
-            self._caches
+            self._changes_a_check
+            or self._caches
             or self._names_runs
             or task.target is not None
             or task.trigger is not all_successful
-            or _changes_a_check(type(self))  # type: ignore[arg-type] # a class is hashable
         )
-        self._loads_results = type(self).load_results is not TaskRunner.load_results
-        self._is_heard = bool(self.state_handlers or task.state_handlers) or (
-            type(self).call_runner_target_handlers is not TaskRunner.call_runner_target_handlers
-        )
+        self._is_heard = self._tells_of_changes or bool(self.state_handlers or task.state_handlers)
+        self._is_bare = self._is_plain and self._begins_plainly and not self._is_heard
 
     async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
         """Call the task's own state handlers.
@@ -112,10 +127,7 @@ class TaskRunner(BodyRunner):
             new_state = await call_handler(handler, self.task, old_state, new_state)
         return new_state
 
-    async def handle_state_change(self, old_state: State, new_state: State) -> State:
-        """Call all state handlers, and tell whoever watches the flow run; see `Runner.handle_state_change`."""
-        if self._is_heard:
-            new_state = await super().handle_state_change(old_state, new_state)
+    def _tell(self, old_state: State, new_state: State) -> None:
         current = _values.get()
         if _is_watched(current):
             slug, map_index = current.get("task_slug"), current.get("map_index")
@@ -123,7 +135,6 @@ class TaskRunner(BodyRunner):
             current["watch"].publish(
                 RunEvent(now(), slug, -1 if map_index is None else map_index, old_state, new_state, run_count)
             )
-        return new_state
 
     # -- the whole run -----------------------------------------------------------------------------------
 
@@ -146,23 +157,35 @@ class TaskRunner(BodyRunner):
             - State: the state the run ended with
         """
         upstream_states = upstream_states or {}
-        current = {**_values.get(), **self._task_context, **(context or {})}
-        token = _values.set(current)
+        around = _values.get()
+        current = {**around, **self._task_context}
+        if context:
+            current.update(context)
+        _values.set(current)
         try:
             while True:
                 # one frame for it all: ten thousand runs that wait are ten thousand times what is awaited in each
                 start = state
                 try:
-                    state, current = await self.initialize_run(state, current)
-                    start = state
-                    if _values.get() is not current:
-                        _values.set(current)
-                    if _is_stopped(current):
-                        return await self._cancelled(state)
-                    if self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states):
-                        state = await self._run_plainly(state, upstream_states, current)
+                    arguments = None
+                    if self._is_bare and state is None and not is_mapped_parent:
+                        arguments = self._bare_arguments(upstream_states, current)
+                    if arguments is not None:
+                        self._describe(current)
+                        state = await self._outcome(arguments, {})
+                        if type(state) is not Success or _is_watched(current):
+                            state = await self._after_plain_body(state, {}, upstream_states)
                     else:
-                        state = await self._run_checked(state, upstream_states, is_mapped_parent)
+                        state, current = await self.initialize_run(state, current)
+                        start = state
+                        if _values.get() is not current:
+                            _values.set(current)
+                        if _is_stopped(current):
+                            return await self._cancelled(state)
+                        if self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states):
+                            state = await self._run_plainly(state, upstream_states, current)
+                        else:
+                            state = await self._run_checked(state, upstream_states, is_mapped_parent)
                 except (ENDRUN, PrefectStateSignal) as end:
                     state = end.state
                 except (Exception, PrefectSignal, asyncio.CancelledError) as error:
@@ -178,7 +201,7 @@ class TaskRunner(BodyRunner):
                     return await self._cancelled(state)
                 current = {**_values.get()}
         finally:
-            _values.reset(token)
+            _values.set(around)
 
     def _goes_on(self, state: State) -> float | None:
         if _values.get().get("next_round"):
@@ -209,13 +232,44 @@ class TaskRunner(BodyRunner):
         if self._loads_results:
             state, upstream_states = await self.load_results(state, upstream_states)
         inputs = await self.get_task_inputs(state, upstream_states)
-        if self._is_heard or _is_watched(current) or current.get("limits") is not None:
-            state = await self._run_body(state, inputs)
+        if current.get("limits") is not None:
+            state = await self._within_limits(state, inputs)
+        elif self._is_heard or _is_watched(current):
+            # as `set_task_to_running` and `get_task_run_state` do it, with fewer frames to wait in
+            running = await self.handle_state_change(state, self._running(state))
+            if not running.is_running():
+                raise ENDRUN(running)
+            state = await self.handle_state_change(running, await self._outcome(_values_of(inputs), inputs))
         else:
-            state = await self._outcome(inputs)
-            if _is_watched(current):  # since a moment ago
-                state = await self.handle_state_change(Running("Starting task run."), state)
+            state = await self._outcome(_values_of(inputs), inputs)
+            return await self._after_plain_body(state, inputs, upstream_states)
         return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
+
+    async def _after_plain_body(
+        self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]
+    ) -> State:
+        if _is_watched(_values.get()):  # since the body began
+            state = await self.handle_state_change(Running("Starting task run."), state)
+        return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
+
+    def _bare_arguments(self, upstream_states: dict[Edge, State], current: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the arguments of the body, where it is all there is to do: no check could stop this run, nobody hears
+        of it, and nothing is stored; or None.
+        """
+        if (
+            current.get("checkpointing") is True
+            or current.get("limits") is not None
+            or _is_stopped(current)
+            or _is_watched(current)
+        ):
+            return None
+        arguments = {**self._constants}
+        for edge, upstream in upstream_states.items():
+            if type(upstream) is not Success or (edge.flattened and not edge.mapped):
+                return None
+            if edge.key is not None:
+                arguments[edge.key] = upstream._result.value
+        return arguments
 
     async def _run_body(self, state: State, inputs: dict[str, Result]) -> State:
         if _values.get().get("limits") is not None:
@@ -278,17 +332,10 @@ class TaskRunner(BodyRunner):
         """
         is_new = state is None
         state = self._initial_state(state)
-        name = self.task.name
-        map_index = context.get("map_index")
-        if context.get("task_name") is not name:
+        if context.get("task_name") is not self.task.name:
             context.update(self._task_context)
-        context.pop("next_round", None)
-        if context.get("task_slug") is None:
-            context["task_slug"] = context.get("flow_slugs", {}).get(self.task, name)
-        if map_index is not None and map_index >= 0:
-            context["task_full_name"] = f"{name}[{map_index}]"
+        self._describe(context)
         if is_new:
-            context["task_run_count"] = 1
             return TaskRunnerInitializeResult(state, context)
         context["task_run_count"] = (
             state.run_count + 1 if isinstance(state, Retrying) else state.context.get("task_run_count", 1)
@@ -300,6 +347,16 @@ class TaskRunner(BodyRunner):
         if state.has_cached_inputs and "_loop_count" in state.cached_inputs:
             context |= await self._loop_context(state)
         return TaskRunnerInitializeResult(state, context)
+
+    def _describe(self, context: dict[str, Any]) -> None:
+        """Complete what the context of a run says of it, as it is for a first attempt."""
+        context.pop("next_round", None)
+        context["task_run_count"] = 1
+        if context["task_slug"] is None:
+            context["task_slug"] = context.get("flow_slugs", {}).get(self.task, self.task.name)
+        map_index = context.get("map_index")
+        if map_index is not None and map_index >= 0:
+            context["task_full_name"] = f"{self.task.name}[{map_index}]"
 
     async def _loop_context(self, state: State) -> dict[str, Any]:
         await state.load_cached_results({"_loop_result": self.result})
@@ -365,7 +422,7 @@ class TaskRunner(BodyRunner):
         Returns:
             - dict: a `Result` for each input
         """
-        inputs = dict(self._constants)
+        inputs = {name: Result(value) for name, value in self._constants.items()}
         for edge, upstream in upstream_states.items():
             if edge.key is not None:
                 inputs[edge.key] = _input(edge, upstream)
@@ -443,7 +500,7 @@ class TaskRunner(BodyRunner):
         return state
 
     async def _cache_is_valid(self, state: Cached, inputs: Mapping[str, Result]) -> bool:
-        values = {name: result.value for name, result in inputs.items()}
+        values = _values_of(inputs)
         parameters = _values.get().get("parameters") or {}
         try:
             return bool(await settle(self.task.cache_validator(state, values, parameters)))
@@ -486,6 +543,9 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if the state is not Pending
         """
+        return self._running(state)
+
+    def _running(self, state: State) -> State:
         running = _rules.running(state)
         attempt = _values.get().get("task_run_count", 1)
         if attempt > 1:  # whoever goes on with this run has to know
@@ -508,7 +568,7 @@ class TaskRunner(BodyRunner):
         """
         if not state.is_running():
             raise ENDRUN(state)
-        return await self._outcome(inputs)
+        return await self._outcome(_values_of(inputs), inputs)
 
     @call_state_handlers
     async def cache_result(self, state: State, inputs: dict[str, Result]) -> State:
@@ -525,7 +585,7 @@ class TaskRunner(BodyRunner):
         return Cached(
             state.message,
             result=state._result,
-            hashed_inputs=hash_inputs({name: result.value for name, result in inputs.items()}),
+            hashed_inputs=hash_inputs(_values_of(inputs)),
             cached_parameters=dict(_values.get().get("parameters") or {}),
             cached_result_expiration=now() + self.task.cache_for,
         )
@@ -585,12 +645,6 @@ _PASSED = (
 """The steps that only pass on a plain task whose state is Pending and whose upstream states are all Success."""
 
 
-@functools.cache
-def _changes_a_check(runner: type[TaskRunner]) -> bool:
-    """Whether somebody else's subclass has a check of its own, which must then be made."""
-    return any(not getattr(runner, name).__module__.startswith(_OWN) for name in _PASSED)
-
-
 def _is_stopped(current: Mapping[str, Any]) -> bool:
     cancellation: Cancellation | None = current.get("cancellation")
     return cancellation is not None and cancellation.cause is not None
@@ -609,6 +663,10 @@ def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:
         if type(upstream) is not Success:
             return False
     return True
+
+
+def _values_of(inputs: Mapping[str, Result]) -> dict[str, Any]:
+    return {name: result.value for name, result in inputs.items()}
 
 
 def _input(edge: Edge, upstream: State) -> Result:

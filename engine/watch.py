@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections import Counter, deque
+from collections import deque
 from typing import Self
 from weakref import WeakSet
 
@@ -93,13 +93,14 @@ class Watch:
         self._streams: WeakSet[Events] = WeakSet()
         self.closed = False
         self.active = False
-        self.states: Counter[str] = Counter()
+        self._ended: dict[type[State], int] = {}
         self.total = 0
 
     def count(self, state: State) -> None:
         """Note that a task run has ended here; one that only waits is not over."""
         if isinstance(state, Finished):
-            self.states[type(state).__name__] += 1
+            kind = type(state)
+            self._ended[kind] = self._ended.get(kind, 0) + 1
 
     def publish(self, event: RunEvent) -> None:
         """Hand an event to whoever watches."""
@@ -121,4 +122,5 @@ class Watch:
 
     def progress(self) -> Progress:
         """Return how far the run is."""
-        return Progress(total=self.total, finished=sum(self.states.values()), states=dict(self.states))
+        states = {kind.__name__: count for kind, count in self._ended.items()}
+        return Progress(total=self.total, finished=sum(states.values()), states=states)

@@ -21,7 +21,7 @@ LAYERS = """
     context edge hashing retries serializers settings _ledger _signature
     result stdout
     results state _checks
-    backend cache_validators serialization signals watch _mapping
+    backend cache_validators serialization signals watch _mapping _release
     cancellation executors runner schedules triggers _rules
     task
     operators parameter secrets
@@ -46,7 +46,7 @@ LAYERS = """
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.splitlines()) for name in line.split()}
 
-PURE = "errors edge state signals serializers serialization hashing _ledger _mapping _rules _documents"
+PURE = "errors edge state signals serializers serialization hashing _ledger _mapping _release _rules _documents"
 IMPURE = "anyio asyncio logging random time uuid backend backends"
 
 

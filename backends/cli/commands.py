@@ -292,13 +292,14 @@ async def server(db: str | None, host: str, port: int) -> None:
     Off loopback each request has to carry an API key: make one with `flowloop db create-key`.
     Limits and services are set by FLOWLOOP_SERVER_… variables, see docs/settings.md.
     """
-    from ..server.run import serve
+    from ..server.run import serve, settle
     from ..server.settings import ServerSettings
 
     settings = Settings.from_env()
     _set_up_logging(settings, Console(stderr=True))
 
     async def started(url: str) -> None:
+        settle()
         click.echo(f"flowloop serves {url}")
 
     limits = read_settings(ServerSettings, "FLOWLOOP_SERVER_")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, FlowloopError
+from . import rules
 from .records import Kind
 from .schema import metadata
 
@@ -29,7 +30,9 @@ __all__ = [
     "Database",
     "RunRow",
     "SetUp",
+    "StateRecord",
     "StateRow",
+    "copied",
     "json_options",
     "prepare",
     "version_of",
@@ -53,6 +56,8 @@ SetUp = Callable[[Connection, str], None]
 
 RunRow = tuple[Any, ...]
 StateRow = tuple[Any, ...]
+StateRecord = tuple[Any, ...]
+"""A state to be written: id, tenant, run, version, timestamp, state, message, start time, document, client id."""
 
 
 class Database(ABC):
@@ -146,8 +151,8 @@ class Database(ABC):
         """Lock the runs with these ids against other writers, and return what the rules need of each.
 
         Returns:
-            - of task runs: id, version, state, tenant, cached_inputs, flow_run_id, task_id;
-              of flow runs: id, version, state, tenant, submitted, flow_id, labels
+            - of task runs: id, version, state, tenant, cached_inputs, flow_run_id;
+              of flow runs: id, version, state, tenant, submitted, flow_id
         """
 
     @abstractmethod
@@ -165,8 +170,8 @@ class Database(ABC):
         """Return run id, version, state, document and client id of the states with these run ids and versions."""
 
     @abstractmethod
-    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert state rows, and copy each to its run: rows as `transitions.Record` has them."""
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[StateRecord]) -> None:
+        """Insert states, and copy each to its run."""
 
     @abstractmethod
     def insert_rows(
@@ -192,18 +197,42 @@ class Database(ABC):
         """
 
 
-def waves(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[tuple[Any, ...]]]:
-    """Split rows so that no run is twice in one statement, in order."""
-    if len({row[-1] for row in rows}) == len(rows):
+def copied(kind: Kind, least: str, greatest: str) -> str:
+    """Return what a state row `new` sets in its run, for an UPDATE of `kind`.
+
+    Args:
+        - kind: whose state it is
+        - least: the function that returns the smaller of two values
+        - greatest: the function that returns the greater
+    """
+    sets = f"""
+        version = new.version, state = new.state, state_message = new.message, state_timestamp = new.timestamp,
+        state_start_time = new.start_time, serialized_state = new.serialized_state, updated = new.timestamp,
+        start_time = CASE WHEN new.state = 'Running'
+            THEN coalesce({least}({kind}.start_time, new.timestamp), new.timestamp) ELSE {kind}.start_time END,
+        end_time = CASE WHEN new.state IN ({_names(rules.ENDED)})
+            THEN coalesce({greatest}({kind}.end_time, new.timestamp), new.timestamp) ELSE {kind}.end_time END,
+        heartbeat = CASE WHEN new.state IN ({_names(rules.HEARTBEAT[kind])})
+            THEN new.timestamp ELSE {kind}.heartbeat END"""
+    return sets + (", cached_at = CASE WHEN new.state = 'Cached' THEN new.timestamp END" if kind == "task_run" else "")
+
+
+def _names(states: Iterable[str]) -> str:
+    return ", ".join(f"'{state}'" for state in sorted(states))
+
+
+def waves(rows: Sequence[StateRecord]) -> list[Sequence[StateRecord]]:
+    """Split states so that no run is twice in one part, in order."""
+    if len({row[2] for row in rows}) == len(rows):
         return [rows]
-    found: list[list[tuple[Any, ...]]] = []
+    parts: list[list[StateRecord]] = []
     seen: dict[str, int] = {}
     for row in rows:
-        wave = seen[row[-1]] = seen.get(row[-1], -1) + 1
-        if wave == len(found):
-            found.append([])
-        found[wave].append(row)
-    return list(found)
+        part = seen[row[2]] = seen.get(row[2], -1) + 1
+        if part == len(parts):
+            parts.append([])
+        parts[part].append(row)
+    return list(parts)
 
 
 def version_of(connection: Connection) -> str | None:

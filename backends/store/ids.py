@@ -32,7 +32,7 @@ def new_ids() -> Callable[[], str]:
         # 48 bits of milliseconds, then 12 that count within one; a burst of more borrows from the future.
         now = time.time_ns() // 1_000_000 << 12
         last = now if now > last else last + 1
-        text = f"{last:015x}{bits(60):015x}"
+        text = (last << 60 | bits(60)).to_bytes(15).hex()
         return f"{text[:8]}-{text[8:12]}-7{text[12:15]}-8{text[15:18]}-{text[18:]}"
 
     return new_id

@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, ExceptionContext, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ...engine.errors import FlowloopError
-from .database import Database, RunRow, SetUp, StateRow, json_options, waves
+from .database import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 from .ids import is_id
 from .records import Kind
 from .schema import metadata
@@ -29,8 +29,8 @@ _ATTEMPTS = 5
 """How often a transaction is tried that the server chose as the victim of a deadlock."""
 
 _RUN_COLUMNS = {
-    "task_run": "id::text, version, state, tenant_id::text, cached_inputs, flow_run_id::text, task_id::text",
-    "flow_run": "id::text, version, state, tenant_id::text, submitted, flow_id::text, labels::text",
+    "task_run": "id::text, version, state, tenant_id::text, cached_inputs, flow_run_id::text",
+    "flow_run": "id::text, version, state, tenant_id::text, submitted, flow_id::text",
 }
 
 _LOCKED = "coalesce((g.settings ->> 'version_locking_enabled')::boolean, false)"
@@ -52,31 +52,19 @@ _FLOW_FACTS = {
 _APPEND = """
 WITH new AS (
     SELECT * FROM unnest(
-        $1::uuid[], $2::uuid[], $3::int[], $4::timestamptz[], $5::text[], $6::text[], $7::timestamptz[],
-        $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], {type}, $14::uuid[]
-    ) AS n (id, tenant_id, version, timestamp, state, message, start_time,
-            serialized_state, client_id, started, ended, heartbeat, extra, run_id)
+        $1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::timestamptz[], $6::text[], $7::text[], $8::timestamptz[],
+        $9::text[], $10::text[]
+    ) AS n (id, tenant_id, run_id, version, timestamp, state, message, start_time, serialized_state, client_id)
 ), appended AS (
     INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time,
                               serialized_state, client_id)
-    SELECT id, tenant_id, run_id, version, timestamp, state, message, start_time, serialized_state, client_id FROM new
+    SELECT * FROM new
 )
-UPDATE {kind} AS run SET
-    version = new.version, state_timestamp = new.timestamp, state = new.state, state_message = new.message,
-    state_start_time = new.start_time, serialized_state = new.serialized_state,
-    start_time = least(run.start_time, new.started), end_time = greatest(run.end_time, new.ended),
-    heartbeat = coalesce(new.heartbeat, run.heartbeat), {extra}, updated = new.timestamp
-FROM new WHERE run.id = new.run_id
+UPDATE {kind} SET {sets} FROM new WHERE {kind}.id = new.run_id
 """
 
-_TASK_RUN_EXTRA = "cached_inputs = new.extra, cached_at = CASE WHEN new.state = 'Cached' THEN new.timestamp END"
-
-_APPEND_STATES = {
-    "task_run": _APPEND.format(kind="task_run", type="$13::text[]", extra=_TASK_RUN_EXTRA),
-    "flow_run": _APPEND.format(
-        kind="flow_run", type="$13::timestamptz[]", extra="submitted = coalesce(new.extra, run.submitted)"
-    ),
-}
+_KINDS: tuple[Kind, ...] = ("task_run", "flow_run")
+_APPEND_STATES = {kind: _APPEND.format(kind=kind, sets=copied(kind, "least", "greatest")) for kind in _KINDS}
 
 _INSERT_TASK_RUNS = """
 WITH new AS (
@@ -206,7 +194,7 @@ class PostgresDatabase(Database):
         )
         return _fetch(connection, statement, [key[0] for key in keys], [key[1] for key in keys])
 
-    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[StateRecord]) -> None:
         """Insert states and copy each to its run, the first of every run in one statement, the second in the next."""
         for wave in waves(rows):
             _fetch(connection, _APPEND_STATES[kind], *zip(*wave, strict=True))

@@ -44,8 +44,8 @@ CLAIMS = frozenset({"Running", "Submitted"})
 ENDED = frozenset({"Success", "Failed", "Cached", "TimedOut", "Looped", "Cancelled"})
 """States that set the end time of a run."""
 
-HEARTBEAT = RUNNING | {"Submitted"}
-"""States that are a sign of life of a flow run."""
+HEARTBEAT = {"flow_run": RUNNING | {"Submitted"}, "task_run": frozenset({"Running"})}
+"""States that are a sign of life of a run."""
 
 CASCADE = "Cancelled"
 """The state of a flow run that its unfinished task runs take over."""

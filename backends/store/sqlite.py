@@ -2,6 +2,8 @@
 
 The file is in WAL mode, so readers and the writer do not wait for each other. Other processes may write to
 the same file: a transaction begins by taking the write lock, and waits for it as long as `BUSY_LIMIT`.
+
+Copying the log into the file takes as long as many transactions, so a thread of its own does it, and nobody waits.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from sqlalchemy import URL, Connection, create_engine, event
@@ -26,7 +29,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
 from ...engine.cancellation import undisturbed
 from ...engine.errors import BackendUnavailable, FlowloopError
-from .database import Database, RunRow, SetUp, StateRow, json_options, waves
+from .database import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 from .records import Kind
 
 __all__ = ["SqliteDatabase"]
@@ -38,11 +41,17 @@ _LONGEST_READ = 30.0
 BUSY_LIMIT = 60.0
 """For how many seconds a write waits for other processes before it fails."""
 
+_CHECKPOINT_AFTER = 4_000
+"""After as many changed rows, what the log holds is copied into the file, while the next rows are written."""
+
+_LONGEST_LOG = 8_000
+"""Pages of the log after which the writer waits until all of it is copied, so that the log begins anew."""
+
 _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
 
 _RUN_COLUMNS = {
-    "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id, task_id",
-    "flow_run": "id, version, state, tenant_id, submitted, flow_id, labels",
+    "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id",
+    "flow_run": "id, version, state, tenant_id, submitted, flow_id",
 }
 
 _LOCKED = "coalesce(json_extract(g.settings, '$.version_locking_enabled'), 0)"
@@ -61,38 +70,24 @@ _FLOW_FACTS = {
     ),
 }
 
-# Statements over many rows: these stand in a table `new`, with empty rows besides; see `_run_over`.
-_INSERT_STATES = (
-    "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
-    "serialized_state, client_id) SELECT id, tenant_id, run_id, version, timestamp, state, message, start_time, "
-    "serialized_state, client_id FROM new WHERE id IS NOT NULL"
-)
-_COPY_TO_RUNS = (
-    "UPDATE {kind} SET version = new.version, state_timestamp = new.timestamp, state = new.state, "
-    "state_message = new.message, state_start_time = new.start_time, serialized_state = new.serialized_state, "
-    "start_time = coalesce(min({kind}.start_time, new.started), {kind}.start_time, new.started), "
-    "end_time = coalesce(max({kind}.end_time, new.ended), {kind}.end_time, new.ended), "
-    "heartbeat = coalesce(new.heartbeat, {kind}.heartbeat), {extra}, updated = new.timestamp "
-    "FROM new WHERE {kind}.id = new.run_id"
-)
-_EXTRA = {
-    "task_run": "cached_inputs = new.extra, cached_at = CASE new.state WHEN 'Cached' THEN new.timestamp END",
-    "flow_run": "submitted = coalesce(new.extra, flow_run.submitted)",
+_STATE_COLUMNS = "id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, serialized_state, client_id"
+_COPY_TO_RUNS = "UPDATE {kind} SET {sets} FROM {kind}_state AS new WHERE new.rowid > ? AND {kind}.id = new.{kind}_id"
+
+_APPEND: dict[Kind, tuple[str, str]] = {
+    kind: (_STATE_COLUMNS.format(kind=kind), _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max")))
+    for kind in get_args(Kind)
 }
-_APPENDED = (
-    "id, tenant_id, version, timestamp, state, message, start_time, serialized_state, client_id, started, ended, "
-    "heartbeat, extra, run_id"
-)
+"""The columns of a state, and the statement that copies new ones to their runs."""
 
 _CREATED = "tenant_id, created, flow_run_id, task_id, map_index, cache_key, document, state_id, id"
 _INSERT_TASK_RUNS = (
     "INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version, "
     "state, state_message, state_timestamp, serialized_state) SELECT id, tenant_id, created, created, flow_run_id, "
-    "task_id, map_index, cache_key, 1, 'Pending', 'Task run created', created, document FROM new WHERE id IS NOT NULL"
+    "task_id, map_index, cache_key, 1, 'Pending', 'Task run created', created, document FROM new"
 )
 _INSERT_PENDING = (
     "INSERT INTO task_run_state (id, tenant_id, task_run_id, version, timestamp, state, message, serialized_state) "
-    "SELECT state_id, tenant_id, id, 1, created, 'Pending', 'Task run created', document FROM new WHERE id IS NOT NULL"
+    "SELECT state_id, tenant_id, id, 1, created, 'Pending', 'Task run created', document FROM new"
 )
 
 _PORTION = 1024
@@ -117,6 +112,9 @@ class SqliteDatabase(Database):
         self._synchronous = synchronous
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-writer")
         self._connection: Connection | None = None
+        self._checkpoints = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-checkpoint")
+        self._checkpoint: Future[None] | None = None
+        self._copied = 0
         self.engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=self.path),
             poolclass=AsyncAdaptedQueuePool,
@@ -142,6 +140,7 @@ class SqliteDatabase(Database):
         """Finish what has begun, and close every connection."""
         await self._in_thread(self._close)
         self._thread.shutdown()
+        self._checkpoints.shutdown()
         await self.engine.dispose()
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -172,6 +171,7 @@ class SqliteDatabase(Database):
             raw.execute(f"PRAGMA synchronous = {self._synchronous}")
             raw.execute("PRAGMA foreign_keys = ON")
             raw.execute("PRAGMA cache_size = -32768")
+            raw.execute(f"PRAGMA wal_autocheckpoint = {_LONGEST_LOG}")
         except sqlite3.Error:
             raw.close()
             raise
@@ -182,7 +182,21 @@ class SqliteDatabase(Database):
         assert connection is not None, "the store is not open"
         transaction = _patiently(connection.begin)
         with transaction:
-            return work(connection)
+            result = work(connection)
+        self._copy_log(_driver(connection).total_changes)
+        return result
+
+    def _copy_log(self, changes: int) -> None:
+        if changes - self._copied < _CHECKPOINT_AFTER or (self._checkpoint and not self._checkpoint.done()):
+            return
+        self._copied = changes
+        self._checkpoint = self._checkpoints.submit(self._run_checkpoint)
+
+    def _run_checkpoint(self) -> None:
+        # If it fails, what is left waits for the next one, or for the writer to notice how long the log is.
+        with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
+            raw.execute(f"PRAGMA synchronous = {self._synchronous}")
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -238,18 +252,19 @@ class SqliteDatabase(Database):
         driver = _driver(connection)
         return [row for key in keys if (row := driver.execute(read, key).fetchone()) is not None]
 
-    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert states and copy each to its run, the first of every run before the second."""
+    def append_states(self, connection: Connection, kind: Kind, rows: Sequence[StateRecord]) -> None:
+        """Insert states and copy each to its run: the first of every run at once, then the second."""
+        columns, copy = _APPEND[kind]
         for wave in waves(rows):
-            _run_over(connection, wave, _APPENDED, _INSERT_STATES.format(kind=kind))
-            _run_over(connection, wave, _APPENDED, _COPY_TO_RUNS.format(kind=kind, extra=_EXTRA[kind]))
+            newest = _insert(connection, f"{kind}_state", columns, wave)
+            # Nobody else writes meanwhile, so the rows of the wave are the newest, numbered one after the other.
+            _driver(connection).execute(copy, (newest - len(wave),))
 
     def insert_rows(
         self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
     ) -> None:
         """Insert rows into any table."""
-        named = ", ".join(f'"{column}"' for column in columns)
-        _run_over(connection, rows, named, f"INSERT INTO {table} ({named}) SELECT * FROM new WHERE id IS NOT NULL")
+        _insert(connection, table, ", ".join(f'"{column}"' for column in columns), rows)
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
@@ -264,26 +279,33 @@ def _driver(connection: Connection) -> sqlite3.Connection:
     return raw
 
 
-def _run_over(connection: Connection, rows: Sequence[tuple[Any, ...]], columns: str, statement: str) -> None:
-    """Run a statement over a table `new` of these rows and columns.
+def _insert(connection: Connection, table: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert rows, and return the number that SQLite gave the last one."""
+    return _run_over(connection, rows, columns, f"INSERT INTO {table} ({columns}) SELECT * FROM new")
+
+
+def _run_over(connection: Connection, rows: Sequence[tuple[Any, ...]], columns: str, insert: str) -> int:
+    """Run an INSERT over a table `new` of these rows and columns, and return the number of the last row.
 
     Many rows go in one step. Before each step the driver lets go of the interpreter, and to have it back from a loop
     that is busy takes milliseconds: in a step for every row the writer would wait far longer than it works.
     """
     driver = _driver(connection)
+    newest = 0
     for start in range(0, len(rows), _PORTION):
         portion = rows[start : start + _PORTION]
         width = len(portion[0])
         # filled up with empty rows to a power of two, so that few statements are prepared
         size = 1 << (len(portion) - 1).bit_length()
         values = [*chain.from_iterable(portion), *repeat(None, (size - len(portion)) * width)]
-        driver.execute(_over(size, width, columns, statement), values)
+        newest = driver.execute(_over(size, width, columns, insert), values).lastrowid or 0
+    return newest
 
 
 @cache
-def _over(size: int, width: int, columns: str, statement: str) -> str:
+def _over(size: int, width: int, columns: str, insert: str) -> str:
     row = f"({', '.join('?' * width)})"
-    return f"WITH new ({columns}) AS (VALUES {', '.join([row] * size)}) {statement}"
+    return f"WITH new ({columns}) AS (VALUES {', '.join([row] * size)}) {insert} WHERE id IS NOT NULL"
 
 
 def _json_text(ids: Sequence[str]) -> str:

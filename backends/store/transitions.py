@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import bindparam, select, update
 
 from . import rules
+from .database import StateRecord
 from .ids import is_id
 from .once import once
 from .records import ANYONE, VERSION_LOCKING_ERROR, Caller, Kind, Outcome, StateChange, StateUpdate
@@ -38,57 +39,35 @@ _CHUNK = 5000  # as many items share their statements at most: a statement takes
 
 _NAMES = {"flow_run": "flow run", "task_run": "task run"}
 
-Record = tuple[Any, ...]
-"""What `Database.append_states` writes for one state: state id, tenant, version, timestamp, type, message,
-start time, document, client id, started, ended, heartbeat, cached inputs or time of submission, run id."""
+
+class _Run(msgspec.Struct):
+    """One run while a batch is applied to it; it begins as a row of `Database.lock_runs`."""
+
+    id: str
+    version: int
+    state: str | None
+    tenant_id: str
+    extra: Any
+    """Of a task run its cached inputs, of a flow run the time of its submission."""
+    flow_key: str
+    repeats: int = 0
 
 
-class _Run:
-    """One run while a batch is applied to it."""
+class _Flow(msgspec.Struct):
+    """What the rules need of the flow of a run: a row of `Database.flow_facts`."""
 
-    __slots__ = (
-        "cached_inputs",
-        "flow_key",
-        "id",
-        "repeats",
-        "state",
-        "submitted",
-        "tenant_id",
-        "version",
-    )
-
-    def __init__(self, kind: Kind, row: Sequence[Any]) -> None:
-        self.id, self.version, self.state, self.tenant_id = row[0], row[1], row[2], row[3]
-        self.flow_key: str = row[5]
-        self.cached_inputs: str | None = None
-        self.submitted: datetime.datetime | None = None
-        if kind == "task_run":
-            self.cached_inputs = row[4]
-        elif row[4] is not None:
-            self.submitted = datetime.datetime.fromisoformat(row[4]) if isinstance(row[4], str) else row[4]
-        self.repeats = 0
+    key: str
+    state: str | None
+    locked: bool
+    limited: bool
 
 
-class _Flow:
-    """What the rules need of the flow of a run."""
-
-    __slots__ = ("limited", "locked", "state")
-
-    def __init__(self, row: Sequence[Any]) -> None:
-        self.state: str | None = row[1]
-        self.locked = bool(row[2])
-        self.limited = bool(row[3])
-
-
-class _Item:
+class _Item(msgspec.Struct):
     """One update with its document read."""
 
-    __slots__ = ("head", "text", "update")
-
-    def __init__(self, update: StateUpdate, head: StateHead, text: str) -> None:
-        self.update = update
-        self.head = head
-        self.text = text
+    update: StateUpdate
+    head: StateHead
+    text: str
 
 
 def no_result() -> dict[str, str]:
@@ -142,7 +121,8 @@ class _Batch:
         self.runs: dict[str, _Run] = {}
         self.flows: dict[str, _Flow] = {}
         self.recorded: dict[tuple[str, int], tuple[str, str, str | None]] = {}
-        self.rows: list[Record] = []
+        self.rows: list[StateRecord] = []
+        self.inputs: dict[str, str] = {}
         self.cancelled: list[_Item] = []
         self.submitted: list[str] = []
         self.slots = Slots(tx, kind)
@@ -174,13 +154,13 @@ class _Batch:
         tenant_id = self.caller.tenant_id
         for row in tx.database.lock_runs(tx.connection, kind, ids):
             if tenant_id is None or row[3] == tenant_id:
-                self.runs[row[0]] = _Run(kind, row)
+                self.runs[row[0]] = _Run(*row)
         if not self.runs:
             return
         # After the runs are locked: what another transaction did to the flow run before it let go of them is seen.
         keys = list({run.flow_key for run in self.runs.values()})
         for row in tx.database.flow_facts(tx.connection, kind, keys):
-            self.flows[row[0]] = _Flow(row)
+            self.flows[row[0]] = _Flow(*row)
         self.load_repeated(items)
         if any(flow.limited for flow in self.flows.values()):
             self.slots.load([run.id for run in self.runs.values() if self.flows[run.flow_key].limited])
@@ -190,7 +170,7 @@ class _Batch:
         keys: list[tuple[str, int]] = []
         for item in items:
             run = self.runs.get(item.update.run_id)
-            if run is None or not self.is_strict(run):
+            if run is None or not (self.fenced or self.flows[run.flow_key].locked):
                 continue
             version = item.update.version
             if version is None:
@@ -202,30 +182,36 @@ class _Batch:
             for row in self.tx.database.recorded_states(self.tx.connection, self.kind, keys):
                 self.recorded[row[0], row[1]] = (row[2], row[3], row[4])
 
-    def is_strict(self, run: _Run) -> bool:
-        return self.fenced or self.flows[run.flow_key].locked
-
     # -- deciding --------------------------------------------------------------------------------------
 
     def decide(self, item: _Item) -> Outcome:
         run = self.runs.get(item.update.run_id)
         if run is None:
             return self.refuse(item, None, "")
-        strict = self.is_strict(run)
-        if strict and (repeated := self.find_repeated(run, item)) is not None:
-            return repeated
+        flow = self.flows[run.flow_key]
+        strict = self.fenced or flow.locked
         new, version = item.head.type, item.update.version
-        if new == "Submitted" and run.submitted is not None and run.submitted + SUBMIT_LOCK > self.tx.now:
+        # What says the version that its run has is no repetition: nothing has followed that version yet.
+        if strict and version != run.version and (repeated := self.find_repeated(run, item)) is not None:
+            return repeated
+        if new == "Submitted" and self.is_submitted(run):
             message = "State update failed: this run has already been submitted."
             return Outcome(run.id, "ERROR", message, run.version)
         if strict and version is not None and version != run.version:
             return self.refuse(item, run, f": version {version} is not the current version.", VERSION_LOCKING_ERROR)
-        if self.kind == "task_run" and new in rules.RUNNING and self.flows[run.flow_key].state != "Running":
+        if self.kind == "task_run" and new in rules.RUNNING and flow.state != "Running":
             why = f": provided a running state but associated flow run {run.flow_key} is not in a running state."
             return self.refuse(item, run, why)
         if strict and not rules.may_follow(run.state, new):
             return self.refuse(item, run, f": the run is finished ({run.state}).")
-        return self.accept(run, item)
+        return self.accept(run, flow, item)
+
+    def is_submitted(self, run: _Run) -> bool:
+        submitted = run.extra
+        if self.kind == "task_run" or submitted is None:
+            return False
+        moment = datetime.datetime.fromisoformat(submitted) if isinstance(submitted, str) else submitted
+        return bool(moment + SUBMIT_LOCK > self.tx.now)
 
     def refuse(self, item: _Item, run: _Run | None, why: str, code: str | None = None) -> Outcome:
         message = f"State update failed for {_NAMES[self.kind]} ID {item.update.run_id}{why}"
@@ -252,26 +238,26 @@ class _Batch:
 
     # -- accepting -------------------------------------------------------------------------------------
 
-    def accept(self, run: _Run, item: _Item) -> Outcome:
+    def accept(self, run: _Run, flow: _Flow, item: _Item) -> Outcome:
         head, text = item.head, item.text
-        status: Any = "SUCCESS"
+        status: Literal["SUCCESS", "QUEUED"] = "SUCCESS"
         message = None
-        claim = head.type in rules.CLAIMS
-        if self.flows[run.flow_key].limited:
+        claim = self.caller.client_id if head.type in rules.CLAIMS else None
+        if flow.limited:
             if head.type == "Running" and not self.slots.take(run.id):
                 status, message = "QUEUED", self.slots.message
                 head, text = self.queued(message)
             elif head.type not in rules.RUNNING:
                 self.slots.release(run.id)
         if self.kind == "task_run":
-            text = self.carry_inputs(run, head, text)
-        self.record(run, head, text, self.caller.client_id if claim else None)
-        if self.kind == "flow_run":
-            if head.type == rules.CASCADE:
-                self.cancelled.append(item)
-            elif head.type == "Submitted":
-                run.submitted = self.tx.now
-                self.submitted.append(run.id)
+            if head.cached_inputs or run.extra is not None:
+                text = self.carry_inputs(run, head, text)
+        elif head.type == rules.CASCADE:
+            self.cancelled.append(item)
+        elif head.type == "Submitted":
+            run.extra = self.tx.now
+            self.submitted.append(run.id)
+        self.record(run, head, text, claim)
         return Outcome(run.id, status, message, run.version)
 
     def queued(self, message: str) -> tuple[StateHead, str]:
@@ -292,41 +278,23 @@ class _Batch:
     def carry_inputs(self, run: _Run, head: StateHead, text: str) -> str:
         """Hand the cached inputs of the state before to a state that has none."""
         if head.cached_inputs:
-            run.cached_inputs = document(head.cached_inputs)
-        elif run.cached_inputs is not None:
-            state = msgspec.json.decode(text)
-            state["cached_inputs"] = msgspec.Raw(run.cached_inputs.encode())
-            return document(state)
-        return text
+            run.extra = self.inputs[run.id] = document(head.cached_inputs)
+            return text
+        state = msgspec.json.decode(text)
+        state["cached_inputs"] = msgspec.Raw(run.extra.encode())
+        return document(state)
 
     def record(self, run: _Run, head: StateHead, text: str, client_id: str | None) -> None:
-        tx, new = self.tx, head.type
-        now = self.now
+        tx, new, now = self.tx, head.type, self.now
         if run.repeats:  # later states of one run in one batch sort after the earlier ones
             now = tx.database.moment(tx.now + datetime.timedelta(microseconds=run.repeats))
         run.repeats += 1
         run.version += 1
         run.state = new
-        beat = new in rules.HEARTBEAT if self.kind == "flow_run" else new == "Running"
-        extra = run.cached_inputs if self.kind == "task_run" else (now if new == "Submitted" else None)
         self.recorded[run.id, run.version] = (new, text, client_id)
+        start = self.start_time(head) if new in rules.STARTED_LATER else None
         self.rows.append(
-            (
-                tx.new_id(),
-                run.tenant_id,
-                run.version,
-                now,
-                new,
-                head.message,
-                self.start_time(head) if new in rules.STARTED_LATER else None,
-                text,
-                client_id,
-                now if new == "Running" else None,
-                now if new in rules.ENDED else None,
-                now if beat else None,
-                extra,
-                run.id,
-            )
+            (tx.new_id(), run.tenant_id, run.id, run.version, now, new, head.message, start, text, client_id)
         )
         if tx.watched:
             flow_run_id = run.flow_key if self.kind == "task_run" else run.id
@@ -347,12 +315,24 @@ class _Batch:
 
     def follow_up(self) -> None:
         tx = self.tx
-        if self.submitted and is_id(self.caller.agent_id):
-            agent = tables["agent"].c
-            known = select(agent.id).where(agent.id == self.caller.agent_id).scalar_subquery()
-            tx.update("flow_run", tables["flow_run"].c.id.in_(self.submitted), agent_id=known)
+        if self.inputs:
+            run = tables["task_run"].c
+            keep = (
+                update(tables["task_run"]).where(run.id == bindparam("run")).values(cached_inputs=bindparam("inputs"))
+            )
+            inputs = [{"run": run_id, "inputs": text} for run_id, text in self.inputs.items()]
+            tx.connection.execute(keep, inputs)
+        if self.submitted:
+            self.note_submission()
         for item in self.cancelled:
             self.cascade(item)
+
+    def note_submission(self) -> None:
+        flow_run, agent = tables["flow_run"].c, tables["agent"].c
+        values: dict[str, Any] = {"submitted": self.tx.now}
+        if is_id(self.caller.agent_id):
+            values["agent_id"] = select(agent.id).where(agent.id == self.caller.agent_id).scalar_subquery()
+        self.tx.update("flow_run", flow_run.id.in_(self.submitted), **values)
 
     def cascade(self, item: _Item) -> None:
         """Give the Cancelled state of a flow run to each of its task runs that has not finished."""

@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cached_property
 from typing import Any
 
 import anyio
@@ -49,6 +48,8 @@ class CloudFlowRunner(FlowRunner):
         - settings: where runs are recorded, how long a retry is waited for, and the like
         - limits: how many task runs may go on at once, in all and by task and tag
         - fail_fast: whether the first failed task stops all others
+        - release_results: whether the value of a result is let go as soon as no task needs it any more: see
+            `FlowRunner`
         - takeover: whether a flow run that is recorded as Running is continued although its runner may live; if None,
             it is when no heartbeat came for twice its interval. The former runner can record nothing any more.
 
@@ -71,11 +72,21 @@ class CloudFlowRunner(FlowRunner):
         settings: Settings | None = None,
         limits: Limits | None = None,
         fail_fast: bool = False,
+        release_results: bool = False,
         takeover: bool | None = None,
     ) -> None:
-        super().__init__(flow, None, state_handlers, settings=settings, limits=limits, fail_fast=fail_fast)
+        super().__init__(
+            flow,
+            None,
+            state_handlers,
+            settings=settings,
+            limits=limits,
+            fail_fast=fail_fast,
+            release_results=release_results,
+        )
         self.backend = backend
         self.takeover = takeover
+        self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
         self._woken = anyio.Event()
 
@@ -188,10 +199,6 @@ class CloudFlowRunner(FlowRunner):
     def _flow_result(self) -> Result:
         return self.flow.result or self._default_result
 
-    @cached_property
-    def _default_result(self) -> Result:
-        return DefaultResult(self.settings.results_dir)
-
     async def determine_final_state(
         self,
         state: State,
@@ -201,9 +208,11 @@ class CloudFlowRunner(FlowRunner):
     ) -> State:
         """Return the state that the states of the tasks make; see `FlowRunner.determine_final_state`.
 
-        Results of `return_states` that tasks have left in another process are read.
+        Results of `return_states` that tasks have left in another process are read, except those that were released.
         """
         for task, returned in return_states.items():
+            if self._drive is not None and self._drive.is_released(task):
+                continue
             result = task.result or self._flow_result()
             for one in returned.map_states if isinstance(returned, Mapped) else [returned]:
                 if one.is_successful() and one._result.value is None and one._result.location is not None:

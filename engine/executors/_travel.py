@@ -10,6 +10,7 @@ import operator
 import pickle
 import sys
 import traceback
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -70,11 +71,22 @@ class Answer(NamedTuple):
     detail: str = ""
 
 
+_NAMELESS = "<dynamic-code>"
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Lets bodies mention the run context: it is the one there that they find in the other process."""
+    """Lets bodies mention the run context: it is the one there that they find in the other process.
+
+    Code keeps the name of its file, so that a traceback shows lines; cloudpickle 3.1.3 and later take it away.
+    """
 
     def reducer_override(self, obj: Any) -> Any:
-        return "context" if obj is run_context else super().reducer_override(obj)
+        if obj is run_context:
+            return "context"
+        if isinstance(obj, types.CodeType):
+            reduced: Any = self.dispatch_table[types.CodeType](obj)
+            return reduced[0], tuple(obj.co_filename if one == _NAMELESS else one for one in reduced[1])
+        return super().reducer_override(obj)
 
 
 def _dumps(value: Any) -> bytes:

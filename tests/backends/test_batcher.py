@@ -25,18 +25,25 @@ Item = tuple[str, int]
 class Recorder:
     """The far side: records batches, answers every item with itself, and does not apply a batch twice."""
 
-    def __init__(self, faults: list[str] | None = None, bad: set[Item] | None = None, delay: float = 0.01) -> None:
+    def __init__(
+        self,
+        faults: list[str] | None = None,
+        bad: set[Item] | None = None,
+        delay: float = 0.01,
+        max_flights: int = 1,
+    ) -> None:
         self.faults = faults or []
         self.bad = bad or set()
         self.delay = delay
+        self.max_flights = max_flights
         self.batches: list[list[Item]] = []
         self.recorded: list[Item] = []
         self.in_flight = 0
         self._answers: dict[str, list[Item | BackendRejected]] = {}
 
     async def send(self, items: list[Item], key: str) -> list[Item | BackendRejected]:
-        assert self.in_flight == 0, "two batches in flight"
-        self.in_flight = 1
+        assert self.in_flight < self.max_flights, "too many batches in flight"
+        self.in_flight += 1
         try:
             fault = self.faults.pop(0) if self.faults else "none"
             self.batches.append(list(items))
@@ -53,7 +60,7 @@ class Recorder:
                 raise BackendUnavailable("the answer was lost")
             return self._answers[key]
         finally:
-            self.in_flight = 0
+            self.in_flight -= 1
 
     def _record(self, item: Item) -> Item | BackendRejected:
         if item in self.bad:
@@ -262,6 +269,82 @@ def test_whatever_is_lost_on_the_way_each_item_is_recorded_once_and_in_order(
         assert not lost or (name in cancelled and lost == {put[name][-1]} and "refused" in faults)
 
 
+def test_what_is_worth_two_requests_travels_in_two_at_a_time() -> None:
+    async def chain(batcher: Batcher[Item, Item], name: str) -> None:
+        for number in range(3):
+            await batcher.put((name, number), key=name)
+
+    async def main() -> None:
+        recorder = Recorder(max_flights=2)
+        async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
+            await asyncio.gather(*(chain(batcher, f"run {number}") for number in range(200)))
+            assert asyncio.get_running_loop().time() == pytest.approx(0.03)
+        assert [len(batch) for batch in recorder.batches[:2]] == [100, 100]
+        assert len(recorder.batches) == 6
+
+    run_virtually(main())
+
+
+def test_a_few_items_wait_for_the_batch_in_flight_though_there_is_room_for_another() -> None:
+    async def main() -> None:
+        recorder = Recorder(max_flights=2)
+        async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
+            tasks = [asyncio.create_task(batcher.put(("a", number), key=number)) for number in range(60)]
+            await asyncio.sleep(0.001)
+            tasks += [asyncio.create_task(batcher.put(("b", number), key=number + 100)) for number in range(40)]
+            await asyncio.wait(tasks)
+        assert [len(batch) for batch in recorder.batches] == [60, 40]
+
+    run_virtually(main())
+
+
+def test_an_item_waits_for_the_one_in_flight_with_its_key_and_others_pass_by() -> None:
+    async def main() -> None:
+        recorder = Recorder(max_flights=2)
+        async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
+            first = [asyncio.create_task(batcher.put(("a", number), key=number)) for number in range(60)]
+            await asyncio.sleep(0.001)
+            again = [asyncio.create_task(batcher.put(("b", number), key=number)) for number in range(60)]
+            await asyncio.sleep(0.001)
+            assert len(recorder.batches) == 1
+            others = [asyncio.create_task(batcher.put(("c", number), key=100 + number)) for number in range(60)]
+            await asyncio.wait([*first, *again, *others])
+        assert [batch[0][0] for batch in recorder.batches] == ["a", "c", "b"]
+
+    run_virtually(main())
+
+
+@given(faults=FAULTS, delays=st.lists(st.sampled_from([0.01, 0.02, 0.5]), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=50)
+def test_with_two_batches_in_flight_each_item_is_recorded_once_and_those_of_a_key_in_order(
+    faults: list[str], delays: list[float]
+) -> None:
+    """Each run puts two states without waiting between them; one batch may overtake another."""
+    pace = itertools.cycle(delays)
+
+    async def main() -> Recorder:
+        recorder = Recorder(list(faults), max_flights=2)
+
+        async def send(items: list[Item], key: str) -> list[Item | BackendRejected]:
+            recorder.delay = next(pace)
+            return await recorder.send(items, key)
+
+        async def states(batcher: Batcher[Item, Item], name: str) -> None:
+            for number in (0, 2):
+                items = [(name, number), (name, number + 1)]
+                assert await asyncio.gather(*(batcher.put(item, key=name) for item in items)) == items
+
+        async with Batcher(send, circuit(), max_items=40, max_flights=2, grace=1000) as batcher:
+            await asyncio.gather(*(states(batcher, f"run {number}") for number in range(80)))
+        return recorder
+
+    recorder = run_virtually(main())
+    assert max(Counter(recorder.recorded).values()) == 1
+    assert len(recorder.recorded) == 320
+    for number in range(80):
+        assert [item[1] for item in recorder.recorded if item[0] == f"run {number}"] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("step", range(25))
 def test_cancelling_one_waiter_at_any_moment_strands_no_other_and_loses_nothing(step: int) -> None:
     async def main() -> None:
@@ -279,11 +362,12 @@ def test_cancelling_one_waiter_at_any_moment_strands_no_other_and_loses_nothing(
     run_virtually(main())
 
 
+@pytest.mark.parametrize("max_flights", [1, 2])
 @pytest.mark.parametrize("anyio_scope", [False, True], ids=["task.cancel", "cancel scope"])
 @pytest.mark.parametrize("step", range(20))
-def test_cancelling_the_owner_at_any_moment_keeps_what_was_put(step: int, anyio_scope: bool) -> None:
+def test_cancelling_the_owner_at_any_moment_keeps_what_was_put(step: int, anyio_scope: bool, max_flights: int) -> None:
     """Ctrl-C: the task that holds the ``async with`` is cancelled, with the last states still on their way."""
-    recorder = Recorder(["lost", "dropped"], delay=0)
+    recorder = Recorder(["lost", "dropped"], delay=0, max_flights=max_flights)
     put: list[Item] = []
 
     async def write(batcher: Batcher[Item, Item], name: str) -> None:
@@ -293,7 +377,10 @@ def test_cancelling_the_owner_at_any_moment_keeps_what_was_put(step: int, anyio_
 
     async def owner(scope: anyio.CancelScope) -> None:
         with scope:
-            async with Batcher(recorder.send, circuit()) as batcher, anyio.create_task_group() as group:
+            async with (
+                Batcher(recorder.send, circuit(), max_flights=max_flights) as batcher,
+                anyio.create_task_group() as group,
+            ):
                 group.start_soon(write, batcher, "a")
                 group.start_soon(write, batcher, "b")
 
@@ -339,6 +426,19 @@ def test_closing_gives_up_after_its_grace_and_tells_those_who_wait(caplog: pytes
         assert "3 writes" in caplog.messages[-1]
         with pytest.raises(BackendUnavailable, match="not open"):
             await batcher.put(("d", 0))
+
+    run_virtually(main())
+
+
+def test_closing_tells_those_in_either_batch_in_flight() -> None:
+    async def main() -> None:
+        batcher = Batcher(Recorder(["dropped"] * 1000, max_flights=2).send, circuit(), max_flights=2)
+        async with batcher:
+            waiting = [asyncio.create_task(batcher.put(("a", number), key=number)) for number in range(130)]
+            await asyncio.sleep(1)
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [BackendUnavailable] * 130
+        assert "before 130 writes were acknowledged" in str(outcomes[0])
 
     run_virtually(main())
 

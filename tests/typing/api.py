@@ -135,6 +135,7 @@ async def running(backend: Backend) -> None:
         settings=Settings(inline_retry_limit=10),
         limits=Limits(concurrency=5, tags={"slow": 1}, rate=Rate(10, 1.0)),
         fail_fast=True,
+        release_results=True,
     )
     state = await runner.run(
         parameters={"limit": 5}, executor=LocalExecutor(threads=4), context={"mine": 1}, task_states={fetch: Success()}

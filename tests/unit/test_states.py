@@ -262,6 +262,11 @@ class Forgetful(Exception):
     def __init__(self, a, b):
         super().__init__(f"{a} {b}")
 
+    def __reduce__(
+        self,
+    ):  # what exceptions do by themselves, as long as tblib (of distributed) has not taught them more
+        return Forgetful, self.args
+
 
 @pytest.mark.parametrize("error", [Stubborn("boom"), Forgetful(1, 2), ValueError(threading.Lock())])
 def test_an_exception_that_cannot_be_pickled_becomes_text(error):

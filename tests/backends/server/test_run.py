@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 
 from flowloop.backends.server import ServerSettings, create_app, serve
+from flowloop.backends.server.run import settle
 from flowloop.backends.store import ANYONE, Store
 from flowloop.engine.errors import FlowloopError
 
@@ -148,3 +150,14 @@ async def test_two_servers_share_a_database(store: Store, world: World, database
         assert all(answer.json() == {"data": {"set_flow_run_name": {"success": True}}} for answer in answers)
         shown = {"query": "query { flow_run { name } }"}
         assert (await ask(first, shown)).json() == (await ask(second, shown)).json()
+
+
+def test_the_garbage_collector_leaves_alone_what_the_start_has_made() -> None:
+    before = gc.get_threshold()
+    try:
+        settle()
+        assert gc.get_freeze_count() > 10_000
+        assert gc.get_threshold()[0] > before[0]
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

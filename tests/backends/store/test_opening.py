@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, inspect
 
 from flowloop.backends.store import ANYONE, StateUpdate, Store
+from flowloop.backends.store import sqlite as sqlite_store
 from flowloop.backends.store.database import HEAD
 from flowloop.backends.store.migrations import apply_migrations, upgrade
 from flowloop.backends.store.store import open_database
@@ -340,3 +343,35 @@ async def test_no_connection_is_left_behind(database_url: str) -> None:
                 await store.delete_flow(ANYONE, flow_id="x")
         pool: Any = store.engine.pool
         assert pool.checkedout() == 0
+
+
+async def test_what_is_in_the_log_gets_into_the_file_while_the_store_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "_CHECKPOINT_AFTER", 1)
+    async with Store(f"sqlite:///{tmp_path / 'open.db'}") as store:
+        database = store._database
+        assert isinstance(database, sqlite_store.SqliteDatabase)
+        assert database._checkpoint is not None
+        await asyncio.wrap_future(database._checkpoint)
+        await store.get_or_create_project(ANYONE, name="demo")
+        await asyncio.wrap_future(database._checkpoint)
+        alone = shutil.copy(tmp_path / "open.db", tmp_path / "alone.db")  # without the log
+        with closing(sqlite3.connect(alone)) as connection:
+            assert connection.execute("SELECT name FROM project").fetchall() == [("demo",)]
+
+
+async def test_a_log_that_cannot_be_copied_now_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "_CHECKPOINT_AFTER", 1)
+    async with Store(f"sqlite:///{tmp_path / 'open.db'}") as store:
+        database = store._database
+        assert isinstance(database, sqlite_store.SqliteDatabase)
+
+        def fail() -> None:
+            raise sqlite3.OperationalError("database is locked")
+
+        monkeypatch.setattr(database, "_run_checkpoint", fail)
+        for name in ("one", "two", "three"):
+            assert (await store.get_or_create_project(ANYONE, name=name))["id"]
