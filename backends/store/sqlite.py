@@ -19,7 +19,7 @@ from contextlib import closing
 from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from sqlalchemy import URL, Connection, create_engine, event
@@ -44,12 +44,12 @@ BUSY_LIMIT = 60.0
 _CHECKPOINT_AFTER = 4_000
 """After as many changed rows, what the log holds is copied into the file, while the next rows are written."""
 
-_LONGEST_LOG = 16_000
+_LONGEST_LOG = 8_000
 """Pages of the log after which the writer waits until all of it is copied, so that the log begins anew."""
 
 _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to go on
 
-_RUN_COLUMNS: dict[Kind, str] = {
+_RUN_COLUMNS = {
     "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id",
     "flow_run": "id, version, state, tenant_id, submitted, flow_id",
 }
@@ -70,27 +70,24 @@ _FLOW_FACTS = {
     ),
 }
 
-# Statements over many rows: these stand in a table `new`, with empty rows besides; see `_run_over`.
-_RECORDED = "id, tenant_id, run_id, version, timestamp, state, message, start_time, serialized_state, client_id"
-_INSERT_STATES = (
-    "INSERT INTO {kind}_state (id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, "
-    "serialized_state, client_id) SELECT * FROM new WHERE id IS NOT NULL"
-)
+_STATE_COLUMNS = "id, tenant_id, {kind}_id, version, timestamp, state, message, start_time, serialized_state, client_id"
 _COPY_TO_RUNS = "UPDATE {kind} SET {sets} FROM {kind}_state AS new WHERE new.rowid > ? AND {kind}.id = new.{kind}_id"
+
 _APPEND: dict[Kind, tuple[str, str]] = {
-    kind: (_INSERT_STATES.format(kind=kind), _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max")))
-    for kind in _RUN_COLUMNS
+    kind: (_STATE_COLUMNS.format(kind=kind), _COPY_TO_RUNS.format(kind=kind, sets=copied(kind, "min", "max")))
+    for kind in get_args(Kind)
 }
+"""The columns of a state, and the statement that copies new ones to their runs."""
 
 _CREATED = "tenant_id, created, flow_run_id, task_id, map_index, cache_key, document, state_id, id"
 _INSERT_TASK_RUNS = (
     "INSERT INTO task_run (id, tenant_id, created, updated, flow_run_id, task_id, map_index, cache_key, version, "
     "state, state_message, state_timestamp, serialized_state) SELECT id, tenant_id, created, created, flow_run_id, "
-    "task_id, map_index, cache_key, 1, 'Pending', 'Task run created', created, document FROM new WHERE id IS NOT NULL"
+    "task_id, map_index, cache_key, 1, 'Pending', 'Task run created', created, document FROM new"
 )
 _INSERT_PENDING = (
     "INSERT INTO task_run_state (id, tenant_id, task_run_id, version, timestamp, state, message, serialized_state) "
-    "SELECT state_id, tenant_id, id, 1, created, 'Pending', 'Task run created', document FROM new WHERE id IS NOT NULL"
+    "SELECT state_id, tenant_id, id, 1, created, 'Pending', 'Task run created', document FROM new"
 )
 
 _PORTION = 1024
@@ -257,9 +254,9 @@ class SqliteDatabase(Database):
 
     def append_states(self, connection: Connection, kind: Kind, rows: Sequence[StateRecord]) -> None:
         """Insert states and copy each to its run: the first of every run at once, then the second."""
-        insert, copy = _APPEND[kind]
+        columns, copy = _APPEND[kind]
         for wave in waves(rows):
-            newest = _run_over(connection, wave, _RECORDED, insert)
+            newest = _insert(connection, f"{kind}_state", columns, wave)
             # Nobody else writes meanwhile, so the rows of the wave are the newest, numbered one after the other.
             _driver(connection).execute(copy, (newest - len(wave),))
 
@@ -267,8 +264,7 @@ class SqliteDatabase(Database):
         self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
     ) -> None:
         """Insert rows into any table."""
-        named = ", ".join(f'"{column}"' for column in columns)
-        _run_over(connection, rows, named, f"INSERT INTO {table} ({named}) SELECT * FROM new WHERE id IS NOT NULL")
+        _insert(connection, table, ", ".join(f'"{column}"' for column in columns), rows)
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
@@ -283,27 +279,33 @@ def _driver(connection: Connection) -> sqlite3.Connection:
     return raw
 
 
-def _run_over(connection: Connection, rows: Sequence[tuple[Any, ...]], columns: str, statement: str) -> int:
-    """Run a statement over a table `new` of these rows and columns, and return the number of the last row inserted.
+def _insert(connection: Connection, table: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert rows, and return the number that SQLite gave the last one."""
+    return _run_over(connection, rows, columns, f"INSERT INTO {table} ({columns}) SELECT * FROM new")
+
+
+def _run_over(connection: Connection, rows: Sequence[tuple[Any, ...]], columns: str, insert: str) -> int:
+    """Run an INSERT over a table `new` of these rows and columns, and return the number of the last row.
 
     Many rows go in one step. Before each step the driver lets go of the interpreter, and to have it back from a loop
     that is busy takes milliseconds: in a step for every row the writer would wait far longer than it works.
     """
-    cursor = _driver(connection).cursor()
+    driver = _driver(connection)
+    newest = 0
     for start in range(0, len(rows), _PORTION):
         portion = rows[start : start + _PORTION]
         width = len(portion[0])
         # filled up with empty rows to a power of two, so that few statements are prepared
         size = 1 << (len(portion) - 1).bit_length()
         values = [*chain.from_iterable(portion), *repeat(None, (size - len(portion)) * width)]
-        cursor.execute(_over(size, width, columns, statement), values)
-    return cursor.lastrowid or 0
+        newest = driver.execute(_over(size, width, columns, insert), values).lastrowid or 0
+    return newest
 
 
 @cache
-def _over(size: int, width: int, columns: str, statement: str) -> str:
+def _over(size: int, width: int, columns: str, insert: str) -> str:
     row = f"({', '.join('?' * width)})"
-    return f"WITH new ({columns}) AS (VALUES {', '.join([row] * size)}) {statement}"
+    return f"WITH new ({columns}) AS (VALUES {', '.join([row] * size)}) {insert} WHERE id IS NOT NULL"
 
 
 def _json_text(ids: Sequence[str]) -> str:
