@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo test prefect1 check format lint types clean bench bench-full bench-guard bench-page
+.PHONY: demo test prefect1 check format lint types clean bench bench-full bench-guard bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -48,7 +48,7 @@ BENCH_VENV ?= build/bench
 BENCH_PYTHON ?= $(or $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(shell command -v python3.13)),$(PYTHON))
 BENCH := $(BENCH_VENV)/bin/python -m benchmarks
 
-bench bench-full bench-guard bench-page:
+bench bench-full bench-guard bench-page bench-env:
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) PYTHON=$(BENCH_PYTHON) run-$@
 
 run-bench: $(VENV)/.installed-bench
@@ -63,6 +63,8 @@ run-bench-guard: $(VENV)/.installed-bench
 
 run-bench-page: $(VENV)/.installed-bench
 	$(BENCH) --results benchmarks/results --page docs/benchmarks.md
+
+run-bench-env: $(VENV)/.installed-bench
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) '.[$*]'
