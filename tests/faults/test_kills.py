@@ -19,7 +19,7 @@ from flowloop.engine.cloud import create_flow_run
 from ..commands import environment
 from .mapped import check, history, mapped_flow, runner
 
-pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(170)]
+pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(300)]
 
 KILLS = 20
 

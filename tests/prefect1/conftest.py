@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -36,18 +37,26 @@ def find_python() -> str | None:
 @pytest.fixture(scope="session")
 def prefect_bin() -> Path:
     """The folder with Prefect's Python and its commands; built once, and kept until the requirements change."""
+    VENV.parent.mkdir(exist_ok=True)
+    with VENV.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other tests beside these may be about to build it, too
+        build_environment()
+    return VENV / "bin"
+
+
+def build_environment() -> None:
     requirements = FOLDER / "requirements.txt"
     stamp = VENV / hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if not stamp.exists():
-        python = find_python()
-        if python is None:
-            pytest.skip(f"Prefect 1.4.1 needs Python {' or '.join(VERSIONS)}, and there is none on this machine")
-        shutil.rmtree(VENV, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", VENV], check=True)
-        pip = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", requirements], check=True)
-        stamp.touch()
-    return VENV / "bin"
+    if stamp.exists():
+        return
+    python = find_python()
+    if python is None:
+        pytest.skip(f"Prefect 1.4.1 needs Python {' or '.join(VERSIONS)}, and there is none on this machine")
+    shutil.rmtree(VENV, ignore_errors=True)
+    subprocess.run([python, "-m", "venv", VENV], check=True)
+    pip = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-r", requirements], check=True)
+    stamp.touch()
 
 
 class Prefect:
