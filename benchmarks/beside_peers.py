@@ -16,11 +16,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from .harness import Row, Sample, compare, missing
+from .recording import scratch
 
 TITLE = "Beside other engines: tasks a second"
 
@@ -124,9 +124,10 @@ def _measured(python: str, script: str, workload: str, size: int) -> Sample:
 
 
 def _run(command: list[str], limit: float) -> subprocess.CompletedProcess[str]:
-    """Run a command and return what it says; its servers and workers end with it, at the latest."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
+    """Run a command and return what it says; its servers, workers and temporary files end with it, at the latest."""
+    with scratch() as folder, (folder / "out").open("w+") as output, (folder / "err").open("w+") as errors:
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired as error:

@@ -58,7 +58,7 @@ class Place(NamedTuple):
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder that goes when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="flowloop-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="flowloop-bench-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
