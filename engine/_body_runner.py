@@ -107,7 +107,8 @@ class BodyRunner(Runner):
                 raise
             return Failed(f"Error during execution of task: {error!r}", result=error)
         if current.get("checkpointing") is not True:
-            return Success("Task run succeeded.", self.result.from_value(value))
+            is_bare = self.result is _NOWHERE and not isinstance(value, Result)
+            return Success("Task run succeeded.", value if is_bare else self.result.from_value(value))
         return await self._succeeded(value, inputs)
 
     async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:

@@ -67,13 +67,11 @@ class State:
     Two states are equal if their type, result and further attributes are; the message and the context do not count.
     """
 
-    __slots__ = ("_cached_inputs", "_context", "_result", "_tags", "message", "unknown_fields")
+    __slots__ = ("_cached_inputs", "_context", "_held", "_tags", "message", "unknown_fields")
 
     color: ClassVar[str] = "#000000"
     fields: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes that a class adds to those of its parents."""
-
-    _result: Result
 
     def __init__(
         self,
@@ -83,7 +81,7 @@ class State:
         cached_inputs: dict[str, Result] | None = None,
     ) -> None:
         self.message: Any = message
-        self._result = result if isinstance(result, Result) else Result(result)
+        self._held = result
         self._cached_inputs = cached_inputs
         self.unknown_fields: dict[str, Any] | None = None
         self._context = context
@@ -124,11 +122,23 @@ class State:
     @property
     def result(self) -> Any:
         """The value of this state; None where there is none."""
-        return self._result.value
+        held = self._held
+        return held.value if isinstance(held, Result) else held
 
     @result.setter
     def result(self, value: Any) -> None:
-        self._result = value if isinstance(value, Result) else Result(value)
+        self._held = value
+
+    @property
+    def _result(self) -> Result:
+        # a bare value becomes one when it is first asked for: most never are, and a run keeps one for every task run
+        if not isinstance(self._held, Result):
+            self._held = Result(self._held)
+        return self._held
+
+    @_result.setter
+    def _result(self, result: Result) -> None:
+        self._held = result
 
     async def load_result(self, result: Result | None = None) -> Self:
         """Read the value of this state from where it is stored, if it is stored and not here yet.
@@ -588,7 +598,7 @@ class Mapped(Success):
 
     @result.setter
     def result(self, value: Any) -> None:
-        self._result = value if isinstance(value, Result) else Result(value)
+        self._held = value
 
 
 class Skipped(Success):

@@ -268,7 +268,7 @@ class TaskRunner(BodyRunner):
             if type(upstream) is not Success or (edge.flattened and not edge.mapped):
                 return None
             if edge.key is not None:
-                arguments[edge.key] = upstream._result.value
+                arguments[edge.key] = upstream.result
         return arguments
 
     async def _run_body(self, state: State, inputs: dict[str, Result]) -> State:
