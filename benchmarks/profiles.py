@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -165,29 +164,31 @@ class Sampler:
         said = self._running.stdout.readline()
         if "Sampling" not in said:
             raise RuntimeError(said.strip() or "py-spy says nothing")
-        self._begun = time.perf_counter()
 
     def end(self) -> None:
         """Stop, and keep the samples."""
-        self.profile.seconds += time.perf_counter() - self._begun
         self._running.send_signal(signal.SIGINT)
         self._running.communicate()
         self.profile.samples += self._file.read_text().splitlines()
 
 
-class Samplers(NamedTuple):
+class Samplers:
     """A sampler for each process that takes part."""
 
-    by_process: dict[str, Sampler]
+    def __init__(self, by_process: dict[str, Sampler]) -> None:
+        self.by_process = by_process
 
     def begin(self) -> None:
-        """Sample all of them."""
+        """Return as soon as all of them are sampled; until then they wait, which does not count."""
         for sampler in self.by_process.values():
             sampler.begin()
+        self._begun = time.perf_counter()
 
     def end(self) -> None:
         """Stop that."""
+        took = time.perf_counter() - self._begun
         for sampler in self.by_process.values():
+            sampler.profile.seconds += took
             sampler.end()
 
 
