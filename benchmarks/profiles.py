@@ -275,9 +275,11 @@ def _transitions(place: Place, options: Settings, samplers: Samplers) -> None:
     asyncio.run(body())
 
 
-def _recorded_run(place: Place, options: Settings, samplers: Samplers, workload: str = "map, reduce") -> None:
+def _recorded_run(
+    place: Place, options: Settings, samplers: Samplers, workload: str = "map, reduce", size: int = 10_000
+) -> None:
     samplers.begin()
-    recorded_seconds(place, options, workload, 10_000)
+    recorded_seconds(place, options, workload, size)
     samplers.end()
 
 
@@ -294,7 +296,7 @@ def _start(place: Place, options: Settings, samplers: Samplers) -> None:
 _KINDS: dict[str, Callable[[Place, Settings, Samplers], None]] = {
     "transitions": _transitions,
     "recorded run": _recorded_run,
-    "recorded diamond": functools.partial(_recorded_run, workload="diamond, 10 kB"),
+    "recorded diamond": functools.partial(_recorded_run, workload="diamond, 10 kB", size=2_000),
     "strict chain": _strict_chain,
     "start": _start,
 }
