@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -165,29 +164,31 @@ class Sampler:
         said = self._running.stdout.readline()
         if "Sampling" not in said:
             raise RuntimeError(said.strip() or "py-spy says nothing")
-        self._begun = time.perf_counter()
 
     def end(self) -> None:
         """Stop, and keep the samples."""
-        self.profile.seconds += time.perf_counter() - self._begun
         self._running.send_signal(signal.SIGINT)
         self._running.communicate()
         self.profile.samples += self._file.read_text().splitlines()
 
 
-class Samplers(NamedTuple):
+class Samplers:
     """A sampler for each process that takes part."""
 
-    by_process: dict[str, Sampler]
+    def __init__(self, by_process: dict[str, Sampler]) -> None:
+        self.by_process = by_process
 
     def begin(self) -> None:
-        """Sample all of them."""
+        """Return as soon as all of them are sampled; until then they wait, which does not count."""
         for sampler in self.by_process.values():
             sampler.begin()
+        self._begun = time.perf_counter()
 
     def end(self) -> None:
         """Stop that."""
+        took = time.perf_counter() - self._begun
         for sampler in self.by_process.values():
+            sampler.profile.seconds += took
             sampler.end()
 
 
@@ -274,9 +275,11 @@ def _transitions(place: Place, options: Settings, samplers: Samplers) -> None:
     asyncio.run(body())
 
 
-def _recorded_run(place: Place, options: Settings, samplers: Samplers, workload: str = "map, reduce") -> None:
+def _recorded_run(
+    place: Place, options: Settings, samplers: Samplers, workload: str = "map, reduce", size: int = 10_000
+) -> None:
     samplers.begin()
-    recorded_seconds(place, options, workload, 10_000)
+    recorded_seconds(place, options, workload, size)
     samplers.end()
 
 
@@ -293,7 +296,7 @@ def _start(place: Place, options: Settings, samplers: Samplers) -> None:
 _KINDS: dict[str, Callable[[Place, Settings, Samplers], None]] = {
     "transitions": _transitions,
     "recorded run": _recorded_run,
-    "recorded diamond": functools.partial(_recorded_run, workload="diamond, 10 kB"),
+    "recorded diamond": functools.partial(_recorded_run, workload="diamond, 10 kB", size=2_000),
     "strict chain": _strict_chain,
     "start": _start,
 }

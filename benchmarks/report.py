@@ -118,22 +118,20 @@ def _bars(report: Report) -> Figure:
 
 
 def _panels(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each panel: those of one case, size and unit; the peers of one workload share one."""
+    """Return the rows of each panel: those of one case, size and unit; or flowloop's beside all peers, by workload."""
     panels: dict[str, list[Row]] = {}
     for row in rows:
-        size = "" if row.size is None else f", N = {row.size:,}"
-        case, _, peer = (
-            row.case.partition(", ") if row.baseline in _PEERS or row.subject in _PEERS else (row.case, "", "")
-        )
-        panels.setdefault(
-            f"{case}: how many times the peer's rate" if peer else f"{case}{size}  [{row.unit}]", []
-        ).append(row)
+        if row.baseline in _PEERS:
+            panels.setdefault(f"{row.case.partition(', ')[0]}: flowloop's rate, over the peer's", []).append(row)
+        elif row.subject not in _PEERS:
+            size = "" if row.size is None else f", N = {row.size:,}"
+            panels.setdefault(f"{row.case}{size}  [{row.unit}]", []).append(row)
     return panels
 
 
 def _draw(axis: Axes, title: str, rows: list[Row]) -> None:
-    if rows[0].subject in _PEERS:
-        _draw_ratios(axis, [row for row in rows if row.ratio is not None])
+    if rows[0].baseline in _PEERS:
+        _draw_ratios(axis, rows)
     else:
         _draw_medians(axis, rows)
     axis.set_title(title, fontsize=9, loc="left")
@@ -162,13 +160,15 @@ def _draw_medians(axis: Axes, rows: list[Row]) -> None:
 
 
 def _draw_ratios(axis: Axes, rows: list[Row]) -> None:
+    """Bars that begin at one: to the right flowloop is ahead, to the left the peer is."""
     rows = rows[::-1]
     names = [f"{row.baseline}, N = {row.size:,}" for row in rows]
     ratios = [row.ratio or 0.0 for row in rows]
-    bars = axis.barh(names, ratios, color=[_OURS if ratio >= 1 else _OTHER for ratio in ratios], height=0.72)
+    colours = [_OURS if ratio >= 1 else _OTHER for ratio in ratios]
+    axis.set_xscale("log")
+    bars = axis.barh(names, [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.72)
     _label(axis, bars, [f"{number(ratio)} ×" for ratio in ratios])
     axis.axvline(1, color=_BASELINE, lw=1)
-    axis.set_xscale("log")
 
 
 def _label(axis: Axes, bars: BarContainer, texts: list[str]) -> None:
