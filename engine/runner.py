@@ -87,7 +87,7 @@ class Runner:
             raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
         self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
 
-    @property
+    @functools.cached_property
     def logger(self) -> logging.Logger:
         """Where this kind of runner logs."""
         return _logger(type(self).__name__)
