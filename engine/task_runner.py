@@ -93,13 +93,6 @@ class TaskRunner(BodyRunner):
         super().__init__(task, state_handlers, flow_result)
         self.settings = settings or Settings.from_env()
         self._constants = constants or {}
-        self._task_context = {
-            "task_name": task.name,
-            "task_full_name": task.name,
-            "task_slug": task.slug,
-            "task_tags": task.tags,
-            "task_run_name": None,
-        }
         # asking once saves asking for every run
         self._caches = task.cache_for is not None
         self._names_runs = task.task_run_name is not None
@@ -158,7 +151,7 @@ class TaskRunner(BodyRunner):
         """
         upstream_states = upstream_states or {}
         around = _values.get()
-        current = {**around, **self._task_context}
+        current = {**around, **_names_of(self.task)}
         if context:
             current.update(context)
         _values.set(current)
@@ -333,7 +326,7 @@ class TaskRunner(BodyRunner):
         is_new = state is None
         state = self._initial_state(state)
         if context.get("task_name") is not self.task.name:
-            context.update(self._task_context)
+            context.update(_names_of(self.task))
         self._describe(context)
         if is_new:
             return TaskRunnerInitializeResult(state, context)
@@ -643,6 +636,18 @@ _PASSED = (
     "check_task_is_looping",
 )
 """The steps that only pass on a plain task whose state is Pending and whose upstream states are all Success."""
+
+
+def _names_of(task: Task[..., Any]) -> dict[str, Any]:
+    """Return what the context of a run says of its task; made for each run, for a task that runs once keeps nothing."""
+    name = task.name
+    return {
+        "task_name": name,
+        "task_full_name": name,
+        "task_slug": task.slug,
+        "task_tags": task.tags,
+        "task_run_name": None,
+    }
 
 
 def _is_stopped(current: Mapping[str, Any]) -> bool:
