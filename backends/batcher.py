@@ -114,17 +114,20 @@ class Batcher(Generic[T, R]):
             with anyio.CancelScope(shield=True):
                 await asyncio.wait(self._tasks)
 
-    async def put(self, item: T, size: int = 0, key: Hashable = None) -> R:
-        """Have an item sent with the next batch, and return its outcome.
+    def put(self, item: T, size: int = 0, key: Hashable = None) -> asyncio.Future[R]:
+        """Have an item sent with the next batch.
 
         Args:
             - item: what to send
             - size: its length in bytes
             - key: what it is about: items with one key are recorded in the order they were put
 
+        Returns:
+            - Future: the outcome of the item, or a `BackendRejected` if it was refused, or a `BackendUnavailable` if it
+              could not be sent
+
         Raises:
-            - BackendRejected: if the item was refused
-            - BackendUnavailable: if it could not be sent, or if the batcher is not open
+            - BackendUnavailable: if the batcher is not open
         """
         if self._loop is None:
             raise BackendUnavailable(f"{self._circuit.name} is not open")
@@ -132,7 +135,7 @@ class Batcher(Generic[T, R]):
         self._queue.append((item, size, key, future))
         if self._wake is not None and self._may_take_off():
             self._wake_up()
-        return await future
+        return future
 
     async def _run(self, lane: int) -> None:
         """Send one batch after the other; there are as many lanes as batches may be in flight."""

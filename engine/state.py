@@ -90,16 +90,19 @@ class State:
     @property
     def context(self) -> dict[str, Any]:
         """Facts about the run that travel with the state; the tags of the task among them."""
-        if self._context is None:
-            self._context = {}
-        if self._tags is not None:
-            self._context.setdefault("tags", sorted(self._tags))
-            self._tags = None
+        self._context, self._tags = self._peek_context(), None
         return self._context
 
     @context.setter
     def context(self, context: dict[str, Any]) -> None:
         self._context, self._tags = context, None
+
+    def _peek_context(self) -> dict[str, Any]:
+        """Return the context to read it once: if it is made for that, it does not stay."""
+        context = {} if self._context is None else self._context
+        if self._tags is not None:
+            context.setdefault("tags", sorted(self._tags))
+        return context
 
     @property
     def cached_inputs(self) -> dict[str, Result]:

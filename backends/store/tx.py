@@ -119,7 +119,9 @@ class Tx:
     def insert(self, table: str, **values: Any) -> str:
         """Insert a row, and return its new id."""
         row_id = self.new_id()
-        self.run(insert(tables[table]).values(id=row_id, created=self.now, updated=self.now, **values))
+        row = {"id": row_id, "created": self.now, "updated": self.now, **values}
+        # beside the statement, which SQLAlchemy keeps with all that is in it: a flow's document can be megabytes
+        self.connection.execute(insert(tables[table]), row)
         return row_id
 
     def upsert(self, table: str) -> Any:

@@ -66,7 +66,7 @@ class CloudTaskRunner(TaskRunner):
         # a run that another process may have to continue needs its results stored somewhere
         flow_result = flow_result or DefaultResult(settings.results_dir)
         super().__init__(task, state_handlers, flow_result, constants=constants, settings=settings)
-        self._children: dict[tuple[str, int], TaskRunInfoResult] = {}
+        self._children: dict[tuple[str, int], TaskRunInfoResult] | None = None
 
     # -- what is known of the run --------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class CloudTaskRunner(TaskRunner):
         info: TaskRunInfoResult | None = context.get("task_run_info")
         if info is not None and map_index is None:
             return info
-        if map_index is not None:
+        if map_index is not None and self._children is not None:
             found = self._children.pop((flow_run_id, map_index), None)
             if found is not None:
                 return found
@@ -152,7 +152,7 @@ class CloudTaskRunner(TaskRunner):
         current = _values.get()
         flow_run_id = current["flow_run_id"]
         infos = await _backend().get_task_run_infos(flow_run_id, current["task_id"], range(width))
-        self._children |= {(flow_run_id, info.map_index): info for info in infos}
+        self._children = {**(self._children or {}), **{(flow_run_id, info.map_index): info for info in infos}}
 
     # -- recording -------------------------------------------------------------------------------------
 

@@ -41,19 +41,31 @@ def serialize_flow(flow: Flow) -> dict[str, Any]:
         - SerializationError: if something in it cannot be written as JSON; it names the place
     """
     slugs = flow.slugs
+    # what thousands of tasks have in common is made once
+    functions = {
+        id(function): function_reference(function)
+        for function in {id(one): one for task in flow.tasks for one in (task.trigger, task.cache_validator)}.values()
+    }
+    references = {task: _reference(slug) for task, slug in slugs.items()}
     reference_tasks = flow.reference_tasks()
     if reference_tasks == flow.terminal_tasks():
         reference_tasks = set()
-    edges = [serialize_edge(edge, slugs[edge.upstream_task], slugs[edge.downstream_task]) for edge in flow.edges]
+    edges = [_edge(edge, references[edge.upstream_task], references[edge.downstream_task]) for edge in flow.edges]
     edges.sort(key=lambda e: (e["upstream_task"]["slug"], e["downstream_task"]["slug"], e["key"] or ""))
     document = {
         "name": flow.name,
         "type": _qualified(type(flow)),
         "schedule": _document_of(flow.schedule),
         "parameters": sorted((serialize_parameter(task) for task in flow.parameters()), key=_slug),
-        "tasks": sorted((serialize_task(task, slugs[task]) for task in flow.tasks), key=_slug),
+        "tasks": sorted(
+            (
+                _task(task, slugs[task], functions[id(task.trigger)], functions[id(task.cache_validator)])
+                for task in flow.tasks
+            ),
+            key=_slug,
+        ),
         "edges": edges,
-        "reference_tasks": sorted((_reference(slugs[task]) for task in reference_tasks), key=_slug),
+        "reference_tasks": sorted((references[task] for task in reference_tasks), key=_slug),
         "run_config": _document_of(flow.run_config),
         "storage": _document_of(flow.storage),
         "__version__": VERSION,
@@ -70,8 +82,15 @@ def serialize_task(task: Task[..., Any], slug: str | None = None) -> dict[str, A
         - task: the task
         - slug: its slug in its flow; that of the task, or its name, if None
     """
+    slug = slug or task.slug or task.name
+    return _task(task, slug, function_reference(task.trigger), function_reference(task.cache_validator))
+
+
+def _task(
+    task: Task[..., Any], slug: str, trigger: dict[str, Any], cache_validator: dict[str, Any]
+) -> dict[str, Any]:
     return {
-        "slug": slug or task.slug or task.name,
+        "slug": slug,
         "name": task.name,
         "type": _qualified(type(task)),
         "tags": sorted(task.tags),
@@ -80,11 +99,11 @@ def serialize_task(task: Task[..., Any], slug: str | None = None) -> dict[str, A
         "timeout": task.timeout,
         "inputs": task.inputs(),
         "outputs": task.outputs(),
-        "trigger": function_reference(task.trigger),
+        "trigger": trigger,
         "skip_on_upstream_skip": task.skip_on_upstream_skip,
         "cache_for": None if task.cache_for is None else _whole_seconds(task.cache_for),
         "cache_key": task.cache_key,
-        "cache_validator": function_reference(task.cache_validator),
+        "cache_validator": cache_validator,
         "auto_generated": task.auto_generated,
         "__version__": VERSION,
     }
@@ -116,9 +135,14 @@ def serialize_edge(edge: Edge, upstream_slug: str | None = None, downstream_slug
         - upstream_slug, downstream_slug: the slugs of its tasks in their flow; those of the tasks if None
     """
     up, down = edge.upstream_task, edge.downstream_task
+    upstream = _reference(upstream_slug or up.slug or up.name)
+    return _edge(edge, upstream, _reference(downstream_slug or down.slug or down.name))
+
+
+def _edge(edge: Edge, upstream: dict[str, str], downstream: dict[str, str]) -> dict[str, Any]:
     return {
-        "upstream_task": _reference(upstream_slug or up.slug or up.name),
-        "downstream_task": _reference(downstream_slug or down.slug or down.name),
+        "upstream_task": upstream,
+        "downstream_task": downstream,
         "key": edge.key,
         "mapped": edge.mapped,
         "flattened": edge.flattened,

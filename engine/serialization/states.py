@@ -26,6 +26,7 @@ VERSION = "1.4.1"
 """The version of the dialect, in every document."""
 
 _COMMON = frozenset({"type", "message", "context", "cached_inputs", "_result", "__version__"})
+_NOTHING: dict[str, Any] = {}
 _NO_RESULT = {"__version__": VERSION, "type": "NoResultType"}
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -62,10 +63,10 @@ def _document(state: State) -> dict[str, Any]:
     document: dict[str, Any] = {
         "type": name,
         "message": message if message is None or (type(message) is str and message.isascii()) else _text(message),
-        "context": state.context,
+        "context": state._peek_context(),
         "cached_inputs": {key: _result_document(result) for key, result in state.cached_inputs.items()}
-        if state.cached_inputs
-        else state.cached_inputs,
+        if state.has_cached_inputs
+        else _NOTHING,
         "__version__": VERSION,
     }
     if name != "Mapped":  # its children carry the results
@@ -137,7 +138,7 @@ def deserialize_state(document: Mapping[str, Any]) -> State:
         state.message = _optional_str(document.get("message"))
         state.context = dict(document.get("context") or {})
         cached = document.get("cached_inputs")
-        state.cached_inputs = {key: _read_result(given) for key, given in cached.items()} if cached else {}
+        state.cached_inputs = {key: _read_result(given) for key, given in cached.items()} if cached else None
         if cls is Mapped:
             state._result, cast("Mapped", state).map_states = NoResult, []
         else:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -73,7 +73,7 @@ def circuit(limit: float = 300.0) -> Circuit:
     return Circuit("the recorder", limit, random.Random(0))
 
 
-async def outcomes_of(*writes: Coroutine[Any, Any, Any]) -> list[Any]:
+async def outcomes_of(*writes: Awaitable[Any]) -> list[Any]:
     return await asyncio.gather(*writes, return_exceptions=True)
 
 
@@ -81,9 +81,9 @@ def test_what_is_put_while_a_batch_is_in_flight_shares_the_next_one() -> None:
     async def main() -> None:
         recorder = Recorder()
         async with Batcher(recorder.send, circuit()) as batcher:
-            first = asyncio.create_task(batcher.put(("a", 0)))
+            first = asyncio.ensure_future(batcher.put(("a", 0)))
             await asyncio.sleep(0.001)
-            rest = [asyncio.create_task(batcher.put((name, 0))) for name in "bcd"]
+            rest = [asyncio.ensure_future(batcher.put((name, 0))) for name in "bcd"]
             await asyncio.gather(first, *rest)
         assert recorder.batches == [[("a", 0)], [("b", 0), ("c", 0), ("d", 0)]]
 
@@ -289,9 +289,9 @@ def test_a_few_items_wait_for_the_batch_in_flight_though_there_is_room_for_anoth
     async def main() -> None:
         recorder = Recorder(max_flights=2)
         async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
-            tasks = [asyncio.create_task(batcher.put(("a", number), key=number)) for number in range(60)]
+            tasks = [asyncio.ensure_future(batcher.put(("a", number), key=number)) for number in range(60)]
             await asyncio.sleep(0.001)
-            tasks += [asyncio.create_task(batcher.put(("b", number), key=number + 100)) for number in range(40)]
+            tasks += [asyncio.ensure_future(batcher.put(("b", number), key=number + 100)) for number in range(40)]
             await asyncio.wait(tasks)
         assert [len(batch) for batch in recorder.batches] == [60, 40]
 
@@ -302,19 +302,23 @@ def test_an_item_waits_for_the_one_in_flight_with_its_key_and_others_pass_by() -
     async def main() -> None:
         recorder = Recorder(max_flights=2)
         async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
-            first = [asyncio.create_task(batcher.put(("a", number), key=number)) for number in range(60)]
+            first = [asyncio.ensure_future(batcher.put(("a", number), key=number)) for number in range(60)]
             await asyncio.sleep(0.001)
-            again = [asyncio.create_task(batcher.put(("b", number), key=number)) for number in range(60)]
+            again = [asyncio.ensure_future(batcher.put(("b", number), key=number)) for number in range(60)]
             await asyncio.sleep(0.001)
             assert len(recorder.batches) == 1
-            others = [asyncio.create_task(batcher.put(("c", number), key=100 + number)) for number in range(60)]
+            others = [asyncio.ensure_future(batcher.put(("c", number), key=100 + number)) for number in range(60)]
             await asyncio.wait([*first, *again, *others])
         assert [batch[0][0] for batch in recorder.batches] == ["a", "c", "b"]
 
     run_virtually(main())
 
 
-@given(faults=FAULTS, delays=st.lists(st.sampled_from([0.01, 0.02, 0.5]), min_size=1, max_size=8))
+# six refusals halve a batch of forty down to one item, which is then refused itself
+_FEW_REFUSALS = FAULTS.filter(lambda faults: faults.count("refused") < 6)
+
+
+@given(faults=_FEW_REFUSALS, delays=st.lists(st.sampled_from([0.01, 0.02, 0.5]), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=50)
 def test_with_two_batches_in_flight_each_item_is_recorded_once_and_those_of_a_key_in_order(
     faults: list[str], delays: list[float]
@@ -350,14 +354,13 @@ def test_cancelling_one_waiter_at_any_moment_strands_no_other_and_loses_nothing(
     async def main() -> None:
         recorder = Recorder(["dropped", "lost"], delay=0)
         async with Batcher(recorder.send, circuit()) as batcher:
-            victim = asyncio.create_task(batcher.put(("victim", 0)))
-            others = [asyncio.create_task(batcher.put((name, 0))) for name in "abc"]
+            victim = asyncio.ensure_future(batcher.put(("victim", 0)))
+            others = [asyncio.ensure_future(batcher.put((name, 0))) for name in "abc"]
             for _ in range(step):
                 await asyncio.sleep(0)
-            started = step > 0 or victim.done()
             victim.cancel()
             assert await asyncio.gather(*others) == [("a", 0), ("b", 0), ("c", 0)]
-        assert Counter(recorder.recorded) == Counter([("a", 0), ("b", 0), ("c", 0)] + [("victim", 0)] * started)
+        assert Counter(recorder.recorded) == Counter((name, 0) for name in ("victim", "a", "b", "c"))
 
     run_virtually(main())
 
@@ -403,7 +406,7 @@ def test_closing_sends_what_still_waits() -> None:
     async def main() -> None:
         recorder = Recorder(["dropped"])
         async with Batcher(recorder.send, circuit(), max_items=1) as batcher:
-            waiting = [asyncio.create_task(batcher.put((name, 0))) for name in "abc"]
+            waiting = [asyncio.ensure_future(batcher.put((name, 0))) for name in "abc"]
             await asyncio.sleep(0)
         assert recorder.recorded == [("a", 0), ("b", 0), ("c", 0)]
         assert all(task.done() for task in waiting)
@@ -416,7 +419,7 @@ def test_closing_gives_up_after_its_grace_and_tells_those_who_wait(caplog: pytes
         loop = asyncio.get_running_loop()
         batcher = Batcher(Recorder(["dropped"] * 1000).send, circuit(), max_items=1, grace=5)
         async with batcher:
-            waiting = [asyncio.create_task(batcher.put((name, 0))) for name in "abc"]
+            waiting = [asyncio.ensure_future(batcher.put((name, 0))) for name in "abc"]
             await asyncio.sleep(1)
             started = loop.time()
         assert loop.time() == started + 5
@@ -434,7 +437,7 @@ def test_closing_tells_those_in_either_batch_in_flight() -> None:
     async def main() -> None:
         batcher = Batcher(Recorder(["dropped"] * 1000, max_flights=2).send, circuit(), max_flights=2)
         async with batcher:
-            waiting = [asyncio.create_task(batcher.put(("a", number), key=number)) for number in range(130)]
+            waiting = [asyncio.ensure_future(batcher.put(("a", number), key=number)) for number in range(130)]
             await asyncio.sleep(1)
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [BackendUnavailable] * 130
@@ -474,7 +477,7 @@ def test_an_outage_is_waited_out_and_seen(caplog: pytest.LogCaptureFixture) -> N
         line = circuit()
         async with Batcher(Recorder(["dropped"] * 6 + ["none"]).send, line) as batcher:
             assert line.state is CircuitState.CLOSED
-            write = asyncio.create_task(batcher.put(("a", 0)))
+            write = asyncio.ensure_future(batcher.put(("a", 0)))
             await asyncio.sleep(1)
             assert line.state is CircuitState.OPEN
             assert repr(batcher) == "<Batcher the recorder: 0 waiting, 1 in flight, open>"
