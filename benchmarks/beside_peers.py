@@ -50,6 +50,7 @@ class Peer(NamedTuple):
         - script: in ``benchmarks/peers``, without its ending
         - sizes: how many tasks; few where a task takes long
         - workloads: those it can show something with; sleepers only where bodies are coroutines
+        - also: single workloads of other sizes
         - ours: the script of flowloop that does the like
         - requirements: the file of pinned requirements, without its ending; the script's name if empty
         - python: the version it needs, if it does not run on this one
@@ -59,6 +60,7 @@ class Peer(NamedTuple):
     script: str
     sizes: tuple[int, ...]
     workloads: tuple[str, ...] = WORKLOADS
+    also: tuple[tuple[str, int], ...] = ()
     ours: str = "flowloop_engine"
     requirements: str = ""
     python: str = ""
@@ -73,7 +75,7 @@ PEERS = (
     Peer("Dagster, in process", "dagster_in_process", (100,)),
     Peer("Prefect 1.4.1", "prefect_1", (200,), python="3.10"),
     Peer("Prefect 3", "prefect_3", (200,)),
-    Peer("DBOS on SQLite", "dbos_sqlite", (1_000,), ours="flowloop_sqlite"),
+    Peer("DBOS on SQLite", "dbos_sqlite", (1_000,), also=(("fan-out", 10_000),), ours="flowloop_sqlite"),
 )
 
 
@@ -86,9 +88,8 @@ def run(scale: str) -> list[Row]:
         except PeerError as error:
             rows.append(missing("all workloads", peer.name, error))
             continue
-        for size in peer.sizes:
-            for workload in peer.workloads:
-                rows += _beside(peer, python, workload, size, rounds=1 if scale == "quick" else 3)
+        for workload, size in (*((workload, size) for size in peer.sizes for workload in peer.workloads), *peer.also):
+            rows += _beside(peer, python, workload, size, rounds=1 if scale == "quick" else 3)
     return rows
 
 

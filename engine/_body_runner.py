@@ -158,6 +158,9 @@ class BodyRunner(Runner):
         if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
             return self.result.from_value(value)
         try:
+            carried = self.result._in_the_state(value)
+            if carried is not None:
+                return carried
             return await self.result.write(value, **self._template_values(inputs))
         except ResultNotImplementedError:
             return self.result.from_value(value)

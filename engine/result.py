@@ -112,6 +112,10 @@ class Result:
         new.value = value
         return new
 
+    def _in_the_state(self, value: Any) -> Result | None:
+        """Return what `write` would, if that needs nothing but the value, because the state itself carries it."""
+        return None
+
     def format(self, /, **kwargs: Any) -> Self:
         """Return a copy whose location is filled in.
 

@@ -1,8 +1,10 @@
 """flowloop on its embedded SQLite store (`FULL`): both transitions of each task acknowledged before what follows. The
-store is opened and the flow registered before; creating the flow run counts.
+store is opened and the flow registered before; creating the flow run counts. Threads take turns after half a
+millisecond instead of five, as the documentation recommends for a process of one's own.
 """
 
 import contextlib
+import sys
 import tempfile
 
 from _peer import main
@@ -28,6 +30,7 @@ async def prepare(workload, size):
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(0.0005)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=folder)
         main("flowloop", prepare, opened)

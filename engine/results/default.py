@@ -52,11 +52,17 @@ class DefaultResult(Result):
         Returns:
             - Result: a `PrefectResult`, or a `LocalResult` that says where the file is
         """
+        return self._carried(value) or await self._files().write(value, **kwargs)
+
+    def _in_the_state(self, value: Any) -> Result | None:
+        return self._carried(value) if type(self).write is DefaultResult.write else None
+
+    def _carried(self, value: Any) -> Result | None:
         if self.location is None and self._location_function is None and survives_json(value):
             text = _encode(value)
             if len(text) <= INLINE_LIMIT:
                 return PrefectResult(value, text.decode())
-        return await self._files().write(value, **kwargs)
+        return None
 
     async def read(self, location: str) -> Result:  # type: ignore[override]
         """Return a result with the value of a file."""
