@@ -228,7 +228,9 @@ TARGETS: tuple[Target, ...] = (
     Target("… against one request per transition", "transitions", "HTTP, SQLite NORMAL", at_least=20),
     _rate("embedded, FULL", "2,000", 30_000),
     _rate("HTTP, PostgreSQL", "2,000", 18_000),
-    _recorded("recorded flow run of 10,000 tasks, embedded, against engine alone + transitions alone", "embedded, FULL", 2.0),
+    _recorded(
+        "recorded flow run of 10,000 tasks, embedded, against engine alone + transitions alone", "embedded, FULL", 2.0
+    ),
     _recorded("… over HTTP, the same", "HTTP, SQLite NORMAL", 3.0),
     Target(
         "… embedded, against DBOS on SQLite, fan-out",

@@ -86,9 +86,7 @@ def serialize_task(task: Task[..., Any], slug: str | None = None) -> dict[str, A
     return _task(task, slug, function_reference(task.trigger), function_reference(task.cache_validator))
 
 
-def _task(
-    task: Task[..., Any], slug: str, trigger: dict[str, Any], cache_validator: dict[str, Any]
-) -> dict[str, Any]:
+def _task(task: Task[..., Any], slug: str, trigger: dict[str, Any], cache_validator: dict[str, Any]) -> dict[str, Any]:
     return {
         "slug": slug,
         "name": task.name,
