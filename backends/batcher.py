@@ -94,8 +94,13 @@ class Batcher(Generic[T, R]):
 
     def __repr__(self) -> str:
         state = self._circuit.state.value if self._loop is not None else "not open"
-        flying = sum(len(batch) for batch in self._flights.values())
-        return f"<Batcher {self._circuit.name}: {len(self._queue)} waiting, {flying} in flight, {state}>"
+        waiting, flying = len(self._queue), self.backlog - len(self._queue)
+        return f"<Batcher {self._circuit.name}: {waiting} waiting, {flying} in flight, {state}>"
+
+    @property
+    def backlog(self) -> int:
+        """How many items wait for their outcome."""
+        return len(self._queue) + sum(len(batch) for batch in self._flights.values())
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()

@@ -103,6 +103,11 @@ class GraphQLBackend:
         self._outboxes: list[Batcher[Write, Any]] = []
 
     @property
+    def backlog(self) -> int:
+        """See `Backend.backlog`."""
+        return sum(outbox.backlog for outbox in self._outboxes)
+
+    @property
     def circuit_state(self) -> CircuitState:
         """Whether the server answers, as far as is known."""
         return self._circuit.state

@@ -92,6 +92,11 @@ class StoreBackend:
         self._stack = AsyncExitStack()
 
     @property
+    def backlog(self) -> int:
+        """See `Backend.backlog`."""
+        return self._outbox.backlog
+
+    @property
     def circuit_state(self) -> CircuitState:
         """Whether the database answers, as far as is known."""
         return self._circuit.state

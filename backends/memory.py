@@ -90,6 +90,11 @@ class MemoryBackend:
         self._reservations: dict[str, tuple[str, datetime.datetime]] = {}  # flow run -> worker, end of its lease
         self._hub = Hub()
 
+    @property
+    def backlog(self) -> int:
+        """See `Backend.backlog`: nothing ever waits."""
+        return 0
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -30,6 +30,11 @@ __all__ = ["Drive", "Plan", "plan_of"]
 _TURN = 0.005
 """Seconds after which the loop gets a turn."""
 
+_FAR_AHEAD = 4_000
+"""Writes that wait to be acknowledged, above which nothing more is started: each holds a run in memory, and who records
+them is busy for many turns as it is.
+"""
+
 if sys.version_info >= (3, 12):
 
     def _spawn(coroutine: Coroutine[Any, Any, State], loop: asyncio.AbstractEventLoop) -> asyncio.Task[State]:
@@ -79,6 +84,7 @@ class Drive:
         - task_contexts: context values of single tasks
         - cancellation: whether the run is being stopped
         - watch: where progress is counted
+        - backlog: tells how many writes wait to be acknowledged
         - fail_fast: whether the first failure stops the run
         - kept: the tasks whose results stay although no task needs them any more; None lets all stay
         - grace: seconds that stopped bodies get to clean up, and again to record their states
@@ -94,6 +100,7 @@ class Drive:
         cancellation: Cancellation,
         watch: Watch,
         *,
+        backlog: Callable[[], int],
         fail_fast: bool,
         kept: Iterable[Task[..., Any]] | None = None,
         grace: float,
@@ -106,6 +113,7 @@ class Drive:
         self._contexts = task_contexts
         self._cancellation = cancellation
         self._watch = watch
+        self._backlog = backlog
         self._fail_fast = fail_fast
         self._grace = grace
         self.ledger = Ledger(plan.graph, story=story)
@@ -148,9 +156,9 @@ class Drive:
         """
         loop = asyncio.get_running_loop()
         try:
-            while not self.ledger.done and self._cancellation.cause is None and self._failure is None:
+            while not self.ledger.done and not self._is_ending():
                 await self._start_ready(loop)
-                if self.ledger.ready or self.ledger.done or self._cancellation.cause is not None or self._failure:
+                if self.ledger.ready or self.ledger.done or self._is_ending():
                     continue
                 self._waiter = loop.create_future()
                 await self._waiter
@@ -168,11 +176,17 @@ class Drive:
     async def _start_ready(self, loop: asyncio.AbstractEventLoop) -> None:
         ledger = self.ledger
         turn = loop.time() + _TURN
-        while ledger.ready and self._cancellation.cause is None and self._failure is None:
+        while ledger.ready and not self._is_ending():
             self._start(ledger.start(), loop)
             if loop.time() > turn:
                 await asyncio.sleep(0)
+                # a look now and then: an event for every batch would be a lot to ask of a backend
+                while self._backlog() > _FAR_AHEAD and not self._is_ending():  # noqa: ASYNC110
+                    await asyncio.sleep(_TURN)
                 turn = loop.time() + _TURN
+
+    def _is_ending(self) -> bool:
+        return self._cancellation.cause is not None or self._failure is not None
 
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -184,6 +184,11 @@ class Backend(Protocol):
     url: str
     """Where the runs are recorded, fit to be shown to a person: without credentials."""
 
+    @property
+    def backlog(self) -> int:
+        """How many writes wait for their acknowledgement. While these are many, a run starts no further tasks."""
+        ...
+
     async def __aenter__(self) -> Self:
         """Open connections and start what works in the background."""
         ...

@@ -440,6 +440,7 @@ class FlowRunner(Runner):
             task_contexts,
             cancellation,
             self._watch,
+            backlog=self._backlog,
             fail_fast=self.fail_fast,
             kept=self._named if self.release_results else None,
             grace=self.settings.cancel_grace,
@@ -488,6 +489,10 @@ class FlowRunner(Runner):
             constants=self.flow.constants.get(task),
             settings=self.settings,
         )
+
+    def _backlog(self) -> int:
+        """Return how many writes wait to be acknowledged; here nothing is recorded."""
+        return 0
 
     def _stopped(self, cancellation: Cancellation, drive: Drive, return_tasks: Iterable[Task[..., Any]]) -> State:
         states = drive.final_states()

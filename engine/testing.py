@@ -288,6 +288,11 @@ class _Wrapper:
             raise AttributeError(name)
         return getattr(self.backend, name)
 
+    @property
+    def backlog(self) -> int:
+        """See `Backend.backlog`."""
+        return self.backend.backlog
+
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
         """See `Backend.watch_flow_run`."""
         return self.backend.watch_flow_run(flow_run_id)

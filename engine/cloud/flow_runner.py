@@ -196,6 +196,10 @@ class CloudFlowRunner(FlowRunner):
             settings=self.settings,
         )
 
+    def _backlog(self) -> int:
+        backend: Backend = _values.get()["backend"]
+        return backend.backlog
+
     def _flow_result(self) -> Result:
         return self.flow.result or self._default_result
 

@@ -165,6 +165,16 @@ async def test_every_recorded_state_adds_one_to_the_version(backend: Backend) ->
     }
 
 
+async def test_what_waits_to_be_acknowledged_is_the_backlog(backend: Backend) -> None:
+    run = await started(backend)
+    assert backend.backlog == 0
+    writes = [asyncio.create_task(backend.set_task_run_state(task.id, 1, Running("go"))) for task in run.tasks]
+    await asyncio.sleep(0)
+    assert backend.backlog == (0 if backend.url == "memory://" else len(writes))
+    await asyncio.gather(*writes)
+    assert backend.backlog == 0
+
+
 STATES: list[State] = [
     Pending("wait", context={"tags": ["a", "b"]}),
     Scheduled("later", start_time=NOON),

@@ -38,6 +38,10 @@ class MortalBackend:
         self.writes = 0
         self.dead = asyncio.Event()
 
+    @property
+    def backlog(self) -> int:
+        return self._backend.backlog
+
     def watch_flow_run(self, flow_run_id: str) -> None:
         return None
 
