@@ -9,6 +9,7 @@ Copying the log into the file takes as long as many transactions, so a thread of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import os
 import sqlite3
@@ -18,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -197,7 +197,7 @@ class SqliteDatabase(Database):
 
     def _run_checkpoint(self) -> None:
         # If it fails, what is left waits for the next one, or for the writer to notice how long the log is.
-        with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
+        with contextlib.closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as raw:
             raw.execute(f"PRAGMA synchronous = {self._synchronous}")
             raw.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
@@ -279,7 +279,8 @@ class SqliteDatabase(Database):
 def _give_way() -> None:
     """Have this thread run when nobody else wants to: transactions do not wait for it, and it may take its time."""
     if sys.platform == "linux":  # elsewhere a priority is that of the whole process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        with contextlib.suppress(OSError):  # where it is not allowed, copying is only less polite
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _driver(connection: Connection) -> sqlite3.Connection:

@@ -41,16 +41,20 @@ def serialize_flow(flow: Flow) -> dict[str, Any]:
         - SerializationError: if something in it cannot be written as JSON; it names the place
     """
     slugs = flow.slugs
-    # what thousands of tasks have in common is made once
-    functions = {
-        id(function): function_reference(function)
-        for function in {id(one): one for task in flow.tasks for one in (task.trigger, task.cache_validator)}.values()
-    }
-    references = {task: _reference(slug) for task, slug in slugs.items()}
+    functions: dict[int, tuple[Callable[..., Any], dict[str, Any]]] = {}
+
+    def reference(function: Callable[..., Any]) -> dict[str, Any]:
+        # made once, for thousands of tasks have it in common
+        known = functions.get(id(function))
+        if known is None:
+            known = functions[id(function)] = (function, function_reference(function))
+        return known[1]
+
+    ends = {task: _reference(slug) for task, slug in slugs.items()}
     reference_tasks = flow.reference_tasks()
     if reference_tasks == flow.terminal_tasks():
         reference_tasks = set()
-    edges = [_edge(edge, references[edge.upstream_task], references[edge.downstream_task]) for edge in flow.edges]
+    edges = [_edge(edge, ends[edge.upstream_task], ends[edge.downstream_task]) for edge in flow.edges]
     edges.sort(key=lambda e: (e["upstream_task"]["slug"], e["downstream_task"]["slug"], e["key"] or ""))
     document = {
         "name": flow.name,
@@ -58,14 +62,11 @@ def serialize_flow(flow: Flow) -> dict[str, Any]:
         "schedule": _document_of(flow.schedule),
         "parameters": sorted((serialize_parameter(task) for task in flow.parameters()), key=_slug),
         "tasks": sorted(
-            (
-                _task(task, slugs[task], functions[id(task.trigger)], functions[id(task.cache_validator)])
-                for task in flow.tasks
-            ),
+            (_task(task, slugs[task], reference(task.trigger), reference(task.cache_validator)) for task in flow.tasks),
             key=_slug,
         ),
         "edges": edges,
-        "reference_tasks": sorted((references[task] for task in reference_tasks), key=_slug),
+        "reference_tasks": sorted((ends[task] for task in reference_tasks), key=_slug),
         "run_config": _document_of(flow.run_config),
         "storage": _document_of(flow.storage),
         "__version__": VERSION,
