@@ -54,7 +54,8 @@ class ProjectInfo(msgspec.Struct, frozen=True):
     name: str
 
 
-class TaskRunInfoResult(msgspec.Struct):
+# Thousands of these are read at once, and none is part of a cycle: the garbage collector need not look at them.
+class TaskRunInfoResult(msgspec.Struct, gc=False):
     """What a backend knows of one task run.
 
     Args:

@@ -41,6 +41,8 @@ from .watch import RunEvent
 __all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
 
 _OWN = __name__.removesuffix("task_runner")
+_NONE: Mapping[str, Any] = {}
+"""What many runs have none of, so that they share it."""
 
 
 class TaskRunnerInitializeResult(NamedTuple):
@@ -92,7 +94,7 @@ class TaskRunner(BodyRunner):
     ) -> None:
         super().__init__(task, state_handlers, flow_result)
         self.settings = settings or Settings.from_env()
-        self._constants = constants or {}
+        self._constants = constants or _NONE
         # asking once saves asking for every run
         self._caches = task.cache_for is not None
         self._names_runs = task.task_run_name is not None
@@ -149,9 +151,18 @@ class TaskRunner(BodyRunner):
         Returns:
             - State: the state the run ended with
         """
-        upstream_states = upstream_states or {}
+        upstream_states = {} if upstream_states is None else upstream_states
         around = _values.get()
-        current = {**around, **_names_of(self.task)}
+        task = self.task
+        current = {
+            **around,
+            # as `_names_of` has it, without a dict more for each run
+            "task_name": task.name,
+            "task_full_name": task.name,
+            "task_slug": task.slug,
+            "task_tags": task.tags,
+            "task_run_name": None,
+        }
         if context:
             current.update(context)
         _values.set(current)
@@ -165,7 +176,7 @@ class TaskRunner(BodyRunner):
                         arguments = self._bare_arguments(upstream_states, current)
                     if arguments is not None:
                         self._describe(current)
-                        state = await self._outcome(arguments, {})
+                        state = await self._outcome(arguments, _NONE)
                         if type(state) is not Success or _is_watched(current):
                             state = await self._after_plain_body(state, {}, upstream_states)
                     else:
@@ -639,7 +650,7 @@ _PASSED = (
 
 
 def _names_of(task: Task[..., Any]) -> dict[str, Any]:
-    """Return what the context of a run says of its task; made for each run, for a task that runs once keeps nothing."""
+    """Return what the context of a run says of its task."""
     name = task.name
     return {
         "task_name": name,

@@ -190,7 +190,7 @@ class CloudFlowRunner(FlowRunner):
         """Return a runner for a task of the flow."""
         return CloudTaskRunner(
             task,
-            list(state_handlers),
+            state_handlers,
             self._flow_result(),
             constants=self.flow.constants.get(task),
             settings=self.settings,

@@ -136,7 +136,8 @@ def deserialize_state(document: Mapping[str, Any]) -> State:
     state = object.__new__(cls)
     try:
         state.message = _optional_str(document.get("message"))
-        state.context = dict(document.get("context") or {})
+        context = document.get("context")
+        state._context, state._tags = dict(context) if context else None, None
         cached = document.get("cached_inputs")
         state.cached_inputs = {key: _read_result(given) for key, given in cached.items()} if cached else None
         if cls is Mapped:
