@@ -153,16 +153,7 @@ class TaskRunner(BodyRunner):
         """
         upstream_states = {} if upstream_states is None else upstream_states
         around = _values.get()
-        task = self.task
-        current = {
-            **around,
-            # as `_names_of` has it, without a dict more for each run
-            "task_name": task.name,
-            "task_full_name": task.name,
-            "task_slug": task.slug,
-            "task_tags": task.tags,
-            "task_run_name": None,
-        }
+        current = {**around, **_names_of(self.task)}
         if context:
             current.update(context)
         _values.set(current)
