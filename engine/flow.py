@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
-from ._mapping import is_sequence
+from ._run.mapping import is_sequence
 from ._signature import names
 from .context import context, values
 from .edge import Edge, EdgeAnnotation

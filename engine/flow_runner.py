@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from . import _rules
-from ._drive import Drive, plan_of
 from ._large import aside
-from ._restart import tasks_to_rerun
+from ._run import rules
+from ._run.drive import Drive, plan_of
+from ._run.restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
 from .context import context as run_context
 from .context import dates, merge, now
@@ -374,7 +374,7 @@ class FlowRunner(Runner):
         Raises:
             - ENDRUN: if it has not
         """
-        return _rules.started_by_now(state, now())
+        return rules.started_by_now(state, now())
 
     @call_state_handlers
     async def set_flow_to_running(self, state: State) -> State:
@@ -524,7 +524,7 @@ class FlowRunner(Runner):
         Returns:
             - State: the final state, or the current one if a terminal task is not finished
         """
-        final = _rules.flow_outcome(state, terminal_states, key_states, return_states)
+        final = rules.flow_outcome(state, terminal_states, key_states, return_states)
         handler = self.flow.terminal_state_handler
         if handler is not None:
             final = await settle(handler(self.flow, final, set(key_states))) or final

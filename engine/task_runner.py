@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from . import _mapping, _rules
-from ._body_runner import BodyRunner
+from ._run import mapping, rules
+from ._run.body import BodyRunner
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
@@ -201,7 +201,7 @@ class TaskRunner(BodyRunner):
     def _goes_on(self, state: State) -> float | None:
         if _values.get().get("next_round"):
             return 0.0
-        return _rules.due_in(state, now(), self.settings.inline_retry_limit)
+        return rules.due_in(state, now(), self.settings.inline_retry_limit)
 
     async def _run_checked(self, state: State, upstream_states: dict[Edge, State], is_mapped_parent: bool) -> State:
         state = await self.check_task_is_ready(state)
@@ -366,7 +366,7 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if it is finished, or under way elsewhere
         """
-        return _rules.ready(state, runs_again=_values.get().get("runs_again", False))
+        return rules.ready(state, runs_again=_values.get().get("runs_again", False))
 
     @call_state_handlers
     async def check_task_reached_start_time(self, state: State) -> State:
@@ -375,7 +375,7 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if it has not
         """
-        return _rules.started_by_now(state, now()) if state.is_scheduled() else state
+        return rules.started_by_now(state, now()) if state.is_scheduled() else state
 
     @call_state_handlers
     async def check_upstream_finished(self, state: State, upstream_states: dict[Edge, State]) -> State:
@@ -384,7 +384,7 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if it is not
         """
-        return _rules.upstream_finished(state, upstream_states)
+        return rules.upstream_finished(state, upstream_states)
 
     @call_state_handlers
     async def check_upstream_skipped(self, state: State, upstream_states: dict[Edge, State]) -> State:
@@ -393,7 +393,7 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: with Skipped
         """
-        return _rules.upstream_skipped(state, upstream_states, self.task.skip_on_upstream_skip)
+        return rules.upstream_skipped(state, upstream_states, self.task.skip_on_upstream_skip)
 
     async def load_results(self, state: State, upstream_states: dict[Edge, State]) -> tuple[State, dict[Edge, State]]:
         """Read the results that a restarted run needs; here they never left the process.
@@ -434,10 +434,10 @@ class TaskRunner(BodyRunner):
             if not state.map_states:
                 state.map_states = [None] * state.n_map_states
             raise ENDRUN(state)
-        problem = _mapping.unmappable(upstream_states)
+        problem = mapping.unmappable(upstream_states)
         if problem is not None:
             raise ENDRUN(Failed(problem))
-        width = _mapping.width(upstream_states)
+        width = mapping.width(upstream_states)
         raise ENDRUN(Mapped("Ready to proceed with mapping.", map_states=[None] * width, n_map_states=width))  # type: ignore[list-item]
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
@@ -526,7 +526,7 @@ class TaskRunner(BodyRunner):
         except Exception as error:
             message = f"The trigger of task '{self.task.name}' failed: {error!r}"
             raise ENDRUN(TriggerFailed(message, result=error)) from error
-        return _rules.trigger_answer(state, answer, self.task.name, getattr(trigger, "__name__", repr(trigger)))
+        return rules.trigger_answer(state, answer, self.task.name, getattr(trigger, "__name__", repr(trigger)))
 
     @call_state_handlers
     async def set_task_to_running(self, state: State, inputs: dict[str, Result]) -> State:
@@ -541,7 +541,7 @@ class TaskRunner(BodyRunner):
         return self._running(state)
 
     def _running(self, state: State) -> State:
-        running = _rules.running(state)
+        running = rules.running(state)
         attempt = _values.get().get("task_run_count", 1)
         if attempt > 1:  # whoever goes on with this run has to know
             running.context["task_run_count"] = attempt
@@ -599,7 +599,7 @@ class TaskRunner(BodyRunner):
         current = _values.get()
         run_count = current.get("task_run_count", 1)
         delay = delay_after(self.task.retry_delay, run_count, self.task.name)
-        return _rules.retry(
+        return rules.retry(
             state,
             run_count=run_count,
             max_retries=self.task.max_retries,
@@ -620,7 +620,7 @@ class TaskRunner(BodyRunner):
             return state
         next_round = {"next_round": True, "task_loop_count": state.loop_count + 1, "task_loop_result": state.result}
         _values.set({**_values.get(), **next_round})
-        return _rules.loop_again(state.loop_count + 1)
+        return rules.loop_again(state.loop_count + 1)
 
 
 _PASSED = (
@@ -678,7 +678,7 @@ def _values_of(inputs: Mapping[str, Result]) -> dict[str, Any]:
 
 def _input(edge: Edge, upstream: State) -> Result:
     if edge.flattened and not edge.mapped:
-        return Result(_mapping.flat_values(upstream.result))
+        return Result(mapping.flat_values(upstream.result))
     return Result(upstream.result) if isinstance(upstream, Mapped) else upstream._result
 
 

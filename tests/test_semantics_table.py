@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowloop.backends.memory import MemoryBackend
+from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.engine import Flow, Parameter, context, task
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.result import Result

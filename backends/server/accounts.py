@@ -11,10 +11,10 @@ from graphql import GraphQLSchema
 from ...engine.errors import BackendRejected
 from ..store import Caller
 from ..store.schema import metadata
-from .call import Call
-from .documents import Field
 from .execution import Resolver, Variables
+from .operation_cache import Field
 from .projection import project
+from .request import Call
 
 __all__ = ["NOBODY", "resolvers"]
 

@@ -17,13 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..store import Store
 from . import operations, queries, schema
 from .auth import Authenticator, Identity
-from .dates import next_events
-from .documents import Documents
 from .endpoints import Endpoints
 from .execution import Execution
+from .graphiql_page import asset, query_page
 from .live import Live
 from .metrics import Metrics
-from .page import asset, query_page
+from .operation_cache import Documents
+from .schedule_dates import next_events
 from .services import Services
 from .settings import ServerSettings
 from .sockets import Sockets

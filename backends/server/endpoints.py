@@ -11,13 +11,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from .auth import Authenticator
-from .call import Budget, Call
-from .documents import Operation
 from .errors import BadRequest, failure
 from .execution import Execution, GraphQLRequest, Variables
 from .live import Live
 from .metrics import CONTENT_TYPE, Metrics
+from .operation_cache import Operation
 from .operations import version
+from .request import Budget, Call
 from .settings import ServerSettings
 
 __all__ = ["Endpoints"]

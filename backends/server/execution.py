@@ -21,9 +21,9 @@ from graphql import (
 )
 from graphql.execution.values import VariableValues
 
-from .documents import Documents, Field, Operation
+from .bulk_inputs import decode
 from .errors import BadRequest, field_error
-from .hot import decode
+from .operation_cache import Documents, Field, Operation
 
 __all__ = ["Execution", "GraphQLRequest", "Resolver", "Variables"]
 

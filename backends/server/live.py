@@ -26,13 +26,13 @@ from ...engine.errors import BackendError, BackendRejected
 from ..store import StateChange, Store
 from ..store.records import Kind
 from ..store.schema import metadata
-from .call import Call
 from .database import reading
-from .documents import Operation
 from .errors import field_error
 from .execution import Variables
 from .metrics import Metrics
+from .operation_cache import Operation
 from .projection import project
+from .request import Call
 from .settings import ServerSettings
 
 __all__ = ["Live"]

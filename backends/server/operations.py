@@ -16,13 +16,13 @@ from graphql import GraphQLField, GraphQLSchema
 
 from ...engine.state import State
 from ..store import Outcome, Store, logs
-from ..store.once import once
+from ..store.idempotency import once
 from . import accounts
-from .call import Call
-from .documents import Field
+from .bulk_inputs import state_updates
 from .execution import Resolver, Variables
-from .hot import state_updates
+from .operation_cache import Field
 from .projection import project
+from .request import Call
 
 __all__ = ["CORE_VERSION", "QUERIES", "resolvers", "version"]
 

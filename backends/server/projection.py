@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from .documents import Field
+from .operation_cache import Field
 
 __all__ = ["project"]
 

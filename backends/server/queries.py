@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...engine.errors import BackendRejected
 from ..store.schema import PUBLIC, Relation, metadata
-from .call import Budget, Call
 from .database import reading
-from .documents import Field, arguments
 from .execution import Resolver, Variables
 from .filters import Filter, Term, columns, kind, relation
+from .operation_cache import Field, arguments
+from .request import Budget, Call
 
 __all__ = ["Reader", "resolvers"]
 

@@ -12,10 +12,10 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .auth import Authenticator, Identity
-from .call import Budget, Call
 from .errors import BadRequest
 from .execution import Execution, GraphQLRequest
 from .live import Live
+from .request import Budget, Call
 from .settings import ServerSettings
 
 __all__ = ["PROTOCOL", "Sockets"]

@@ -13,21 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...engine.clock import Clock, SystemClock
 from ...engine.errors import FlowloopError
-from . import (
-    cloud,
-    flow_groups,
-    flow_runs,
-    flows,
-    logs,
-    queue,
-    reads,
-    scheduling,
-    services,
-    task_runs,
-    tenants,
-    transitions,
-)
-from .database import Database, prepare
+from . import flow_groups, flow_runs, flows, logs, queue, reads, scheduling, services, task_runs, tenants, transitions
+from . import hosted as cloud
+from .databases.base import Database, prepare
 from .ids import new_ids
 from .records import ANYONE, Caller, NextEvents, Payload, StateChange
 from .tx import Tx
@@ -54,12 +42,12 @@ def open_database(url: str, *, synchronous: str = "FULL") -> Database:
     if dialect == "sqlite":
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             raise FlowloopError(f"synchronous is FULL, NORMAL or OFF, not {synchronous!r}")
-        from .sqlite import SqliteDatabase
+        from .databases.sqlite import SqliteDatabase
 
         return SqliteDatabase(parsed, synchronous)
     if dialect in ("postgresql", "postgres"):
         try:
-            from .postgres import PostgresDatabase
+            from .databases.postgres import PostgresDatabase
         except ImportError as error:
             raise FlowloopError("PostgreSQL needs an extra: pip install 'flowloop[postgres]'") from error
         return PostgresDatabase(parsed)

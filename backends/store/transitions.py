@@ -16,9 +16,9 @@ import msgspec
 from sqlalchemy import bindparam, select, update
 
 from . import rules
-from .database import StateRecord
+from .databases.base import StateRecord
+from .idempotency import once
 from .ids import is_id
-from .once import once
 from .records import ANYONE, VERSION_LOCKING_ERROR, Caller, Kind, Outcome, StateChange, StateUpdate
 from .rules import StateHead
 from .slots import Slots

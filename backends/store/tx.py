@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ...engine.errors import BackendRejected
-from .database import Database
+from .databases.base import Database
 from .ids import is_id
 from .records import Caller, NextEvents, StateChange
 from .schema import metadata

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from .. import _rules
+from .._run import rules
 from ..backend import Backend, FlowRunInfoResult, connect
 from ..cancellation import Cause, stopped_state
 from ..context import now
@@ -153,7 +153,7 @@ class CloudFlowRunner(FlowRunner):
                 final = await super().run(
                     state, task_states, return_tasks, given, task_runner_state_handlers, executor, known, task_contexts
                 )
-                wait = _rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
+                wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
                 if wait is None:
                     return final
                 stopped = await self._wait_in_queue(backend, flow_run_id, wait)

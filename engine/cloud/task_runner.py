@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .. import _rules
-from .._restart import RETRY_FOLLOWS, continued, is_under_way
+from .._run import rules
+from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
 from ..backend import Backend, TaskRunInfoResult
 from ..cancellation import Cancellation
 from ..context import now
@@ -175,7 +175,7 @@ class CloudTaskRunner(TaskRunner):
         new_state = await super().call_runner_target_handlers(old_state, new_state)
         attempt = _values.get().get("task_run_count", 1)
         task = self.task
-        if type(old_state) is Running and _rules.is_retried(
+        if type(old_state) is Running and rules.is_retried(
             new_state, run_count=attempt, max_retries=task.max_retries, retry_on=task.retry_on
         ):
             new_state.context[RETRY_FOLLOWS] = attempt

@@ -15,7 +15,7 @@ import pytest
 
 from flowloop.backends import connect
 from flowloop.backends._circuit import CircuitState
-from flowloop.backends.client import GraphQLBackend
+from flowloop.backends.client.backend import GraphQLBackend
 from flowloop.engine.backend import LogRecord, RegisteredFlow
 from flowloop.engine.errors import (
     BackendError,

@@ -11,9 +11,9 @@ import pytest
 import flowloop.backends
 import flowloop.engine.backend
 from flowloop.backends import connect
-from flowloop.backends.client import GraphQLBackend
+from flowloop.backends.client.backend import GraphQLBackend
 from flowloop.backends.embedded import StoreBackend
-from flowloop.backends.memory import MemoryBackend
+from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.engine.errors import FlowloopError
 from flowloop.engine.settings import Settings
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from graphql import FieldNode, OperationDefinitionNode, parse
 
-from flowloop.backends.client import GraphQLBackend
+from flowloop.backends.client.backend import GraphQLBackend
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine import Flow, task

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowloop.backends import connect
-from flowloop.backends.memory import MemoryBackend
+from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
 from flowloop.backends.store import ANYONE, Store

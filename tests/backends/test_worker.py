@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from flowloop.backends import connect
-from flowloop.backends.memory import MemoryBackend
+from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.backends.worker import Worker
 from flowloop.engine import Flow, Settings, context, task
 from flowloop.engine.backend import Backend

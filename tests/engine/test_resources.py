@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from flowloop.engine import Flow, FlowRunner, Parameter, context, task, unmapped
-from flowloop.engine._restart import tasks_to_rerun
+from flowloop.engine._run.restart import tasks_to_rerun
 from flowloop.engine.control import case
 from flowloop.engine.errors import FlowDefinitionError, FlowloopError
 from flowloop.engine.resources import ResourceManager, resource_manager

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from flowloop.backends.memory import MemoryBackend
+from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.engine import Flow, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from flowloop.backends.memory import MemoryBackend
+from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.engine import Flow, FlowRunner, Parameter, TaskRunner, context, flatten, task, triggers
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
@@ -447,18 +447,18 @@ async def test_21_a_mapped_parent_skips_its_trigger_and_children_evaluate_their_
 
 
 def test_22_a_reduce_sees_the_children_for_trigger_skip_and_finished_checks_but_not_on_mapped_edges() -> None:
-    from flowloop.engine import _rules
+    from flowloop.engine._run import rules
 
     state = Pending()
     failed, skipped, waiting = (Mapped(map_states=[Success(), one]) for one in (Failed(), Skipped(), Pending()))
     with pytest.raises(TRIGGERFAIL):
         triggers.all_successful(up(failed))
     with pytest.raises(ENDRUN):
-        _rules.upstream_skipped(state, up(skipped), True)
+        rules.upstream_skipped(state, up(skipped), True)
     with pytest.raises(ENDRUN):
-        _rules.upstream_finished(state, up(waiting))
-    assert _rules.upstream_skipped(state, up(skipped, mapped=True), True) is state
-    assert _rules.upstream_finished(state, up(waiting, mapped=True)) is state
+        rules.upstream_finished(state, up(waiting))
+    assert rules.upstream_skipped(state, up(skipped, mapped=True), True) is state
+    assert rules.upstream_finished(state, up(waiting, mapped=True)) is state
 
 
 async def test_23_mapping_zips_to_the_shortest_and_a_mapped_state_regenerates_its_children() -> None:

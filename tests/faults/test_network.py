@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flowloop.backends.client import GraphQLBackend
+from flowloop.backends.client.backend import GraphQLBackend
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine.backend import TaskRunInfoResult

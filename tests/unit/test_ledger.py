@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flowloop.engine._ledger import Graph, Key, Ledger
+from flowloop.engine._run.ledger import Graph, Key, Ledger
 from flowloop.engine.errors import InvalidTransition
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowloop.engine import _mapping as mapping
+from flowloop.engine._run import mapping
 from flowloop.engine.edge import Edge
 from flowloop.engine.state import Failed, Mapped, Skipped, State, Success
 from flowloop.engine.task import Task

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowloop.engine import _rules as rules
 from flowloop.engine import state as states
+from flowloop.engine._run import rules
 from flowloop.engine.edge import Edge
 from flowloop.engine.signals import ENDRUN
 from flowloop.engine.state import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from ..database import prepare, version_of
+from ..databases.base import prepare, version_of
 
 __all__ = ["upgrade"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from flowloop.backends.store.database import VERSION_TABLE
+from flowloop.backends.store.databases.base import VERSION_TABLE
 
 context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
 with context.begin_transaction():

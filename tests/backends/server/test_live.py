@@ -17,11 +17,11 @@ from websockets.typing import Origin, Subprotocol
 
 from flowloop.backends.server import ServerSettings
 from flowloop.backends.server.auth import Identity
-from flowloop.backends.server.call import Budget, Call
-from flowloop.backends.server.documents import Documents
 from flowloop.backends.server.execution import Execution, GraphQLRequest
 from flowloop.backends.server.live import Live
 from flowloop.backends.server.metrics import Metrics
+from flowloop.backends.server.operation_cache import Documents
+from flowloop.backends.server.request import Budget, Call
 from flowloop.backends.server.schema import build
 from flowloop.backends.store import ANYONE, Caller, StateUpdate, Store
 

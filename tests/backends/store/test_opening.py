@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Connection, inspect
 
 from flowloop.backends.store import ANYONE, StateUpdate, Store
-from flowloop.backends.store import sqlite as sqlite_store
-from flowloop.backends.store.database import HEAD
+from flowloop.backends.store.databases import sqlite as sqlite_store
+from flowloop.backends.store.databases.base import HEAD
 from flowloop.backends.store.migrations import apply_migrations, upgrade
 from flowloop.backends.store.store import open_database
 from flowloop.backends.store.tx import Tx

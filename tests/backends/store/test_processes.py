@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flowloop.backends.store import ANYONE, Store, sqlite
+from flowloop.backends.store import ANYONE, Store
+from flowloop.backends.store.databases import sqlite
 from flowloop.engine.errors import BackendUnavailable
 
 from .world import FENCED, World

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .flow import Flow
-from .result import Result
-from .state import Cached, Failed, Finished, Looped, Mapped, Pending, Running, State
-from .task import Task
+from ..flow import Flow
+from ..result import Result
+from ..state import Cached, Failed, Finished, Looped, Mapped, Pending, Running, State
+from ..task import Task
 
 __all__ = ["RETRY_FOLLOWS", "continued", "is_under_way", "tasks_to_rerun"]
 

@@ -30,10 +30,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
-from ...engine.cancellation import undisturbed
-from ...engine.errors import BackendUnavailable, FlowloopError
-from .database import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
-from .records import Kind
+from ....engine.cancellation import undisturbed
+from ....engine.errors import BackendUnavailable, FlowloopError
+from ..records import Kind
+from .base import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 
 __all__ = ["SqliteDatabase"]
 

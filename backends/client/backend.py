@@ -22,7 +22,7 @@ import msgspec
 from gql import Client
 from gql.transport.exceptions import TransportQueryError
 
-from ..engine.backend import (
+from ...engine.backend import (
     FlowRunInfoResult,
     FlowRunReservation,
     FlowRunSummary,
@@ -31,16 +31,16 @@ from ..engine.backend import (
     TaskRunHistory,
     TaskRunInfoResult,
 )
-from ..engine.clock import Clock, SystemClock
-from ..engine.errors import BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
-from ..engine.serialization import VERSION, encode_state
-from ..engine.settings import Settings
-from ..engine.state import Queued, State
-from . import _documents as documents
-from ._circuit import Circuit, CircuitState
-from ._documents import Write
-from ._transport import HttpTransport, Request, error_of
-from .batcher import Batcher, RequestRejected
+from ...engine.clock import Clock, SystemClock
+from ...engine.errors import BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
+from ...engine.serialization import VERSION, encode_state
+from ...engine.settings import Settings
+from ...engine.state import Queued, State
+from .._circuit import Circuit, CircuitState
+from ..batcher import Batcher, RequestRejected
+from . import texts as documents
+from .texts import Write
+from .transport import HttpTransport, Request, error_of
 
 __all__ = ["GraphQLBackend"]
 
@@ -403,7 +403,7 @@ class GraphQLBackend:
         if not self._is_flowloop or self._transport.kwargs["transport"] is not None:
             return None
         try:
-            from . import _subscription
+            from . import subscription as _subscription
         except ModuleNotFoundError:
             return None
         return self._watch(_subscription.subscribe, flow_run_id)

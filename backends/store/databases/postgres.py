@@ -15,11 +15,11 @@ import asyncpg
 from sqlalchemy import URL, Connection, ExceptionContext, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from ...engine.errors import FlowloopError
-from .database import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
-from .ids import is_id
-from .records import Kind
-from .schema import metadata
+from ....engine.errors import FlowloopError
+from ..ids import is_id
+from ..records import Kind
+from ..schema import metadata
+from .base import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 
 __all__ = ["PostgresDatabase"]
 

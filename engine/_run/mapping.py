@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .edge import Edge
-from .result import Result
-from .state import Mapped, State, Success
+from ..edge import Edge
+from ..result import Result
+from ..state import Mapped, State, Success
 
 __all__ = ["Elements", "child_states", "elements_of", "flat_values", "is_sequence", "unmappable", "width"]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from .errors import InvalidTransition
+from ..errors import InvalidTransition
 
 __all__ = ["Graph", "Key", "Ledger"]
 

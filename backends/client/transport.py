@@ -17,9 +17,9 @@ import msgspec
 from gql import GraphQLRequest
 from graphql import ExecutionResult
 
-from ..engine.clock import Clock
-from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
-from .batcher import RequestRejected
+from ...engine.clock import Clock
+from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
+from ..batcher import RequestRejected
 
 __all__ = ["HttpTransport", "Request", "error_of", "httpx"]
 

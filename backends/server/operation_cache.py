@@ -37,8 +37,8 @@ from graphql import (
 )
 from graphql.language import BooleanValueNode, FloatValueNode, IntValueNode, NullValueNode, StringValueNode
 
+from .bulk_inputs import decoder
 from .errors import BadRequest
-from .hot import decoder
 from .settings import ServerSettings
 
 __all__ = ["Document", "Documents", "Field", "Operation", "arguments", "literal"]

@@ -9,10 +9,10 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .edge import Edge
-from .result import Result
-from .signals import ENDRUN
-from .state import (
+from ..edge import Edge
+from ..result import Result
+from ..signals import ENDRUN
+from ..state import (
     Cached,
     Failed,
     Finished,

@@ -12,8 +12,8 @@ from ...engine.errors import BackendRejected
 from ..store import Caller, Store
 from .auth import Identity
 from .database import reading
-from .documents import Field
 from .errors import Forbidden, Unauthenticated
+from .operation_cache import Field
 from .settings import ServerSettings
 
 __all__ = ["Budget", "Call"]

@@ -12,8 +12,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.typing import Subprotocol
 
-from ..engine.errors import BackendUnavailable, DialectError
-from ._transport import error_of
+from ...engine.errors import BackendUnavailable, DialectError
+from .transport import error_of
 
 __all__ = ["subscribe"]
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import anyio
 
-from . import _signature
-from .cancellation import Cancellation, LeftBehind, absorb_cancel, is_stopped, stopped_state
-from .context import values as _values
-from .errors import SerializationError
-from .executors import Executor, LocalExecutor
-from .result import Result, ResultNotImplementedError
-from .runner import Runner
-from .signals import LOOP, PrefectStateSignal, TaskTimeoutSignal
-from .state import Failed, Looped, State, Success, TimedOut
-from .stdout import captured_stdout
-from .task import Task
+from .. import _signature
+from ..cancellation import Cancellation, LeftBehind, absorb_cancel, is_stopped, stopped_state
+from ..context import values as _values
+from ..errors import SerializationError
+from ..executors import Executor, LocalExecutor
+from ..result import Result, ResultNotImplementedError
+from ..runner import Runner
+from ..signals import LOOP, PrefectStateSignal, TaskTimeoutSignal
+from ..state import Failed, Looped, State, Success, TimedOut
+from ..stdout import captured_stdout
+from ..task import Task
 
 __all__ = ["BodyRunner"]
 
@@ -175,7 +175,7 @@ class BodyRunner(Runner):
         )
 
     async def _loop_inputs(self, count: int, result: Result) -> dict[str, Result]:
-        from .results import PrefectResult
+        from ..results import PrefectResult
 
         return {"_loop_count": await PrefectResult().write(count), "_loop_result": result}
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import msgspec
 
-from ..engine.backend import (
+from ...engine.backend import (
     FlowRunInfoResult,
     FlowRunReservation,
     FlowRunSummary,
@@ -26,23 +26,13 @@ from ..engine.backend import (
     TaskRunHistory,
     TaskRunInfoResult,
 )
-from ..engine.clock import Clock, SystemClock
-from ..engine.errors import BackendRejected
-from ..engine.serialization import decode_state, encode_state
-from ..engine.settings import Settings
-from ..engine.state import (
-    Cached,
-    Cancelled,
-    Cancelling,
-    Finished,
-    Pending,
-    Queued,
-    Running,
-    Scheduled,
-    State,
-)
-from ._hub import Hub
-from ._runs import Entry, Flow, FlowRun, Run, TaskRun
+from ...engine.clock import Clock, SystemClock
+from ...engine.errors import BackendRejected
+from ...engine.serialization import decode_state, encode_state
+from ...engine.settings import Settings
+from ...engine.state import Cached, Cancelled, Cancelling, Finished, Pending, Queued, Running, Scheduled, State
+from .._hub import Hub
+from .rows import Entry, Flow, FlowRun, Run, TaskRun
 
 __all__ = ["MemoryBackend"]
 

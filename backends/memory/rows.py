@@ -7,10 +7,10 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from ..engine.backend import FlowRunSummary, ProjectInfo, StateRecord, TaskRunHistory, TaskRunInfoResult
-from ..engine.errors import BackendRejected, VersionLockMismatch
-from ..engine.serialization import decode_state
-from ..engine.state import (
+from ...engine.backend import FlowRunSummary, ProjectInfo, StateRecord, TaskRunHistory, TaskRunInfoResult
+from ...engine.errors import BackendRejected, VersionLockMismatch
+from ...engine.serialization import decode_state
+from ...engine.state import (
     Cached,
     Failed,
     Finished,

@@ -13,17 +13,17 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from . import _mapping
-from ._ledger import Graph, Key, Ledger
-from ._release import Release
-from .cancellation import Cancellation, Cause, outlast, stopped_state
-from .edge import Edge
-from .errors import ExecutorError
-from .flow import Flow
-from .state import Finished, Mapped, Pending, Queued, State
-from .task import Task
-from .task_runner import TaskRunner
-from .watch import Watch
+from ..cancellation import Cancellation, Cause, outlast, stopped_state
+from ..edge import Edge
+from ..errors import ExecutorError
+from ..flow import Flow
+from ..state import Finished, Mapped, Pending, Queued, State
+from ..task import Task
+from ..task_runner import TaskRunner
+from ..watch import Watch
+from . import mapping
+from .ledger import Graph, Key, Ledger
+from .release import Release
 
 __all__ = ["Drive", "Plan", "plan_of"]
 
@@ -121,7 +121,7 @@ class Drive:
         if kept is not None:
             self._release = Release(plan.graph, {plan.index[task] for task in (*kept, *task_states)})
         self.states: list[State | None] = [None] * len(plan.tasks)
-        self._sources: dict[int, list[tuple[Edge, State, _mapping.Elements | None]]] = {}
+        self._sources: dict[int, list[tuple[Edge, State, mapping.Elements | None]]] = {}
         self._in_flight: dict[asyncio.Task[State], Key] = {}
         # one for all runs: what a run needs while it waits is kept small, so that the garbage collector is quick
         self._done_callback = self._ended
@@ -234,7 +234,7 @@ class Drive:
             return runner.run(self.states[number] or self._initial.get(task), upstream, context, is_parent)
         parent = self.states[number]
         assert isinstance(parent, Mapped)
-        upstream = _mapping.child_states(self._sources.get(number, []), child)
+        upstream = mapping.child_states(self._sources.get(number, []), child)
         context = {"map_index": child} if context is None else {**context, "map_index": child}
         return runner.run(parent.map_states[child], upstream, context)
 
@@ -280,7 +280,7 @@ class Drive:
 
     def _expand(self, number: int, state: Mapped) -> None:
         upstream = self._upstream_states(number)
-        sources = [(edge, one, _mapping.elements_of(edge, one)) for edge, one in upstream.items()]
+        sources = [(edge, one, mapping.elements_of(edge, one)) for edge, one in upstream.items()]
         self._sources[number] = sources
         width = min([state.n_map_states, *(len(elements) for _, _, elements in sources if elements is not None)])
         if len(state.map_states) != width:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ._ledger import Graph, Key
-from .result import NoResult
-from .state import Mapped, State
+from ..result import NoResult
+from ..state import Mapped, State
+from .ledger import Graph, Key
 
 __all__ = ["Release"]
 

@@ -19,10 +19,10 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, FlowloopError
-from . import rules
-from .records import Kind
-from .schema import metadata
+from ....engine.errors import BackendError, BackendRejected, BackendUnavailable, FlowloopError
+from .. import rules
+from ..records import Kind
+from ..schema import metadata
 
 __all__ = [
     "HEAD",

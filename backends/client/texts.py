@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ..engine.backend import (
+from ...engine.backend import (
     FlowRunInfoResult,
     FlowRunSummary,
     LogRecord,
@@ -23,9 +23,9 @@ from ..engine.backend import (
     TaskRunHistory,
     TaskRunInfoResult,
 )
-from ..engine.errors import DialectError
-from ..engine.serialization import decode_state
-from ..engine.state import Pending, State
+from ...engine.errors import DialectError
+from ...engine.serialization import decode_state
+from ...engine.state import Pending, State
 
 # ---- reads -------------------------------------------------------------------------------------------
 
