@@ -14,7 +14,7 @@ from graphql.language import get_location
 
 from ...engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
 
-__all__ = ["BadRequest", "Forbidden", "Unauthenticated", "failure", "field_error"]
+__all__ = ["BadRequest", "Forbidden", "ShuttingDown", "Unauthenticated", "failure", "field_error"]
 
 logger = logging.getLogger("flowloop.server")
 
@@ -43,6 +43,10 @@ class Forbidden(BackendRejected):
     """The API key does not allow this."""
 
 
+class ShuttingDown(BackendRejected):
+    """The server stops: whoever subscribes again finds the next one."""
+
+
 def item_code(error: Exception) -> str:
     """Return the code a client decides by."""
     if isinstance(error, VersionLockMismatch):
@@ -51,6 +55,8 @@ def item_code(error: Exception) -> str:
         return "UNAUTHENTICATED"
     if isinstance(error, Forbidden):
         return "FORBIDDEN"
+    if isinstance(error, ShuttingDown):
+        return "SHUTTING_DOWN"
     if isinstance(error, BackendUnavailable):
         return "API_ERROR"
     return "INTERNAL_SERVER_ERROR"

@@ -137,7 +137,7 @@ class Filter:
         self._conditions = CONDITION_LIMIT
         self._values = VALUE_LIMIT
 
-    def where(self, table: str, rows: Rows, given: Any, depth: int = 0) -> Expression | None:
+    def where(self, table: str, rows: Rows, given: Any, depth: int = 0, *, by_id: bool = False) -> Expression | None:
         """Return the condition that a filter sets on the rows of a table, or None if it sets none.
 
         Args:
@@ -145,6 +145,7 @@ class Filter:
             - rows: the table, or an alias of it, that the condition is about
             - given: the filter as the query wrote it
             - depth: how deep in its filter it is
+            - by_id: whether the ids around it narrow the rows down already
 
         Raises:
             - BackendRejected: if a value is not one of its column's type, or the filter passes a limit
@@ -152,9 +153,10 @@ class Filter:
         if depth > DEPTH_LIMIT:
             raise BackendRejected(f"a filter may nest {DEPTH_LIMIT} levels deep at most")
         found: list[Expression] = []
+        by_id = by_id or _narrows(given)
         for name, inner in (given or {}).items():
             if inner is not None:
-                found += self._conditions_of(table, rows, name, inner, depth)
+                found += self._conditions_of(table, rows, name, inner, depth, by_id)
         if not found:
             return None
         return found[0] if len(found) == 1 else sa.and_(*found)
@@ -194,22 +196,26 @@ class Filter:
                 f"{VALUE_LIMIT} values at most, {DEPTH_LIMIT} levels deep"
             )
 
-    def _conditions_of(self, table: str, rows: Rows, name: str, given: Any, depth: int) -> list[Expression]:
+    def _conditions_of(
+        self, table: str, rows: Rows, name: str, given: Any, depth: int, by_id: bool
+    ) -> list[Expression]:
         self._spend(depth)
         if name == "_and":
-            found = [self.where(table, rows, item, depth + 1) for item in _listed(given)]
+            listed = _listed(given)
+            by_id = by_id or any(map(_narrows, listed))
+            found = [self.where(table, rows, item, depth + 1, by_id=by_id) for item in listed]
             return [item for item in found if item is not None]
         if name == "_or":
-            found = [self.where(table, rows, item, depth + 1) for item in _listed(given)]
+            found = [self.where(table, rows, item, depth + 1, by_id=by_id) for item in _listed(given)]
             real = [item for item in found if item is not None]
             # One alternative without conditions is true, and so is the whole.
             return [sa.or_(sa.false(), *real)] if len(real) == len(found) else []
         if name == "_not":
-            inner = self.where(table, rows, given, depth + 1)
+            inner = self.where(table, rows, given, depth + 1, by_id=by_id)
             return [sa.false() if inner is None else sa.not_(inner)]
         leads = relation(table, name)
         if leads is not None:
-            return [self._exists(rows, leads, given, depth)]
+            return [self._related(rows, leads, given, depth, by_id)]
         column = metadata.tables[table].columns[name]
         return [
             self._compare(rows.c[name], column, operator, operand, depth)
@@ -217,13 +223,22 @@ class Filter:
             if operand is not None
         ]
 
-    def _exists(self, rows: Rows, leads: Relation, given: Any, depth: int) -> Expression:
+    def _related(self, rows: Rows, leads: Relation, given: Any, depth: int, by_id: bool) -> Expression:
+        """Return the condition that a row has a related one.
+
+        SQLite goes through the whole table for an EXISTS. Where a relation leads to one row, a list of ids lets it
+        begin at the other end; not where ids narrow the table down already.
+        """
         other = metadata.tables[leads.table].alias()
-        found = sa.select(sa.literal(1)).select_from(other).where(other.c[leads.remote] == rows.c[leads.local])
         inner = self.where(leads.table, other, given, depth + 1)
-        if inner is not None:
-            found = found.where(inner)
-        return found.correlate(rows).exists()
+        conditions = [] if inner is None else [inner]
+        local, remote = rows.c[leads.local], other.c[leads.remote]
+        if leads.many or by_id:
+            found = sa.select(sa.literal(1)).select_from(other).where(remote == local, *conditions)
+            return found.correlate(rows).exists()
+        listed = local.in_(sa.select(remote).where(*conditions))
+        # NULL IN (…) is neither true nor false, and would stay so under _not.
+        return sa.and_(local.is_not(None), listed) if local.nullable else listed
 
     def _compare(
         self, expression: Expression, column: sa.Column[Any], operator: str, operand: Any, depth: int
@@ -292,6 +307,12 @@ class Filter:
 
 def _entries(document: Expression) -> sa.TableValuedAlias:
     return sa.func.json_each(document).table_valued("key", "value", "type").alias()
+
+
+def _narrows(given: Any) -> bool:
+    """Whether a filter asks for some ids, or a range of them."""
+    wanted = (given or {}).get("id") or {}
+    return not wanted.keys().isdisjoint(("_eq", "_in", "_gt", "_gte", "_lt", "_lte"))
 
 
 def _listed(given: Any) -> list[Any]:

@@ -11,6 +11,7 @@ __all__ = ["asset", "query_page"]
 
 _FILES = resources.files(__package__ or __name__).joinpath("graphiql")
 _TYPES = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+_PLAIN = ("first.js", "start.js")
 _PACKED = ("graphiql.min.css", "graphiql.min.js", "react-dom.min.js", "react.min.js")
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:"
 
@@ -25,7 +26,7 @@ async def asset(request: Request) -> Response:
     """Answer ``GET /graphiql/<name>``: a script or a style sheet of the page."""
     name: str = request.path_params["name"]
     headers = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
-    if name == "start.js":
+    if name in _PLAIN:
         return Response(_FILES.joinpath(name).read_bytes(), media_type=_TYPES["js"], headers=headers)
     if name not in _PACKED:
         return Response(status_code=404)

@@ -2,16 +2,15 @@
 
 Changes that this process commits arrive at once. Those of other processes are found by asking the database now and
 then. Both meet in a feed, which hands them on in order, each once: the versions of a run leave no room for doubt.
-A watcher that cannot keep up is cut off; nothing ever waits for it.
+A watcher that cannot keep up is told of the newest state of each run only; nothing ever waits for it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -27,7 +26,7 @@ from ..store import StateChange, Store
 from ..store.records import Kind
 from ..store.schema import metadata
 from .database import reading
-from .errors import field_error
+from .errors import ShuttingDown, field_error
 from .execution import Variables
 from .metrics import Metrics
 from .operation_cache import Operation
@@ -53,41 +52,55 @@ _KINDS: dict[str, Kinds] = {
 
 
 class _Watcher:
-    """One subscription: the changes it has not been told of yet."""
+    """One subscription: the changes it has not been told of yet.
+
+    Whoever is slow is told less: once more changes wait than `size`, only the newest of each run is kept.
+    """
 
     def __init__(self, kinds: Kinds, tenants: Sequence[str] | None, size: int) -> None:
         self._kinds = kinds
         self._tenants = tenants
-        self._queue: asyncio.Queue[StateChange | str] = asyncio.Queue(size)
+        self._size = size
+        self._room = size
+        self._waiting: deque[StateChange] = deque()
+        self._woken = anyio.Event()
+        self._ended = False
 
     def offer(self, change: StateChange) -> None:
-        """Queue a change if it is wanted; a full queue is given up, and its watcher told so."""
+        """Have a change wait, if it is wanted."""
         if change.kind not in self._kinds or (self._tenants is not None and change.tenant_id not in self._tenants):
             return
-        try:
-            self._queue.put_nowait(change)
-        except asyncio.QueueFull:
-            self.end("The subscription fell behind and was ended: subscribe again.")
+        self._waiting.append(change)
+        if len(self._waiting) > self._room:
+            newest = {each.run_id: each for each in self._waiting}
+            self._waiting = deque(each for each in self._waiting if newest[each.run_id] is each)
+            self._room = max(self._size, 2 * len(self._waiting))
+        self._woken.set()
 
-    def end(self, reason: str) -> None:
-        """Forget what is queued, and tell the watcher why there will be no more."""
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._kinds = ()
-        self._queue.put_nowait(reason)
+    def end(self) -> None:
+        """Have no more changes come, because the server is stopping."""
+        self._ended = True
+        self._waiting.clear()
+        self._woken.set()
 
     async def next(self) -> StateChange | None:
         """Return the next change, or None if there was none for a while.
 
         Raises:
-            - BackendRejected: if the subscription was ended
+            - ShuttingDown: if the server is stopping
         """
-        with anyio.move_on_after(_KEEP_ALIVE):
-            change = await self._queue.get()
-            if isinstance(change, str):
-                raise BackendRejected(change)
-            return change
-        return None
+        if not self._waiting and not self._ended:
+            self._woken = anyio.Event()
+            with anyio.move_on_after(_KEEP_ALIVE):
+                await self._woken.wait()
+        if self._ended:
+            raise ShuttingDown("The server is stopping: subscribe again.")
+        if not self._waiting:
+            return None
+        change = self._waiting.popleft()
+        if not self._waiting:
+            self._room = self._size
+        return change
 
 
 class _Feed:
@@ -183,7 +196,7 @@ class Live:
         """End every subscription, because the server is about to stop, and give them a second to say so."""
         for feed in self._feeds.values():
             for watcher in feed.watchers:
-                watcher.end("The server is stopping: subscribe again.")
+                watcher.end()
         with anyio.move_on_after(1):
             while self._told:
                 await next(iter(self._told)).wait()
