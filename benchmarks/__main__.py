@@ -18,6 +18,7 @@ CLAIMS = (
     "threads",
     "transitions",
     "recorded_run",
+    "flow_runs",
     "latency",
     "start",
     "memory",

@@ -84,7 +84,7 @@ def run(scale: str) -> list[Row]:
     rows: list[Row] = []
     for peer in PEERS:
         try:
-            python = _environment(peer)
+            python = environment_of(peer)
         except PeerError as error:
             rows.append(missing("all workloads", peer.name, error))
             continue
@@ -97,8 +97,8 @@ def _beside(peer: Peer, python: str, workload: str, size: int, rounds: int) -> l
     size = max(size, _LEAST_LAYERS) if workload == "layers" else size
     case = f"{workload}, {peer.name}"
     contenders = {
-        peer.name: functools.partial(_measured, python, peer.script, workload, size),
-        "flowloop": functools.partial(_measured, sys.executable, peer.ours, workload, size),
+        peer.name: functools.partial(measured_by, python, peer.script, workload, size),
+        "flowloop": functools.partial(measured_by, sys.executable, peer.ours, workload, size),
     }
     try:
         return compare(case, contenders, unit="tasks/s", rounds=rounds, baseline=peer.name, size=size, warm_up=False)
@@ -112,7 +112,7 @@ def configuration(peer: Peer) -> str:
     return ast.get_docstring(tree) or ""
 
 
-def _measured(python: str, script: str, workload: str, size: int) -> Sample:
+def measured_by(python: str, script: str, workload: str, size: int) -> Sample:
     """Run a script, and return the rate of the best of its rounds."""
     command = [python, str(_SCRIPTS / f"{script}.py"), workload, str(size), str(_REPEATED)]
     done = _run(command, _TIME_LIMIT)
@@ -121,7 +121,7 @@ def _measured(python: str, script: str, workload: str, size: int) -> Sample:
         raise PeerError(_last_line(done.stderr))
     found = json.loads(answers[-1])
     about = f"{found['version']}, Python {found['python']}"
-    return Sample(size / min(found["seconds"]), {"RSS MB": found["rss_mb"]}, about)
+    return Sample(size / min(found["seconds"]), {"RSS MB": found["rss_mb"], **found.get("details", {})}, about)
 
 
 def _run(command: list[str], limit: float) -> subprocess.CompletedProcess[str]:
@@ -149,7 +149,7 @@ def _last_line(text: str) -> str:
 # -- environments ------------------------------------------------------------------------------------------
 
 
-def _environment(peer: Peer) -> str:
+def environment_of(peer: Peer) -> str:
     """Return the interpreter of a peer's environment, made if it is not there yet."""
     name = peer.requirements or peer.script
     requirements = _SCRIPTS / f"{name}.txt"
@@ -181,4 +181,4 @@ def _interpreter(version: str) -> str:
 
 if __name__ == "__main__":
     for one in PEERS:
-        print(f"{one.name}: {_environment(one)}")
+        print(f"{one.name}: {environment_of(one)}")

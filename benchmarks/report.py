@@ -27,6 +27,7 @@ _ORDER = (
     "responsiveness",
     "transitions",
     "recorded_run",
+    "flow_runs",
     "latency",
     "start",
     "imports",

@@ -117,6 +117,24 @@ def _rate(where: str, coroutines: str, at_least: float) -> Target:
     )
 
 
+def _flow_runs(where: str, at_least: float, at_most: float | None) -> list[Target]:
+    claim, unit = "flow_runs", "/s"
+    what = f"flow runs of three tasks, {where}"
+    many = Target(f"{what}, 100 at once", claim, where, "100 at once", absolute=True, at_least=at_least, unit=unit)
+    if at_most is None:
+        return [many]
+    alone = Target(
+        f"… their p50, {where}, one at a time",
+        claim,
+        where,
+        "one at a time",
+        detail="p50 ms",
+        at_most=at_most,
+        unit="ms",
+    )
+    return [many, alone]
+
+
 def _p99(where: str, coroutines: str, at_most: float) -> Target:
     return Target(
         f"… their p99, {where}, {coroutines} coroutines",
@@ -269,6 +287,17 @@ TARGETS: tuple[Target, ...] = (
         at_least=30,
         profile=_processes("recorded run", "embedded, FULL"),
     ),
+    *_flow_runs("embedded, FULL", 1_500, 4),
+    Target(
+        "… against DBOS on SQLite, 100 at once",
+        claim="flow_runs",
+        case="100 at once",
+        subject="embedded, FULL",
+        baseline="DBOS on SQLite",
+        at_least=15,
+    ),
+    *_flow_runs("HTTP, SQLite FULL", 1_000, 10),
+    *_flow_runs("HTTP, PostgreSQL", 1_000, None),
     Target(
         "latency per task of a strict chain, HTTP, SQLite NORMAL",
         claim="latency",
