@@ -30,7 +30,7 @@ from ..engine.settings import Settings
 from ..engine.state import Queued, State
 from ._circuit import Circuit, CircuitState
 from ._hub import Hub
-from .batcher import Batcher
+from .batcher import Batcher, RequestRejected
 
 try:
     from .store import Caller, Outcome, StateChange, StateUpdate, Store
@@ -322,7 +322,10 @@ class StoreBackend:
         return await self._circuit.call(lambda: operation(self._caller, **arguments))
 
     async def _send(self, writes: list[_Write], key: str) -> list[Any]:
-        return await self.store.write(self._caller, lambda tx: _record(tx, writes, key))
+        try:
+            return await self.store.write(self._caller, lambda tx: _record(tx, writes, key))
+        except BackendRejected as error:
+            raise RequestRejected(str(error)) from error  # nothing was recorded: halving finds what cannot be
 
     def _recorded(self, state: State, outcome: Outcome) -> State:
         if outcome.status != "QUEUED":

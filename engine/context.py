@@ -33,8 +33,33 @@ values: ContextVar[dict[str, Any]] = ContextVar("flowloop_context", default=_EMP
 """The values of the current context. Runners set it directly; everybody else uses `context`."""
 
 
+unheard = logging.Logger("flowloop.run", logging.INFO)
+"""Hears the lines of runs that the application's own logging lets nobody hear, so that they can be stored."""
+
+
 class RunLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds to every line the ids of the run it is written in, as attributes of the log record."""
+    """Adds to every line the ids of the run it is written in, as attributes of the log record.
+
+    A recorded run stores its lines from INFO on in an application that has not said what it wants of flowloop's, too:
+    these it hands to `unheard`, past the application's handlers.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
+        """Whether anybody hears a line of this level."""
+        return self.logger.isEnabledFor(level) or self._is_stored(level)
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Hand a line on, with the ids of the current run."""
+        logger = self.logger if self.logger.isEnabledFor(level) else unheard if self._is_stored(level) else None
+        if logger is not None:
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line is the caller's, not this one's
+            msg, given = self.process(msg, kwargs)
+            logger.log(level, msg, *args, **given)
+
+    def _is_stored(self, level: int) -> bool:
+        if not unheard.handlers or level < unheard.level or level <= unheard.manager.disable:
+            return False
+        return not any(logger.level or logger.disabled for logger in (self.logger, _flowloop_logger))
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Put the ids of the current run under the ``extra`` of the record."""
@@ -50,6 +75,7 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
+_flowloop_logger = logging.getLogger("flowloop")
 _run_logger = RunLogger(logging.getLogger("flowloop.run"))
 
 

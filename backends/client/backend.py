@@ -34,6 +34,7 @@ from ...engine.backend import (
 from ...engine.clock import Clock, SystemClock
 from ...engine.errors import BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
 from ...engine.serialization import VERSION, encode_state
+from ...engine.serialization.text import storable
 from ...engine.settings import Settings
 from ...engine.state import Queued, State
 from .._circuit import Circuit, CircuitState
@@ -328,7 +329,7 @@ class GraphQLBackend:
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""
-        content = {"task_run_id": task_run_id, "name": name}
+        content = {"task_run_id": task_run_id, "name": storable(name)}
         answer = await self._put(Write("set_task_run_name", content), task_run_id, _FIELD_WEIGHT)
         return bool(answer["success"])
 
@@ -347,8 +348,9 @@ class GraphQLBackend:
 
     async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
         """See `Backend.create_task_run_artifact`."""
-        content = {"task_run_id": task_run_id, "kind": kind, "data": data}
-        size = _FIELD_WEIGHT + len(msgspec.json.encode(data))
+        document = msgspec.json.encode(data)  # here, so that what cannot be written fails alone
+        content = {"task_run_id": task_run_id, "kind": kind, "data": msgspec.Raw(document)}
+        size = _FIELD_WEIGHT + len(document)
         answer = await self._put(Write("create_task_run_artifact", content), task_run_id, size)
         return str(answer["id"])
 

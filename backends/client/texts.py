@@ -25,6 +25,7 @@ from ...engine.backend import (
 )
 from ...engine.errors import DialectError
 from ...engine.serialization import decode_state
+from ...engine.serialization.text import storable
 from ...engine.state import Pending, State
 
 # ---- reads -------------------------------------------------------------------------------------------
@@ -214,10 +215,10 @@ def log_lines(records: Sequence[LogRecord]) -> Iterator[list[bytes]]:
     portion: list[bytes] = []
     size = 0
     for record in records:
-        line = msgspec.json.encode(record)
-        if len(line) > _LOG_BYTES:
-            message = f"{record.message[:_LONGEST_MESSAGE]} ... ({len(record.message):,} characters)"
-            line = msgspec.json.encode(msgspec.structs.replace(record, message=message))
+        message = storable(record.message)
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[:_LONGEST_MESSAGE]} ... ({len(message):,} characters)"
+        line = msgspec.json.encode(msgspec.structs.replace(record, name=storable(record.name), message=message))
         if portion and size + len(line) > _LOG_BYTES:
             yield portion
             portion, size = [], 0

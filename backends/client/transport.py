@@ -90,9 +90,11 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
         if self.client is None:
             raise BackendUnavailable(f"{self._name} is not open")
         headers = {**self._headers, **extra_args["headers"]} if extra_args else self._headers
-        post = httpx.Request(
-            "POST", self._target, headers=headers, content=_encode(request.payload), extensions=self._extensions
-        )
+        try:
+            content = _encode(request.payload)
+        except (TypeError, ValueError) as error:
+            raise RequestRejected(f"the request cannot be written as JSON: {error}") from error
+        post = httpx.Request("POST", self._target, headers=headers, content=content, extensions=self._extensions)
         try:
             async with self._turns:
                 response = await self.client.send(post)

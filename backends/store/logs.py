@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import delete, select
 
 from ...engine.errors import BackendRejected
+from ...engine.serialization.text import storable
 from .ids import is_id
 from .records import Payload
 from .tx import Tx, tables
@@ -58,9 +59,9 @@ def write_run_logs(tx: Tx, *, logs: Sequence[Mapping[str, Any]] | Mapping[str, A
                 "flow_run_id": line.flow_run_id,
                 "task_run_id": line.task_run_id,
                 "timestamp": line.timestamp or tx.now,
-                "name": line.name,
+                "name": line.name and storable(line.name),
                 "level": line.level or "INFO",
-                "message": line.message and line.message.replace("\x00", "\ufffd"),
+                "message": line.message and storable(line.message),
                 "info": line.info,
             }
         )

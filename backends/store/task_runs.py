@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import RowMapping, func, select
 
 from ...engine.errors import BackendRejected
+from ...engine.serialization.text import storable
 from .ids import is_id
 from .records import Kind, Payload
 from .transitions import VERSION, no_result
@@ -169,7 +170,7 @@ def set_task_run_name(tx: Tx, *, task_run_id: str, name: str) -> Payload:
     if not name:
         raise BackendRejected("Invalid task run name.")
     run = tx.row("task_run", task_run_id, "Invalid task run ID.")
-    tx.update("task_run", tables["task_run"].c.id == run["id"], name=name)
+    tx.update("task_run", tables["task_run"].c.id == run["id"], name=storable(name))
     return {"success": True}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
 from ..limits import Limits
 from ..result import Result
 from ..results import DefaultResult
+from ..runner import being_cancelled
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import Cancelled, Cancelling, Failed, Mapped, Queued, Running, State
@@ -398,27 +399,40 @@ class CloudFlowRunner(FlowRunner):
         """
         current = _values.get()
         backend: Backend = current["backend"]
-        shipper = LogShipper(backend, current["flow_run_id"])
-        logger = logging.getLogger("flowloop")
-        logger.addHandler(shipper)
+        flow_run_id, grace = current["flow_run_id"], self.settings.cancel_grace
+        shipper = LogShipper(backend, flow_run_id)
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._heartbeats)
-                # side by side, not one inside the other: anyio 4.16 hands what a nested cancelled group owes in
-                # `uncancel` calls to the group around it, whose host is another task, and the caller's cancel is lost
-                group.start_soon(self._listen, backend, current["flow_run_id"])
-                group.start_soon(self._poll, backend, current["flow_run_id"])
-                group.start_soon(shipper.ship, _LOG_INTERVAL)
-                try:
-                    yield
-                finally:
-                    group.cancel_scope.cancel()
+            with shipper.listening():
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._help, "heartbeat", self._heartbeats)
+                    # side by side, not one inside the other: anyio 4.16 hands what a nested cancelled group owes in
+                    # `uncancel` calls to the group around it, whose host is another task, and the caller's cancel is
+                    # lost
+                    group.start_soon(self._help, "listener", self._listen, backend, flow_run_id)
+                    group.start_soon(self._help, "poll", self._poll, backend, flow_run_id)
+                    group.start_soon(self._help, "log shipper", shipper.ship, _LOG_INTERVAL, grace)
+                    try:
+                        yield
+                    finally:
+                        group.cancel_scope.cancel()
         finally:
-            logger.removeHandler(shipper)
-            with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
-                await shipper.send()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
+                await self._help("log shipper", shipper.send)
                 if self._changed_elsewhere is not None:
-                    await self._refresh_version(backend, current["flow_run_id"])
+                    await self._refresh_version(backend, flow_run_id)
+            shipper.conclude()
+
+    async def _help(self, name: str, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Let something help the run that the run can do without: what it raises ends it, and nothing else."""
+        try:
+            await work(*args)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and being_cancelled():
+                raise
+            told = "the %s of flow run %s has ended, and the run goes on: %r"
+            self.logger.warning(told, name, self.flow_run_id, error)
 
     async def _cancelled_before_tasks(self, state: State) -> None:
         current = _values.get()

@@ -5,23 +5,37 @@ from __future__ import annotations
 import datetime
 import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import anyio
 
 from ..backend import Backend, LogRecord
-from ..errors import BackendError
+from ..cancellation import undisturbed
+from ..context import unheard
+from ..errors import BackendRejected, BackendUnavailable
+from ..serialization.text import storable
 
 __all__ = ["LogShipper"]
 
-_WAITING = 10_000
+_MOST_LINES = 100_000
+_MOST_CHARACTERS = 50_000_000
 _BATCH = 500
+_LEVELS = (
+    (logging.CRITICAL, "CRITICAL"),
+    (logging.ERROR, "ERROR"),
+    (logging.WARNING, "WARNING"),
+    (logging.INFO, "INFO"),
+    (logging.DEBUG, "DEBUG"),
+)
 _log = logging.getLogger("flowloop.logs")
 
 
 class LogShipper(logging.Handler):
     """Collects the lines of one flow run, and sends them in the background.
 
-    It never makes the run wait: when lines come faster than they are sent, the oldest are dropped and counted.
+    It never makes the run wait, and never fails it: a line that cannot be written out is kept as it was called. When
+    lines come faster than they are sent, the oldest are dropped, and a line says how many.
 
     Args:
         - backend: where the lines go
@@ -32,38 +46,124 @@ class LogShipper(logging.Handler):
         super().__init__()
         self._backend = backend
         self._flow_run_id = flow_run_id
-        self._lines: deque[LogRecord] = deque(maxlen=_WAITING)
-        self.dropped = 0
+        self._lines: deque[LogRecord] = deque()
+        self._characters = 0
+        self._dropped = 0
+        self._refused = 0
+        self._is_away = False
+        self._is_broken = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear what is logged inside the block."""
+        loggers = (logging.getLogger("flowloop"), unheard)
+        for logger in loggers:
+            logger.addHandler(self)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line, if it is one of this flow run's."""
         if getattr(record, "flow_run_id", None) != self._flow_run_id:
             return
-        self.dropped += len(self._lines) == self._lines.maxlen
-        self._lines.append(
-            LogRecord(
-                flow_run_id=self._flow_run_id,
-                task_run_id=getattr(record, "task_run_id", None),
-                timestamp=datetime.datetime.fromtimestamp(record.created, datetime.UTC),
-                name=record.name,
-                level=record.levelname,
-                message=self.format(record),
-            )
+        task_run_id = getattr(record, "task_run_id", None)
+        line = LogRecord(
+            flow_run_id=self._flow_run_id,
+            task_run_id=storable(task_run_id) if isinstance(task_run_id, str) else None,
+            timestamp=datetime.datetime.fromtimestamp(record.created, datetime.UTC),
+            name=storable(record.name),
+            level=next((name for level, name in _LEVELS if record.levelno >= level), "DEBUG"),
+            message=storable(self._text(record)),
         )
+        self._lines.append(line)
+        self._characters += len(line.message)
+        while len(self._lines) > _MOST_LINES or self._characters > _MOST_CHARACTERS:
+            self._characters -= len(self._lines.popleft().message)
+            self._dropped += 1
 
-    async def ship(self, interval: float) -> None:
-        """Send what there is every `interval` seconds, until cancelled."""
+    def _text(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as error:
+            # what the logging module itself does: complain, and never raise
+            return f"{_shown(record.msg)} {_shown(record.args)} (this line is malformed: {_shown(error)})"
+
+    async def ship(self, interval: float, grace: float) -> None:
+        """Send what there is every `interval` seconds; once cancelled, a request under way has `grace` seconds."""
         while True:
             await anyio.sleep(interval)
-            await self.send()
+            await undisturbed(self.send(), grace)
 
     async def send(self) -> None:
-        """Send all lines that wait; those that cannot be sent wait for the next time."""
-        while self._lines:
-            batch = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
+        """Send all lines that wait; those that cannot be sent now wait for the next time.
+
+        After an error that is none of a backend's, or a cancel, there is no next time.
+        """
+        while not self._is_broken and (batch := self._take()):
             try:
-                await self._backend.write_run_logs(batch)
-            except BackendError as error:
-                self._lines.extendleft(reversed(batch))
-                _log.warning("%d log lines of flow run %s wait: %s", len(self._lines), self._flow_run_id, error)
+                await self._write(batch)
+            except BackendUnavailable as error:
+                self._put_back(batch)
+                if not self._is_away:
+                    self._is_away = True
+                    _log.warning("%d log lines of flow run %s wait: %s", len(self._lines), self._flow_run_id, error)
                 return
+            except BaseException:
+                self._is_broken = True
+                self._refused += len(batch)
+                raise
+            self._is_away = False
+
+    def conclude(self) -> None:
+        """Say what was not stored, if anything was not."""
+        missing = len(self._lines) + self._dropped + self._refused
+        if missing:
+            _log.warning("%d log lines of flow run %s were dropped: they are not stored", missing, self._flow_run_id)
+
+    async def _write(self, batch: list[LogRecord]) -> None:
+        """Store lines; a batch that is refused is halved until the line is found that the backend will not have."""
+        try:
+            await self._backend.write_run_logs(batch)
+        except BackendRejected:
+            if len(batch) == 1:
+                self._refused += 1
+                return
+            middle = len(batch) // 2
+            await self._write(batch[:middle])
+            await self._write(batch[middle:])
+
+    def _take(self) -> list[LogRecord]:
+        """Take the next lines, and in the place of those that were dropped a line that says so."""
+        self.acquire()
+        try:
+            batch = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
+            self._characters -= sum(len(line.message) for line in batch)
+            if self._dropped:
+                batch.insert(0, self._notice(batch[0].timestamp))
+                self._dropped = 0
+            return batch
+        finally:
+            self.release()
+
+    def _put_back(self, batch: list[LogRecord]) -> None:
+        self.acquire()
+        try:
+            self._lines.extendleft(reversed(batch))
+            self._characters += sum(len(line.message) for line in batch)
+        finally:
+            self.release()
+
+    def _notice(self, moment: datetime.datetime) -> LogRecord:
+        text = f"{self._dropped:,} lines were dropped here: they came faster than they could be stored"
+        _log.warning("flow run %s: %s", self._flow_run_id, text)
+        return LogRecord(self._flow_run_id, None, moment, _log.name, "WARNING", text)
+
+
+def _shown(value: object) -> str:
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"

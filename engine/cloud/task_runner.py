@@ -317,7 +317,7 @@ class CloudTaskRunner(TaskRunner):
         return None
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
-        """Set the name for this task run by calling the set_task_run_name mutation.
+        """Set the name for this task run by calling the set_task_run_name mutation; a name that is refused is not set.
 
         Args:
             - task_inputs: a dictionary of inputs whose keys correspond to the task's run() arguments
@@ -325,7 +325,10 @@ class CloudTaskRunner(TaskRunner):
         await super().set_task_run_name(task_inputs)
         current = _values.get()
         if current.get("task_run_name") is not None and current.get("task_run_id") is not None:
-            await _backend().set_task_run_name(current["task_run_id"], current["task_run_name"])
+            try:
+                await _backend().set_task_run_name(current["task_run_id"], current["task_run_name"])
+            except Exception as error:
+                self.logger.warning("the name of task run %s could not be set: %s", current["task_run_id"], error)
 
 
 def _results_of(edge: Edge, upstream: State) -> Sequence[State]:

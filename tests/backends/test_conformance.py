@@ -646,6 +646,17 @@ async def test_heartbeats_logs_and_artifacts_are_taken(backend: Backend) -> None
         await backend.create_task_run_artifact(MISSING, "link", {})
 
 
+async def test_text_that_a_database_does_not_take_spoils_nothing(backend: Backend) -> None:
+    run = await started(backend)
+    odd = "half a pair \udcff, a \x00 byte"
+    lines = [LogRecord(run.id, None, NOON, name, "INFO", odd) for name in ("flowloop.run", odd)]
+    names = [backend.set_task_run_name(task_run.id, odd) for task_run in run.tasks[:1]]
+    states = [backend.set_task_run_state(task_run.id, None, Running(odd)) for task_run in run.tasks]
+    await asyncio.gather(backend.write_run_logs(lines), *names, *states)
+    _, task_runs = await backend.get_flow_run_history(run.id)
+    assert {task_run.states[-1].state for task_run in task_runs} == {"Running"}
+
+
 async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Backend) -> None:
     run = await started(backend)
     watching = backend.watch_flow_run(run.id)

@@ -10,7 +10,8 @@ import pytest
 from flowloop.engine import Flow, context, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.logs import LogShipper
-from flowloop.engine.errors import BackendUnavailable
+from flowloop.engine.errors import BackendRejected, BackendUnavailable
+from flowloop.engine.signals import FAIL
 from flowloop.engine.state import Cancelled, Cancelling, Failed, Pending, Running, Success
 from flowloop.engine.testing import FaultyBackend
 
@@ -415,12 +416,167 @@ async def test_lines_wait_while_the_backend_is_away(memory, settings):
     assert [line.message for line in memory.logs] == ["line 0", "line 1", "line 2"]
 
 
-async def test_too_many_lines_push_out_the_oldest(memory):
+def logged(text, *args, level=logging.INFO):
+    record = logging.LogRecord("name", level, "path", 1, text, args, None)
+    record.flow_run_id = "run"
+    return record
+
+
+async def test_too_many_lines_push_out_the_oldest_and_a_line_says_how_many(memory, monkeypatch, caplog):
+    monkeypatch.setattr("flowloop.engine.cloud.logs._MOST_LINES", 10)
     shipper = LogShipper(memory, "run")
-    for n in range(10_003):
-        record = logging.LogRecord("name", logging.INFO, "path", 1, "line %s", (n,), None)
-        record.flow_run_id = "run"
-        shipper.emit(record)
-    assert shipper.dropped == 3
+    for n in range(13):
+        shipper.emit(logged("line %s", n))
     await shipper.send()
-    assert [memory.logs[0].message, memory.logs[-1].message] == ["line 3", "line 10002"]
+    assert [line.message for line in memory.logs[1:]] == [f"line {n}" for n in range(3, 13)]
+    assert memory.logs[0].message.startswith("3 lines were dropped here")
+    assert "3 lines were dropped here" in caplog.text
+    shipper.conclude()
+    assert len(caplog.messages) == 1
+
+
+async def test_what_waits_is_bounded_in_characters_too(memory, monkeypatch):
+    monkeypatch.setattr("flowloop.engine.cloud.logs._MOST_CHARACTERS", 100)
+    shipper = LogShipper(memory, "run")
+    for letter in "abcde":
+        shipper.emit(logged(letter * 40))
+    await shipper.send()
+    assert [line.message[:2] for line in memory.logs[1:]] == ["dd", "ee"]
+    for letter in "fg":  # what was sent takes no room
+        shipper.emit(logged(letter * 40))
+    await shipper.send()
+    assert [line.message[:2] for line in memory.logs[3:]] == ["ff", "gg"]
+
+
+class Unshowable:
+    def __str__(self):
+        raise ValueError("cannot be shown")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "stored"),
+    [
+        ("%d rows", ("many",), "%d rows ('many',)"),
+        ("%s and %s", ("one",), "%s and %s ('one',)"),
+        ("no place", ("extra",), "no place ('extra',)"),
+        (Unshowable(), (), "<Unshowable>"),
+        ("%s", (Unshowable(),), "%s <tuple>"),
+        ("a file b\udcff.txt", (), "a file b\\udcff.txt"),
+        ("a \x00 byte", (), "a \ufffd byte"),
+    ],
+)
+async def test_a_line_that_cannot_be_written_is_kept_as_it_was_called(memory, text, args, stored):
+    shipper = LogShipper(memory, "run")
+    shipper.emit(logged(text, *args))
+    await shipper.send()
+    (line,) = memory.logs
+    assert line.message.startswith(stored)
+
+
+async def test_a_level_of_ones_own_is_stored_as_the_level_below(memory):
+    shipper = LogShipper(memory, "run")
+    for level in (5, 15, 25, 35, 45, 99):
+        shipper.emit(logged("line", level=level))
+    await shipper.send()
+    assert [line.level for line in memory.logs] == ["DEBUG", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+async def test_a_line_that_the_backend_refuses_is_dropped_alone(memory, caplog):
+    backend = FaultyBackend(memory)
+    refused = lambda sent: any(line.message == "line 7" for line in sent["records"])  # noqa: E731
+    backend.fail("write_run_logs", BackendRejected("too large"), times=None, where=refused)
+    shipper = LogShipper(backend, "run")
+    for n in range(10):
+        shipper.emit(logged("line %s", n))
+    await shipper.send()
+    assert [line.message for line in memory.logs] == [f"line {n}" for n in range(10) if n != 7]
+    shipper.conclude()
+    assert "1 log lines of flow run run were dropped" in caplog.text
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING])
+async def test_info_lines_are_stored_where_nobody_has_set_up_logging(memory, settings, caplog, level):
+    """A level that the application gave to flowloop's logger stands; without one, its own loggers' do not matter."""
+
+    @task
+    async def talk():
+        assert context.logger.isEnabledFor(logging.INFO) is (level == logging.NOTSET)
+        context.logger.debug("a detail")
+        context.logger.info("a line")
+        context.logger.warning("a warning")
+
+    with Flow("talk") as flow:
+        flow.add_task(talk)
+    root, own = logging.getLogger(), logging.getLogger("flowloop")
+    before = root.level, own.level
+    root.setLevel("WARNING")
+    own.setLevel(level)
+    try:
+        await CloudFlowRunner(flow, backend=memory, settings=settings).run()
+    finally:
+        root.setLevel(before[0])
+        own.setLevel(before[1])
+    assert [line.message for line in memory.logs] == ["a line", "a warning"][level == logging.WARNING :]
+    assert caplog.messages == ["a warning"], "what the application hears stays as it was"
+    assert caplog.records[0].funcName == "talk"
+
+
+# -- the net around what helps a run ---------------------------------------------------------------------
+
+
+class Odd(BaseException):
+    """As the panic of an extension is one."""
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), Odd("odd"), FAIL("odd"), asyncio.CancelledError("odd")])
+@pytest.mark.parametrize(
+    ("method", "helper"),
+    [
+        ("update_flow_run_heartbeat", "heartbeat"),
+        ("get_flow_run_state", "poll"),
+        ("watch_flow_run", "listener"),
+        ("write_run_logs", "log shipper"),
+    ],
+)
+async def test_what_a_helper_raises_ends_that_helper_and_nothing_else(memory, settings, caplog, method, helper, error):
+    @task
+    async def talk(n):
+        context.logger.warning("line %s", n)
+        await anyio.sleep(20)
+        return n
+
+    with Flow("talk") as flow:
+        last = talk(talk(1))
+
+    class Backend(FaultyBackend):
+        def watch_flow_run(self, flow_run_id):
+            if method == "watch_flow_run":
+                raise error
+
+    backend = Backend(memory)
+    if method != "watch_flow_run":
+        backend.fail(method, error, times=None)
+    settings = msgspec.structs.replace(settings, heartbeat_interval=7, check_cancellation_interval=11)
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run()
+    assert state.is_successful()
+    assert state.result[last].result == 1
+    warnings = [line for line in caplog.messages if "has ended, and the run goes on" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"the {helper} of flow run")
+    assert "odd" in warnings[0]
+
+
+async def test_a_name_that_is_refused_leaves_the_task_as_it_is(memory, settings, caplog):
+    @task(task_run_name="named")
+    async def one():
+        return 1
+
+    with Flow("named") as flow:
+        made = one()
+    backend = FaultyBackend(memory)
+    backend.fail("set_task_run_name", BackendRejected("no"), times=None)
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run()
+    assert state.result[made].result == 1
+    assert "could not be set: no" in caplog.text

@@ -164,6 +164,7 @@ class PostgresDatabase(Database):
             asyncpg.OperatorInterventionError,
             asyncpg.InsufficientResourcesError,
             asyncpg.TransactionRollbackError,
+            asyncpg.ReadOnlySQLTransactionError,
             OSError,
         )
         return "unavailable" if isinstance(cause, unavailable) else ""
@@ -226,8 +227,9 @@ def _fetch(connection: Connection, statement: str, *args: Sequence[Any]) -> list
 
 
 def _notice_lost_connection(context: ExceptionContext) -> None:
-    """Have the pool drop a connection that the server cut while asyncpg was reading from it."""
-    if isinstance(_root(context.original_exception), asyncpg.InternalClientError):
+    """Have the pool drop a connection that the server cut while asyncpg was reading, or whose server is no primary."""
+    lost = (asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError)
+    if isinstance(_root(context.original_exception), lost):
         context.is_disconnect = True
 
 
