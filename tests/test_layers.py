@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # each line may import from the lines above it
 LAYERS = """
-    errors clock _large _run
+    errors clock lifecycle _large _run
     context edge hashing retries serializers settings _run.ledger _signature
     result stdout
     results state _checks
@@ -48,8 +48,8 @@ LAYERS = """
 RANK = {name: rank for rank, line in enumerate(LAYERS.splitlines()) for name in line.split()}
 
 PURE = """
-    errors edge state signals serializers serialization hashing _run.ledger _run.mapping _run.release _run.rules
-    client.texts
+    errors lifecycle edge state signals serializers serialization hashing _run.ledger _run.mapping _run.release
+    _run.rules client.texts
 """
 IMPURE = "anyio asyncio logging random time uuid backend backends"
 

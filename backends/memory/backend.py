@@ -30,7 +30,7 @@ from ...engine.clock import Clock, SystemClock
 from ...engine.errors import BackendRejected
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
-from ...engine.state import Cached, Cancelled, Cancelling, Finished, Pending, Queued, Running, Scheduled, State
+from ...engine.state import Cached, Cancelled, Cancelling, Pending, Queued, Running, Scheduled, State
 from .._hub import Hub
 from .rows import Entry, Flow, FlowRun, Run, TaskRun
 
@@ -183,7 +183,7 @@ class MemoryBackend:
             context=dict(run.context),
             scheduled_start_time=run.scheduled_start_time,
             project=run.flow.project,
-            heartbeat=self.heartbeats.get(run.id, run.newest.record.timestamp if run.state is Running else None),
+            heartbeat=self.heartbeats.get(run.id),
         )
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
@@ -315,9 +315,9 @@ class MemoryBackend:
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""
         run = self._flow_run(flow_run_id)
-        if issubclass(run.state, Running):
+        if run.meaning.runs:
             self._record(run, Cancelling("Flow run is cancelling"))
-        elif not issubclass(run.state, Finished):
+        elif not run.meaning.ends:
             cancelled = Cancelled("Flow run is cancelled")
             self._record(run, cancelled)
             self._cancel_task_runs(run, cancelled)
@@ -345,7 +345,7 @@ class MemoryBackend:
             held = expires is not None and not lapsed
             mine = flow_names is None or run.flow.name in flow_names
             suits = run.labels <= set(labels) if run.labels else not labels
-            if not held and mine and suits and (run.is_ready(now) or (lapsed and issubclass(run.state, Running))):
+            if not held and mine and suits and (run.is_ready(now) or (lapsed and run.meaning.alive)):
                 self._reservations[run.id] = worker_id, now + datetime.timedelta(seconds=lease_seconds)
                 found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed))
         return found
@@ -406,6 +406,8 @@ class MemoryBackend:
         if isinstance(run, TaskRun) and run.entries and not state.cached_inputs:
             document = _with_cached_inputs_of(run.newest.document, document)
         run.record(state, sent or document, document, self._clock.now())
+        if isinstance(run, FlowRun) and "flow_run" in run.meaning.alive:
+            self.heartbeats[run.id] = self._clock.now()
         if isinstance(run, FlowRun) and self._hub.watches(run.id):
             self._hub.publish(run.id, decode_state(document))
 
@@ -414,14 +416,14 @@ class MemoryBackend:
 
     def _cancel_task_runs(self, flow_run: FlowRun, state: State) -> None:
         for run in flow_run.task_runs.values():
-            if not issubclass(run.state, Finished):
+            if not run.meaning.ends:
                 self._record(run, state)
 
     def _queued(self, why: str) -> Queued:
         return Queued(f"Queued: {why}", start_time=self._clock.now() + self._queue_interval)
 
     def _flow_runs_are_full(self) -> bool:
-        running = sum(issubclass(run.state, Running) for run in self._flow_runs.values())
+        running = sum(run.meaning.runs for run in self._flow_runs.values())
         return self.flow_run_limit is not None and running >= self.flow_run_limit
 
     def _full_tag(self, state: State) -> str | None:
@@ -432,7 +434,7 @@ class MemoryBackend:
         return None
 
     def _holds(self, run: TaskRun, tag: str) -> bool:
-        return issubclass(run.state, Running) and tag in decode_state(run.newest.document).context.get("tags", ())
+        return run.meaning.runs and tag in decode_state(run.newest.document).context.get("tags", ())
 
 
 def _encode(state: State) -> bytes:

@@ -7,23 +7,11 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from ...engine import lifecycle
 from ...engine.backend import FlowRunSummary, ProjectInfo, StateRecord, TaskRunHistory, TaskRunInfoResult
 from ...engine.errors import BackendRejected, VersionLockMismatch
 from ...engine.serialization import decode_state
-from ...engine.state import (
-    Cached,
-    Failed,
-    Finished,
-    Looped,
-    Pending,
-    Queued,
-    Resume,
-    Retrying,
-    Running,
-    Scheduled,
-    State,
-    Success,
-)
+from ...engine.state import Pending, Running, State
 
 __all__ = ["Entry", "Flow", "FlowRun", "Run", "TaskRun"]
 
@@ -54,6 +42,11 @@ class Run:
         """The newest state."""
         return self.entries[-1]
 
+    @property
+    def meaning(self) -> lifecycle.Row:
+        """What the newest state means."""
+        return lifecycle.LIFECYCLE[self.state.__name__]
+
     def repeated(self, version: int | None, sent: bytes) -> Entry | None:
         """Return what was recorded for this very message before, if it was; refuse a version that has passed."""
         if version is None or version == len(self.entries):
@@ -64,11 +57,7 @@ class Run:
 
     def check_not_finished(self, state: State) -> None:
         """Refuse what would follow the end of this run, but for retries, cached copies and restarts."""
-        if not issubclass(self.state, Finished) or self.state is Looped or type(state) in (Pending, Scheduled, Resume):
-            return
-        if issubclass(self.state, Failed) and type(state) is Retrying:
-            return
-        if issubclass(self.state, Success) and self.state is not Cached and type(state) is Cached:
+        if lifecycle.may_follow(self.state.__name__, type(state).__name__):
             return
         raise BackendRejected(f"State update failed for run ID {self.id}: it is finished ({self.state.__name__})")
 
@@ -80,12 +69,12 @@ class Run:
         self.entries.append(Entry(sent, document, record))
         if self.state is Running and self.start_time is None:
             self.start_time = now
-        if issubclass(self.state, Finished) and self.state is not Looped:
+        if self.meaning.sets_end:
             self.end_time = now
 
     def is_due(self, now: datetime.datetime) -> bool:
         """Whether this run waits for a time that has come."""
-        if not issubclass(self.state, (Scheduled, Queued)):
+        if not self.meaning.waits:
             return False
         start_time: datetime.datetime | None = getattr(decode_state(self.newest.document), "start_time", None)
         return start_time is not None and start_time <= now

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import RowMapping, delete, or_, select
 
+from ...engine import lifecycle
 from ...engine.errors import BackendRejected
-from . import rules, task_runs
+from . import task_runs
 from .names import random_name
 from .records import Payload, StateUpdate
 from .transitions import VERSION, no_result, set_states
@@ -201,10 +202,10 @@ def cancel_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
     """
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
     state = run["state"]
-    if state in rules.RUNNING:
+    if state in lifecycle.RUNNING:
         state = "Cancelling"
         set_one(tx, state_update(run["id"], state, "Flow run is cancelling"))
-    elif state not in rules.FINISHED:
+    elif state not in lifecycle.FINISHED:
         state = "Cancelled"
         set_one(tx, state_update(run["id"], state, "Flow run is cancelled"))
     return {"id": run["id"], "state": state}
@@ -219,10 +220,10 @@ def restart_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
         - Payload: ``id``, ``state``, and ``task_runs``: how many task runs became Pending
     """
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
-    if run["state"] not in rules.FINISHED:
+    if run["state"] not in lifecycle.FINISHED:
         raise BackendRejected(f"Flow run {run['id']} is {run['state']}: only a finished flow run can be restarted.")
     task_run = tables["task_run"].c
-    keep = sorted(rules.SUCCESS | {"Pending"})
+    keep = sorted(lifecycle.SUCCESS | {"Pending"})
     failed = select(task_run.id).where(
         task_run.flow_run_id == run["id"], or_(task_run.state.not_in(keep), task_run.state.is_(None))
     )

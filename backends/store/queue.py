@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, or_, select, true, update
 
 from ...engine.errors import BackendRejected
+from ...engine.lifecycle import WAITING
 from .ids import is_id
 from .records import Payload
-from .schema import WAITING
 from .tx import Tx, tables
 
 __all__ = [
@@ -104,11 +104,11 @@ def _ready(before: datetime.datetime) -> ColumnElement[bool]:
     run, task_run = tables["flow_run"].c, tables["task_run"].c
     waiting = exists().where(
         task_run.flow_run_id == run.id,
-        task_run.state.in_(WAITING),
+        task_run.state.in_(sorted(WAITING)),
         task_run.state_start_time <= before,
     )
     return or_(
-        and_(run.state.in_(WAITING), run.state_start_time <= before),
+        and_(run.state.in_(sorted(WAITING)), run.state_start_time <= before),
         and_(run.state == "Running", waiting),
     )
 

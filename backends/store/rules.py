@@ -1,4 +1,4 @@
-"""What may become of a run: the rules of transitions, as functions of facts."""
+"""Documents of states as the store reads them: what rules depend on, and which of them say the same."""
 
 from __future__ import annotations
 
@@ -7,68 +7,12 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "CASCADE",
-    "CLAIMS",
-    "ENDED",
-    "FINISHED",
-    "HEARTBEAT",
-    "RUNNING",
-    "STARTED_LATER",
-    "SUCCESS",
-    "UNFINISHED",
-    "StateHead",
-    "may_follow",
-    "read_head",
-    "same_state",
-]
+from ...engine.lifecycle import LIFECYCLE
 
-FAILED = frozenset({"Failed", "TimedOut", "TriggerFailed", "ValidationFailed"})
-SUCCESS = frozenset({"Success", "Mapped", "Cached", "Skipped"})
-
-RUNNING = frozenset({"Running", "Cancelling"})
-FINISHED = FAILED | SUCCESS | {"Finished", "Cancelled"}
-"""What ends a run. Looped, a finished state by its class, is not among them: the run is between two turns."""
-
-STARTED_LATER = frozenset({"Scheduled", "Resume", "Paused", "Retrying", "Queued"})
-"""States with a start time."""
-
-UNFINISHED = RUNNING | STARTED_LATER | {"Pending", "Looped", "Submitted", "ClientFailed"}
-"""What a run goes on from."""
-
-_KNOWN = FINISHED | UNFINISHED
-
-CLAIMS = frozenset({"Running", "Submitted"})
-"""States by which one process takes a run for itself."""
-
-ENDED = frozenset({"Success", "Failed", "Cached", "TimedOut", "Looped", "Cancelled"})
-"""States that set the end time of a run."""
-
-HEARTBEAT = {"flow_run": RUNNING | {"Submitted"}, "task_run": frozenset({"Running"})}
-"""States that are a sign of life of a run."""
-
-CASCADE = "Cancelled"
-"""The state of a flow run that its unfinished task runs take over."""
-
-_RESTART = frozenset({"Pending", "Scheduled", "Resume"})
-
-_AFTER_FINISHED: dict[str, frozenset[str]] = {
-    **dict.fromkeys(FINISHED, _RESTART),
-    **dict.fromkeys(FAILED, _RESTART | {"Retrying"}),
-    **dict.fromkeys(SUCCESS - {"Cached"}, _RESTART | {"Cached"}),
-}
+__all__ = ["STATE_LIMIT", "StateHead", "read_head", "same_state"]
 
 STATE_LIMIT = 1_000_000
 """How many bytes a state document may have."""
-
-
-def may_follow(current: str | None, new: str) -> bool:
-    """Whether a fenced run in state `current` may take the state `new`.
-
-    A finished run is final, except for a retry of what failed, a cached copy of what succeeded, and an
-    explicit restart.
-    """
-    return current not in FINISHED or new in _AFTER_FINISHED[current]
 
 
 class _Document(msgspec.Struct, gc=False):
@@ -101,7 +45,7 @@ def read_head(document: bytes) -> tuple[StateHead, str]:
         head = _decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"the state is malformed: {error}") from error
-    if head.type not in _KNOWN:
+    if head.type not in LIFECYCLE:
         raise ValueError(f"the state is malformed: there is no state of type {head.type!r}")
     if head.message is not None and "\x00" in head.message:
         head.message = head.message.replace("\x00", "\ufffd")

@@ -248,9 +248,6 @@ _table(
     Index(None, "agent_id"),
 )
 
-WAITING = ("Scheduled", "Queued", "Resume", "Retrying", "Paused")
-"""States of a run that is to be taken up again at its start time."""
-
 # No index holds a column that an ordinary transition changes: PostgreSQL then updates rows in place, at half the cost.
 _waiting = text("state_start_time IS NOT NULL")
 _cached = text("cached_at IS NOT NULL")

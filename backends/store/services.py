@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, func, or_, select, true
 
-from . import rules, scheduling
+from ...engine import lifecycle
+from . import scheduling
 from .flow_runs import state_update
 from .records import Payload, StateUpdate
 from .transitions import set_states
@@ -44,8 +45,6 @@ ANSWERS_KEPT = datetime.timedelta(hours=1)
 
 EXPIRED_KEYS_KEPT = datetime.timedelta(days=30)
 """How long an API key that has expired is still listed."""
-
-_ALIVE = sorted({"Scheduled", "Paused", "Resume", "Retrying", "Running", "Cancelling"})
 
 
 # -- which process runs a service ----------------------------------------------------------------------
@@ -148,9 +147,9 @@ def _silent_flow_runs(tx: Tx, cutoff: datetime.datetime) -> Sequence[str]:
     """Return the flow runs without a sign of life since a moment: those that go on, or have ended lately."""
     run, flow, group = tables["flow_run"], tables["flow"], tables["flow_group"]
     joined = run.join(flow, run.c.flow_id == flow.c.id).join(group, flow.c.flow_group_id == group.c.id)
-    ended_lately = and_(run.c.state.in_(sorted(rules.FINISHED)), run.c.state_timestamp > cutoff - LATELY)
+    ended_lately = and_(run.c.state.in_(sorted(lifecycle.FINISHED)), run.c.state_timestamp > cutoff - LATELY)
     silent = select(run.c.id).select_from(joined).where(run.c.heartbeat <= cutoff, _unless_off("heartbeat_enabled"))
-    chosen = silent.where(or_(run.c.state.in_(sorted(rules.UNFINISHED)), ended_lately))
+    chosen = silent.where(or_(run.c.state.in_(sorted(lifecycle.UNFINISHED)), ended_lately))
     return tx.connection.execute(chosen.order_by(run.c.heartbeat.desc(), run.c.id).limit(ZOMBIES)).scalars().all()
 
 
@@ -222,7 +221,7 @@ def revive(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
     """
     run, flow, group, task_run = tables["flow_run"], tables["flow"], tables["flow_group"], tables["task_run"].c
     joined = run.join(flow, run.c.flow_id == flow.c.id).join(group, flow.c.flow_group_id == group.c.id)
-    live = exists().where(task_run.flow_run_id == run.c.id, task_run.state.in_(_ALIVE))
+    live = exists().where(task_run.flow_run_id == run.c.id, task_run.state.in_(sorted(lifecycle.PENDING)))
     silent = tx.all(
         select(run.c.id, run.c.tenant_id, run.c.times_resurrected)
         .select_from(joined)
@@ -269,7 +268,7 @@ def prune_flow_runs(tx: Tx, *, before: datetime.datetime, limit: int = 100) -> i
         - int: how many were deleted
     """
     run = tables["flow_run"].c
-    old = select(run.id).where(run.state.in_(sorted(rules.FINISHED)), run.state_timestamp < before)
+    old = select(run.id).where(run.state.in_(sorted(lifecycle.FINISHED)), run.state_timestamp < before)
     ids = list(tx.connection.execute(old.order_by(run.id).limit(limit)).scalars())
     if ids:
         tx.run(delete(tables["flow_run"]).where(run.id.in_(ids)))
@@ -305,6 +304,6 @@ def forget(tx: Tx) -> None:
     tx.run(delete(tables["api_key"]).where(tables["api_key"].c.expires_at < tx.now - EXPIRED_KEYS_KEPT))
     tx.run(delete(tables["lease"]).where(lease.expires < tx.now - ANSWERS_KEPT))
     over = exists().where(
-        tables["flow_run"].c.id == reservation.flow_run_id, tables["flow_run"].c.state.in_(sorted(rules.FINISHED))
+        tables["flow_run"].c.id == reservation.flow_run_id, tables["flow_run"].c.state.in_(sorted(lifecycle.FINISHED))
     )
     tx.run(delete(tables["reservation"]).where(reservation.expires < tx.now, over))

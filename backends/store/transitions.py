@@ -1,8 +1,8 @@
 """Recording states: the path that every transition takes.
 
 A batch costs two reads (the runs, locked; their flows) and one write for all its items together. In between,
-plain Python decides item by item, in the order they were sent, what becomes of each: the rules are in
-`rules`, places under a limit in `slots`. Nothing is written for an item that is refused, and its refusal
+plain Python decides item by item, in the order they were sent, what becomes of each: what a state means is in
+`engine.lifecycle`, places under a limit in `slots`. Nothing is written for an item that is refused, and its refusal
 touches no other.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import bindparam, select, update
 
+from ...engine import lifecycle
 from . import rules
 from .databases.base import StateRecord
 from .idempotency import once
@@ -36,6 +37,9 @@ QUEUE_INTERVAL = datetime.timedelta(seconds=30)
 """When a run that found no place asks again."""
 
 _CHUNK = 5000  # as many items share their statements at most: a statement takes a limited number of parameters
+
+_CASCADE = "Cancelled"
+"""The state of a flow run that its unfinished task runs take over."""
 
 _NAMES = {"flow_run": "flow run", "task_run": "task run"}
 
@@ -174,7 +178,7 @@ class _Batch:
                 continue
             version = item.update.version
             if version is None:
-                if run.state == item.head.type and run.state in rules.FINISHED:
+                if run.state == item.head.type and run.state in lifecycle.FINISHED:
                     keys.append((run.id, run.version))
             elif 0 <= version < run.version:
                 keys.append((run.id, version + 1))
@@ -199,10 +203,10 @@ class _Batch:
             return Outcome(run.id, "ERROR", message, run.version)
         if strict and version is not None and version != run.version:
             return self.refuse(item, run, f": version {version} is not the current version.", VERSION_LOCKING_ERROR)
-        if self.kind == "task_run" and new in rules.RUNNING and flow.state != "Running":
+        if self.kind == "task_run" and new in lifecycle.RUNNING and flow.state != "Running":
             why = f": provided a running state but associated flow run {run.flow_key} is not in a running state."
             return self.refuse(item, run, why)
-        if strict and not rules.may_follow(run.state, new):
+        if strict and not lifecycle.may_follow(run.state, new):
             return self.refuse(item, run, f": the run is finished ({run.state}).")
         return self.accept(run, flow, item)
 
@@ -221,14 +225,14 @@ class _Batch:
         """Return the acknowledgement of a message that was answered before, if this is one."""
         version = item.update.version
         if version is None:
-            if run.state not in rules.FINISHED:
+            if run.state not in lifecycle.FINISHED:
                 return None
             version = run.version - 1
         known = self.recorded.get((run.id, version + 1))
         if known is None:
             return None
         state, text, client_id = known
-        if item.head.type in rules.CLAIMS and (client_id is None or client_id != self.caller.client_id):
+        if item.head.type in lifecycle.CLAIMS and (client_id is None or client_id != self.caller.client_id):
             return None  # a rival's claim may read the same: it is not ours
         if state == "Queued" and item.head.type == "Running":
             return Outcome(run.id, "QUEUED", self.slots.message, version + 1)
@@ -242,17 +246,17 @@ class _Batch:
         head, text = item.head, item.text
         status: Literal["SUCCESS", "QUEUED"] = "SUCCESS"
         message = None
-        claim = self.caller.client_id if head.type in rules.CLAIMS else None
+        claim = self.caller.client_id if head.type in lifecycle.CLAIMS else None
         if flow.limited:
             if head.type == "Running" and not self.slots.take(run.id):
                 status, message = "QUEUED", self.slots.message
                 head, text = self.queued(message)
-            elif head.type not in rules.RUNNING:
+            elif head.type not in lifecycle.RUNNING:
                 self.slots.release(run.id)
         if self.kind == "task_run":
             if head.cached_inputs or run.extra is not None:
                 text = self.carry_inputs(run, head, text)
-        elif head.type == rules.CASCADE:
+        elif head.type == _CASCADE:
             self.cancelled.append(item)
         elif head.type == "Submitted":
             run.extra = self.tx.now
@@ -292,7 +296,7 @@ class _Batch:
         run.version += 1
         run.state = new
         self.recorded[run.id, run.version] = (new, text, client_id)
-        start = self.start_time(head) if new in rules.STARTED_LATER else None
+        start = self.start_time(head) if new in lifecycle.WAITING else None
         self.rows.append(
             (tx.new_id(), run.tenant_id, run.id, run.version, now, new, head.message, start, text, client_id)
         )
@@ -339,7 +343,7 @@ class _Batch:
         tx = self.tx
         run = tables["task_run"].c
         unfinished = select(run.id).where(
-            run.flow_run_id == item.update.run_id, run.state.not_in(sorted(rules.FINISHED)) | run.state.is_(None)
+            run.flow_run_id == item.update.run_id, run.state.not_in(sorted(lifecycle.FINISHED)) | run.state.is_(None)
         )
         ids = tx.connection.execute(unfinished).scalars().all()
         _apply(tx, "task_run", [StateUpdate(run_id, item.update.state) for run_id in ids], ANYONE)

@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ....engine import lifecycle
 from ....engine.errors import BackendError, BackendRejected, BackendUnavailable, FlowloopError
-from .. import rules
 from ..records import Kind
 from ..schema import metadata
 
@@ -210,9 +210,9 @@ def copied(kind: Kind, least: str, greatest: str) -> str:
         state_start_time = new.start_time, serialized_state = new.serialized_state, updated = new.timestamp,
         start_time = CASE WHEN new.state = 'Running'
             THEN coalesce({least}({kind}.start_time, new.timestamp), new.timestamp) ELSE {kind}.start_time END,
-        end_time = CASE WHEN new.state IN ({_names(rules.ENDED)})
+        end_time = CASE WHEN new.state IN ({_names(lifecycle.ENDED)})
             THEN coalesce({greatest}({kind}.end_time, new.timestamp), new.timestamp) ELSE {kind}.end_time END,
-        heartbeat = CASE WHEN new.state IN ({_names(rules.HEARTBEAT[kind])})
+        heartbeat = CASE WHEN new.state IN ({_names(lifecycle.ALIVE[kind])})
             THEN new.timestamp ELSE {kind}.heartbeat END"""
     return sets + (", cached_at = CASE WHEN new.state = 'Cached' THEN new.timestamp END" if kind == "task_run" else "")
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowloop.backends.store import ANYONE, Caller, Outcome, StateUpdate, Store
-from flowloop.backends.store.rules import FINISHED, may_follow
+from flowloop.engine.lifecycle import FINISHED, may_follow
 
 from .world import ManualClock, World, state
 
