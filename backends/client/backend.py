@@ -40,6 +40,7 @@ from ...engine.state import Queued, State
 from .._circuit import Circuit, CircuitState
 from ..batcher import Batcher, RequestRejected
 from . import texts as documents
+from .subscription import Subscriptions
 from .texts import Write
 from .transport import HttpTransport, Request, error_of
 
@@ -87,7 +88,6 @@ class GraphQLBackend:
     ) -> None:
         self._settings = settings or Settings.from_env()
         self._clock = clock or SystemClock()
-        self._timeout = timeout
         self._connect_limit = min(connect_limit, self._settings.outage_limit)
         self.url = _without_credentials(url)
         self._post_url = self.url if self._settings.api_key else url.rstrip("/")
@@ -98,6 +98,7 @@ class GraphQLBackend:
         self._transport = HttpTransport(
             self._post_url, self.url, headers=self._headers, timeout=timeout, clock=self._clock, transport=transport
         )
+        self._subscriptions = Subscriptions(self._transport, self._post_url, self.url, self._headers, timeout)
         self._stack = AsyncExitStack()
         self._session: Any = None
         self._is_flowloop = False
@@ -115,6 +116,7 @@ class GraphQLBackend:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._subscriptions.aclose)
             self._session = await stack.enter_async_context(Client(transport=self._transport, execute_timeout=None))
             self._is_flowloop = await self._circuit.call(self._ask_who, self._connect_limit)
             if self._is_flowloop:
@@ -401,21 +403,15 @@ class GraphQLBackend:
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
-        """See `Backend.watch_flow_run`: a subscription at a flowloop server, where ``websockets`` is installed."""
+        """See `Backend.watch_flow_run`: a subscription at a flowloop server."""
         if not self._is_flowloop or self._transport.kwargs["transport"] is not None:
             return None
-        try:
-            from . import subscription as _subscription
-        except ModuleNotFoundError:
-            return None
-        return self._watch(_subscription.subscribe, flow_run_id)
+        return self._watch(flow_run_id)
 
     @asynccontextmanager
-    async def _watch(self, subscribe: Any, flow_run_id: str) -> AsyncIterator[AsyncIterator[State]]:
+    async def _watch(self, flow_run_id: str) -> AsyncIterator[AsyncIterator[State]]:
         async with (
-            subscribe(
-                self._post_url, documents.WATCH_FLOW_RUN, {"id": flow_run_id}, self._headers, self._timeout
-            ) as events,
+            self._subscriptions.subscribe(documents.WATCH_FLOW_RUN, {"id": flow_run_id}) as events,
             aclosing(documents.row_state(event["flow_run_states"]) async for event in events) as states,
         ):
             yield states

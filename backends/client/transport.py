@@ -102,9 +102,10 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
             raise BackendUnavailable(_reason(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise BackendRejected(f"{self._name} cannot be used: {_reason(error)}") from error
-        return self._result(response)
+        return self.result_of(response)
 
-    def _result(self, response: Any) -> ExecutionResult:
+    def result_of(self, response: Any) -> ExecutionResult:
+        """Return what a response holds; see `execute` for what is raised."""
         status = response.status_code
         if status == 429 or status == 408 or status >= 500:
             raise BackendUnavailable(f"it answers with status {status}", self._retry_after(response))
