@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
+from ._run.net import LeftBehind
 from .context import values
 from .signals import ENDRUN
 from .state import Cancelled, Pending, State
@@ -46,17 +47,15 @@ _MESSAGES: dict[str, str] = {
 }
 
 
-class LeftBehind(BaseException):
-    """A body ended after its run had ended without it, so nobody may hear of it."""
-
-
 class Cancellation:
     """Whether, and why, a flow run is being stopped."""
 
-    __slots__ = ("_deadline", "_outer", "cause", "interruptible", "left_behind")
+    __slots__ = ("_deadline", "_outer", "cause", "interrupted_by", "interruptible", "left_behind")
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
+        self.interrupted_by: KeyboardInterrupt | None = None
+        """What goes on to the caller once everything has been stopped."""
         self._outer: Cancellation | None = None
         self._deadline = math.inf
         self.interruptible: set[asyncio.Task[Any]] = set()
@@ -70,6 +69,11 @@ class Cancellation:
             self.cause = cause
             for task in self.interruptible:
                 task.cancel()
+
+    def interrupt(self, error: KeyboardInterrupt) -> None:
+        """Stop the run because of an interrupt, which the caller is to hear of after that."""
+        self.interrupted_by = self.interrupted_by or error
+        self.request("shutdown")
 
     def look_around(self) -> Self:
         """Note what may cut this run short from outside: the flow run around it, and the deadline of an anyio scope."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ._large import aside
 from ._run import rules
 from ._run.drive import Drive, plan_of
+from ._run.net import goes_on, meant, shown
 from ._run.restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
 from .context import context as run_context
@@ -268,20 +269,21 @@ class FlowRunner(Runner):
                 task_runner_state_handlers=task_runner_state_handlers,
                 executor=executor or self.flow.executor or LocalExecutor(self.settings.thread_limit),
             )
-        except (ENDRUN, PrefectStateSignal) as end:
-            return end.state
         except FlowDefinitionError:
             raise
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as raised:
+            error = meant(raised)
+            if isinstance(error, (ENDRUN, PrefectStateSignal)):
+                return error.state
             if isinstance(error, asyncio.CancelledError):
                 if being_cancelled():
                     if self._drive is None and start is not None:
                         await at_last(self._cancelled_before_tasks(start), self.settings.cancel_grace)
                     raise
-            elif _values.get().get("raise_on_exception"):
+            elif goes_on(error) or (isinstance(error, Exception) and _values.get().get("raise_on_exception")):
                 raise
-            self.logger.exception("flow run of %s failed unexpectedly", self.flow.name)
-            failed = Failed(f"Unexpected error while running flow '{self.flow.name}': {error!r}", result=error)
+            self.logger.error("flow run of %s failed unexpectedly", self.flow.name, exc_info=error)
+            failed = Failed(f"Unexpected error while running flow '{self.flow.name}': {shown(error)}", result=error)
             try:
                 return await self.handle_state_change(start or Pending(), failed)
             except (ENDRUN, PrefectStateSignal) as end:
@@ -448,6 +450,8 @@ class FlowRunner(Runner):
         try:
             async with self.check_for_cancellation(), executor.start():
                 await drive.run()
+            if cancellation.interrupted_by is not None:
+                raise cancellation.interrupted_by
             if cancellation.cause is not None:
                 return self._stopped(cancellation, drive, return_tasks)
             states, keys, terminals = await aside(len(self.flow.tasks), lambda: self._collected(drive))
@@ -457,8 +461,8 @@ class FlowRunner(Runner):
                 return_states={task: states[task] for task in return_tasks},
                 terminal_states=terminals,
             )
-        except asyncio.CancelledError:
-            if being_cancelled():
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) or being_cancelled():
                 told = self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
                 await at_last(told, self.settings.cancel_grace)
             raise

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from ._run.net import goes_on, meant, shown
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
 from .state import Failed, Pending, State, _MetaState
 
@@ -40,8 +41,10 @@ async def call_handler(handler: Callable[..., Any], owner: Any, old_state: State
     if answer is None:
         return new_state
     if not isinstance(answer, State):
-        name = getattr(handler, "__qualname__", repr(handler))
-        raise TypeError(f"the state handler {name} returned {answer!r}; a handler returns a state, or None to keep it")
+        name = getattr(handler, "__qualname__", None) or shown(handler)
+        raise TypeError(
+            f"the state handler {name} returned {shown(answer)}; a handler returns a state, or None to keep it"
+        )
     return answer
 
 
@@ -125,6 +128,8 @@ class Runner:
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
         """Call all state handlers: those of what is run first, then those of this runner. Then tell whoever watches.
 
+        What a handler puts in the place of the new state, or raises, is recorded where states are recorded.
+
         Args:
             - old_state: the old (previous) state
             - new_state: the new (current) state
@@ -138,19 +143,50 @@ class Runner:
         """
         try:
             new_state = await self.call_runner_target_handlers(old_state, new_state)
+        except BaseException as raised:
+            end = self._ended_by(raised)
+            if isinstance(end, (PAUSE, ENDRUN)):
+                raise end from end.__cause__
+            new_state = end.state
+        else:
+            if self.state_handlers:
+                new_state = await self._call_own_handlers(old_state, new_state)
+        self._tell(old_state, new_state)
+        return new_state
+
+    async def _call_own_handlers(self, old_state: State, told: State) -> State:
+        new_state, end = told, None
+        try:
             for handler in self.state_handlers:
                 new_state = await call_handler(handler, self, old_state, new_state)
-        except (PAUSE, ENDRUN):
-            raise
-        except PrefectStateSignal as signal:
-            new_state = signal.state
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and being_cancelled():
-                raise
-            self.logger.exception("a state handler failed")
-            message = f"Exception raised while calling state handlers: {error!r}"
-            raise ENDRUN(Failed(message, result=error)) from error
-        self._tell(old_state, new_state)
+        except BaseException as raised:
+            end = self._ended_by(raised)
+            new_state = end.state
+        if new_state is not told:
+            new_state = await self._record(told, new_state)
+        if isinstance(end, (PAUSE, ENDRUN)):
+            end.state = new_state
+            raise end from end.__cause__
+        return new_state
+
+    def _ended_by(self, raised: BaseException) -> ENDRUN | PrefectStateSignal:
+        """Return the signal that what a handler raised amounts to: ENDRUN with Failed if it is none."""
+        error = meant(raised)
+        if isinstance(error, (ENDRUN, PrefectStateSignal)):
+            return error
+        if goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled()):
+            raise error
+        self.logger.error("a state handler failed", exc_info=error)
+        end = ENDRUN(Failed(f"Exception raised while calling state handlers: {shown(error)}", result=error))
+        end.__cause__ = error
+        return end
+
+    async def _record(self, old_state: State, new_state: State) -> State:
+        """Record a state; here there is nothing to record it in.
+
+        Returns:
+            - State: the state to go on with
+        """
         return new_state
 
     def _tell(self, old_state: State, new_state: State) -> None:

@@ -10,6 +10,7 @@ import anyio
 
 from ._run import mapping, rules
 from ._run.body import BodyRunner
+from ._run.net import failure, goes_on, meant, shown
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
@@ -17,7 +18,7 @@ from .edge import Edge
 from .result import NoResult, Result
 from .runner import call_handler, call_state_handlers, settle
 from .settings import Settings
-from .signals import ENDRUN, PrefectSignal, PrefectStateSignal
+from .signals import ENDRUN, PrefectStateSignal
 from .state import (
     Cached,
     Failed,
@@ -181,12 +182,8 @@ class TaskRunner(BodyRunner):
                             state = await self._run_plainly(state, upstream_states, current)
                         else:
                             state = await self._run_checked(state, upstream_states, is_mapped_parent)
-                except (ENDRUN, PrefectStateSignal) as end:
-                    state = end.state
-                except (Exception, PrefectSignal, asyncio.CancelledError) as error:
-                    if isinstance(error, asyncio.CancelledError) and await is_stopped():
-                        raise
-                    state = await self._failed_unexpectedly(start, error)
+                except BaseException as raised:
+                    state = await self._caught(start, raised)
                 if isinstance(state, Finished) or (wait := self._goes_on(state)) is None:
                     return state
                 try:
@@ -277,13 +274,23 @@ class TaskRunner(BodyRunner):
         state = await self.check_for_retry(state, inputs)
         return await self.check_task_is_looping(state, inputs, upstream_states)
 
-    async def _failed_unexpectedly(self, state: State | None, error: BaseException) -> State:
+    async def _caught(self, start: State | None, raised: BaseException) -> State:
+        """Return the state that a run ends with because of what was raised in it, whatever that is."""
+        error = meant(raised)
+        if isinstance(error, (ENDRUN, PrefectStateSignal)):
+            return error.state
+        cancellation: Cancellation | None = _values.get().get("cancellation")
+        if isinstance(error, KeyboardInterrupt) and cancellation is not None:
+            cancellation.interrupt(error)
+            return await self._cancelled(start or Pending())
+        if goes_on(error) or (isinstance(error, asyncio.CancelledError) and await is_stopped()):
+            raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
             raise error
         self.logger.error("task %s failed unexpectedly", self.task.name, exc_info=error)
-        message = f"Unexpected error while running task '{self.task.name}': {error!r}"
+        message = f"Unexpected error while running task '{self.task.name}': {shown(error)}"
         try:
-            return await self.handle_state_change(state or Pending(), Failed(message, result=error))
+            return await self.handle_state_change(start or Pending(), Failed(message, result=error))
         except (ENDRUN, PrefectStateSignal) as end:
             return end.state
 
@@ -434,10 +441,15 @@ class TaskRunner(BodyRunner):
             if not state.map_states:
                 state.map_states = [None] * state.n_map_states
             raise ENDRUN(state)
-        problem = mapping.unmappable(upstream_states)
+        try:
+            problem = mapping.unmappable(upstream_states)
+            width = 0 if problem is not None else mapping.width(upstream_states)
+        except BaseException as raised:
+            error = failure(raised)
+            message = f"What task '{self.task.name}' is mapped over cannot be read: {shown(error)}"
+            raise ENDRUN(Failed(message, result=error)) from error
         if problem is not None:
             raise ENDRUN(Failed(problem))
-        width = mapping.width(upstream_states)
         raise ENDRUN(Mapped("Ready to proceed with mapping.", map_states=[None] * width, n_map_states=width))  # type: ignore[list-item]
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
@@ -499,10 +511,10 @@ class TaskRunner(BodyRunner):
         parameters = _values.get().get("parameters") or {}
         try:
             return bool(await settle(self.task.cache_validator(state, values, parameters)))
-        except Exception as error:
-            raise ENDRUN(
-                Failed(f"The cache_validator of task '{self.task.name}' failed: {error!r}", result=error)
-            ) from error
+        except BaseException as raised:
+            error = failure(raised)
+            message = f"The cache_validator of task '{self.task.name}' failed: {shown(error)}"
+            raise ENDRUN(Failed(message, result=error)) from error
 
     @call_state_handlers
     async def check_task_trigger(self, state: State, upstream_states: dict[Edge, State]) -> State:
@@ -519,14 +531,11 @@ class TaskRunner(BodyRunner):
                 all_successful(upstream_states)
                 return state
             answer = await settle(trigger(upstream_states))
-        except PrefectStateSignal as signal:
-            raise ENDRUN(signal.state) from None
-        except PrefectSignal:
-            raise
-        except Exception as error:
-            message = f"The trigger of task '{self.task.name}' failed: {error!r}"
+        except BaseException as raised:
+            error = failure(raised)
+            message = f"The trigger of task '{self.task.name}' failed: {shown(error)}"
             raise ENDRUN(TriggerFailed(message, result=error)) from error
-        return rules.trigger_answer(state, answer, self.task.name, getattr(trigger, "__name__", repr(trigger)))
+        return rules.trigger_answer(state, answer, self.task.name, getattr(trigger, "__name__", None) or shown(trigger))
 
     @call_state_handlers
     async def set_task_to_running(self, state: State, inputs: dict[str, Result]) -> State:
@@ -598,7 +607,12 @@ class TaskRunner(BodyRunner):
 
         current = _values.get()
         run_count = current.get("task_run_count", 1)
-        delay = delay_after(self.task.retry_delay, run_count, self.task.name)
+        try:
+            delay = delay_after(self.task.retry_delay, run_count, self.task.name)
+        except BaseException as raised:
+            error = failure(raised)
+            message = f"The task failed, and so did its retry_delay after attempt {run_count}: {shown(error)}"
+            raise ENDRUN(Failed(message, result=error)) from error
         return rules.retry(
             state,
             run_count=run_count,

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from flowloop.engine._run.drive import Drive
 from flowloop.engine.testing import VirtualLoop
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_time: runs on flowloop.engine.testing.VirtualLoop")
+    Drive.keeps_story = True
 
 
 def pytest_asyncio_loop_factories(

@@ -22,6 +22,7 @@ LAYERS = """
     result stdout
     results state _checks
     backend cache_validators serialization signals watch _run.mapping _run.release
+    _run.net
     cancellation executors runner schedules triggers _run.rules
     task
     operators parameter secrets

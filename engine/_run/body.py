@@ -10,16 +10,17 @@ from typing import Any
 import anyio
 
 from .. import _signature
-from ..cancellation import Cancellation, LeftBehind, absorb_cancel, is_stopped, stopped_state
+from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state
 from ..context import values as _values
 from ..errors import SerializationError
 from ..executors import Executor, LocalExecutor
 from ..result import Result, ResultNotImplementedError
 from ..runner import Runner
-from ..signals import LOOP, PrefectStateSignal, TaskTimeoutSignal
+from ..signals import ENDRUN, LOOP, PrefectStateSignal, TaskTimeoutSignal
 from ..state import Failed, Looped, State, Success, TimedOut
 from ..stdout import captured_stdout
 from ..task import Task
+from .net import LeftBehind, goes_on, meant, shown
 
 __all__ = ["BodyRunner"]
 
@@ -96,20 +97,26 @@ class BodyRunner(Runner):
                     raise
                 return stopped_state(cancellation.cause)
             return Failed("The task's body was cancelled from within.", result=error)
-        except TaskTimeoutSignal as signal:
-            return TimedOut(str(signal), result=signal)
-        except LOOP as signal:
-            return await self._looped(signal)
-        except PrefectStateSignal as signal:
-            return signal.state
-        except Exception as error:
-            if current.get("raise_on_exception"):
-                raise
-            return Failed(f"Error during execution of task: {error!r}", result=error)
+        except BaseException as raised:
+            return await self._failed(meant(raised))
         if current.get("checkpointing") is not True:
             is_bare = self.result is _NOWHERE and not isinstance(value, Result)
             return Success("Task run succeeded.", value if is_bare else self.result.from_value(value))
         return await self._succeeded(value, inputs)
+
+    async def _failed(self, error: BaseException) -> State:
+        """Return the state that a body leaves with what it raised."""
+        if isinstance(error, TaskTimeoutSignal):
+            return TimedOut(str(error), result=error)
+        if isinstance(error, LOOP):
+            return await self._looped(error)
+        if isinstance(error, PrefectStateSignal):
+            return error.state
+        if isinstance(error, ENDRUN) or goes_on(error):
+            raise error
+        if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
+            raise error
+        return Failed(f"Error during execution of task: {shown(error)}", result=error)
 
     async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
         task, body = self.task, self._body
@@ -134,9 +141,14 @@ class BodyRunner(Runner):
         if _values.get().get("checkpointing") is True:
             try:
                 state.result = await self._stored_between(value)
-            except Exception as error:
-                message = f"what round {state.loop_count} of task '{self.task.name}' left cannot be stored: {error!r}"
-                self.logger.warning("%s; should the run be interrupted, it loops from the beginning", message)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as raised:
+                if goes_on(error := meant(raised)):
+                    raise error from None
+                message = f"what round {state.loop_count} of task '{self.task.name}' left cannot be stored"
+                said = "%s: %s; should the run be interrupted, it loops from the beginning"
+                self.logger.warning(said, message, shown(error))
             if value is None or state._result.location is not None:
                 state.cached_inputs = await self._loop_inputs(state.loop_count + 1, state._result)
         return state
@@ -144,14 +156,17 @@ class BodyRunner(Runner):
     async def _succeeded(self, value: Any, inputs: Mapping[str, Result]) -> State:
         try:
             result = await self._stored(value, inputs)
-        except SerializationError as error:
-            message = f"The result of task '{self.task.name}' cannot be stored: {error}"
-            return Failed(message, result=error)
-        except Exception as error:
-            if _values.get().get("raise_on_exception"):
-                raise
-            message = f"The result of task '{self.task.name}' could not be stored: {error!r}"
-            return Failed(message, result=error)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as raised:
+            error = meant(raised)
+            if isinstance(error, SerializationError):
+                return Failed(f"The result of task '{self.task.name}' cannot be stored: {error}", result=error)
+            if isinstance(error, PrefectStateSignal):
+                return error.state
+            if goes_on(error) or (isinstance(error, Exception) and _values.get().get("raise_on_exception")):
+                raise error from None
+            return Failed(f"The result of task '{self.task.name}' could not be stored: {shown(error)}", result=error)
         return Success("Task run succeeded.", result)
 
     async def _stored(self, value: Any, inputs: Mapping[str, Result]) -> Result:

@@ -11,18 +11,20 @@ import asyncio
 import contextvars
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
 from ..edge import Edge
 from ..errors import ExecutorError
 from ..flow import Flow
-from ..state import Finished, Mapped, Pending, Queued, State
+from ..signals import ENDRUN
+from ..state import Failed, Finished, Mapped, Pending, Queued, State
 from ..task import Task
 from ..task_runner import TaskRunner
 from ..watch import Watch
 from . import mapping
 from .ledger import Graph, Key, Ledger
+from .net import failure, goes_on, meant, shown
 from .release import Release
 
 __all__ = ["Drive", "Plan", "plan_of"]
@@ -88,8 +90,11 @@ class Drive:
         - fail_fast: whether the first failure stops the run
         - kept: the tasks whose results stay although no task needs them any more; None lets all stay
         - grace: seconds that stopped bodies get to clean up, and again to record their states
-        - story: whether the ledger keeps a log
     """
+
+    keeps_story: ClassVar[bool] = False
+    """Whether the ledger keeps a log, which the error about an impossible move then tells; always in asyncio's debug
+    mode."""
 
     def __init__(
         self,
@@ -104,7 +109,6 @@ class Drive:
         fail_fast: bool,
         kept: Iterable[Task[..., Any]] | None = None,
         grace: float,
-        story: bool = False,
     ) -> None:
         self._plan = plan
         self._runner_of = runner_of
@@ -116,7 +120,7 @@ class Drive:
         self._backlog = backlog
         self._fail_fast = fail_fast
         self._grace = grace
-        self.ledger = Ledger(plan.graph, story=story)
+        self.ledger = Ledger(plan.graph, story=self.keeps_story or asyncio.get_running_loop().get_debug())
         self._release: Release | None = None
         if kept is not None:
             self._release = Release(plan.graph, {plan.index[task] for task in (*kept, *task_states)})
@@ -128,7 +132,7 @@ class Drive:
         self._context = contextvars.copy_context()
         self._stopping = False
         self._cancelled_meanwhile = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         watch.total += len(plan.tasks)
 
@@ -152,7 +156,7 @@ class Drive:
 
         Raises:
             - CancelledError: when the caller is cancelled, after everything has been stopped
-            - Exception: what a task runner raised, after everything has been stopped
+            - BaseException: what a task runner raised, after everything has been stopped
         """
         loop = asyncio.get_running_loop()
         try:
@@ -191,7 +195,7 @@ class Drive:
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
         try:
             task = _spawn(self._run_task(*key), loop)
-        except Exception as error:
+        except BaseException as error:
             self._failure = self._failure or error
             return
         if task.done():
@@ -217,7 +221,7 @@ class Drive:
             if not self._stopping:
                 name = self._plan.tasks[key[0]].name
                 self._failure = self._failure or ExecutorError(f"the run of task {name!r} was cancelled from outside")
-        except Exception as error:
+        except BaseException as error:
             self._failure = self._failure or error
 
     def _run_task(self, number: int, child: int) -> Coroutine[Any, Any, State]:
@@ -234,9 +238,18 @@ class Drive:
             return runner.run(self.states[number] or self._initial.get(task), upstream, context, is_parent)
         parent = self.states[number]
         assert isinstance(parent, Mapped)
-        upstream = mapping.child_states(self._sources.get(number, []), child)
+        upstream = self._child_states(number, child)
         context = {"map_index": child} if context is None else {**context, "map_index": child}
         return runner.run(parent.map_states[child], upstream, context)
+
+    def _child_states(self, number: int, child: int) -> dict[Edge, State]:
+        sources = self._sources.get(number, [])
+        try:
+            return mapping.child_states(sources, child)
+        except BaseException as error:
+            if goes_on(meant(error)):
+                raise
+        return {edge: _element(edge, state, elements, child) for edge, state, elements in sources}
 
     def _upstream_states(self, number: int) -> dict[Edge, State]:
         states = self.states
@@ -280,7 +293,7 @@ class Drive:
 
     def _expand(self, number: int, state: Mapped) -> None:
         upstream = self._upstream_states(number)
-        sources = [(edge, one, mapping.elements_of(edge, one)) for edge, one in upstream.items()]
+        sources = [(edge, one, _elements_of(edge, one, state.n_map_states)) for edge, one in upstream.items()]
         self._sources[number] = sources
         width = min([state.n_map_states, *(len(elements) for _, _, elements in sources if elements is not None)])
         if len(state.map_states) != width:
@@ -349,6 +362,32 @@ class Drive:
         state = stopped_state(self._cancellation.cause)
         self._watch.count(state)
         return state
+
+
+def _elements_of(edge: Edge, state: State, width: int) -> mapping.Elements | None:
+    """Return what a mapped edge brings; what cannot be read fails the children, and nothing else."""
+    try:
+        elements = mapping.elements_of(edge, state)
+        if elements is not None:
+            len(elements)
+    except BaseException as error:
+        return [_unread(edge, error)] * width
+    return elements
+
+
+def _element(edge: Edge, state: State, elements: mapping.Elements | None, child: int) -> State:
+    try:
+        return state if elements is None else elements[child]
+    except BaseException as error:
+        return _unread(edge, error)
+
+
+def _unread(edge: Edge, raised: BaseException) -> State:
+    try:
+        error = failure(raised)
+    except ENDRUN as end:
+        return end.state
+    return Failed(f"The result of '{edge.upstream_task.name}' cannot be read: {shown(error)}", result=error)
 
 
 def _is_over(state: State | None) -> bool:

@@ -16,12 +16,13 @@ Elements = Sequence[State]
 
 
 class _ValueElements(Sequence[State]):
-    """The elements of a value, each as the state of its own that a child sees upstream."""
+    """The elements of a value by position, each as the state of its own that a child sees upstream."""
 
     __slots__ = ("_values",)
 
     def __init__(self, values: Any) -> None:
-        self._values = values
+        # an index may be a label there, and what reads as it goes may fail: found out before it is mapped over
+        self._values = values if isinstance(values, (list, tuple, str, range)) else list(values)
 
     def __len__(self) -> int:
         return len(self._values)

@@ -354,7 +354,16 @@ class CloudFlowRunner(FlowRunner):
         if ended is not None and ended.is_finished():
             ended.result = new_state.result
             raise ENDRUN(ended)
-        new_state = await super().call_runner_target_handlers(old_state, new_state)
+        try:
+            new_state = await super().call_runner_target_handlers(old_state, new_state)
+        except BaseException as raised:
+            end = self._ended_by(raised)
+            end.state = await self._record(old_state, end.state)
+            raise end from end.__cause__
+        return await self._record(old_state, new_state)
+
+    async def _record(self, old_state: State, new_state: State) -> State:
+        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
         current = _values.get()
         backend: Backend = current["backend"]
         flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")

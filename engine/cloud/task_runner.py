@@ -172,7 +172,12 @@ class CloudTaskRunner(TaskRunner):
         Raises:
             - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
         """
-        new_state = await super().call_runner_target_handlers(old_state, new_state)
+        try:
+            new_state = await super().call_runner_target_handlers(old_state, new_state)
+        except BaseException as raised:
+            end = self._ended_by(raised)
+            end.state = await self._record(old_state, end.state)
+            raise end from end.__cause__
         attempt = _values.get().get("task_run_count", 1)
         task = self.task
         if type(old_state) is Running and rules.is_retried(
@@ -182,6 +187,7 @@ class CloudTaskRunner(TaskRunner):
         return await self._record(old_state, new_state)
 
     async def _record(self, old_state: State, new_state: State) -> State:
+        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
         current = _values.get()
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:

@@ -19,7 +19,6 @@ import cloudpickle
 from ..context import context as run_context
 from ..context import values
 from ..errors import ExecutorError
-from ..signals import PrefectSignal
 
 __all__ = ["Answer", "ByName", "Request", "name_of", "pickled", "request_for", "run", "unpickled", "value_of"]
 
@@ -197,7 +196,7 @@ def _answer(request: Request) -> Answer:
     try:
         value = body(*request.args, **request.kwargs)
         return Answer("value", asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value)
-    except (Exception, PrefectSignal, asyncio.CancelledError) as error:
+    except BaseException as error:
         return Answer("error", error, "".join(traceback.format_exception(error)))
     finally:
         values.reset(token)

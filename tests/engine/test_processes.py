@@ -374,11 +374,21 @@ async def test_a_process_that_dies_fails_its_own_body_and_a_retry_cures_it(tmp_p
 
 async def test_a_body_that_leaves_its_process_has_failed():
     def leaves():
-        sys.exit(3)
+        os._exit(3)
 
     state = await one(leaves)
     assert isinstance(state.result, ExecutorError)
     assert "exit code 3" in str(state.result)
+
+
+async def test_a_body_that_exits_fails_as_it_does_anywhere_else():
+    def leaves():
+        sys.exit(3)
+
+    state = await one(leaves)
+    assert state.is_failed()
+    assert isinstance(state.result, SystemExit)
+    assert state.result.code == 3
 
 
 async def test_cancelling_kills_what_the_body_started_too(caller):

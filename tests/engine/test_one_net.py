@@ -1,0 +1,370 @@
+"""Whatever the code of users raises, wherever it is called: it ends one task run, and nothing else."""
+
+import asyncio
+import datetime
+
+import pytest
+
+from flowloop.backends import connect
+from flowloop.engine import Flow, FlowRunner, Limits, Settings, TaskRunner, resource_manager, subflow, task
+from flowloop.engine._run.drive import Drive, plan_of
+from flowloop.engine._run.ledger import Graph, Ledger
+from flowloop.engine.cancellation import Cancellation
+from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.errors import InvalidTransition
+from flowloop.engine.executors import ProcessExecutor
+from flowloop.engine.results import LocalResult
+from flowloop.engine.signals import ENDRUN, FAIL, SKIP
+from flowloop.engine.state import Cached, Failed, Skipped, Success
+from flowloop.engine.watch import Watch
+
+pytestmark = pytest.mark.virtual_time
+
+
+class Panic(BaseException):
+    """What a Rust extension raises that panics."""
+
+
+class Mute(Exception):
+    """Its repr fails, too."""
+
+    def __repr__(self):
+        raise Panic("no repr")
+
+
+def group(*errors):
+    return BaseExceptionGroup("a task group", errors)
+
+
+RAISED = {
+    "panic": (lambda: Panic("out of bounds"), Failed),
+    "exit": (lambda: SystemExit(0), Failed),
+    "closing": (GeneratorExit, Failed),
+    "own cancel": (asyncio.CancelledError, Failed),
+    "mute": (Mute, Failed),
+    "one signal in groups": (lambda: group(group(SKIP("not today"))), Skipped),
+    "one ENDRUN in a group": (lambda: group(ENDRUN(Failed("stop here"))), Failed),
+    "two signals in a group": (lambda: group(SKIP("not today"), FAIL("nor tomorrow")), Failed),
+    "a signal and an error in a group": (lambda: group(SKIP("not today"), ValueError("x")), Failed),
+    "a panic in a group": (lambda: group(Panic("out of bounds")), Failed),
+}
+
+
+def where(raised):
+    """Return the places that call the code of users, each as what adds a task to a flow that meets the error there."""
+
+    def fails(*args, **kwargs):
+        raise raised()
+
+    async def fails_late(*args, **kwargs):
+        await asyncio.sleep(0.01)
+        raise raised()
+
+    async def late_body():
+        await fails_late()
+
+    def nothing():
+        return 1
+
+    class Values:
+        def __init__(self, broken):
+            self.broken = broken
+
+        def __len__(self):
+            return fails() if self.broken == "len" else 2
+
+        def __getitem__(self, index):
+            if self.broken == "getitem" or (self.broken == "second" and index == 1):
+                fails()
+            return index
+
+    class Iterated(Values):
+        def __iter__(self):
+            fails()
+            yield 1
+
+    @resource_manager
+    class Pool:
+        def setup(self):
+            fails()
+
+        def cleanup(self, pool):
+            pass
+
+    def mapped_over(values):
+        async def use(value):
+            return value
+
+        return task(use).map(task(lambda: values, checkpoint=False)())
+
+    def with_resource():
+        with Pool() as pool:
+            task(lambda p: p, name="use")(pool)
+        return pool
+
+    def handler(when):
+        return lambda it, old, new: fails() if when(new) else None
+
+    def late_handler(it, old, new):
+        return fails_late() if new.is_running() else None
+
+    return {
+        "body": lambda: task(lambda: fails(), name="body")(),
+        "async body": lambda: task(late_body)(),
+        "handler at the beginning": lambda: task(nothing, state_handlers=[handler(lambda s: s.is_running())])(),
+        "handler at the end": lambda: task(nothing, state_handlers=[handler(lambda s: s.is_finished())])(),
+        "async handler": lambda: task(nothing, state_handlers=[late_handler])(),
+        "trigger": lambda: task(nothing, trigger=fails)(),
+        "async trigger": lambda: task(nothing, trigger=fails_late)(),
+        "run name": lambda: task(nothing, task_run_name=fails)(),
+        "target": lambda: task(nothing, target=fails, result=LocalResult("."))(),
+        "resource": with_resource,
+        "len of what is mapped over": lambda: mapped_over(Values("len")),
+        "items of what is mapped over": lambda: mapped_over(Values("getitem")),
+        "one item of what is mapped over": lambda: mapped_over(Values("second")),
+        "iterating what is mapped over": lambda: mapped_over(Iterated(None)),
+    }
+
+
+PLACES = list(where(ValueError))
+
+
+def flow_with(place, raised):
+    async def unrelated():
+        await asyncio.sleep(1)
+        return "unrelated"
+
+    with Flow("net") as flow:
+        bad = where(raised)[place]()
+        other = task(unrelated)()
+    return flow, bad, other
+
+
+@pytest.mark.parametrize("name", RAISED)
+@pytest.mark.parametrize("place", PLACES)
+async def test_it_ends_one_task_run(place, name):
+    raised, expected = RAISED[name]
+    flow, bad, other = flow_with(place, raised)
+    state = await asyncio.wait_for(FlowRunner(flow).run(), 60)
+    assert state.result[other].result == "unrelated"
+    assert isinstance(state.result[bad], expected), state.result[bad]
+
+
+@pytest.mark.parametrize("name", [name for name in RAISED if not name.startswith("one ")])
+@pytest.mark.parametrize("place", PLACES)
+async def test_what_is_returned_is_recorded(place, name, memory, settings):
+    raised, expected = RAISED[name]
+    flow, bad, other = flow_with(place, raised)
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+    state = await asyncio.wait_for(runner.run(), 60)
+    assert isinstance(state.result[bad], expected), state.result[bad]
+    summary, runs = await memory.get_flow_run_history(runner.flow_run_id)
+    assert summary.state == type(state).__name__
+    slugs = flow.slugs
+    recorded = {run.task_slug: run.states[-1].state for run in runs if run.map_index < 0}
+    assert recorded == {slugs[one]: type(ended).__name__ for one, ended in state.result.items()}
+    assert recorded[slugs[other]] == "Success"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"limits": Limits(concurrency=1)}, {"fail_fast": True}, {"release_results": True}],
+    ids=lambda options: next(iter(options)),
+)
+@pytest.mark.parametrize("name", RAISED)
+async def test_under_every_option(name, options):
+    raised, expected = RAISED[name]
+    flow, bad, _ = flow_with("async body", raised)
+    state = await asyncio.wait_for(FlowRunner(flow, **options).run(), 60)
+    assert isinstance(state.result[bad], expected)
+    assert all(one.is_finished() for one in state.result.values())
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_a_flow_handler_or_its_last_word(name):
+    raised, expected = RAISED[name]
+
+    def fails(*args):
+        raise raised()
+
+    def at_the_end(flow, old, new):
+        return fails() if new.is_finished() else None
+
+    for options in ({"state_handlers": [at_the_end]}, {"terminal_state_handler": fails}):
+        with Flow("handled", **options) as flow:
+            task(lambda: 1, name="fine")()
+        assert isinstance(await asyncio.wait_for(FlowRunner(flow).run(), 60), expected)
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_a_subflow_fails_with_it(name):
+    raised, _ = RAISED[name]
+
+    async def fails():
+        raise raised()
+
+    with Flow("inner") as inner:
+        task(fails)()
+    with Flow("outer") as outer:
+        bad = subflow(inner)()
+    state = await asyncio.wait_for(FlowRunner(outer).run(), 60)
+    assert isinstance(state.result[bad], Success if name == "one signal in groups" else Failed)
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_the_validator_of_a_cache(name):
+    raised, expected = RAISED[name]
+
+    def fails(*args):
+        raise raised()
+
+    cached = task(lambda: 1, name="cached", cache_for=datetime.timedelta(days=1), cache_validator=fails)
+    state = await TaskRunner(cached).run(Cached("served", result=1))
+    assert isinstance(state, expected)
+
+
+async def test_a_function_of_retry_delays():
+    def fails(attempt):
+        raise Panic("no delay")
+
+    async def bad():
+        raise ValueError("the body")
+
+    state = await TaskRunner(task(bad, max_retries=1, retry_delay=fails)).run()
+    assert state.is_failed()
+    assert "so did its retry_delay after attempt 1" in state.message
+    assert isinstance(state.result, Panic)
+
+
+@pytest.mark.parametrize("raised", [Panic, GeneratorExit, StopIteration, SystemExit], ids=lambda one: one.__name__)
+def test_in_processes(raised):
+    def fails():
+        raise raised
+
+    with Flow("processes") as flow:
+        bad = task(fails)()
+    state = asyncio.run(FlowRunner(flow).run(executor=ProcessExecutor(1)))
+    assert state.result[bad].is_failed()
+
+
+def test_a_sequence_is_mapped_over_by_position():
+    class Labelled:
+        def __init__(self, labels, values):
+            self.found = dict(zip(labels, values, strict=True))
+
+        def __len__(self):
+            return len(self.found)
+
+        def __iter__(self):
+            return iter(self.found.values())
+
+        def __getitem__(self, label):
+            return self.found[label]
+
+    async def same(value):
+        return value
+
+    with Flow("labels") as flow:
+        made = task(same).map(task(lambda: Labelled([2, 7], ["first", "second"]))())
+    state = asyncio.run(FlowRunner(flow).run())
+    assert state.result[made].result == ["first", "second"]
+
+
+# -- what is not caught --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["body", "async body", "handler at the beginning", "trigger", "run name"])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, lambda: group(KeyboardInterrupt())], ids=["plain", "in a group"])
+def test_an_interrupt_stops_the_run_and_goes_on_to_the_caller(place, raised, tmp_path):
+    flow, bad, _ = flow_with(place, raised)
+    told = []
+
+    async def main():
+        async with connect("memory://") as backend:
+            runner = CloudFlowRunner(flow, backend=backend, settings=Settings(home=str(tmp_path)))
+            try:
+                await runner.run()
+            except KeyboardInterrupt:
+                summary, runs = await backend.get_flow_run_history(runner.flow_run_id)
+                told.append((summary.state, {run.task_slug: run.states[-1].state for run in runs}))
+                raise
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert told == [("Cancelled", dict.fromkeys(flow.slugs.values(), "Cancelled"))]
+    assert bad in flow.slugs
+
+
+# -- the drive itself ----------------------------------------------------------------------------------
+
+
+async def test_a_runner_that_raises_ends_the_run_and_not_only_its_task():
+    class Broken(FlowRunner):
+        def task_runner(self, task, state_handlers):
+            raise Panic("no runner")
+
+    with Flow("broken") as flow:
+        task(lambda: 1, name="one")()
+    state = await asyncio.wait_for(Broken(flow).run(), 10)
+    assert state.is_failed()
+    assert isinstance(state.result, Panic)
+
+
+async def test_what_ends_in_the_callback_wakes_the_drive():
+    class Uncounted(Watch):
+        def count(self, state):
+            raise Panic("not countable")
+
+    async def late():
+        await asyncio.sleep(1)
+
+    with Flow("woken") as flow:
+        task(late)()
+    plan = plan_of(flow)
+    runner = FlowRunner(flow)
+    drive = Drive(
+        plan,
+        lambda one: runner.task_runner(one, []),
+        {},
+        {},
+        Cancellation(),
+        Uncounted(),
+        backlog=lambda: 0,
+        fail_fast=False,
+        grace=1,
+    )
+    with pytest.raises(Panic):
+        await asyncio.wait_for(drive.run(), 10)
+
+
+def test_an_impossible_move_tells_its_story():
+    ledger = Ledger(Graph(1, [], []), story=True)
+    key = ledger.start()
+    ledger.finish(key)
+    with pytest.raises(InvalidTransition, match=r"(?s)from finished to finished.*'started'.*'finished'"):
+        ledger.finish(key)
+
+
+async def test_the_drive_keeps_the_story_in_debug_mode(monkeypatch):
+    monkeypatch.setattr(Drive, "keeps_story", False)
+    with Flow("story") as flow:
+        task(lambda: 1, name="one")()
+    loop = asyncio.get_running_loop()
+    stories = []
+    for debug in (False, True):
+        loop.set_debug(debug)
+        drive = Drive(
+            plan_of(flow),
+            FlowRunner(flow).task_runner,
+            {},
+            {},
+            Cancellation(),
+            Watch(),
+            backlog=int,
+            fail_fast=False,
+            grace=1,
+        )
+        drive.ledger.start()
+        stories.append(drive.ledger.story((0, -1)))
+    loop.set_debug(False)
+    assert stories == [[], [((0, -1), "started")]]
