@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from ...engine.errors import BackendRejected
-from . import flow_runs
+from . import creation, flow_runs
 from .records import ScheduledEvent
 from .tx import Tx, document, tables
 
@@ -62,7 +62,7 @@ def schedule_flow_runs(tx: Tx, *, flow_id: str, max_runs: int = 10) -> list[str]
         if plain and event.start_time <= (last or tx.now):
             continue
         try:
-            created = flow_runs.create_flow_run(
+            created = creation.create_flow_run(
                 tx,
                 flow_id=flow["id"],
                 scheduled_start_time=event.start_time,

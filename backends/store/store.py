@@ -13,8 +13,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...engine.clock import Clock, SystemClock
 from ...engine.errors import FlowloopError
-from . import flow_groups, flow_runs, flows, logs, queue, reads, scheduling, services, task_runs, tenants, transitions
-from . import hosted as cloud
+from . import (
+    creation,
+    flow_groups,
+    flow_runs,
+    flows,
+    hosted,
+    logs,
+    queue,
+    reads,
+    scheduling,
+    services,
+    task_runs,
+    tenants,
+    transitions,
+)
 from .databases.base import Database, prepare
 from .ids import new_ids
 from .records import ANYONE, Caller, NextEvents, Payload, StateChange
@@ -259,7 +272,7 @@ class Store:
 
     # -- flow runs and task runs -----------------------------------------------------------------------
 
-    create_flow_run = _write(flow_runs.create_flow_run)
+    create_flow_run = _write(creation.create_flow_run)
     delete_flow_run = _write(flow_runs.delete_flow_run)
     set_flow_run_name = _write(flow_runs.set_flow_run_name)
     set_flow_run_labels = _write(flow_runs.set_flow_run_labels)
@@ -295,23 +308,23 @@ class Store:
 
     # -- what only the hosted API had ------------------------------------------------------------------
 
-    set_secret = _write(cloud.set_secret)
-    delete_secret = _write(cloud.delete_secret)
-    secret_value = _read(cloud.secret_value)
-    secret_names = _read(cloud.secret_names)
-    set_key_value = _write(cloud.set_key_value)
-    delete_key_value = _write(cloud.delete_key_value)
-    update_task_tag_limit = _write(cloud.update_task_tag_limit)
-    delete_task_tag_limit = _write(cloud.delete_task_tag_limit)
-    update_flow_concurrency_limit = _write(cloud.update_flow_concurrency_limit)
-    delete_flow_concurrency_limit = _write(cloud.delete_flow_concurrency_limit)
-    create_api_key = _write(cloud.create_api_key)
-    delete_api_key = _write(cloud.delete_api_key)
+    set_secret = _write(hosted.set_secret)
+    delete_secret = _write(hosted.delete_secret)
+    secret_value = _read(hosted.secret_value)
+    secret_names = _read(hosted.secret_names)
+    set_key_value = _write(hosted.set_key_value)
+    delete_key_value = _write(hosted.delete_key_value)
+    update_task_tag_limit = _write(hosted.update_task_tag_limit)
+    delete_task_tag_limit = _write(hosted.delete_task_tag_limit)
+    update_flow_concurrency_limit = _write(hosted.update_flow_concurrency_limit)
+    delete_flow_concurrency_limit = _write(hosted.delete_flow_concurrency_limit)
+    create_api_key = _write(hosted.create_api_key)
+    delete_api_key = _write(hosted.delete_api_key)
 
     async def authenticate(self, key: str) -> Caller | None:
         """Return the caller whose API key this is, or None if it is nobody's or has expired."""
         now = self._clock.now()
-        return await self._database.read(lambda connection: cloud.authenticate(connection, key, now))
+        return await self._database.read(lambda connection: hosted.authenticate(connection, key, now))
 
     # -- services --------------------------------------------------------------------------------------
 

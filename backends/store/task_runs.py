@@ -42,17 +42,22 @@ _PENDING_IN_FULL = document(
 _CHUNK = 10_000  # as many map indices are looked up by one statement
 
 
-def create_static(tx: Tx, flow_run_id: str, flow: RowMapping) -> None:
-    """Create the task run of every task of a flow, Pending."""
-    task = tables["task"].c
-    found = tx.connection.execute(select(task.id, task.cache_key).where(task.flow_id == flow["id"]).order_by(task.id))
+def create_static(tx: Tx, runs: Sequence[tuple[str, str, Sequence[tuple[str, str | None]]]]) -> list[list[str]]:
+    """Create the task run of every task of flow runs, Pending, and return their ids, flow run by flow run.
+
+    Args:
+        - runs: of each flow run: its tenant, its id, and id and cache key of each of its tasks
+    """
     now = tx.database.moment(tx.now)
     rows = [
-        (flow["tenant_id"], now, flow_run_id, task_id, -1, cache_key, _PENDING, tx.new_id(), tx.new_id())
-        for task_id, cache_key in found
+        (tenant_id, now, flow_run_id, task_id, -1, cache_key, _PENDING, tx.new_id(), tx.new_id())
+        for tenant_id, flow_run_id, tasks in runs
+        for task_id, cache_key in tasks
     ]
     if rows:
         tx.database.insert_task_runs(tx.connection, rows)
+    ids = iter(row[-1] for row in rows)
+    return [[next(ids) for _ in tasks] for _, _, tasks in runs]
 
 
 def get_or_create_task_runs(tx: Tx, *, flow_run_id: str, task_id: str, map_indices: Sequence[int]) -> list[Payload]:

@@ -186,6 +186,36 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def flows_to_run(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what a flow run takes over from its flow.
+
+        Returns:
+            - of each flow: id, tenant, whether it is archived, its group, id and name of its project, then, as JSON
+              text, its parameters, run config and environment, and the default parameters, labels and run config of its
+              group
+        """
+
+    @abstractmethod
+    def tasks_to_run(self, connection: Connection, flow_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return the tasks of flows, in the order of their ids: flow, id, cache key, slug."""
+
+    @abstractmethod
+    def insert_flow_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
+        """Insert flow runs without a state, except those whose flow has one with the same idempotency key.
+
+        Args:
+            - rows: of each: tenant, moment, flow, name, parameters, context, labels and run config as JSON text,
+              scheduled start time, idempotency key, id
+
+        Returns:
+            - Collection: the ids of those that were inserted
+        """
+
+    @abstractmethod
+    def flow_runs_by_key(self, connection: Connection, keys: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+        """Return flow, key and id of the flow runs with these flows and idempotency keys."""
+
+    @abstractmethod
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert Pending task runs with their state rows, except those whose place is taken.
 

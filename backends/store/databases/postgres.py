@@ -85,6 +85,33 @@ FROM new JOIN run ON run.id = new.id
 RETURNING task_run_id::text
 """
 
+_FLOWS_TO_RUN = (
+    "SELECT f.id::text, f.tenant_id::text, f.archived, f.flow_group_id::text, p.id::text, p.name, f.parameters::text, "
+    "f.run_config::text, f.environment::text, g.default_parameters::text, g.labels::text, g.run_config::text "
+    "FROM flow f JOIN flow_group g ON g.id = f.flow_group_id LEFT JOIN project p ON p.id = f.project_id "
+    "WHERE f.id = ANY($1::uuid[])"
+)
+_TASKS_TO_RUN = (
+    "SELECT flow_id::text, id::text, cache_key, slug FROM task WHERE flow_id = ANY($1::uuid[]) ORDER BY task.id"
+)
+_INSERT_FLOW_RUNS = """
+INSERT INTO flow_run (tenant_id, created, updated, flow_id, name, parameters, context, labels, run_config,
+                      scheduled_start_time, idempotency_key, id)
+SELECT tenant_id, created, created, flow_id, name, parameters::jsonb, context::jsonb, labels::jsonb, run_config::jsonb,
+       scheduled_start_time, idempotency_key, id
+FROM unnest(
+    $1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+    $9::timestamptz[], $10::text[], $11::uuid[]
+) AS n (tenant_id, created, flow_id, name, parameters, context, labels, run_config, scheduled_start_time,
+        idempotency_key, id)
+ON CONFLICT (flow_id, idempotency_key) DO NOTHING
+RETURNING id::text
+"""
+_FLOW_RUNS_BY_KEY = (
+    "SELECT r.flow_id::text, r.idempotency_key, r.id::text FROM unnest($1::uuid[], $2::text[]) AS k (flow_id, key) "
+    "JOIN flow_run r ON r.flow_id = k.flow_id AND r.idempotency_key = k.key"
+)
+
 
 class PostgresDatabase(Database):
     """A PostgreSQL database.
@@ -209,6 +236,22 @@ class PostgresDatabase(Database):
         arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, 1))
         statement = f"INSERT INTO {table} ({named}) SELECT * FROM unnest({arrays})"
         _fetch(connection, statement, *zip(*rows, strict=True))
+
+    def flows_to_run(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what a flow run takes over from its flow."""
+        return _fetch(connection, _FLOWS_TO_RUN, ids)
+
+    def tasks_to_run(self, connection: Connection, flow_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return the tasks of flows."""
+        return _fetch(connection, _TASKS_TO_RUN, flow_ids)
+
+    def insert_flow_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
+        """Insert flow runs, except those whose key is taken: by a transaction that is still open, after its end."""
+        return {row[0] for row in _fetch(connection, _INSERT_FLOW_RUNS, *zip(*rows, strict=True))}
+
+    def flow_runs_by_key(self, connection: Connection, keys: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+        """Return the flow runs with these flows and keys."""
+        return _fetch(connection, _FLOW_RUNS_BY_KEY, *zip(*keys, strict=True))
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state, where nobody else has done it meanwhile."""

@@ -93,6 +93,23 @@ _INSERT_PENDING = (
     "SELECT state_id, tenant_id, id, 1, created, 'Pending', 'Task run created', document FROM new"
 )
 
+_FLOWS_TO_RUN = (
+    "SELECT f.id, f.tenant_id, f.archived, f.flow_group_id, p.id, p.name, f.parameters, f.run_config, f.environment, "
+    "g.default_parameters, g.labels, g.run_config "
+    "FROM flow f JOIN flow_group g ON g.id = f.flow_group_id LEFT JOIN project p ON p.id = f.project_id "
+    "WHERE f.id IN (SELECT value FROM json_each(?))"
+)
+_TASKS_TO_RUN = (
+    "SELECT flow_id, id, cache_key, slug FROM task WHERE flow_id IN (SELECT value FROM json_each(?)) ORDER BY id"
+)
+_NEW_FLOW_RUN = (
+    "tenant_id, created, flow_id, name, parameters, context, labels, run_config, scheduled_start_time, "
+    "idempotency_key, id"
+)
+_INSERT_FLOW_RUNS = (
+    f"INSERT OR IGNORE INTO flow_run ({_NEW_FLOW_RUN}, updated) SELECT {_NEW_FLOW_RUN}, created FROM new"
+)
+
 _PORTION = 1024
 """How many rows a statement over many rows takes at most."""
 
@@ -268,6 +285,33 @@ class SqliteDatabase(Database):
     ) -> None:
         """Insert rows into any table."""
         _insert(connection, table, ", ".join(f'"{column}"' for column in columns), rows)
+
+    def flows_to_run(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what a flow run takes over from its flow."""
+        return _driver(connection).execute(_FLOWS_TO_RUN, (_json_text(ids),)).fetchall()
+
+    def tasks_to_run(self, connection: Connection, flow_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return the tasks of flows."""
+        return _driver(connection).execute(_TASKS_TO_RUN, (_json_text(flow_ids),)).fetchall()
+
+    def insert_flow_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
+        """Insert flow runs, except those whose key is taken."""
+        driver = _driver(connection)
+        before = driver.total_changes
+        _run_over(connection, rows, _NEW_FLOW_RUN, _INSERT_FLOW_RUNS)
+        ids = [row[-1] for row in rows]
+        if driver.total_changes - before == len(rows):
+            return ids
+        found = driver.execute(
+            "SELECT id FROM flow_run WHERE id IN (SELECT value FROM json_each(?))", (_json_text(ids),)
+        )
+        return {row[0] for row in found}
+
+    def flow_runs_by_key(self, connection: Connection, keys: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+        """Return the flow runs with these flows and keys."""
+        read = "SELECT flow_id, idempotency_key, id FROM flow_run WHERE flow_id = ? AND idempotency_key = ?"
+        driver = _driver(connection)
+        return [row for key in keys if (row := driver.execute(read, key).fetchone()) is not None]
 
     def insert_task_runs(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Collection[str]:
         """Insert task runs with their Pending state; nobody else writes meanwhile."""
