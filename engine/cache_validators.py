@@ -2,12 +2,15 @@
 
 Each first looks at the expiration; a state without one never expires. Inputs are compared by their hashes where the
 state has them, else by their values.
+
+A validator has an attribute ``looks_at``, the names of the inputs that it compares (None for all of them). A run hashes
+those before its body begins, and no others. Of a validator without it, nobody knows: every input that can be hashed is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,30 +22,51 @@ __all__ = [
     "all_inputs",
     "all_parameters",
     "duration_only",
+    "looks_at",
     "never_use",
     "partial_inputs_only",
     "partial_parameters_only",
 ]
 
 CacheValidator = Callable[[Cached, Mapping[str, Any], Mapping[str, Any]], bool | Awaitable[bool]]
+_Values = Mapping[str, Any] | None
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def never_use(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+def looks_at(validator: Callable[..., Any]) -> set[str] | None:
+    """Return the names of the inputs that a validator compares; None if it compares all of them, or does not say."""
+    names = getattr(validator, "looks_at", None)
+    return None if names is None else set(names)
+
+
+def _looking_at(names: Iterable[str] | None) -> Callable[[F], F]:
+    def mark(validator: F) -> F:
+        validator.__dict__["looks_at"] = names
+        return validator
+
+    return mark
+
+
+@_looking_at(())
+def never_use(state: Cached, inputs: _Values, parameters: _Values) -> bool:
     """Never serve from the cache."""
     return False
 
 
-def duration_only(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+@_looking_at(())
+def duration_only(state: Cached, inputs: _Values, parameters: _Values) -> bool:
     """Serve until the expiration, whatever the inputs and parameters are."""
     return state.cached_result_expiration is None or now() < state.cached_result_expiration
 
 
-def all_inputs(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+@_looking_at(None)
+def all_inputs(state: Cached, inputs: _Values, parameters: _Values) -> bool:
     """Serve if all inputs are those of the cached run."""
     return duration_only(state, inputs, parameters) and _same_inputs(state, inputs, None)
 
 
-def all_parameters(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+@_looking_at(())
+def all_parameters(state: Cached, inputs: _Values, parameters: _Values) -> bool:
     """Serve if all parameters of the flow run are those of the cached run."""
     return duration_only(state, inputs, parameters) and _same_parameters(state, parameters, None)
 
@@ -55,7 +79,8 @@ def partial_inputs_only(validate_on: Iterable[str] | None = None) -> CacheValida
     """
     validate_on = _names("partial_inputs_only", validate_on)
 
-    def partial_inputs_only(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    @_looking_at(validate_on)
+    def partial_inputs_only(state: Cached, inputs: _Values, parameters: _Values) -> bool:
         return duration_only(state, inputs, parameters) and _same_inputs(state, inputs, validate_on)
 
     return partial_inputs_only
@@ -69,7 +94,8 @@ def partial_parameters_only(validate_on: Iterable[str] | None = None) -> CacheVa
     """
     validate_on = _names("partial_parameters_only", validate_on)
 
-    def partial_parameters_only(state: Cached, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    @_looking_at(())
+    def partial_parameters_only(state: Cached, inputs: _Values, parameters: _Values) -> bool:
         return duration_only(state, inputs, parameters) and _same_parameters(state, parameters, validate_on)
 
     return partial_parameters_only
@@ -81,11 +107,11 @@ def _names(validator: str, validate_on: Iterable[str] | None) -> list[str]:
     return sorted(validate_on or ())
 
 
-def _chosen(values: Mapping[str, Any], names: list[str] | None) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if names is None or name in names}
+def _chosen(values: _Values, names: list[str] | None) -> dict[str, Any]:
+    return {name: value for name, value in (values or {}).items() if names is None or name in names}
 
 
-def _same_inputs(state: Cached, inputs: Mapping[str, Any], names: list[str] | None) -> bool:
+def _same_inputs(state: Cached, inputs: _Values, names: list[str] | None) -> bool:
     given = _chosen(inputs, names)
     if state.hashed_inputs is not None:
         from .hashing import hash_inputs
@@ -95,8 +121,8 @@ def _same_inputs(state: Cached, inputs: Mapping[str, Any], names: list[str] | No
     return given == _chosen(cached, names)
 
 
-def _same_parameters(state: Cached, parameters: Mapping[str, Any], names: list[str] | None) -> bool:
-    given, cached = _chosen(parameters, names), _chosen(state.cached_parameters or {}, names)
+def _same_parameters(state: Cached, parameters: _Values, names: list[str] | None) -> bool:
+    given, cached = _chosen(parameters, names), _chosen(state.cached_parameters, names)
     return given == cached or _as_recorded(given) == _as_recorded(cached)
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
+from ._run.caching import check_known_input
 from ._run.mapping import is_sequence
 from ._signature import names
 from .context import context, values
@@ -217,6 +218,8 @@ class Flow:
                     f"flow {self.name!r}: the argument {key!r} of task {downstream_task.name!r} has an input already"
                 )
             self._check_key(downstream_task, key)
+            if isinstance(edge.upstream_task, Parameter) and not mapped:
+                check_known_input(downstream_task, key, edge.upstream_task.default)
             self._inputs.add((downstream_task, key))
             if downstream_task in self.constants:
                 self.constants[downstream_task].pop(key, None)
@@ -287,6 +290,7 @@ class Flow:
             raise FlowDefinitionError(
                 f"flow {self.name!r}: the argument {key!r} of task {task.name!r} has an input already"
             )
+        check_known_input(task, key, value)
         self.constants[task][key] = value
         self._memo.clear()
 

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ._run import mapping, rules
+from ._run import caching, mapping, rules
 from ._run.body import BodyRunner
 from ._run.net import failure, goes_on, meant, shown
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
 from .edge import Edge
+from .errors import SerializationError
 from .result import NoResult, Result
 from .runner import call_handler, call_state_handlers, settle
 from .settings import Settings
@@ -211,11 +212,15 @@ class TaskRunner(BodyRunner):
         inputs = await self.get_task_inputs(state, upstream_states)
         if self._names_runs:
             await self.set_task_run_name(inputs)
+        if self._caches:
+            self._identify(inputs, upstream_states)
         if self.task.target is not None:
             state = await self.check_target(state, inputs)
         else:
             state = await self.check_task_is_cached(state, inputs)
         state = await self.check_task_trigger(state, upstream_states)
+        if self._caches:
+            state = await self._check_identity(state)
         state = await self._run_body(state, inputs)
         return await self._after_body(state, inputs, upstream_states)
 
@@ -450,6 +455,8 @@ class TaskRunner(BodyRunner):
             raise ENDRUN(Failed(message, result=error)) from error
         if problem is not None:
             raise ENDRUN(Failed(problem))
+        if self._caches and (unhashable := self._unhashable_element(upstream_states)) is not None:
+            raise ENDRUN(Failed(str(unhashable), result=unhashable))
         raise ENDRUN(Mapped("Ready to proceed with mapping.", map_states=[None] * width, n_map_states=width))  # type: ignore[list-item]
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
@@ -502,11 +509,69 @@ class TaskRunner(BodyRunner):
         if self._caches:
             caches = _values.get().get("caches") or {}
             for candidate in caches.get(self.task.cache_key or self.task.name, ()):
-                if await self._cache_is_valid(candidate, inputs):
-                    return await _served_again(candidate).load_result(self.result)
+                if await self._may_serve(candidate, inputs):
+                    served = await self._read_cached(_served_again(candidate))
+                    if served is not None:
+                        return served
         return state
 
+    async def _may_serve(self, cached: Cached, inputs: Mapping[str, Result]) -> bool:
+        current = _values.get()
+        mapped, identity = current.get("mapped_inputs", ()), current.get("input_hashes", _NONE)
+        if current.get("map_index") is not None and not (
+            isinstance(identity, dict)
+            and caching.is_of_this_child(cached, identity, mapped, current.get("flow_run_id"))
+        ):
+            return False
+        return await self._cache_is_valid(cached, inputs)
+
+    async def _read_cached(self, cached: Cached) -> Cached | None:
+        """Return a cached state with its value, or None if that cannot be read any more: then the body runs."""
+        try:
+            return await cached.load_result(self.result)
+        except Exception as error:
+            self.logger.debug("a cached result of %s cannot be read: %r", self.task.name, error)
+            return None
+
+    def _identify(self, inputs: Mapping[str, Result], upstream_states: Mapping[Edge, State]) -> None:
+        """Note what the result will be filed under, once for all attempts and rounds: a body may change its inputs.
+
+        It is noted, too, if there is no identity: the trigger may have the task not run at all.
+        """
+        current = _values.get()
+        if "input_hashes" in current:
+            return
+        is_child = current.get("map_index") is not None
+        mapped = [edge.key for edge in upstream_states if edge.mapped and edge.key is not None] if is_child else []
+        try:
+            identity: caching.Identity | Exception = caching.identity_of(self.task, _values_of(inputs), mapped)
+        except Exception as error:
+            identity = error
+        _values.set({**current, "input_hashes": identity, "mapped_inputs": mapped})
+
+    @call_state_handlers
+    async def _check_identity(self, state: State) -> State:
+        identity = _values.get()["input_hashes"]
+        if isinstance(identity, Exception) and not state.is_finished():
+            raise ENDRUN(Failed(str(identity), result=identity))
+        return state
+
+    def _unhashable_element(self, upstream_states: Mapping[Edge, State]) -> SerializationError | None:
+        """Return what is wrong with an element that is mapped over, and that no child could be told by."""
+        mapped = {edge.key: edge for edge in upstream_states if edge.mapped and edge.key is not None}
+        try:
+            for name in caching.counted(self.task, mapped, mapped):
+                edge = mapped[name]
+                for element in mapping.elements_of(edge, upstream_states[edge]) or ():
+                    if element is not None and element.is_successful():
+                        caching.identity_of(self.task, {name: element.result}, [name])
+        except SerializationError as error:
+            return error
+        return None
+
     async def _cache_is_valid(self, state: Cached, inputs: Mapping[str, Result]) -> bool:
+        if isinstance(_values.get().get("input_hashes"), Exception):
+            return False  # told once the trigger lets the task run
         values = _values_of(inputs)
         parameters = _values.get().get("parameters") or {}
         try:
@@ -583,16 +648,21 @@ class TaskRunner(BodyRunner):
         """
         if not self._caches or not state.is_successful() or isinstance(state, (Cached, Skipped)):
             return state
-        from .hashing import hash_inputs
-
         assert self.task.cache_for is not None
-        return Cached(
+        current = _values.get()
+        identity = current.get("input_hashes")
+        if not isinstance(identity, dict):
+            identity = caching.identity_of(self.task, _values_of(inputs), ())
+        cached = Cached(
             state.message,
             result=state._result,
-            hashed_inputs=hash_inputs(_values_of(inputs)),
-            cached_parameters=dict(_values.get().get("parameters") or {}),
-            cached_result_expiration=now() + self.task.cache_for,
+            hashed_inputs=identity,
+            cached_parameters=dict(current.get("parameters") or {}),
+            cached_result_expiration=caching.expiration(now(), self.task.cache_for),
         )
+        if current.get("flow_run_id") is not None:
+            cached.context["flow_run_id"] = current["flow_run_id"]
+        return cached
 
     @call_state_handlers
     async def check_for_retry(self, state: State, inputs: dict[str, Result]) -> State:
@@ -697,7 +767,7 @@ def _input(edge: Edge, upstream: State) -> Result:
 
 
 def _served_again(state: Cached) -> Cached:
-    return Cached(
+    served = Cached(
         state.message,
         result=state._result,
         hashed_inputs=state.hashed_inputs,
@@ -705,3 +775,6 @@ def _served_again(state: Cached) -> Cached:
         cached_parameters=state.cached_parameters,
         cached_result_expiration=state.cached_result_expiration,
     )
+    if "flow_run_id" in state.context:
+        served.context["flow_run_id"] = state.context["flow_run_id"]
+    return served

@@ -25,7 +25,7 @@ LAYERS = """
     _run.net
     cancellation executors runner schedules triggers _run.rules
     task
-    operators parameter secrets
+    _run.caching operators parameter secrets
     _run.body limits visualize wiring
     task_runner
     control flow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .._run import rules
+from .._run import caching, rules
 from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
 from ..backend import Backend, TaskRunInfoResult
 from ..cancellation import Cancellation
@@ -269,14 +269,13 @@ class CloudTaskRunner(TaskRunner):
     async def _recorded_cache(self, inputs: dict[str, Result]) -> Cached | None:
         assert self.task.cache_for is not None
         candidates = await _backend().get_latest_cached_states(
-            _values.get()["task_id"], self.task.cache_key, now() - self.task.cache_for
+            _values.get()["task_id"], self.task.cache_key, caching.oldest(now(), self.task.cache_for)
         )
         for candidate in candidates:
-            if isinstance(candidate, Cached) and await self._cache_is_valid(candidate, inputs):
-                try:
-                    return await candidate.load_result(self.result)
-                except (OSError, SerializationError) as error:
-                    self.logger.debug("a cached result of %s cannot be read: %s", self.task.name, error)
+            if isinstance(candidate, Cached) and await self._may_serve(candidate, inputs):
+                served = await self._read_cached(candidate)
+                if served is not None:
+                    return served
         return None
 
     async def load_results(self, state: State, upstream_states: dict[Edge, State]) -> tuple[State, dict[Edge, State]]:
