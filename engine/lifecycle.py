@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 __all__ = [
     "ALIVE",
+    "ATTENTION",
     "CLAIMS",
     "ENDED",
     "FAILED",
@@ -118,6 +119,8 @@ FINISHED = _states(lambda row: row.ends)
 UNFINISHED = _states(lambda row: not row.ends)
 SUCCESS = _states(lambda row: row.outcome == "success")
 FAILED = _states(lambda row: row.outcome == "failure")
+ATTENTION = FAILED | {"Paused", "Retrying"}
+"""States of a task run that a person may want to see: it failed, it waits for somebody, or it is tried again."""
 RUNNING = _states(lambda row: row.runs)
 WAITING = _states(lambda row: row.waits)
 CLAIMS = _states(lambda row: row.claims)

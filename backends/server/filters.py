@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from ...engine.errors import BackendRejected
+from ...engine.lifecycle import ATTENTION
 from ..store.schema import RELATIONS, Relation, StateText, UtcDateTime, metadata
 
 __all__ = ["DIRECTIONS", "OPERATORS", "Filter", "Term", "columns", "kind", "relation", "value"]
@@ -217,11 +218,14 @@ class Filter:
         if leads is not None:
             return [self._related(rows, leads, given, depth, by_id)]
         column = metadata.tables[table].columns[name]
-        return [
+        listed = [
             self._compare(rows.c[name], column, operator, operand, depth)
             for operator, operand in given.items()
             if operand is not None
         ]
+        if table == "task_run" and name == "state":
+            listed += _by_attention(rows, given)
+        return listed
 
     def _related(self, rows: Rows, leads: Relation, given: Any, depth: int, by_id: bool) -> Expression:
         """Return the condition that a row has a related one.
@@ -303,6 +307,15 @@ class Filter:
         if isinstance(wanted, str):
             return sa.and_(json_type == "text", document == sa.literal(wanted, sa.Text))
         return sa.and_(json_type.in_(["integer", "real"]), document == sa.literal(wanted, sa.Float))
+
+
+def _by_attention(rows: Rows, given: Mapping[str, Any]) -> list[Expression]:
+    """Say once more which states are asked for, in the words of an index, if it has them all."""
+    listed = given.get("_in")
+    for wanted in ([given.get("_eq")], _listed(listed)):
+        if ATTENTION.issuperset(wanted) and wanted:
+            return [rows.c.attention.in_(wanted)]
+    return []
 
 
 def _entries(document: Expression) -> sa.TableValuedAlias:

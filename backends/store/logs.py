@@ -99,9 +99,8 @@ def create_task_run_artifact(
     if tenant_id is not None and tenant_id != run["tenant_id"]:
         raise BackendRejected("Invalid tenant ID.")
     _check_size(data)
-    return {
-        "id": tx.insert("task_run_artifact", tenant_id=run["tenant_id"], task_run_id=run["id"], kind=kind, data=data)
-    }
+    owners = {"tenant_id": run["tenant_id"], "flow_run_id": run["flow_run_id"], "task_run_id": run["id"]}
+    return {"id": tx.insert("task_run_artifact", **owners, kind=kind, data=data)}
 
 
 def update_task_run_artifact(tx: Tx, *, task_run_artifact_id: str, data: Any = None) -> Payload:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, or_, select, true, update
 
@@ -141,6 +142,7 @@ def reserve_flow_runs(
     expires = tx.now + datetime.timedelta(seconds=lease_seconds)
     if expires <= tx.now:
         raise BackendRejected("lease_seconds must be greater than zero.")
+    _note_worker(tx, worker_id, {"labels": sorted(labels), "flow_names": flow_names, "room": limit})
     run, flow, reservation = tables["flow_run"].c, tables["flow"].c, tables["reservation"].c
     held = exists().where(reservation.flow_run_id == run.id, reservation.expires > tx.now)
     lost = exists().where(reservation.flow_run_id == run.id, reservation.expires <= tx.now)
@@ -173,6 +175,13 @@ def reserve_flow_runs(
             if row["id"] in won
         ]
     return taken
+
+
+def _note_worker(tx: Tx, worker_id: str, facts: dict[str, Any]) -> None:
+    """Note that a worker was seen: it is what the API shows of it, and nothing depends on it."""
+    owner = tx.tenant_or_none()
+    if owner is not None:
+        tx.put("worker", {"tenant_id": owner, "name": worker_id}, facts)
 
 
 def _claimed(tx: Tx, worker_id: str, flow_run_ids: Sequence[str], expires: datetime.datetime) -> set[str]:

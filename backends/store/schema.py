@@ -76,10 +76,10 @@ def _flag(name: str, default: bool = False) -> Column[Any]:
     return Column(name, Boolean, nullable=False, server_default=text("true" if default else "false"))
 
 
-def _reference(name: str, table: str, *, nullable: bool = False, keep: bool = False) -> Column[Any]:
+def _reference(name: str, table: str, *, nullable: bool = False, keep: bool = False, **options: Any) -> Column[Any]:
     """A reference to a row of another table, whose deletion deletes this row too, or with `keep` empties the column."""
     action = "SET NULL" if keep else "CASCADE"
-    return Column(name, _Id, ForeignKey(f"{table}.id", ondelete=action), nullable=nullable or keep)
+    return Column(name, _Id, ForeignKey(f"{table}.id", ondelete=action), nullable=nullable or keep, **options)
 
 
 def _table(name: str, *columns: Any, tenant: bool = True) -> Table:
@@ -190,6 +190,11 @@ _table(
 )
 
 
+def _only(condition: str) -> dict[str, Any]:
+    """The options of an index that has the rows that meet a condition only."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 def _run_columns() -> list[Any]:
     """Columns of a run: its newest state, copied from its newest state row in the same transaction."""
     return [
@@ -238,19 +243,27 @@ _table(
     Column("times_resurrected", Integer, nullable=False, server_default=text("0")),
     Column("idempotency_key", Text),
     _reference("agent_id", "agent", keep=True),
+    # The task run that created this run, if one did; it may be gone since. Task runs refer to flow runs already.
+    Column("parent_task_run_id", _Id),
     # When the run was last submitted: nobody else may submit it for a while.
     Column("submitted", UtcDateTime, info=_internal),
     UniqueConstraint("flow_id", "idempotency_key"),
     Index(None, "created"),
     Index(None, "name"),
+    Index(None, "flow_id", "created"),
+    Index(None, "state", "created"),
     Index(None, "state", "state_timestamp"),
     Index(None, "state", "heartbeat"),
     Index(None, "agent_id"),
+    Index("ix_flow_run_due", "scheduled_start_time", **_only("state = 'Scheduled'")),
+    Index("ix_flow_run_parent_task_run_id", "parent_task_run_id", **_only("parent_task_run_id IS NOT NULL")),
 )
 
 # No index holds a column that an ordinary transition changes: PostgreSQL then updates rows in place, at half the cost.
-_waiting = text("state_start_time IS NOT NULL")
-_cached = text("cached_at IS NOT NULL")
+# Even the condition of an index counts, so the newest state alone cannot be one.
+_waiting = _only("state_start_time IS NOT NULL")
+_cached = _only("cached_at IS NOT NULL")
+_attention = _only("attention IS NOT NULL")
 
 _table(
     "task_run",
@@ -263,11 +276,16 @@ _table(
     Column("cached_inputs", Text, info=_internal),
     # The timestamp of the newest state if it is Cached, else NULL.
     Column("cached_at", UtcDateTime, info=_internal),
+    # The newest state and its timestamp if it is one of `lifecycle.ATTENTION`, else NULL.
+    Column("attention", Text, info=_internal),
+    Column("attention_at", UtcDateTime, info=_internal),
     UniqueConstraint("flow_run_id", "task_id", "map_index"),
     Index(None, "task_id"),
-    Index("ix_task_run_waiting", "flow_run_id", "state_start_time", sqlite_where=_waiting, postgresql_where=_waiting),
-    Index("ix_task_run_cached", "task_id", "cached_at", sqlite_where=_cached, postgresql_where=_cached),
-    Index("ix_task_run_cache_key", "cache_key", "cached_at", sqlite_where=_cached, postgresql_where=_cached),
+    Index("ix_task_run_waiting", "flow_run_id", "state_start_time", **_waiting),
+    Index("ix_task_run_cached", "task_id", "cached_at", **_cached),
+    Index("ix_task_run_cache_key", "cache_key", "cached_at", **_cached),
+    Index("ix_task_run_attention", "attention", "attention_at", **_attention),
+    Index("ix_task_run_attention_of_run", "flow_run_id", "attention_at", **_attention),
 )
 
 
@@ -292,9 +310,11 @@ for _kind in ("flow_run", "task_run"):
 _table(
     "task_run_artifact",
     _reference("task_run_id", "task_run"),
+    _reference("flow_run_id", "flow_run", nullable=True),
     Column("kind", Text, nullable=False),
     _json("data"),
     Index(None, "task_run_id"),
+    Index(None, "flow_run_id", "created"),
 )
 _table(
     "log",
@@ -349,7 +369,10 @@ _table(
     _json("scopes", empty="[]"),
     Column("expires_at", UtcDateTime),
     Column("key_hash", Text, nullable=False, unique=True, info=_internal),
+    # The key that this one stands for in a browser, and goes with.
+    _reference("parent_id", "api_key", nullable=True, info=_internal),
     Index(None, "tenant_id"),
+    Index(None, "parent_id"),
 )
 _table(
     "secret",
@@ -393,6 +416,15 @@ Table(
     Column("worker_id", Text, nullable=False),
     Column("expires", UtcDateTime, nullable=False),
     comment="which worker has taken which flow run out of the queue, and until when",
+)
+_table(
+    "worker",
+    Column("name", Text, nullable=False),
+    _json("labels", empty="[]"),
+    _json("flow_names"),
+    # How many flow runs it would have taken when it asked last.
+    Column("room", Integer, nullable=False, server_default=text("0")),
+    UniqueConstraint("tenant_id", "name"),
 )
 Table(
     "lease",
@@ -448,6 +480,8 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         _many("states", "flow_run_state", "flow_run_id"),
         _many("task_runs", "task_run", "flow_run_id"),
         _many("logs", "log", "flow_run_id"),
+        _many("artifacts", "task_run_artifact", "flow_run_id"),
+        _one("parent_task_run", "task_run", "parent_task_run_id"),
     ),
     "task_run": (
         _tenant,
@@ -455,12 +489,17 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         _one("task", "task", "task_id"),
         _many("states", "task_run_state", "task_run_id"),
         _many("logs", "log", "task_run_id"),
+        _many("artifacts", "task_run_artifact", "task_run_id"),
+        _many("children", "flow_run", "parent_task_run_id"),
     ),
     "flow_run_state": (_one("flow_run", "flow_run", "flow_run_id"),),
     "task_run_state": (_one("task_run", "task_run", "task_run_id"),),
     "agent": (_one("agent_config", "agent_config", "agent_config_id"), _many("flow_runs", "flow_run", "agent_id")),
     "agent_config": (_many("agents", "agent", "agent_config_id"),),
-    "task_run_artifact": (_one("task_run", "task_run", "task_run_id"),),
+    "task_run_artifact": (
+        _one("task_run", "task_run", "task_run_id"),
+        _one("flow_run", "flow_run", "flow_run_id"),
+    ),
     "log": (),
     "message": (),
     "cloud_hook": (),

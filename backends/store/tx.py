@@ -167,11 +167,17 @@ class Tx:
         if tenant_id is not None:
             found: str = self.row("tenant", tenant_id, "Invalid tenant ID.")["id"]
             return found
-        first = self.first(select(tables["tenant"].c.id).order_by(tables["tenant"].c.id))
-        if first is None:
+        only = self.tenant_or_none()
+        if only is None:
             raise BackendRejected("There is no tenant yet: create one first.")
-        only: str = first["id"]
         return only
+
+    def tenant_or_none(self) -> str | None:
+        """Return the tenant of the caller, else the first there is, if there is any."""
+        if self.caller.tenant_id is not None:
+            return self.caller.tenant_id
+        first = self.first(select(tables["tenant"].c.id).order_by(tables["tenant"].c.id))
+        return first["id"] if first is not None else None
 
 
 def document(value: Any) -> str:

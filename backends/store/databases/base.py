@@ -41,7 +41,7 @@ __all__ = [
 
 R = TypeVar("R")
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration: what a fresh database is made at, and what an old one must be upgraded to."""
 
 VERSION_TABLE = "flowloop_version"
@@ -244,7 +244,12 @@ def copied(kind: Kind, least: str, greatest: str) -> str:
             THEN coalesce({greatest}({kind}.end_time, new.timestamp), new.timestamp) ELSE {kind}.end_time END,
         heartbeat = CASE WHEN new.state IN ({_names(lifecycle.ALIVE[kind])})
             THEN new.timestamp ELSE {kind}.heartbeat END"""
-    return sets + (", cached_at = CASE WHEN new.state = 'Cached' THEN new.timestamp END" if kind == "task_run" else "")
+    if kind == "flow_run":
+        return sets
+    attention = f"CASE WHEN new.state IN ({_names(lifecycle.ATTENTION)})"
+    return f"""{sets},
+        cached_at = CASE WHEN new.state = 'Cached' THEN new.timestamp END,
+        attention = {attention} THEN new.state END, attention_at = {attention} THEN new.timestamp END"""
 
 
 def _names(states: Iterable[str]) -> str:

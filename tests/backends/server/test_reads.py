@@ -419,3 +419,25 @@ async def test_a_filter_on_the_one_related_row_begins_at_its_end(
         query.replace("{task_run:", f'{{id: {{_gt: "{uuid.UUID(int=0)}"}}, task_run:'), {"r": runs.run_id}
     )
     assert ["EXISTS" in text for text in statements] == [True]
+
+
+async def test_what_wants_attention_is_found_by_an_index(served: Served, runs: World, statements: list[str]) -> None:
+    """The newest states alone cannot be indexed, or PostgreSQL would write every index at every transition."""
+
+    async def states(where: str) -> list[str]:
+        statements.clear()
+        found = await served.data(f"{{ task_run(where: {where}, order_by: {{updated: asc}}) {{ state }} }}")
+        return sorted(row["state"] for row in found["task_run"])
+
+    a, b = runs.task_runs["a"], runs.task_runs["b"]
+    for run_id, kind in ((a, "Paused"), (b, "Failed")):
+        await served.store.set_task_run_states(ANYONE, [StateUpdate(run_id, state(kind))])
+    assert await states('{state: {_eq: "Paused"}}') == ["Paused"]
+    assert ["attention" in text for text in statements] == [True]
+    assert await states('{state: {_in: ["Failed", "Paused", "Retrying"]}}') == ["Failed", "Paused"]
+    assert ["attention" in text for text in statements] == [True]
+    assert "Failed" in await states('{state: {_in: ["Failed", "Running"]}}')
+    assert ["attention" in text for text in statements] == [False]
+    assert set(await states('{_not: {state: {_eq: "Paused"}}}')) >= {"Failed"}
+    await served.store.set_task_run_states(ANYONE, [StateUpdate(a, state("Pending"))])
+    assert await states('{state: {_eq: "Paused"}}') == []

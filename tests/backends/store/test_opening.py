@@ -209,6 +209,13 @@ def tables_of(connection: Connection, _: str = "") -> dict[str, Any]:
     def plain(items: list[Any]) -> list[str]:
         return sorted(map(text, items))
 
+    def references(table: str) -> list[str]:
+        if connection.dialect.name != "sqlite":
+            return plain(found.get_foreign_keys(table))
+        # SQLAlchemy reads those from the text of the table, and not all of them where a column was added later.
+        listed = connection.exec_driver_sql(f"PRAGMA foreign_key_list({table})").mappings()
+        return sorted(str((row["from"], row["table"], row["to"], row["on_delete"])) for row in listed)
+
     options = []
     if connection.dialect.name == "postgresql":
         found_options = connection.exec_driver_sql("SELECT relname, reloptions FROM pg_class WHERE reloptions <> '{}'")
@@ -217,7 +224,7 @@ def tables_of(connection: Connection, _: str = "") -> dict[str, Any]:
         name: [
             plain(found.get_columns(name)),
             str(found.get_pk_constraint(name)),
-            plain(found.get_foreign_keys(name)),
+            references(name),
             plain(found.get_unique_constraints(name)),
             plain(found.get_indexes(name)),
         ]

@@ -27,6 +27,8 @@ def test_relations_lead_from_column_to_column() -> None:
         for relation in relations:
             here = metadata.tables[table].c[relation.local]
             there = metadata.tables[relation.table].c[relation.remote]
+            if relation.name in ("parent_task_run", "children"):
+                continue  # a parent may be gone; task runs refer to flow runs already
             (reference,) = (there if relation.many else here).foreign_keys
             assert reference.column is (here if relation.many else there), f"{table}.{relation.name}"
 

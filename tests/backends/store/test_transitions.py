@@ -8,10 +8,10 @@ from itertools import product
 import msgspec
 import pytest
 
-from flowloop.backends.store import ANYONE, Caller, StateChange, StateUpdate
+from flowloop.backends.store import ANYONE, Caller, StateChange, StateUpdate, Store
 from flowloop.engine.errors import BackendRejected, VersionLockMismatch
 
-from .world import FENCED, PREFECT, RIVAL, START, World, flow_document, state
+from .world import FENCED, PREFECT, RIVAL, START, ManualClock, World, flow_document, state
 
 LOCKING = "VERSION_LOCKING_ERROR"
 
@@ -507,3 +507,28 @@ async def test_nothing_is_told_of_what_was_rolled_back(world: World) -> None:
         await world.store.write(FENCED, fail_late)
     assert told == []
     assert (await world.flow_run())["state"] == "Scheduled"
+
+
+async def test_ordinary_transitions_are_updates_in_place(postgres_url: str) -> None:
+    """On PostgreSQL: an index that holds what a transition changes would be written at every transition."""
+    async with Store(postgres_url, clock=ManualClock()) as store:
+        await store.default_tenant(ANYONE)
+        world = await World(store, store.clock).build()  # type: ignore[arg-type]
+        await world.start()
+        children = await store.get_or_create_task_runs(
+            FENCED, flow_run_id=world.run_id, task_id=world.tasks["a"], map_indices=range(200)
+        )
+        for version, kind in enumerate(("Running", "Success"), 1):
+            outcomes = await store.set_task_run_states(
+                FENCED, [StateUpdate(row["id"], state(kind), version) for row in children]
+            )
+            assert {outcome.status for outcome in outcomes} == {"SUCCESS"}
+        async with store.engine.connect() as connection:
+            await connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        async with store.engine.connect() as connection:
+            counted = await connection.exec_driver_sql(
+                "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'task_run'"
+            )
+            updated, in_place = counted.one()
+        assert updated == 400
+        assert in_place == updated
