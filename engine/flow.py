@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
 from ._run.caching import check_known_input
-from ._run.mapping import is_sequence
+from ._run.mapping import flat_values, is_sequence, is_text, why_not
 from ._signature import names
 from .context import context, values
 from .edge import Edge, EdgeAnnotation
@@ -269,18 +269,21 @@ class Flow:
             self.validate()
 
     def _depend(self, value: Any, task: Task[..., Any], key: str | None, mapped: bool) -> None:
-        flattened = False
+        flattened, is_asked = False, False
         if isinstance(value, EdgeAnnotation):
-            mapped = mapped if value.mapped is None else value.mapped
+            mapped, is_asked = (mapped, False) if value.mapped is None else (value.mapped, value.mapped)
             flattened, value = value.flattened, value.value
         if key is not None and not isinstance(value, Task) and is_constant(value, task, key):
             if not mapped and not flattened:
                 self._keep_constant(task, key, value)
                 return
-            if mapped and not flattened and not is_sequence(value):
+            if is_asked and is_text(value):
+                value = list(value)
+            given = flat_values(value) if flattened else value
+            if mapped and not is_sequence(given):
                 raise FlowDefinitionError(
-                    f"task {task.name!r} cannot be mapped over its argument {key!r}: {value!r} has no length and "
-                    "order. Pass a list, or unmapped(...) to pass it whole to each run"
+                    f"task {task.name!r} cannot be mapped over its argument {key!r}, {value!r}: {why_not(given)} "
+                    "Or write unmapped(...) to pass it whole to each run"
                 )
         self.add_edge(as_task(value, self), task, key=key, mapped=mapped, flattened=flattened)
 

@@ -14,7 +14,7 @@ from .context import now, values
 from .errors import FlowloopError, SerializationError
 from .serializers import PickleSerializer, Serializer
 
-__all__ = ["NoResult", "NoResultType", "Result", "ResultNotFound", "ResultNotImplementedError"]
+__all__ = ["NoResult", "NoResultType", "NotStored", "Result", "ResultNotFound", "ResultNotImplementedError"]
 
 
 class ResultNotImplementedError(FlowloopError):
@@ -229,3 +229,6 @@ class NoResultType(Result, wire_type="NoResultType", wire_fields=()):
 
 
 NoResult = NoResultType()
+
+NotStored = Result()
+"""A result that was lost with the process that made it."""

@@ -448,6 +448,7 @@ class TaskRunner(BodyRunner):
             raise ENDRUN(state)
         try:
             problem = mapping.unmappable(upstream_states)
+            unequal = None if problem is not None else mapping.unequal(upstream_states)
             width = 0 if problem is not None else mapping.width(upstream_states)
         except BaseException as raised:
             error = failure(raised)
@@ -457,6 +458,8 @@ class TaskRunner(BodyRunner):
             raise ENDRUN(Failed(problem))
         if self._caches and (unhashable := self._unhashable_element(upstream_states)) is not None:
             raise ENDRUN(Failed(str(unhashable), result=unhashable))
+        if unequal is not None:
+            self.logger.warning("task '%s' is mapped over inputs of unequal length: %s", self.task.name, unequal)
         raise ENDRUN(Mapped("Ready to proceed with mapping.", map_states=[None] * width, n_map_states=width))  # type: ignore[list-item]
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # each line may import from the lines above it
 LAYERS = """
-    errors clock lifecycle _large _run
+    errors clock lifecycle _large _one_pass _run
     context edge hashing retries serializers settings _run.ledger _signature
     result stdout
     results state _checks

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from .. import _signature
+from .. import _one_pass, _signature
 from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state
 from ..context import values as _values
 from ..errors import SerializationError
@@ -82,6 +82,8 @@ class BodyRunner(Runner):
                     executor = _LOCAL
                 if self._runs_inline and type(executor) is LocalExecutor:
                     value = await self._body(**arguments)
+                    if type(value) not in _one_pass.PLAIN and self._is_read_once(value):
+                        value = await _one_pass.gathered(_one_pass.read(value))
                 else:
                     value = await self._submit(executor, current.get("task_full_name", self.task.name), arguments)
             finally:
@@ -125,12 +127,22 @@ class BodyRunner(Runner):
         extra = {"task_name": name, "timeout": task.timeout}
         with captured_stdout(task.log_stdout):
             if task.timeout is None:
-                return await executor.submit(body, extra_context=extra, **arguments)
+                return await self._read(await executor.submit(body, extra_context=extra, **arguments))
             with anyio.move_on_after(task.timeout) as scope:
-                return await executor.submit(body, extra_context=extra, **arguments)
+                return await self._read(await executor.submit(body, extra_context=extra, **arguments))
             assert scope.cancelled_caught
             fate = executor.fate_when_cut_short(self._is_async)
             raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s. {fate}".rstrip())
+
+    def _is_read_once(self, value: Any) -> bool:
+        # what is no result but a thing of this process, a resource for instance, is handed on as it is
+        return _one_pass.needs_reading(value) and not self.task.reruns_on_restart
+
+    async def _read(self, value: Any) -> Any:
+        if type(value) in _one_pass.PLAIN or not self._is_read_once(value):
+            return value
+        # what a sync body returned is read in a thread as well
+        return await _one_pass.gathered(await _LOCAL.submit(_one_pass.read, value))
 
     async def _looped(self, signal: LOOP) -> State:
         state = signal.state

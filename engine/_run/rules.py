@@ -65,10 +65,15 @@ def started_by_now(state: State, now: datetime.datetime) -> State:
 
 
 def upstream_finished(state: State, upstream_states: Mapping[Edge, State]) -> State:
-    """A run waits until everything upstream is finished, mapped children included."""
+    """A run waits until everything upstream is finished, mapped children included.
+
+    Where it goes child by child it does not wait for the children upstream. What is flattened does not.
+    """
     for edge, upstream in upstream_states.items():
         if not isinstance(upstream, Finished) or (
-            isinstance(upstream, Mapped) and not edge.mapped and not _children_finished(upstream)
+            isinstance(upstream, Mapped)
+            and not (edge.mapped and not edge.flattened)
+            and not _children_finished(upstream)
         ):
             raise ENDRUN(state)
     return state

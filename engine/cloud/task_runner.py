@@ -13,7 +13,7 @@ from ..context import now
 from ..context import values as _values
 from ..edge import Edge
 from ..errors import BackendError, SerializationError, VersionLockMismatch
-from ..result import Result
+from ..result import NotStored, Result
 from ..results import DefaultResult
 from ..retries import delay_after
 from ..settings import Settings
@@ -35,9 +35,6 @@ from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
 
 __all__ = ["CloudTaskRunner"]
-
-_NOT_STORED = Result()
-"""The result of a task that is finished and does not store its result, once its process is gone."""
 
 
 class CloudTaskRunner(TaskRunner):
@@ -99,7 +96,7 @@ class CloudTaskRunner(TaskRunner):
         if state is None:
             state = continued(info.state, takeover=bool(context.get("takeover")))
             if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
-                state._result = _NOT_STORED
+                state._result = NotStored
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
             state = info.state
         return await super().initialize_run(state, context)
@@ -308,7 +305,7 @@ class CloudTaskRunner(TaskRunner):
     async def _load(self, edge: Edge, upstream: State) -> Failed | None:
         """Read a result, and return why it cannot be read if it cannot."""
         result, name = upstream._result, edge.upstream_task.name
-        if result is _NOT_STORED:
+        if result is NotStored:
             return Failed(
                 f"The result of '{name}' was lost with the process that made it: the task has checkpoint=False. "
                 "Where it may run again for that, set its attribute reruns_on_restart."

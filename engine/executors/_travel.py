@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from .._one_pass import gathered, needs_reading, read
 from ..context import context as run_context
 from ..context import values
 from ..errors import ExecutorError
@@ -195,7 +196,11 @@ def _answer(request: Request) -> Answer:
     token = values.set(request.context)
     try:
         value = body(*request.args, **request.kwargs)
-        return Answer("value", asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value)
+        if inspect.isawaitable(value):
+            value = asyncio.run(_awaited(value))
+        if needs_reading(value):
+            value = asyncio.run(gathered(read(value)))
+        return Answer("value", value)
     except BaseException as error:
         return Answer("error", error, "".join(traceback.format_exception(error)))
     finally:

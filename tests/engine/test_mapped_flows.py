@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import io
+import itertools
+import tempfile
 from typing import Any
 
 import anyio
@@ -23,6 +26,7 @@ from flowloop.engine.state import (
     Skipped,
     State,
     Success,
+    TimedOut,
     TriggerFailed,
 )
 from flowloop.engine.testing import run
@@ -505,3 +509,180 @@ def test_a_wide_map_gives_the_loop_its_turns() -> None:
         return turns - before
 
     assert asyncio.run(main()) > 3
+
+
+# -- widths are fixed from final states ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+@pytest.mark.parametrize("how", ["retried", "paused"])
+async def test_what_is_flattened_is_waited_for_as_a_whole(how: str, late: int) -> None:
+    @task(max_retries=1, retry_delay=DAY)
+    async def pages(n: int) -> list[str]:
+        if n == late and how == "paused" and not context.get("resume"):
+            raise PAUSE("look")
+        if n == late and how == "retried" and context.task_run_count == 1:
+            raise ValueError
+        return [f"{n}a", f"{n}b"]
+
+    with Flow("late") as flow:
+        made: Any = double.map(flatten(pages.map([0, 1, 2])))
+        reduced: Any = collect(flatten(made))
+    first = await FlowRunner(flow).run()
+    assert type(first.result[made]) is Pending
+    state = await flow.run(on_paused=lambda *_: True)
+    assert state.result[made].result == ["0a0a", "0b0b", "1a1a", "1b1b", "2a2a", "2b2b"]
+    assert state.result[reduced].result == state.result[made].result
+
+
+async def test_inputs_of_unequal_length_are_warned_of_with_their_lengths(caplog: pytest.LogCaptureFixture) -> None:
+    with Flow("unequal") as flow:
+        add.map([1, 2, 3], [10, 20])
+        double.map([1, 2, 3, 4], upstream_tasks=[numbers()])
+        add.map([[1], [2]], unmapped([10, 20, 30]))
+    assert (await FlowRunner(flow).run()).is_successful()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert "'add'" in said[0]
+    assert "3 of 'x', 2 of 'y': 2 children run" in said[0]
+    assert "'double'" in said[1]
+    assert "3 of 'numbers', which it waits for" in said[1]
+
+
+async def test_a_sequence_that_cannot_be_read_fails_the_task_that_is_mapped_over_it() -> None:
+    class Lazy:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Any:
+            raise OSError("the source broke")
+
+    @task
+    async def source() -> Any:
+        return Lazy()
+
+    with Flow("lazy") as flow:
+        made: Any = double.map(source())
+        other: Any = numbers()
+    state = await FlowRunner(flow).run()
+    assert type(state.result[made]) is Failed
+    assert "the source broke" in str(state.result[made].message)
+    assert state.result[other].is_successful()
+
+
+# -- what can be read once -----------------------------------------------------------------------------
+
+
+def generated(n: int) -> Any:
+    return (one for one in range(n))
+
+
+def yields(n: int) -> Any:
+    yield from range(n)
+
+
+async def yields_async(n: int) -> Any:
+    for one in range(n):
+        yield one
+
+
+async def iterates(n: int) -> Any:
+    return iter(range(n))
+
+
+def maps(n: int) -> Any:
+    return map(int, range(n))
+
+
+async def opens(n: int) -> Any:
+    file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - handed on open, as a body might
+    file.write("".join(f"{one}\n" for one in range(n)))
+    file.seek(0)
+    return file.file if hasattr(file, "file") else file
+
+
+ONE_PASS = [generated, yields, yields_async, iterates, maps, opens]
+
+
+@pytest.mark.parametrize("body", ONE_PASS)
+async def test_what_can_be_read_once_is_read_by_everyone(body: Any) -> None:
+    attempts: list[list[int]] = []
+
+    @task(max_retries=1, retry_delay=0)
+    async def second_time(values: Any) -> list[int]:
+        attempts.append([int(one) for one in values])
+        if len(attempts) == 1:
+            raise ValueError
+        return attempts[-1]
+
+    @task
+    async def as_list(values: Any) -> list[int]:
+        return [int(one) for one in values]
+
+    @task
+    async def number(value: Any) -> int:
+        return int(value)
+
+    with Flow("one pass") as flow:
+        one: Any = task(body)(3)
+        several: Any = task(body).map([2, 3])
+        readers = [as_list(one), as_list(one), second_time(one), number.map(one)]
+        flat = [number.map(flatten(several)), as_list(flatten(several))]
+    state = await FlowRunner(flow).run()
+    assert state.is_successful(), state.result
+    assert [state.result[reader].result for reader in readers] == [[0, 1, 2]] * 4
+    assert attempts == [[0, 1, 2]] * 2
+    assert [state.result[reader].result for reader in flat] == [[0, 1, 0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda *them: list(them), lambda *them: tuple(them), lambda *them: dict(enumerate(them))]
+)
+async def test_what_can_be_read_once_is_kept_inside_a_collection_too(hold: Any) -> None:
+    async def items(n: int) -> Any:
+        for one in range(n):
+            yield one
+
+    @task
+    async def many() -> Any:
+        return hold(generated(2), items(3), 7)
+
+    @task
+    async def as_lists(values: Any) -> Any:
+        found = values.values() if isinstance(values, dict) else values
+        return [list(one) for one in list(found)[:2]]
+
+    with Flow("inside") as flow:
+        held: Any = many()
+        readers = [as_lists(held), as_lists(held)]
+    state = await FlowRunner(flow).run()
+    assert [state.result[reader].result for reader in readers] == [[[0, 1], [0, 1, 2]]] * 2
+    assert type(state.result[held].result) is type(hold())
+
+
+async def test_what_never_ends_is_refused_and_what_is_written_to_is_handed_on() -> None:
+    with Flow("ends") as flow:
+        endless: Any = task(lambda: itertools.count(), name="counts")()
+        buffer: Any = task(lambda: io.BytesIO(b"abc"), name="buffer")()
+    state = await FlowRunner(flow).run()
+    assert "never ends" in str(state.result[endless].message)
+    assert state.result[buffer].result.read() == b"abc"
+
+
+async def test_a_body_that_yields_may_time_out_fail_and_be_tried_again() -> None:
+    @task(timeout=2)
+    async def slow() -> Any:
+        yield 1
+        await anyio.sleep(10)
+
+    @task(max_retries=1, retry_delay=1)
+    async def flaky() -> Any:
+        yield context.task_run_count
+        if context.task_run_count == 1:
+            raise ValueError
+
+    with Flow("yields") as flow:
+        timed_out, tried = slow(), flaky()
+    state = await FlowRunner(flow).run()
+    assert type(state.result[timed_out]) is TimedOut
+    assert state.result[tried].result == [2]

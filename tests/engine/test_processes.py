@@ -76,6 +76,27 @@ async def test_sync_and_async_bodies_run_in_another_process():
     assert pid_a == pid_b != os.getpid()
 
 
+async def test_what_can_be_read_once_is_read_in_the_process_and_comes_back_as_a_list():
+    def generates(n):
+        yield from range(n)
+        yield os.getpid()
+
+    async def generates_async(n):
+        yield n
+
+    def holds(n):
+        return [(one for one in range(n)), iter([n])]
+
+    with Flow("generators") as flow:
+        made = [task(body)(2) for body in (generates, generates_async, holds)]
+    state = await FlowRunner(flow).run(executor=ProcessExecutor(1))
+    first, second, third = (state.result[one].result for one in made)
+    assert first[:2] == [0, 1]
+    assert first[2] != os.getpid()
+    assert second == [2]
+    assert third == [[0, 1], [2]]
+
+
 def workers():
     return [
         one.pid for one in psutil.Process().children() if any("executors._worker" in word for word in one.cmdline())

@@ -138,10 +138,17 @@ async def test_arguments_that_have_no_name_of_their_own_are_inputs_too():
         (lambda: Parameter("p")(1), "parameter 'p' takes no inputs"),
         (lambda: [Parameter("p"), Parameter("p")], "two tasks have the slug 'p'"),
         (lambda: [inc(1, task_args={"slug": "s"}) for _ in range(2)], "two tasks have the slug 's'; give one"),
-        (lambda: inc.map(5), r"task 'inc' cannot be mapped over its argument 'x': 5 has no length.*unmapped\(...\)"),
-        (lambda: inc.map({"a": 1}), "cannot be mapped over its argument 'x': {'a': 1} has no length and order"),
-        (lambda: inc.map(iter([])), "cannot be mapped over its argument 'x'"),
-        (lambda: add.map([1], mapped(None)), "cannot be mapped over its argument 'b': None"),
+        (
+            lambda: inc.map(5),
+            r"task 'inc' cannot be mapped over its argument 'x', 5: type int has no length.*unmapped\(...\)",
+        ),
+        (lambda: inc.map({"a": 1}), "cannot be mapped over its argument 'x', {'a': 1}: type dict has no length"),
+        (
+            lambda: inc.map("ab"),
+            r"cannot be mapped over its argument 'x', 'ab': str is a type of text.*unmapped\(...\)",
+        ),
+        (lambda: inc.map(flatten("ab")), "cannot be mapped over its argument 'x', 'ab': str is a type of text"),
+        (lambda: add.map([1], mapped(None)), "cannot be mapped over its argument 'b', None"),
     ],
 )
 def test_wrong_wiring_names_the_task_and_the_field(call, message):
@@ -315,7 +322,7 @@ def test_annotations_can_be_nested(annotate, expected):
 async def test_mapping_with_constants():
     with Flow("f") as flow:
         sums = add.map([1, 2], [10, 20], c=unmapped(100))
-        letters = identity.map("ab")
+        letters = identity.map(mapped("ab"))
         ranged = inc.map(range(3))
         none = inc.map([])
     assert await result_of(flow, sums, letters, ranged, none) == [[111, 122], ["a", "b"], [1, 2, 3], []]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import array
+import collections
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from flowloop.engine._run import mapping
 from flowloop.engine.edge import Edge
+from flowloop.engine.result import NotStored, Result
 from flowloop.engine.state import Failed, Mapped, Skipped, State, Success
 from flowloop.engine.task import Task
 
@@ -65,7 +71,7 @@ def test_a_child_sees_the_state_of_the_child_upstream_and_not_only_its_value() -
     assert mapping.child_states(sources, 1)[over] is failed
 
 
-@pytest.mark.parametrize("value", [[1, 2], (1, 2), "ab", range(2), b"ab"])
+@pytest.mark.parametrize("value", [[1, 2], (1, 2), range(2), collections.deque([1, 2]), array.array("i", [1, 2])])
 def test_what_has_a_length_and_an_order_can_be_mapped_over(value: Sequence[Any]) -> None:
     upstream: dict[Edge, State] = {edge("x"): Success(result=value)}
     assert mapping.unmappable(upstream) is None
@@ -74,13 +80,12 @@ def test_what_has_a_length_and_an_order_can_be_mapped_over(value: Sequence[Any])
 
 
 def test_an_array_can_be_mapped_over() -> None:
-    numpy = pytest.importorskip("numpy")
     upstream: dict[Edge, State] = {edge("x"): Success(result=numpy.array([[1, 2], [3, 4]]))}
     assert mapping.unmappable(upstream) is None
     assert list(seen_by(upstream, 1)["x"]) == [3, 4]
 
 
-@pytest.mark.parametrize("value", [5, None, {"a": 1}, {1, 2}, iter([1])])
+@pytest.mark.parametrize("value", [5, None, {"a": 1}, {1, 2}, iter([1]), "ab", b"ab", bytearray(b"ab"), list])
 def test_what_has_not_is_an_error_that_names_the_task_and_what_came(value: Any) -> None:
     problem = mapping.unmappable({edge("loader"): Success(result=value), edge("x"): Success(result=[1])})
     assert problem is not None
@@ -135,11 +140,138 @@ def test_flattening_a_value_and_the_children_with_that_value_is_the_same(value: 
         assert seen_by(as_value, child)["x"] == seen_by(as_children, child)["x"] == item
 
 
-@pytest.mark.parametrize("value", [5, None, "text", b"bytes", {"a": 1}])
+class Record(BaseModel):
+    """Iterates over pairs of names and values."""
+
+    a: int = 1
+    b: int = 2
+
+
+class Shelf:
+    """A sequence that does not say so: it can be indexed, and has a length."""
+
+    def __init__(self, *values: Any) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._values[index]
+
+
+NO_COLLECTIONS = [5, None, "text", b"bytes", bytearray(b"b"), {"a": 1}, Record(), pandas.DataFrame({"a": [1, 2]}), list]
+
+
+@pytest.mark.parametrize("value", NO_COLLECTIONS, ids=lambda value: type(value).__name__)
 def test_flatten_passes_on_what_is_not_a_collection(value: Any) -> None:
-    assert mapping.flat_values(value) == [value]
-    assert mapping.flat_values([value, [1]]) == [value, 1]
-    assert mapping.unmappable({edge("x", flattened=True): Success(result=value)}) is None
+    over = edge("x", flattened=True)
+    assert mapping.flat_values(value) is value
+    taken = mapping.flat_values([value, [1]])
+    assert taken[0] is value
+    assert taken[1:] == [1]
+    assert mapping.unmappable({over: Success(result=value)}) is not None
+    elements = mapping.elements_of(over, children(value, [1]))
+    assert elements is not None
+    assert elements[0].result is value
+    assert len(elements) == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (1, 2),
+        {1, 2},
+        frozenset([1, 2]),
+        range(1, 3),
+        collections.deque([1, 2]),
+        {1: "a", 2: "b"}.keys(),
+        array.array("i", [1, 2]),
+        numpy.array([1, 2]),
+        pandas.Series([1, 2], index=[7, 5]),
+        Shelf(1, 2),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_flatten_takes_every_collection_out_by_position(value: Any) -> None:
+    assert mapping.flat_values([[0], value, 3]) == [0, 1, 2, 3]
+    over = edge("x", flattened=True)
+    elements = mapping.elements_of(over, children([0], value, 3))
+    assert elements is not None
+    assert [one.result for one in elements] == [0, 1, 2, 3]
+
+
+# -- by position, and what cannot be read --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (pandas.Series([10, 20, 30], index=[2, 1, 0]), [10, 20, 30]),
+        (pandas.Series([1, 5, 9])[lambda s: s > 4], [5, 9]),
+        (pandas.Series(["x", "y"], index=["y", "x"]), ["x", "y"]),
+        (pandas.Index([3, 1]), [3, 1]),
+        (Shelf("a", "b"), ["a", "b"]),
+    ],
+)
+def test_what_has_labels_is_mapped_over_by_position(value: Any, expected: list[Any]) -> None:
+    upstream: dict[Edge, State] = {edge("x"): Success(result=value)}
+    assert mapping.unmappable(upstream) is None
+    assert mapping.width(upstream) == len(expected)
+    assert [seen_by(upstream, child)["x"] for child in range(len(expected))] == expected
+
+
+def test_a_table_is_not_mapped_over() -> None:
+    problem = mapping.unmappable({edge("rows"): Success(result=pandas.DataFrame({"a": [1]}))})
+    assert problem is not None
+    assert "'rows'" in problem
+    assert "DataFrame" in problem
+
+
+class Broken(Shelf):
+    def __getitem__(self, index: int) -> Any:
+        if self._values[index] is None:
+            raise OSError("the source broke")
+        return self._values[index]
+
+
+def test_an_element_that_cannot_be_read_is_a_failure_upstream_of_its_child() -> None:
+    over = edge("shelf")
+    upstream: dict[Edge, State] = {over: Success(result=Broken(1, None, 3))}
+    assert mapping.unmappable(upstream) is None
+    elements = mapping.elements_of(over, upstream[over])
+    assert elements is not None
+    assert [one.is_failed() for one in elements] == [False, True, False]
+    assert "'shelf'" in str(elements[1].message)
+    problem = mapping.unmappable({over: Success(result=Broken(None))})
+    assert problem is not None
+    assert "the source broke" in problem
+
+
+@pytest.mark.parametrize("lost", [Result(location="gone"), NotStored])
+def test_what_is_flattened_after_a_lost_result_is_lost_for_every_child(lost: Result) -> None:
+    """How many elements it had nobody knows, so the numbers of those after it cannot be known either."""
+    over = edge("x", flattened=True)
+    gone: State = Success()
+    gone._result = lost
+    elements = mapping.elements_of(over, children([1, 2], gone, [3]))
+    assert elements is not None
+    assert all(elements[child].is_failed() for child in (0, 1, 2, 7))
+
+
+# -- inputs of unequal length --------------------------------------------------------------------------
+
+
+@given(st.lists(values, min_size=1, max_size=4))
+def test_inputs_of_unequal_length_are_named_with_their_lengths(found: list[list[int]]) -> None:
+    lengths = [len(one) for one in found]
+    said = mapping.unequal({edge(f"x{n}"): Success(result=one) for n, one in enumerate(found)})
+    if len(set(lengths)) == 1:
+        assert said is None
+    else:
+        assert said is not None
+        assert all(f"{length} of 'x{n}'" in said for n, length in enumerate(lengths))
+        assert f"{min(lengths)} children run" in said
 
 
 def test_flatten_keeps_failed_and_skipped_children_as_they_are() -> None:
