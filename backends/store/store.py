@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Callable, Coroutine, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import make_url
@@ -39,6 +41,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PRUNED_AT_ONCE = 25
+
+_NAMED_AT_ONCE = 100
+"""So many flow runs are named to other processes; of more it is only said that there are some."""
 
 
 def open_database(url: str, *, synchronous: str = "FULL") -> Database:
@@ -142,6 +147,7 @@ class Store:
         self._new_id = new_id or new_ids()
         self._secret_key = secret_key or ""
         self._next_events = next_events
+        self._name = uuid.uuid4().hex[:12]
         self._watchers: list[Callable[[Sequence[StateChange]], None]] = []
 
     @property
@@ -195,8 +201,12 @@ class Store:
         used: list[Tx] = []
 
         def work(connection: Any) -> R:
-            used[:] = [self._tx(connection, caller)]
-            return operation(used[0])
+            tx = self._tx(connection, caller)
+            used[:] = [tx]
+            result = operation(tx)
+            for message in self._messages(tx.moved):
+                self._database.announce(connection, message)
+            return result
 
         result = await self._database.write(work)
         if used[0].changes:
@@ -219,6 +229,33 @@ class Store:
         """
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
+
+    @asynccontextmanager
+    async def listen(self, moved: Callable[[Collection[str]], None]) -> AsyncIterator[bool]:
+        """Have the flow runs told that another process gives a new state.
+
+        Args:
+            - moved: called in the event loop with their ids, or with none if it may be any; it must be quick and must
+              not raise
+
+        Returns:
+            - AsyncIterator: entering tells whether other processes can be heard; if not, the database has to be asked
+        """
+
+        def heard(message: str) -> None:
+            speaker, *ids = message.split()
+            if speaker != self._name:
+                moved(ids)
+
+        async with self._database.listen(heard) as hears:
+            yield hears
+
+    def _messages(self, flow_run_ids: Collection[str]) -> Iterator[str]:
+        """Say which flow runs have moved: each in words of limited length, and many in one word."""
+        if len(flow_run_ids) > _NAMED_AT_ONCE:
+            yield self._name
+        elif flow_run_ids:
+            yield " ".join((self._name, *flow_run_ids))
 
     # -- states ----------------------------------------------------------------------------------------
 

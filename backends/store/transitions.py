@@ -300,6 +300,8 @@ class _Batch:
         self.rows.append(
             (tx.new_id(), run.tenant_id, run.id, run.version, now, new, head.message, start, text, client_id)
         )
+        if self.kind == "flow_run":
+            tx.moved[run.id] = None
         if tx.watched:
             flow_run_id = run.flow_key if self.kind == "task_run" else run.id
             tx.changes.append(

@@ -65,6 +65,8 @@ class Tx:
         self.secret_key = secret_key
         self.watched = watched
         self.changes: list[StateChange] = []
+        self.moved: dict[str, None] = {}
+        """The flow runs that take a state of their own in this transaction."""
 
     # -- reading ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import asyncio
 import datetime
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +25,7 @@ from ..records import Kind
 from ..schema import metadata
 
 __all__ = [
+    "ANYTHING",
     "HEAD",
     "VERSION_TABLE",
     "Database",
@@ -43,6 +44,9 @@ R = TypeVar("R")
 
 HEAD = "0002"
 """The newest migration: what a fresh database is made at, and what an old one must be upgraded to."""
+
+ANYTHING = "*"
+"""The message that anything may have been announced unheard."""
 
 VERSION_TABLE = "flowloop_version"
 
@@ -106,6 +110,21 @@ class Database(ABC):
         with self._translating():
             async with self.engine.connect() as connection:
                 return await connection.run_sync(work)
+
+    @abstractmethod
+    def announce(self, connection: Connection, message: str) -> None:
+        """Have a message told to all who `listen` in other processes, once the transaction is committed."""
+
+    @abstractmethod
+    def listen(self, heard: Callable[[str], None]) -> AbstractAsyncContextManager[bool]:
+        """Hear what is announced, in this process or in others.
+
+        Args:
+            - heard: called in the event loop with each message; it must be quick and must not raise
+
+        Returns:
+            - AbstractAsyncContextManager: entering it tells whether this database can be listened to from here
+        """
 
     @contextmanager
     def _translating(self) -> Iterator[None]:

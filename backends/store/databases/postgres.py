@@ -7,26 +7,45 @@ batch in arrays. Runs are locked in the order of their ids, so that batches that
 
 from __future__ import annotations
 
+import asyncio
 import datetime
-from collections.abc import Callable, Collection, Coroutine, Sequence
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Connection, ExceptionContext, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ....engine.errors import FlowloopError
 from ..ids import is_id
 from ..records import Kind
 from ..schema import metadata
-from .base import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
+from .base import ANYTHING, Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
 
 __all__ = ["PostgresDatabase"]
 
 R = TypeVar("R")
 
+logger = logging.getLogger(__name__)
+
 _ATTEMPTS = 5
 """How often a transaction is tried that the server chose as the victim of a deadlock."""
+
+_CHANNEL = "flowloop"
+"""What processes on one database tell each other travels on this channel."""
+
+_PROBE = "? "
+"""How the message begins by which a listener finds out whether it hears anything."""
+
+_PROOF = 2.0
+"""Seconds in which a message of its own has to reach whoever listens."""
+
+_RELISTEN = 1.0
+"""Seconds until a lost connection that listens is made anew."""
 
 _RUN_COLUMNS = {
     "task_run": "id::text, version, state, tenant_id::text, cached_inputs, flow_run_id::text",
@@ -153,6 +172,55 @@ class PostgresDatabase(Database):
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+    def announce(self, connection: Connection, message: str) -> None:
+        """Notify the other processes, as part of the transaction."""
+        _fetch(connection, "SELECT pg_notify($1, $2)", _CHANNEL, message)
+
+    @asynccontextmanager
+    async def listen(self, heard: Callable[[str], None]) -> AsyncIterator[bool]:
+        """Listen on a connection kept for that, and on another one as soon as it is lost."""
+        loop = asyncio.get_running_loop()
+        proof = loop.create_future()
+        probe = f"{_PROBE}{uuid.uuid4().hex}"
+
+        def received(_: object, __: int, ___: str, message: str) -> None:
+            if not message.startswith(_PROBE):
+                heard(message)
+            elif message != probe:
+                pass  # another listener's
+            elif proof.done():
+                heard(ANYTHING)  # what was said while the connection was lost
+            else:
+                proof.set_result(None)
+
+        listening = loop.create_task(self._listen(received, probe), name="listening to PostgreSQL")
+        try:
+            # a pooler between may take a LISTEN and deliver nothing
+            await asyncio.wait([proof, listening], timeout=_PROOF, return_when=asyncio.FIRST_COMPLETED)
+            yield proof.done()
+        finally:
+            listening.cancel()
+            await asyncio.wait([listening])
+
+    async def _listen(self, received: Callable[..., None], probe: str) -> None:
+        while True:
+            lost = asyncio.Event()
+            try:
+                async with self.engine.connect() as connection:
+                    raw: Any = (await connection.get_raw_connection()).driver_connection
+                    raw.add_termination_listener(lambda _, lost=lost: lost.set())
+                    await raw.add_listener(_CHANNEL, received)
+                    try:
+                        await raw.execute("SELECT pg_notify($1, $2)", _CHANNEL, probe)
+                        await lost.wait()
+                    finally:
+                        if not raw.is_closed():
+                            await raw.remove_listener(_CHANNEL, received)
+                            await raw.reset()
+            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                logger.debug("%s cannot be listened to: %s", self.shown, error)
+            await asyncio.sleep(_RELISTEN)
 
     async def _write(self, work: Callable[[Connection], R]) -> R:
         for attempt in range(1, _ATTEMPTS + 1):

@@ -17,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import cache
 from itertools import chain, repeat
 from pathlib import Path
@@ -34,6 +35,7 @@ from ....engine.cancellation import undisturbed
 from ....engine.errors import BackendUnavailable, FlowloopError
 from ..records import Kind
 from .base import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
+from .wakeups import Wakeups, available, messages
 
 __all__ = ["SqliteDatabase"]
 
@@ -135,6 +137,8 @@ class SqliteDatabase(Database):
         self._checkpoints = ThreadPoolExecutor(1, "flowloop-checkpoint", initializer=_give_way)
         self._checkpoint: Future[None] | None = None
         self._copied = 0
+        self._wakeups = Wakeups(self.path) if available() else None
+        self._announced: list[str] = []
         self.engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=self.path),
             poolclass=AsyncAdaptedQueuePool,
@@ -171,6 +175,35 @@ class SqliteDatabase(Database):
     async def _in_thread(self, call: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
+    # -- other processes -------------------------------------------------------------------------------
+
+    def announce(self, connection: Connection, message: str) -> None:
+        """Have a message told to other processes after the commit."""
+        self._announced.append(message)
+
+    @asynccontextmanager
+    async def listen(self, heard: Callable[[str], None]) -> AsyncIterator[bool]:
+        """Hear what other processes announce."""
+        loop = asyncio.get_running_loop()
+        try:
+            if self._wakeups is None:
+                raise OSError("no sockets")
+            receiver = self._wakeups.open()
+        except OSError:
+            yield False
+            return
+
+        def read() -> None:
+            for message in messages(receiver):
+                heard(message.decode())
+
+        try:
+            loop.add_reader(receiver, read)
+            yield True
+        finally:
+            loop.remove_reader(receiver)
+            self._wakeups.close(receiver)
+
     # -- in the writer thread --------------------------------------------------------------------------
 
     def _open(self, set_up: SetUp) -> None:
@@ -200,9 +233,13 @@ class SqliteDatabase(Database):
     def _transact(self, work: Callable[[Connection], R]) -> R:
         connection = self._connection
         assert connection is not None, "the store is not open"
+        self._announced.clear()
         transaction = _patiently(connection.begin)
         with transaction:
             result = work(connection)
+        if self._wakeups is not None:
+            for message in self._announced:
+                self._wakeups.send(message.encode())
         self._copy_log(_driver(connection).total_changes)
         return result
 
@@ -223,6 +260,8 @@ class SqliteDatabase(Database):
             self._connection.close()
             self._connection.engine.dispose()
             self._connection = None
+        if self._wakeups is not None:
+            self._wakeups.close()
 
     # -- errors ----------------------------------------------------------------------------------------
 
