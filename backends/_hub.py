@@ -21,6 +21,11 @@ class Hub:
     def __init__(self) -> None:
         self._watchers: defaultdict[str, set[MemoryObjectSendStream[State]]] = defaultdict(set)
 
+    @property
+    def watched(self) -> list[str]:
+        """The flow runs that somebody watches."""
+        return list(self._watchers)
+
     def watches(self, flow_run_id: str) -> bool:
         """Whether anybody watches this flow run."""
         return flow_run_id in self._watchers

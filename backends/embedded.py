@@ -29,6 +29,7 @@ from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
 from ..engine.state import Queued, State
 from ._circuit import Circuit, CircuitState
+from ._elsewhere import Elsewhere
 from ._hub import Hub
 from .batcher import Batcher, RequestRejected
 
@@ -89,6 +90,7 @@ class StoreBackend:
         self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
         self._outbox: Batcher[_Write, Outcome] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
         self._hub = Hub()
+        self._elsewhere = Elsewhere(self._hub, self.store.listen, self.get_flow_run_state)
         self._stack = AsyncExitStack()
 
     @property
@@ -105,6 +107,7 @@ class StoreBackend:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.store)
             stack.callback(self.store.watch(self._publish))
+            await stack.enter_async_context(self._elsewhere)
             await stack.enter_async_context(self._outbox)
             self._stack = stack.pop_all()
         return self
@@ -308,7 +311,8 @@ class StoreBackend:
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]]:
-        """See `Backend.watch_flow_run`: what this process writes comes at once; another process is not heard."""
+        """See `Backend.watch_flow_run`: what other processes on the same database write is heard, too."""
+        self._elsewhere.start()
         return self._hub.watch(flow_run_id, lambda: self.get_flow_run_state(flow_run_id))
 
     def _publish(self, changes: Sequence[StateChange]) -> None:

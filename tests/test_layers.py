@@ -37,7 +37,7 @@ LAYERS = """
     engine
 
     _circuit _hub store
-    batcher
+    batcher _elsewhere
     client.texts client.transport memory.rows
     client.subscription
     client.backend memory.backend embedded
