@@ -183,7 +183,8 @@ class Worker:
             return None
         finally:
             self._runners.pop(taken.flow_run_id, None)
-        logger.info("flow run %s of %r is %s", taken.flow_run_id, taken.flow_name, type(state).__name__)
+        ended = f"{type(state).__name__}: {state.message}" if state.is_failed() else type(state).__name__
+        logger.info("flow run %s of %r is %s", taken.flow_run_id, taken.flow_name, ended)
         return state
 
     # -- leases ------------------------------------------------------------------------------------------

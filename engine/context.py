@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import datetime
 import logging
+import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
 from .clock import Clock, SystemClock
+from .masking import hiding
 
 __all__ = ["Context", "context"]
 
@@ -75,8 +77,31 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:
+        # what the logging module itself does: complain, and never raise
+        return f"{record.msg!s} {record.args!s} (this line is malformed: {error})"
+
+
+class _Masking(logging.Filter):
+    """Takes out of every line what the run hides."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record, and let it pass."""
+        mask = hiding.get()
+        if mask is not None and mask.hides_anything:
+            record.msg, record.args = mask.masked(_message(record)), None
+            if record.exc_info and record.exc_info[1] is not None:
+                record.exc_text = mask.masked("".join(traceback.format_exception(record.exc_info[1])).rstrip())
+        return True
+
+
 _flowloop_logger = logging.getLogger("flowloop")
 _run_logger = RunLogger(logging.getLogger("flowloop.run"))
+for _logger in (_run_logger.logger, unheard):
+    _logger.addFilter(_Masking())
 
 
 class Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -19,8 +20,10 @@ from .context import dates, merge, now
 from .context import values as _values
 from .errors import FlowDefinitionError, FlowloopError
 from .executors import Executor, LocalExecutor
+from .explain import children_counted, reference_failures
 from .flow import Flow
 from .limits import Limits
+from .masking import Mask, hide, hiding
 from .runner import Runner, being_cancelled, call_handler, call_state_handlers, settle
 from .settings import Settings
 from .signals import ENDRUN, PrefectStateSignal
@@ -153,6 +156,9 @@ class FlowRunner(Runner):
         """Return how far the run is, or was when it ended."""
         return self._watch.progress()
 
+    def _name(self) -> str:
+        return f"flow {self.flow.name!r}"
+
     def _open_watch(self) -> Watch:
         if self._watch.closed:
             self._watch = Watch()
@@ -221,7 +227,7 @@ class FlowRunner(Runner):
             raise FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
         # a flow run inside a task of another one takes over what is said of that run, not what is said of that task
         outer = {name: value for name, value in _values.get().items() if name not in _LEFT_BEHIND}
-        token = _values.set(outer)
+        token, hidden = _values.set(outer), hiding.set(Mask(hiding.get()))
         self._open_watch()
         self._running = True
         try:
@@ -233,6 +239,7 @@ class FlowRunner(Runner):
             )
         finally:
             _values.reset(token)
+            hiding.reset(hidden)
             self._watch.close()
             self._cancellation, self._drive = Cancellation(), None
             self._running = False
@@ -284,8 +291,8 @@ class FlowRunner(Runner):
                     raise
             elif goes_on(error) or (isinstance(error, Exception) and _values.get().get("raise_on_exception")):
                 raise
-            self.logger.error("flow run of %s failed unexpectedly", self.flow.name, exc_info=error)
             failed = Failed(f"Unexpected error while running flow '{self.flow.name}': {shown(error)}", result=error)
+            self._explained(failed)
             try:
                 return await self.handle_state_change(start or Pending(), failed)
             except (ENDRUN, PrefectStateSignal) as end:
@@ -343,6 +350,7 @@ class FlowRunner(Runner):
             self.flow._must_have(task)
         given = self.flow.check_parameters({**context.pop("parameters", {}), **parameters}, complete=False)
         defaults = {p.name: p.default for p in self.flow.parameters() if not p.required}
+        hide([given.get(p.name, p.default) for p in self.flow.parameters() if p.secret])
         started = now()
         self.flow_run_id = context.get("flow_run_id") or run_context.get("flow_run_id") or str(uuid.uuid4())
         values = {
@@ -358,6 +366,7 @@ class FlowRunner(Runner):
         }
         values = merge(values, context)
         values["parameters"] = {**defaults, **given}
+        hide(values.get("secrets"))
         return FlowRunnerInitializeResult(self._initial_state(state), task_states, values, task_contexts)
 
     @call_state_handlers
@@ -472,6 +481,9 @@ class FlowRunner(Runner):
     def _collected(self, drive: Drive) -> tuple[dict[Task[..., Any], State], list[State], list[State]]:
         """Return the states of all tasks, and with their children those of the reference and the terminal tasks."""
         states = drive.final_states()
+        for state in states.values():
+            if isinstance(state, Mapped):
+                state.message = children_counted(state) or state.message
         keys = _with_children(states[task] for task in self.flow.reference_tasks())
         return states, keys, _with_children(states[task] for task in self.flow.terminal_tasks())
 
@@ -531,10 +543,18 @@ class FlowRunner(Runner):
             - State: the final state, or the current one if a terminal task is not finished
         """
         final = rules.flow_outcome(state, terminal_states, key_states, return_states)
+        if final.is_failed() and self._drive is not None:
+            final.message = self._failures(self._drive)
         handler = self.flow.terminal_state_handler
         if handler is not None:
             final = await settle(handler(self.flow, final, set(key_states))) or final
         return final
+
+    def _failures(self, drive: Drive) -> str:
+        flow = self.flow
+        many = {name for name, count in Counter(task.name for task in flow.tasks).items() if count > 1}
+        names = {task: flow.slugs[task] if task.name in many else task.name for task in flow.tasks}
+        return reference_failures(flow.reference_tasks(), drive.final_states(), names, flow.upstream_tasks)
 
 
 def _with_children(states: Iterable[State]) -> list[State]:

@@ -41,6 +41,7 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         - tags: as for any task
         - type: what the value must be, as a type annotation (``int``, ``list[str]``, a msgspec Struct …); a value that
             comes as text, from a command line, is converted
+        - secret: whether its value is masked in whatever a run writes for people: logs, tracebacks and the like
 
     Example:
 
@@ -60,6 +61,7 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         tags: Iterable[str] | None = None,
         *,
         type: Any = Any,
+        secret: bool = False,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise FlowDefinitionError(f"a parameter's name is a text that is not empty, not {name!r}")
@@ -69,6 +71,7 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
             raise FlowDefinitionError(f"parameter {name!r} is required, so its default {default!r} is never used")
         self.default = default if has_default else None
         self.type = type
+        self.secret = secret
         from .results import PrefectResult
 
         super().__init__(name=name, slug=name, tags=tags, checkpoint=True, result=PrefectResult())

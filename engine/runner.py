@@ -10,10 +10,21 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ._run.net import goes_on, meant, shown
+from .context import RunLogger
+from .explain import brief, with_reason
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
 from .state import Failed, Pending, State, _MetaState
 
-__all__ = ["ENDRUN", "Runner", "being_cancelled", "call_handler", "call_state_handlers", "settle"]
+__all__ = [
+    "ENDRUN",
+    "Runner",
+    "at_length",
+    "being_cancelled",
+    "call_handler",
+    "call_state_handlers",
+    "failures",
+    "settle",
+]
 
 P = ParamSpec("P")
 RunnerT = TypeVar("RunnerT", bound="Runner")
@@ -70,6 +81,15 @@ def call_state_handlers(
         return await self.handle_state_change(state, new_state)
 
     return with_handlers
+
+
+failures = RunLogger(logging.getLogger("flowloop.failures"))
+"""Where it is told why runs fail."""
+
+
+def at_length(state: State) -> str:
+    """Return why something failed: in one line, and the traceback below it."""
+    return f"{brief(state)}\n{state.traceback}" if state.traceback else brief(state)
 
 
 @functools.cache
@@ -176,8 +196,8 @@ class Runner:
             return error
         if goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled()):
             raise error
-        self.logger.error("a state handler failed", exc_info=error)
-        end = ENDRUN(Failed(f"Exception raised while calling state handlers: {shown(error)}", result=error))
+        failed = Failed(f"Exception raised while calling state handlers: {shown(error)}", result=error)
+        end = ENDRUN(self._explained(failed))
         end.__cause__ = error
         return end
 
@@ -191,6 +211,16 @@ class Runner:
 
     def _tell(self, old_state: State, new_state: State) -> None:
         """Tell whoever watches of a change of state; here nobody does."""
+
+    def _explained(self, state: StateT) -> StateT:
+        """Say why the run fails, in its state and in its log, and return the state."""
+        with_reason(state)
+        failures.error("%s failed: %s", self._name(), at_length(state))
+        return state
+
+    def _name(self) -> str:
+        """Return how the log calls what is run."""
+        return type(self).__name__
 
     async def _heartbeat(self) -> bool:
         """Tell somebody that this run is alive; here there is nobody to tell.

@@ -7,6 +7,7 @@ from typing import Any
 
 from .context import context
 from .errors import FlowloopError
+from .masking import hide
 from .results import SecretResult
 from .task import Task
 
@@ -48,10 +49,10 @@ class Secret(Task[[], str]):
         """
         given = context.get("secrets") or {}
         if self.secret_name in given:
-            return given[self.secret_name]
+            return hide(given[self.secret_name])
         variable = _PREFIX + self.secret_name
         if variable in os.environ:
-            return os.environ[variable]
+            return hide(os.environ[variable])
         raise FlowloopError(
             f"secret {self.secret_name!r} was not found: put it under 'secrets' in the run context, "
             f"or into the environment variable {variable}"

@@ -55,6 +55,10 @@ __all__ = [
 ]
 
 
+TRACEBACK = "traceback"
+"""The key of a state's context under which the text of a traceback is."""
+
+
 class State:
     """What is known of a run at one moment.
 
@@ -103,6 +107,11 @@ class State:
         if self._tags is not None:
             context.setdefault("tags", sorted(self._tags))
         return context
+
+    @property
+    def traceback(self) -> str | None:
+        """Where the error was raised that led here, as text; None where there was none."""
+        return None if self._context is None else self._context.get(TRACEBACK)
 
     @property
     def cached_inputs(self) -> dict[str, Result]:

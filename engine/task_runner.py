@@ -292,10 +292,10 @@ class TaskRunner(BodyRunner):
             raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
             raise error
-        self.logger.error("task %s failed unexpectedly", self.task.name, exc_info=error)
         message = f"Unexpected error while running task '{self.task.name}': {shown(error)}"
         try:
-            return await self.handle_state_change(start or Pending(), Failed(message, result=error))
+            failed = self._explained(Failed(message, result=error))
+            return await self.handle_state_change(start or Pending(), failed)
         except (ENDRUN, PrefectStateSignal) as end:
             return end.state
 
@@ -453,11 +453,11 @@ class TaskRunner(BodyRunner):
         except BaseException as raised:
             error = failure(raised)
             message = f"What task '{self.task.name}' is mapped over cannot be read: {shown(error)}"
-            raise ENDRUN(Failed(message, result=error)) from error
+            raise ENDRUN(self._explained(Failed(message, result=error))) from error
         if problem is not None:
-            raise ENDRUN(Failed(problem))
+            raise ENDRUN(self._explained(Failed(problem)))
         if self._caches and (unhashable := self._unhashable_element(upstream_states)) is not None:
-            raise ENDRUN(Failed(str(unhashable), result=unhashable))
+            raise ENDRUN(self._explained(Failed(str(unhashable), result=unhashable)))
         if unequal is not None:
             self.logger.warning("task '%s' is mapped over inputs of unequal length: %s", self.task.name, unequal)
         raise ENDRUN(Mapped("Ready to proceed with mapping.", map_states=[None] * width, n_map_states=width))  # type: ignore[list-item]
@@ -556,7 +556,7 @@ class TaskRunner(BodyRunner):
     async def _check_identity(self, state: State) -> State:
         identity = _values.get()["input_hashes"]
         if isinstance(identity, Exception) and not state.is_finished():
-            raise ENDRUN(Failed(str(identity), result=identity))
+            raise ENDRUN(self._explained(Failed(str(identity), result=identity)))
         return state
 
     def _unhashable_element(self, upstream_states: Mapping[Edge, State]) -> SerializationError | None:
@@ -582,7 +582,7 @@ class TaskRunner(BodyRunner):
         except BaseException as raised:
             error = failure(raised)
             message = f"The cache_validator of task '{self.task.name}' failed: {shown(error)}"
-            raise ENDRUN(Failed(message, result=error)) from error
+            raise ENDRUN(self._explained(Failed(message, result=error))) from error
 
     @call_state_handlers
     async def check_task_trigger(self, state: State, upstream_states: dict[Edge, State]) -> State:
@@ -602,7 +602,7 @@ class TaskRunner(BodyRunner):
         except BaseException as raised:
             error = failure(raised)
             message = f"The trigger of task '{self.task.name}' failed: {shown(error)}"
-            raise ENDRUN(TriggerFailed(message, result=error)) from error
+            raise ENDRUN(self._explained(TriggerFailed(message, result=error))) from error
         return rules.trigger_answer(state, answer, self.task.name, getattr(trigger, "__name__", None) or shown(trigger))
 
     @call_state_handlers
@@ -683,10 +683,11 @@ class TaskRunner(BodyRunner):
         try:
             delay = delay_after(self.task.retry_delay, run_count, self.task.name)
         except BaseException as raised:
+            self._log_attempt(state, "")
             error = failure(raised)
             message = f"The task failed, and so did its retry_delay after attempt {run_count}: {shown(error)}"
-            raise ENDRUN(Failed(message, result=error)) from error
-        return rules.retry(
+            raise ENDRUN(self._explained(Failed(message, result=error))) from error
+        retrying = rules.retry(
             state,
             run_count=run_count,
             max_retries=self.task.max_retries,
@@ -694,6 +695,12 @@ class TaskRunner(BodyRunner):
             start_time=now() + delay,
             cached_inputs=await self._current_round(),
         )
+        if retrying is not state:
+            self._log_attempt(state, f", next in {delay.total_seconds():g} s")
+        return retrying
+        if retrying is not state:
+            self._log_attempt(state, f", next in {delay.total_seconds():g} s")
+        return retrying
 
     async def check_task_is_looping(
         self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]

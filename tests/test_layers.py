@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 
 # each line may import from the lines above it
 LAYERS = """
-    errors clock lifecycle _large _one_pass _run
+    errors clock lifecycle _large masking _one_pass _run
     context edge hashing retries serializers settings _run.ledger _signature
     result stdout
     results state _checks
-    backend cache_validators serialization signals watch _run.mapping _run.release
+    backend cache_validators explain serialization signals watch _run.mapping _run.release
     _run.net
     cancellation executors runner schedules triggers _run.rules
     task

@@ -14,12 +14,14 @@ from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_stat
 from ..context import values as _values
 from ..errors import SerializationError
 from ..executors import Executor, LocalExecutor
+from ..explain import with_reason
 from ..result import Result, ResultNotImplementedError
-from ..runner import Runner
+from ..runner import Runner, at_length, failures
 from ..signals import ENDRUN, LOOP, PrefectStateSignal, TaskTimeoutSignal
 from ..state import Failed, Looped, State, Success, TimedOut
 from ..stdout import captured_stdout
 from ..task import Task
+from . import rules
 from .net import LeftBehind, goes_on, meant, shown
 
 __all__ = ["BodyRunner"]
@@ -98,7 +100,7 @@ class BodyRunner(Runner):
                 if cancellation is None or cancellation.cause is None:
                     raise
                 return stopped_state(cancellation.cause)
-            return Failed("The task's body was cancelled from within.", result=error)
+            return self._attempt_failed(Failed("The task's body was cancelled from within.", result=error))
         except BaseException as raised:
             return await self._failed(meant(raised))
         if current.get("checkpointing") is not True:
@@ -109,16 +111,33 @@ class BodyRunner(Runner):
     async def _failed(self, error: BaseException) -> State:
         """Return the state that a body leaves with what it raised."""
         if isinstance(error, TaskTimeoutSignal):
-            return TimedOut(str(error), result=error)
+            return self._attempt_failed(TimedOut(str(error), result=error))
         if isinstance(error, LOOP):
             return await self._looped(error)
         if isinstance(error, PrefectStateSignal):
-            return error.state
+            return self._attempt_failed(error.state, error) if error.state.is_failed() else error.state
         if isinstance(error, ENDRUN) or goes_on(error):
             raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
             raise error
-        return Failed(f"Error during execution of task: {shown(error)}", result=error)
+        return self._attempt_failed(Failed(f"Error during execution of task: {shown(error)}", result=error))
+
+    def _attempt_failed(self, state: State, error: BaseException | None = None) -> State:
+        """Say why an attempt failed, in its state and, unless another one follows that says it, in the log."""
+        with_reason(state, error)
+        attempt, task = _values.get().get("task_run_count", 1), self.task
+        if not rules.is_retried(state, run_count=attempt, max_retries=task.max_retries, retry_on=task.retry_on):
+            self._log_attempt(state, "")
+        return state
+
+    def _log_attempt(self, state: State, what_follows: str) -> None:
+        attempt, attempts = _values.get().get("task_run_count", 1), self.task.max_retries + 1
+        told = f"attempt {attempt} of {max(attempt, attempts)} failed{what_follows}"
+        failures.error("%s: %s: %s", self._name(), told, at_length(state))
+
+    def _name(self) -> str:
+        name: str = _values.get().get("task_full_name", self.task.name)
+        return name
 
     async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
         task, body = self.task, self._body
@@ -173,12 +192,14 @@ class BodyRunner(Runner):
         except BaseException as raised:
             error = meant(raised)
             if isinstance(error, SerializationError):
-                return Failed(f"The result of task '{self.task.name}' cannot be stored: {error}", result=error)
+                message = f"The result of task '{self.task.name}' cannot be stored: {error}"
+                return self._attempt_failed(Failed(message, result=error))
             if isinstance(error, PrefectStateSignal):
                 return error.state
             if goes_on(error) or (isinstance(error, Exception) and _values.get().get("raise_on_exception")):
                 raise error from None
-            return Failed(f"The result of task '{self.task.name}' could not be stored: {shown(error)}", result=error)
+            message = f"The result of task '{self.task.name}' could not be stored: {shown(error)}"
+            return self._attempt_failed(Failed(message, result=error))
         return Success("Task run succeeded.", result)
 
     async def _stored(self, value: Any, inputs: Mapping[str, Result]) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +35,7 @@ from .task_runner import CloudTaskRunner
 __all__ = ["CloudFlowRunner"]
 
 _LOG_INTERVAL = 5.0
+_log = logging.getLogger("flowloop")
 
 
 class CloudFlowRunner(FlowRunner):
@@ -154,6 +156,8 @@ class CloudFlowRunner(FlowRunner):
                 final = await super().run(
                     state, task_states, return_tasks, given, task_runner_state_handlers, executor, known, task_contexts
                 )
+                if final.is_failed():
+                    _log.warning("flow run %s of %r failed: %s", flow_run_id, self.flow.name, final.message)
                 wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
                 if wait is None:
                     return final

@@ -14,6 +14,7 @@ from ..backend import Backend, LogRecord
 from ..cancellation import undisturbed
 from ..context import unheard
 from ..errors import BackendRejected, BackendUnavailable
+from ..masking import masked
 from ..serialization.text import storable
 
 __all__ = ["LogShipper"]
@@ -28,7 +29,29 @@ _LEVELS = (
     (logging.INFO, "INFO"),
     (logging.DEBUG, "DEBUG"),
 )
+_flowloop = logging.getLogger("flowloop")
 _log = logging.getLogger("flowloop.logs")
+
+
+class _LastResort(logging.Handler):
+    """Does what logging does where nobody handles a line, which it does not while lines are collected here."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a warning to stderr, if no handler of the application would."""
+        last_resort = logging.lastResort
+        if last_resort is None or record.levelno < last_resort.level or any(_handlers_of_others(record.name)):
+            return
+        last_resort.handle(record)
+
+
+def _handlers_of_others(name: str) -> Iterator[logging.Handler]:
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None:
+        yield from (handler for handler in logger.handlers if not isinstance(handler, (LogShipper, _LastResort)))
+        logger = logger.parent if logger.propagate else None
+
+
+_last_resort = _LastResort()
 
 
 class LogShipper(logging.Handler):
@@ -56,14 +79,17 @@ class LogShipper(logging.Handler):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Hear what is logged inside the block."""
-        loggers = (logging.getLogger("flowloop"), unheard)
+        loggers = (_flowloop, unheard)
         for logger in loggers:
             logger.addHandler(self)
+        _flowloop.addHandler(_last_resort)
         try:
             yield
         finally:
             for logger in loggers:
                 logger.removeHandler(self)
+            if not any(isinstance(handler, LogShipper) for handler in _flowloop.handlers):
+                _flowloop.removeHandler(_last_resort)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line, if it is one of this flow run's."""
@@ -76,7 +102,7 @@ class LogShipper(logging.Handler):
             timestamp=datetime.datetime.fromtimestamp(record.created, datetime.UTC),
             name=storable(record.name),
             level=next((name for level, name in _LEVELS if record.levelno >= level), "DEBUG"),
-            message=storable(self._text(record)),
+            message=storable(masked(self._text(record))),
         )
         self._lines.append(line)
         self._characters += len(line.message)

@@ -87,7 +87,7 @@ class CloudTaskRunner(TaskRunner):
         except BackendError as error:
             if state is None:
                 message = f"The task run of '{self.task.name}' could not be read: {error}"
-                raise ENDRUN(Failed(message, result=error)) from error
+                raise ENDRUN(self._explained(Failed(message, result=error))) from error
             return await super().initialize_run(state, context)
         context["task_run_info"] = None
         context["task_id"] = info.task_id
@@ -297,7 +297,7 @@ class CloudTaskRunner(TaskRunner):
             for needed in _results_of(edge, upstream):
                 failed = await self._load(edge, needed)
                 if failed is not None and not is_theirs:
-                    raise ENDRUN(await self.handle_state_change(state, failed))
+                    raise ENDRUN(await self.handle_state_change(state, self._explained(failed)))
         if state.cached_inputs:
             await state.load_cached_results()
         return state, upstream_states
