@@ -41,6 +41,7 @@ class Elsewhere:
         self._listen = listen
         self._read = read
         self._moved: set[str] = set()
+        self._seen: dict[str, State] = {}
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -71,12 +72,21 @@ class Elsewhere:
                     self._note(())
                 self._told.clear()
                 moved, self._moved = self._moved, set()
+                self._seen = {
+                    flow_run_id: state for flow_run_id, state in self._seen.items() if self._hub.watches(flow_run_id)
+                }
                 for flow_run_id in moved:
                     await self._tell(flow_run_id)
 
     async def _tell(self, flow_run_id: str) -> None:
-        if self._hub.watches(flow_run_id):
-            try:
-                self._hub.publish(flow_run_id, await self._read(flow_run_id))
-            except BackendError as error:
-                logger.debug("flow run %s cannot be read: %s", flow_run_id, error)
+        if not self._hub.watches(flow_run_id):
+            return
+        try:
+            state = await self._read(flow_run_id)
+        except BackendError as error:
+            logger.debug("flow run %s cannot be read: %s", flow_run_id, error)
+            return
+        seen = self._seen.get(flow_run_id)
+        if seen is None or (seen, seen.message) != (state, state.message):
+            self._seen[flow_run_id] = state
+            self._hub.publish(flow_run_id, state)
