@@ -7,6 +7,7 @@
     ├─ InvalidTransition                  a defect in flowloop itself; carries the key, both states and the story
     ├─ SerializationError                 a value or a document that cannot be encoded or decoded
     ├─ ExecutorError                      a task body could not be handed to its executor, or was lost there
+    ├─ TaskRunError                       what a task run failed with in another process, if only its text is left
     └─ BackendError                       the backend could not do what was asked
        ├─ BackendUnavailable              try again: the network, a 5xx answer, a 429 answer
        ├─ BackendRejected                 the backend understood, and refuses this one item
@@ -30,6 +31,7 @@ __all__ = [
     "FlowloopError",
     "InvalidTransition",
     "SerializationError",
+    "TaskRunError",
     "VersionLockMismatch",
 ]
 
@@ -67,6 +69,10 @@ class SerializationError(FlowloopError):
 
 class ExecutorError(FlowloopError):
     """A task body could not be handed to its executor, or was lost there."""
+
+
+class TaskRunError(FlowloopError):
+    """What a task run failed with in another process, where its own error could not be stored and read again."""
 
 
 class BackendError(FlowloopError):

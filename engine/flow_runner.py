@@ -43,7 +43,6 @@ _RESERVED = frozenset(
         "logger",
         "input_hashes",
         "map_index",
-        "mapped_inputs",
         "settings",
         "task_full_name",
         "task_id",
@@ -57,6 +56,8 @@ _RESERVED = frozenset(
         "task_slug",
         "task_tags",
         "runs_again",
+        "told_by",
+        "unread",
         "watch",
     }
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .errors import FlowDefinitionError
 
-__all__ = ["RetryDelay", "delay_after", "exponential_backoff"]
+__all__ = ["RetryDelay", "delay_after", "doubling_delay", "exponential_backoff"]
 
 RetryDelay = float | int | datetime.timedelta | Sequence["float | datetime.timedelta"] | Callable[[int], "float"]
 """Seconds, a timedelta, one delay for each attempt (the last serves all later ones), or a function of the attempt."""
@@ -40,6 +40,11 @@ def exponential_backoff(
         return draw.uniform(0.0, min(cap, base * 2.0 ** min(run_count - 1, 64)))
 
     return delay
+
+
+def doubling_delay(run_count: int, limit: float) -> datetime.timedelta:
+    """Return how long to wait after attempt number `run_count` where nobody has said: 1 s, 2 s, 4 s … up to `limit`."""
+    return datetime.timedelta(seconds=min(2.0 ** min(run_count - 1, 64), limit))
 
 
 def delay_after(delay: RetryDelay, run_count: int, task_name: str) -> datetime.timedelta:

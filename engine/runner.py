@@ -167,7 +167,7 @@ class Runner:
             end = self._ended_by(raised)
             if isinstance(end, (PAUSE, ENDRUN)):
                 raise end from end.__cause__
-            new_state = end.state
+            new_state = self._state_of(end)
         else:
             if self.state_handlers:
                 new_state = await self._call_own_handlers(old_state, new_state)
@@ -181,7 +181,7 @@ class Runner:
                 new_state = await call_handler(handler, self, old_state, new_state)
         except BaseException as raised:
             end = self._ended_by(raised)
-            new_state = end.state
+            new_state = end.state if isinstance(end, ENDRUN) else self._state_of(end)
         if new_state is not told:
             new_state = await self._record(told, new_state)
         if isinstance(end, (PAUSE, ENDRUN)):
@@ -200,6 +200,10 @@ class Runner:
         end = ENDRUN(self._explained(failed))
         end.__cause__ = error
         return end
+
+    def _state_of(self, signal: PrefectStateSignal) -> State:
+        """Return the state that a signal sets."""
+        return signal.state
 
     async def _record(self, old_state: State, new_state: State) -> State:
         """Record a state; here there is nothing to record it in.

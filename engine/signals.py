@@ -127,9 +127,17 @@ class SUCCESS(PrefectStateSignal):
 
 
 class RETRY(PrefectStateSignal):
-    """Run the task again at `start_time`, whatever its ``max_retries`` says."""
+    """Run the task again at `start_time`, whatever its ``max_retries`` says.
+
+    Without one it waits as the task's ``retry_delay`` says; if there is none, for a second, then twice as long each
+    time, up to the inline limit of the run.
+    """
 
     state_class = Retrying
+
+    def __init__(self, message: Any = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(message, *args, **kwargs)
+        self.says_when = (args[1] if len(args) > 1 else kwargs.get("start_time")) is not None
 
 
 class SKIP(PrefectStateSignal):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ from .context import values as _values
 from .edge import Edge
 from .errors import SerializationError
 from .result import NoResult, Result
+from .retries import delay_after, doubling_delay
 from .runner import call_handler, call_state_handlers, settle
 from .settings import Settings
-from .signals import ENDRUN, PrefectStateSignal
+from .signals import ENDRUN, RETRY, PrefectStateSignal
 from .state import (
     Cached,
     Failed,
@@ -43,6 +45,9 @@ from .watch import RunEvent
 __all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
 
 _OWN = __name__.removesuffix("task_runner")
+_MANY_ATTEMPTS = 10
+_UNLIMITED_RETRY = 60.0
+"""Seconds between two attempts, at most, where nobody has said and a run waits for no retry itself."""
 _NONE: Mapping[str, Any] = {}
 """What many runs have none of, so that they share it."""
 
@@ -312,6 +317,22 @@ class TaskRunner(BodyRunner):
                 raise
             return await self._cancelled(state)
 
+    def _state_of(self, signal: PrefectStateSignal) -> State:
+        if isinstance(signal, RETRY) and not signal.says_when:
+            assert isinstance(signal.state, Retrying)
+            signal.state.start_time = now() + self._delay_of_a_retry()
+        return signal.state
+
+    def _delay_of_a_retry(self) -> datetime.timedelta:
+        """Return how long to wait where a RETRY does not say until when."""
+        run_count = _values.get().get("task_run_count", 1)
+        if run_count == _MANY_ATTEMPTS:
+            said = "task %s has asked to be run again after %s attempts, whatever its max_retries says"
+            self.logger.warning(said, self.task.name, run_count)
+        if self.task.retry_delay is not None:
+            return delay_after(self.task.retry_delay, run_count, self.task.name)
+        return doubling_delay(run_count, self.settings.inline_retry_limit or _UNLIMITED_RETRY)
+
     async def _cancelled(self, state: State) -> State:
         cancellation: Cancellation | None = _values.get().get("cancellation")
         assert cancellation is not None
@@ -520,10 +541,10 @@ class TaskRunner(BodyRunner):
 
     async def _may_serve(self, cached: Cached, inputs: Mapping[str, Result]) -> bool:
         current = _values.get()
-        mapped, identity = current.get("mapped_inputs", ()), current.get("input_hashes", _NONE)
+        told_by, identity = current.get("told_by", ()), current.get("input_hashes", _NONE)
         if current.get("map_index") is not None and not (
             isinstance(identity, dict)
-            and caching.is_of_this_child(cached, identity, mapped, current.get("flow_run_id"))
+            and caching.is_of_this_child(cached, identity, told_by, current.get("flow_run_id"))
         ):
             return False
         return await self._cache_is_valid(cached, inputs)
@@ -550,7 +571,8 @@ class TaskRunner(BodyRunner):
             identity: caching.Identity | Exception = caching.identity_of(self.task, _values_of(inputs), mapped)
         except Exception as error:
             identity = error
-        _values.set({**current, "input_hashes": identity, "mapped_inputs": mapped})
+        told_by = caching.told_by(self.task, mapped)
+        _values.set({**current, "input_hashes": identity, "told_by": told_by})
 
     @call_state_handlers
     async def _check_identity(self, state: State) -> State:
@@ -676,8 +698,6 @@ class TaskRunner(BodyRunner):
         """
         if not state.is_failed() or not self.task.max_retries or self.task.retry_delay is None:
             return state
-        from .retries import delay_after
-
         current = _values.get()
         run_count = current.get("task_run_count", 1)
         try:

@@ -17,7 +17,7 @@ from ..executors import Executor, LocalExecutor
 from ..explain import with_reason
 from ..result import Result, ResultNotImplementedError
 from ..runner import Runner, at_length, failures
-from ..signals import ENDRUN, LOOP, PrefectStateSignal, TaskTimeoutSignal
+from ..signals import ENDRUN, LOOP, SUCCESS, PrefectStateSignal, TaskTimeoutSignal
 from ..state import Failed, Looped, State, Success, TimedOut
 from ..stdout import captured_stdout
 from ..task import Task
@@ -102,20 +102,22 @@ class BodyRunner(Runner):
                 return stopped_state(cancellation.cause)
             return self._attempt_failed(Failed("The task's body was cancelled from within.", result=error))
         except BaseException as raised:
-            return await self._failed(meant(raised))
+            return await self._failed(meant(raised), inputs)
         if current.get("checkpointing") is not True:
             is_bare = self.result is _NOWHERE and not isinstance(value, Result)
             return Success("Task run succeeded.", value if is_bare else self.result.from_value(value))
         return await self._succeeded(value, inputs)
 
-    async def _failed(self, error: BaseException) -> State:
+    async def _failed(self, error: BaseException, inputs: Mapping[str, Result]) -> State:
         """Return the state that a body leaves with what it raised."""
         if isinstance(error, TaskTimeoutSignal):
             return self._attempt_failed(TimedOut(str(error), result=error))
         if isinstance(error, LOOP):
             return await self._looped(error)
+        if isinstance(error, SUCCESS):
+            return await self._signalled_success(error, inputs)
         if isinstance(error, PrefectStateSignal):
-            return self._attempt_failed(error.state, error) if error.state.is_failed() else error.state
+            return self._attempt_failed(error.state, error) if error.state.is_failed() else self._state_of(error)
         if isinstance(error, ENDRUN) or goes_on(error):
             raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
@@ -138,6 +140,15 @@ class BodyRunner(Runner):
     def _name(self) -> str:
         name: str = _values.get().get("task_full_name", self.task.name)
         return name
+
+    async def _signalled_success(self, signal: SUCCESS, inputs: Mapping[str, Result]) -> State:
+        state, value = signal.state, signal.state.result
+        stored = await self._succeeded(value, inputs)
+        if isinstance(stored, Success):
+            state._result = stored._result
+        elif value is not signal:  # a signal that carries no value may have no place, as the result it stands for
+            return stored
+        return state
 
     async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
         task, body = self.task, self._body

@@ -17,17 +17,32 @@ from ..state import Cached
 if TYPE_CHECKING:
     from ..task import Task
 
-__all__ = ["Identity", "check_known_input", "counted", "expiration", "identity_of", "is_of_this_child", "oldest"]
+__all__ = [
+    "Identity",
+    "check_known_input",
+    "counted",
+    "expiration",
+    "identity_of",
+    "is_of_this_child",
+    "oldest",
+    "told_by",
+]
 
 Identity = dict[str, str]
 """A hash of each input that counts, by name."""
 
 
+def told_by(task: Task[..., Any], mapped: Collection[str]) -> set[str]:
+    """Return by which inputs the children of a map are told apart although the validator does not look at them.
+
+    If it looks at none of what they are mapped over, it is all of that: no child may be given the result of another.
+    """
+    looked_at = looks_at(task.cache_validator)
+    return set() if looked_at is None or looked_at & set(mapped) else set(mapped)
+
+
 def counted(task: Task[..., Any], names: Collection[str], mapped: Collection[str]) -> set[str]:
     """Return which inputs make a difference to whether a result may serve.
-
-    They are those that the validator looks at. If it looks at none of what a child is mapped over, all of that counts,
-    too: no child may be given the result of another.
 
     Args:
         - task: the task
@@ -35,8 +50,7 @@ def counted(task: Task[..., Any], names: Collection[str], mapped: Collection[str
         - mapped: those of them that a child is mapped over; none for a task that is not mapped
     """
     looked_at = looks_at(task.cache_validator)
-    chosen = set(names) if looked_at is None else looked_at & set(names)
-    return chosen if chosen & set(mapped) else chosen | set(mapped)
+    return set(names) if looked_at is None else (looked_at & set(names)) | told_by(task, mapped)
 
 
 def identity_of(task: Task[..., Any], inputs: Mapping[str, Any], mapped: Collection[str]) -> Identity:
@@ -72,19 +86,19 @@ def check_known_input(task: Task[..., Any], name: str, value: Any) -> None:
         raise FlowDefinitionError(str(error)) from None
 
 
-def is_of_this_child(cached: Cached, identity: Identity, mapped: Collection[str], flow_run_id: str | None) -> bool:
+def is_of_this_child(cached: Cached, identity: Identity, told_by: Collection[str], flow_run_id: str | None) -> bool:
     """Tell whether a cached result may be that of this mapped child, and not of one beside it.
 
     Args:
         - cached: the result
         - identity: of the child's inputs
-        - mapped: the names of what it is mapped over
+        - told_by: names of those that tell it apart
         - flow_run_id: the flow run that is going on: no child takes the result of another one in it
     """
     if flow_run_id is not None and cached.context.get("flow_run_id") == flow_run_id:
         return False
     known = cached.hashed_inputs or {}
-    return all(known.get(name) == identity[name] for name in mapped if name in identity)
+    return all(known.get(name) == identity[name] for name in told_by)
 
 
 def expiration(now: datetime.datetime, cache_for: datetime.timedelta) -> datetime.datetime | None:

@@ -155,9 +155,9 @@ def loop_again(loop_count: int) -> State:
 def due_in(state: State, now: datetime.datetime, limit: float) -> float | None:
     """Return in how many seconds a waiting run goes on by itself here, or None if it does not.
 
-    Only Retrying and Queued runs do, and only if they are due within `limit` seconds.
+    Only Retrying and Queued runs do, and only if they are due within `limit` seconds; with a limit of 0, none does.
     """
-    if not isinstance(state, (Retrying, Queued)) or state.start_time is None:
+    if not isinstance(state, (Retrying, Queued)) or state.start_time is None or not limit:
         return None
     seconds = (state.start_time - now).total_seconds()
     return max(0.0, seconds) if seconds <= limit else None

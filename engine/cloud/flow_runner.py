@@ -16,6 +16,7 @@ from ..backend import Backend, FlowRunInfoResult, connect
 from ..cancellation import Cause, stopped_state
 from ..context import now
 from ..context import values as _values
+from ..edge import Edge
 from ..errors import BackendError, VersionLockMismatch
 from ..executors import Executor
 from ..flow import Flow
@@ -28,6 +29,7 @@ from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import Cancelled, Cancelling, Failed, Mapped, Queued, Running, State
 from ..task import Task
+from ..triggers import all_successful
 from .creation import create_flow_run
 from .logs import LogShipper
 from .task_runner import CloudTaskRunner
@@ -193,13 +195,15 @@ class CloudFlowRunner(FlowRunner):
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
         """Return a runner for a task of the flow."""
-        return CloudTaskRunner(
+        runner = CloudTaskRunner(
             task,
             state_handlers,
             self._flow_result(),
             constants=self.flow.constants.get(task),
             settings=self.settings,
         )
+        runner.hands_on_errors = any(_takes_errors(edge) for edge in self.flow._downstream[task])
+        return runner
 
     def _backlog(self) -> int:
         backend: Backend = _values.get()["backend"]
@@ -269,9 +273,9 @@ class CloudFlowRunner(FlowRunner):
         try:
             info = await backend.get_flow_run_info(context["flow_run_id"])
         except BackendError as error:
-            if state is None:
-                state = Failed(f"The flow run could not be read: {error}", result=error)
-            return await super().initialize_run(state, task_states, context, task_contexts, parameters)
+            message = f"The flow run could not be read: {error}"
+            self.logger.error("%s", message)
+            raise ENDRUN(Failed(message, result=error) if state is None else state) from error
         recorded = self._unrenamed(info.parameters)
         context = {
             **context,
@@ -508,6 +512,12 @@ class CloudFlowRunner(FlowRunner):
             self._changed_elsewhere = state
             # one that is finished was brought to its end by another runner: nothing is left to record here
             self.cancel("handover" if state.is_finished() and not isinstance(state, Cancelled) else "user")
+
+
+def _takes_errors(edge: Edge) -> bool:
+    """Whether a task may run with what the one upstream failed with, or was skipped with."""
+    task = edge.downstream_task
+    return edge.key is not None and not (task.trigger is all_successful and task.skip_on_upstream_skip)
 
 
 def _ambient_flow_run() -> str | None:

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .._run import caching, rules
+from .._run.net import shown
 from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
 from ..backend import Backend, TaskRunInfoResult
 from ..cancellation import Cancellation
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
-from ..errors import BackendError, SerializationError, VersionLockMismatch
-from ..result import NotStored, Result
+from ..errors import BackendError, TaskRunError, VersionLockMismatch
+from ..result import NoResult, NotStored, Result
 from ..results import DefaultResult
 from ..retries import delay_after
 from ..settings import Settings
@@ -28,8 +29,10 @@ from ..state import (
     Queued,
     Retrying,
     Running,
+    Skipped,
     State,
     Success,
+    _can_be_pickled,
 )
 from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
@@ -49,6 +52,9 @@ class CloudTaskRunner(TaskRunner):
         - constants: inputs that are plain values, by name
         - settings: how long a retry is waited for here, and the like
     """
+
+    hands_on_errors = False
+    """Whether a task downstream may be given what this one failed with, or was skipped with."""
 
     def __init__(
         self,
@@ -80,15 +86,18 @@ class CloudTaskRunner(TaskRunner):
             - tuple: the state and the context
 
         Raises:
-            - ENDRUN: with Failed, if the task run cannot be read and no state is given
+            - ENDRUN: if the task run cannot be read: with the state that is given, else with Failed
         """
         try:
             info = await self._task_run_info(context)
         except BackendError as error:
+            if state is not None and context.get("task_run_id") is not None:  # another attempt, of what was read before
+                return await super().initialize_run(state, context)
+            context["unread"] = True
             if state is None:
                 message = f"The task run of '{self.task.name}' could not be read: {error}"
-                raise ENDRUN(self._explained(Failed(message, result=error))) from error
-            return await super().initialize_run(state, context)
+                state = self._explained(Failed(message, result=error))
+            raise ENDRUN(state) from error
         context["task_run_info"] = None
         context["task_id"] = info.task_id
         context["task_run_id"] = info.id
@@ -100,6 +109,9 @@ class CloudTaskRunner(TaskRunner):
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
             state = info.state
         return await super().initialize_run(state, context)
+
+    def _goes_on(self, state: State) -> float | None:
+        return None if _values.get().get("unread") else super()._goes_on(state)
 
     async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
         flow_run_id, map_index = context["flow_run_id"], context.get("map_index")
@@ -192,6 +204,8 @@ class CloudTaskRunner(TaskRunner):
         if new_state.is_running():
             # without it, the same words of another runner would pass for this one's said twice
             new_state.context["runner"] = current.get("runner_id")
+        if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:
+            await self._keep_what_was_left(new_state)
         try:
             answer = await _backend().set_task_run_state(task_run_id, version, new_state, self.task.cache_for)
         except (VersionLockMismatch, VersionLockMismatchSignal):
@@ -206,6 +220,23 @@ class CloudTaskRunner(TaskRunner):
         # in place: these values are this run's alone, and one dict less for each run that waits is felt
         current["task_run_version"] = None if version is None else version + 1
         return new_state
+
+    async def _keep_what_was_left(self, state: State) -> None:
+        """Store the error of a run, so that whoever is given it gets the same where the flow run is continued."""
+        result = state._result
+        if result.value is None or result.location is not None or self.task.checkpoint is False:
+            return
+        error = result.value
+        value = TaskRunError(shown(error)) if isinstance(error, BaseException) and not _can_be_pickled(error) else error
+        for place in (_of_errors(self.result), DefaultResult(self.settings.results_dir)):
+            try:
+                stored = await place.write(value)
+            except Exception as problem:
+                self.logger.debug("the error of %s could not be stored: %s", self.task.name, shown(problem))
+            else:
+                stored.value = error
+                state._result = stored
+                return
 
     async def _adopted(self, task_run_id: str, old_state: State, refused: State) -> State:
         """Go on after somebody else has moved the run: with what is recorded, if it is not theirs to go on with."""
@@ -226,8 +257,8 @@ class CloudTaskRunner(TaskRunner):
                 raise ENDRUN(continued(state, takeover=False))
             else:
                 return state
-        except (BackendError, OSError, SerializationError) as error:
-            message = f"The recorded state could not be read: {error}"
+        except Exception as error:
+            message = f"The recorded state could not be read: {shown(error)}"
             raise ENDRUN(ClientFailed(message, state=refused)) from error
         return await self._record(old_state, refused)
 
@@ -310,13 +341,30 @@ class CloudTaskRunner(TaskRunner):
                 f"The result of '{name}' was lost with the process that made it: the task has checkpoint=False. "
                 "Where it may run again for that, set its attribute reruns_on_restart."
             )
-        if result.value is None and result.location is not None and upstream.is_successful():
+        given = edge.upstream_task.result or self.flow_result
+        if isinstance(upstream, (Failed, Skipped)):
+            await self._load_error(upstream, given)
+        elif result.value is None and result.location is not None and upstream.is_successful():
             try:
-                await upstream.load_result(edge.upstream_task.result or self.flow_result)
+                await upstream.load_result(given)
             except Exception as error:
                 message = f"The result of '{name}' could not be read from {result.location}: {error}"
                 return Failed(message, result=error)
         return None
+
+    async def _load_error(self, state: State, given: Result | None) -> None:
+        result = state._result
+        if result is NoResult or result.value is not None:
+            return
+        if result.location is not None:
+            try:
+                await state.load_result(None if given is None else _of_errors(given))
+            except Exception as error:
+                self.logger.debug("an error could not be read from %s: %s", result.location, shown(error))
+            else:
+                return
+        if state.is_failed():
+            state._result = Result(TaskRunError(str(state.message)))
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
         """Set the name for this task run by calling the set_task_run_name mutation; a name that is refused is not set.
@@ -338,6 +386,13 @@ def _results_of(edge: Edge, upstream: State) -> Sequence[State]:
     if not isinstance(upstream, Mapped):
         return [upstream]
     return upstream.map_states if edge.flattened or not edge.mapped else []
+
+
+def _of_errors(result: Result) -> Result:
+    """Return where errors are stored: beside the results of the task, whatever these are written as."""
+    place = result.at(None)
+    place.serializer = Result.serializer_default
+    return place
 
 
 def _backend() -> Backend:

@@ -9,8 +9,9 @@ import pytest
 from flowloop.engine import Flow, Parameter, context, task
 from flowloop.engine.cloud import CloudFlowRunner, CloudTaskRunner, create_flow_run
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
+from flowloop.engine.results import LocalResult, PrefectResult
 from flowloop.engine.serialization import decode_state
-from flowloop.engine.signals import LOOP, PAUSE, SKIP
+from flowloop.engine.signals import LOOP, PAUSE, SKIP, SUCCESS
 from flowloop.engine.state import (
     Cancelled,
     ClientFailed,
@@ -622,3 +623,65 @@ async def test_names_of_task_runs_are_recorded_before_they_run(memory, settings)
         if call.arguments.get("task_run_id") == named[0].id
     ]
     assert first == ["set_task_run_name", "Running", "Success"]
+
+
+# -- what cannot be read ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [Pending("given"), Retrying("given"), Success("given")])
+async def test_a_task_run_that_cannot_be_read_ends_with_the_state_it_was_given(memory, settings, given):
+    backend = FaultyBackend(memory)
+    backend.fail("get_task_run_info", BackendUnavailable("away"), times=None)
+    one = One()
+    known = {"backend": backend, "flow_run_id": "a run", "task_id": "a task", "checkpointing": True}
+    assert await CloudTaskRunner(one.first, settings=settings).run(given, context=known) is given
+    assert backend.counts["get_task_run_info"] == 1
+    assert one.ran == []
+
+
+async def test_a_flow_run_that_cannot_be_read_ends_with_the_state_it_was_given(memory, settings):
+    one = One()
+    backend = FaultyBackend(memory)
+    flow_run_id = await create_flow_run(one.flow, backend, settings=settings)
+    backend.fail("get_flow_run_info", BackendUnavailable("away"), times=None)
+    given = Scheduled("given")
+    assert await one.run(backend, settings, flow_run_id=flow_run_id, state=given) is given
+    assert (await one.run(backend, settings, flow_run_id=flow_run_id)).is_failed()
+    assert one.ran == []
+
+
+async def test_what_a_raised_success_carries_is_stored(backend, settings):
+    async def body():
+        raise SUCCESS("enough", result=[1, (2,)])
+
+    one = One(body)
+    state = await one.run(backend, settings)
+    stored = state.result[one.first]
+    assert (stored.message, stored.result) == ("enough", [1, (2,)])
+    assert (await stored._result.read(stored._result.location)).value == [1, (2,)]
+
+
+async def test_a_raised_success_without_a_value_needs_no_place(backend, settings):
+    async def body():
+        raise SUCCESS("enough")
+
+    one = One(body, result=PrefectResult())
+    state = await one.run(backend, settings)
+    assert (type(state.result[one.first]), state.result[one.first].message) == (Success, "enough")
+
+
+@pytest.mark.parametrize("error", [KeyError("moody"), RuntimeError("moody"), OSError("moody")])
+async def test_an_adopted_state_whose_result_cannot_be_read_ends_the_run_here(memory, settings, tmp_path, error):
+    class Moody(LocalResult):
+        async def read(self, location):
+            raise error
+
+    one = One(result=Moody(tmp_path))
+    flow_run_id = await create_flow_run(one.flow, memory, settings=settings)
+
+    backend = FaultyBackend(memory)
+    backend.fail("set_task_run_state", VersionLockMismatch("moved"), where=of_task("first"))
+    backend.answer("get_task_run_state", Success(result=Moody(tmp_path, location="there")), where=of_task("first"))
+    state = await one.run(backend, settings, flow_run_id=flow_run_id)
+    assert isinstance(state.result[one.first], ClientFailed)
+    assert "moody" in state.result[one.first].message

@@ -159,6 +159,53 @@ async def test_a_retry_signal_does_not_count_the_retries() -> None:
     assert flaky.counts == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("delays", "options", "times"),
+    [
+        ({"max_retries": 1, "retry_delay": 7}, {}, [0, 7, 14, 21, 28]),
+        ({"max_retries": 1, "retry_delay": [1, 5]}, {}, [0, 1, 6, 11, 16]),
+        ({}, {}, [0, 1, 3, 7, 15]),
+        ({}, {"inline_retry_limit": 2.5}, [0, 1, 3, 5.5, 8]),
+        ({}, {"inline_retry_limit": 1e9}, [0, 1, 3, 7, 15]),
+    ],
+)
+async def test_a_retry_signal_that_does_not_say_when_waits_for_longer_and_longer(delays, options, times) -> None:
+    flaky = Flaky(4, RETRY)
+    state = await final(flaky.flow(**delays), settings=Settings(**options))
+    assert state.result == 5
+    assert flaky.times == times
+
+
+async def test_one_warning_says_that_it_has_been_asked_for_often(caplog: pytest.LogCaptureFixture) -> None:
+    flaky = Flaky(13, RETRY)
+    assert (await final(flaky.flow())).result == 14
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "flaky" in warnings[0]
+    assert "10" in warnings[0]
+
+
+@pytest.mark.parametrize("delays", [{}, {"max_retries": 1, "retry_delay": 0}])
+async def test_a_run_that_waits_for_nothing_comes_back_to_be_retried(delays: dict[str, Any]) -> None:
+    flaky = Flaky(1_000, RETRY)
+    flow = flaky.flow(**delays)
+    [only] = flow.tasks
+    state = await FlowRunner(flow, settings=Settings(inline_retry_limit=0)).run()
+    assert not state.is_finished()
+    assert type(state.result[only]) is Retrying
+    assert len(flaky.times) == 1
+
+
+async def test_a_handler_may_ask_for_another_attempt_without_saying_when() -> None:
+    def again(task: Any, old: State, new: State) -> None:
+        if new.is_failed():
+            raise RETRY
+
+    flaky = Flaky(3)
+    assert (await final(flaky.flow(state_handlers=[again]))).result == 4
+    assert flaky.times == [0, 1, 3, 7]
+
+
 async def test_a_timeout_is_retried_too() -> None:
     begun: list[float] = []
 
