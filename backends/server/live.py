@@ -25,6 +25,7 @@ from ...engine.errors import BackendError, BackendRejected
 from ..store import StateChange, Store
 from ..store.records import Kind
 from ..store.schema import metadata
+from .changes import Changes
 from .database import reading
 from .errors import ShuttingDown, field_error
 from .execution import Variables
@@ -162,10 +163,12 @@ class Live:
         self._wake = anyio.Event()
         self._unwatch: Callable[[], None] | None = None
         self._told: set[anyio.Event] = set()
+        self._feed_changes = Changes(store, settings.poll_seconds)
+        self._reading = 0
         metrics.gauge("subscriptions", self._count)
 
     def _count(self) -> int:
-        return sum(len(feed.watchers) for feed in self._feeds.values())
+        return self._reading + sum(len(feed.watchers) for feed in self._feeds.values())
 
     def publish(self, changes: Sequence[StateChange]) -> None:
         """Take in changes that this process has committed."""
@@ -194,6 +197,7 @@ class Live:
 
     async def close(self) -> None:
         """End every subscription, because the server is about to stop, and give them a second to say so."""
+        self._feed_changes.close()
         for feed in self._feeds.values():
             for watcher in feed.watchers:
                 watcher.end()
@@ -227,16 +231,34 @@ class Live:
                     yield {"data": {field.key: field.owner}}
                     continue
                 given = variables.arguments(self._fields[field.name], field)
-                async with aclosing(self._changes(_KINDS[field.name], given.get("flow_run_id"), call)) as changes:
-                    async for change in changes:
-                        shown = None if change is None else project(_document(change), field.fields)
+                async with aclosing(self._documents(field.name, given, call)) as documents:
+                    async for document in documents:
+                        shown = None if document is None else project(document, field.fields)
                         yield None if shown is None else {"data": {field.key: shown}}
             except Exception as error:
                 yield {"errors": [field_error(error, field.node, field.key)], "data": {field.key: None}}
 
-    async def _changes(self, kinds: Kinds, flow_run_id: str | None, call: Call) -> AsyncGenerator[StateChange | None]:
+    async def _documents(
+        self, name: str, given: Mapping[str, Any], call: Call
+    ) -> AsyncGenerator[dict[str, Any] | None]:
         if self._count() >= self._settings.subscriber_limit:
             raise BackendRejected("There are too many subscriptions: try again later.")
+        if name in _KINDS:
+            async with aclosing(self._changes(_KINDS[name], given.get("flow_run_id"), call)) as changes:
+                async for change in changes:
+                    yield None if change is None else _document(change)
+            return
+        self._reading += 1
+        unwatch = self._store.watch(self._feed_changes.publish)
+        try:
+            async with aclosing(self._feed_changes.feeds[name](call, given)) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            self._reading -= 1
+            unwatch()
+
+    async def _changes(self, kinds: Kinds, flow_run_id: str | None, call: Call) -> AsyncGenerator[StateChange | None]:
         tenants = None if call.caller.tenant_id is None else [call.caller.tenant_id]
         feed = await self._feed(flow_run_id)
         watcher = _Watcher(kinds, tenants, self._settings.queue_size)

@@ -17,7 +17,7 @@ from graphql import GraphQLField, GraphQLSchema
 from ...engine.state import State
 from ..store import Outcome, Store, logs
 from ..store.idempotency import once
-from . import accounts
+from . import accounts, finding, summaries, work
 from .bulk_inputs import state_updates
 from .execution import Resolver, Variables
 from .operation_cache import Field
@@ -58,7 +58,9 @@ def resolvers(schema: GraphQLSchema) -> dict[str, Resolver]:
         answers[name] = _query(name, schema.query_type.fields[name])
     for name, definition in schema.mutation_type.fields.items():
         answers[name] = _set_states(name, definition) if name in _STATES else _mutation(name, definition)
-    return answers | accounts.resolvers(schema)
+    for module in (accounts, summaries, work, finding):
+        answers |= module.resolvers(schema)
+    return answers
 
 
 async def _hello(call: Call, field: Field, variables: Variables) -> Any:

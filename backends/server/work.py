@@ -1,0 +1,170 @@
+"""Who works on what: workers, limits, and why flow runs that are due have not begun."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from graphql import GraphQLSchema
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ...engine.lifecycle import WAITING
+from ..store.schema import metadata
+from .database import reading
+from .execution import Resolver
+from .operation_cache import Field
+from .request import Call
+from .summaries import resolver
+
+__all__ = ["resolvers"]
+
+_ALIVE = datetime.timedelta(minutes=1)
+"""A worker that was not seen for so long is taken to be gone."""
+
+_SHOWN = 200
+_QUEUED = 100
+
+Row = Mapping[str, Any]
+
+
+def resolvers(schema: GraphQLSchema) -> dict[str, Resolver]:
+    """Return how these fields are answered, by their names."""
+    answers = {"workers": _workers, "limits": _limits, "queue": _queue}
+    return {name: resolver(schema, name, answer) for name, answer in answers.items()}
+
+
+async def _workers(call: Call, field: Field, given: dict[str, Any]) -> list[dict[str, Any]]:
+    async with reading(call.store, call.budget.seconds) as connection:
+        return await _seen(connection, call)
+
+
+async def _seen(connection: AsyncConnection, call: Call) -> list[dict[str, Any]]:
+    """Return the workers, the one seen last first, with the flow runs that they hold."""
+    now = call.store.clock.now()
+    worker, reservation, run = (metadata.tables[name].c for name in ("worker", "reservation", "flow_run"))
+    wanted = sa.select(worker.name, worker.labels, worker.flow_names, worker.room, worker.created, worker.updated)
+    found = await _rows(connection, _mine(call, "worker", wanted).order_by(worker.updated.desc()).limit(_SHOWN))
+    held = (
+        sa.select(reservation.worker_id, run.id, run.name)
+        .join_from(metadata.tables["reservation"], metadata.tables["flow_run"], run.id == reservation.flow_run_id)
+        .where(reservation.worker_id.in_([row["name"] for row in found]), reservation.expires > now)
+    )
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in await _rows(connection, held):
+        runs.setdefault(row["worker_id"], []).append({"id": row["id"], "name": row["name"]})
+    return [
+        {
+            "name": row["name"],
+            "labels": row["labels"],
+            "flow_names": row["flow_names"],
+            "running": len(runs.get(row["name"], ())),
+            "concurrency": row["room"] + len(runs.get(row["name"], ())),
+            "flow_runs": runs.get(row["name"], [])[:_QUEUED],
+            "started": row["created"],
+            "seen": row["updated"],
+            "alive": row["updated"] > now - _ALIVE,
+        }
+        for row in found
+    ]
+
+
+async def _limits(call: Call, field: Field, given: dict[str, Any]) -> list[dict[str, Any]]:
+    async with reading(call.store, call.budget.seconds) as connection:
+        return [
+            *await _limits_of(connection, call, "task_tag_limit", "tag", "task_slot"),
+            *await _limits_of(connection, call, "flow_concurrency_limit", "name", "flow_slot"),
+        ]
+
+
+async def _limits_of(connection: AsyncConnection, call: Call, table: str, key: str, slots: str) -> list[dict[str, Any]]:
+    limit, slot = metadata.tables[table].c, metadata.tables[slots].c
+    used = sa.select(sa.func.count()).where(slot.limit_id == limit.id).scalar_subquery()
+    wanted = sa.select(limit.id, limit[key].label("name"), limit.limit, used.label("used"))
+    kind = "task" if table == "task_tag_limit" else "flow"
+    return [
+        dict(row) | {"kind": kind} for row in await _rows(connection, _mine(call, table, wanted).order_by(limit[key]))
+    ]
+
+
+async def _queue(call: Call, field: Field, given: dict[str, Any]) -> dict[str, Any]:
+    now = call.store.clock.now()
+    run, flow, reservation = (metadata.tables[name].c for name in ("flow_run", "flow", "reservation"))
+    waiting = run.state.in_(sorted(WAITING))
+    async with reading(call.store, call.budget.seconds) as connection:
+        counted = _mine(call, "flow_run", sa.select(sa.func.count()).where(waiting))
+        ready = (await connection.execute(counted.where(run.state_start_time <= now))).scalar()
+        later = (await connection.execute(counted.where(run.state_start_time > now))).scalar()
+        due = (
+            sa.select(
+                run.id,
+                run.name,
+                run.state,
+                run.labels,
+                run.state_start_time,
+                flow.id.label("flow_id"),
+                flow.name.label("flow_name"),
+                reservation.worker_id,
+                reservation.expires,
+            )
+            .select_from(
+                metadata.tables["flow_run"]
+                .join(metadata.tables["flow"], flow.id == run.flow_id)
+                .outerjoin(metadata.tables["reservation"], reservation.flow_run_id == run.id)
+            )
+            .where(waiting, run.state_start_time <= now)
+            .order_by(run.state_start_time, run.id)
+            .limit(_QUEUED)
+        )
+        rows = await _rows(connection, _mine(call, "flow_run", due))
+        workers = [worker for worker in await _seen(connection, call) if worker["alive"]]
+        limits = (
+            {row["name"]: row for row in await _limits(call, field, given) if row["kind"] == "flow"} if rows else {}
+        )
+    runs = [
+        {
+            "flow_run_id": row["id"],
+            "name": row["name"],
+            "state": row["state"],
+            "flow_id": row["flow_id"],
+            "flow_name": row["flow_name"],
+            "labels": row["labels"],
+            "since": row["state_start_time"],
+            "because": _why(row, workers, limits, now),
+        }
+        for row in rows
+    ]
+    return {"ready": ready, "later": later, "flow_runs": runs}
+
+
+def _why(row: Row, workers: Sequence[Row], limits: Mapping[str, Row], now: datetime.datetime) -> str:
+    """Say in words why a flow run whose time has come has not begun."""
+    if row["worker_id"] is not None and row["expires"] > now:
+        return f"worker {row['worker_id']} has taken it"
+    full = [name for name in row["labels"] or () if name in limits and limits[name]["used"] >= limits[name]["limit"]]
+    if full:
+        return f"the limit {full[0]!r} is full: {limits[full[0]]['used']} of {limits[full[0]]['limit']}"
+    if not workers:
+        return "there is no live worker"
+    labels = set(row["labels"] or ())
+    fitting = [each for each in workers if (labels <= set(each["labels"]) if labels else not each["labels"])]
+    if not fitting:
+        return (
+            f"no live worker has the labels {', '.join(sorted(labels))}" if labels else "all live workers have labels"
+        )
+    able = [each for each in fitting if each["flow_names"] is None or row["flow_name"] in each["flow_names"]]
+    if not able:
+        return f"no live worker has the flow {row['flow_name']!r}"
+    if all(each["running"] >= each["concurrency"] for each in able):
+        return "every worker that could take it is full"
+    return "a worker is about to take it"
+
+
+def _mine(call: Call, table: str, statement: Any) -> Any:
+    tenants = call.tenants(table)
+    return statement if tenants is None else statement.where(metadata.tables[table].c.tenant_id.in_(tenants))
+
+
+async def _rows(connection: AsyncConnection, statement: Any) -> Sequence[Row]:
+    return [dict(row._mapping) for row in await connection.execute(statement)]
