@@ -30,7 +30,9 @@ from .signals import ENDRUN, PrefectStateSignal
 from .state import Failed, Mapped, Pending, Running, Scheduled, State
 from .task import Task
 from .task_runner import TaskRunner
+from .task_states import TaskStates
 from .watch import Events, Progress, RunEvent, Watch
+from .watchdog import watched_loop
 
 __all__ = ["FlowRunner", "FlowRunnerInitializeResult"]
 
@@ -461,7 +463,8 @@ class FlowRunner(Runner):
         )
         try:
             async with self.check_for_cancellation(), executor.start():
-                await drive.run()
+                with watched_loop():
+                    await drive.run()
             if cancellation.interrupted_by is not None:
                 raise cancellation.interrupted_by
             if cancellation.cause is not None:
@@ -470,7 +473,7 @@ class FlowRunner(Runner):
             return await self.determine_final_state(
                 state,
                 key_states=keys,
-                return_states={task: states[task] for task in return_tasks},
+                return_states=TaskStates({task: states[task] for task in return_tasks}, self.flow.slugs),
                 terminal_states=terminals,
             )
         except (asyncio.CancelledError, KeyboardInterrupt) as error:
@@ -522,7 +525,8 @@ class FlowRunner(Runner):
             state = Scheduled("Handed over to another process.", start_time=now())
         else:
             state = stopped_state(cause)
-        state.result = {task: states[task] for task in return_tasks if task in states}
+        returned = {task: states[task] for task in return_tasks if task in states}
+        state.result = TaskStates(returned, self.flow.slugs)
         return state
 
     async def determine_final_state(

@@ -24,10 +24,11 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from .context import now, values
 from .result import NoResult, NoResultType, Result
+from .task_states import TaskStates
 
 __all__ = [
     "Cached",
@@ -107,6 +108,26 @@ class State:
         if self._tags is not None:
             context.setdefault("tags", sorted(self._tags))
         return context
+
+    def __getitem__(self, key: Any) -> State:
+        """Return the state of a task, out of the state of a flow run.
+
+        Args:
+            - key: the task, or its slug; together with an index, a child of a mapped task: ``state[task, 3]``
+
+        Raises:
+            - KeyError: if there is none: one line that says which there are
+        """
+        which, child = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
+        if not isinstance(self.result, TaskStates):
+            raise KeyError(f"{self!r} has no states of tasks: it is not that of a flow run")
+        found = self.result.of(which)
+        if child is None:
+            return found
+        children = found.map_states if isinstance(found, Mapped) else []
+        if not isinstance(child, int) or not -len(children) <= child < len(children):
+            raise KeyError(f"{which!r} has {len(children)} mapped children, and none is {child!r}")
+        return cast("State", children[child])
 
     @property
     def traceback(self) -> str | None:

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 # each line may import from the lines above it
 LAYERS = """
-    errors clock lifecycle _large masking _one_pass _run
+    errors clock lifecycle watchdog _large masking _one_pass _run
     context edge hashing retries serializers settings _run.ledger _signature
-    result stdout
+    result stdout task_states
     results state _checks
     backend cache_validators explain serialization signals watch _run.mapping _run.release
     _run.net

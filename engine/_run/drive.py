@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
+from ..context import RunLogger
 from ..edge import Edge
 from ..errors import ExecutorError
 from ..flow import Flow
@@ -28,6 +30,8 @@ from .net import failure, goes_on, meant, shown
 from .release import Release
 
 __all__ = ["Drive", "Plan", "plan_of"]
+
+_log = RunLogger(logging.getLogger("flowloop.runs"))
 
 _TURN = 0.005
 """Seconds after which the loop gets a turn."""
@@ -134,6 +138,7 @@ class Drive:
         self._cancelled_meanwhile = False
         self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._tells = _log.isEnabledFor(logging.DEBUG)
         watch.total += len(plan.tasks)
 
     def final_states(self) -> dict[Task[..., Any], State]:
@@ -193,6 +198,8 @@ class Drive:
         return self._cancellation.cause is not None or self._failure is not None
 
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
+        if self._tells:
+            _log.debug("%s begins", self._name(key))
         try:
             task = _spawn(self._run_task(*key), loop)
         except BaseException as error:
@@ -223,6 +230,10 @@ class Drive:
                 self._failure = self._failure or ExecutorError(f"the run of task {name!r} was cancelled from outside")
         except BaseException as error:
             self._failure = self._failure or error
+
+    def _name(self, key: Key) -> str:
+        name = self._plan.tasks[key[0]].name
+        return name if key[1] < 0 else f"{name}[{key[1]}]"
 
     def _run_task(self, number: int, child: int) -> Coroutine[Any, Any, State]:
         task = self._plan.tasks[number]
@@ -263,6 +274,8 @@ class Drive:
     def _completed(self, key: Key, state: State) -> None:
         number, child = key
         self._watch.count(state)
+        if self._tells:
+            _log.debug("%s ends as %s", self._name(key), type(state).__name__)
         if child >= 0:
             parent = self.states[number]
             assert isinstance(parent, Mapped)

@@ -281,3 +281,40 @@ async def test_a_trigger_that_accepts_failures_lets_the_flow_succeed(caplog: pyt
     state = await FlowRunner(flow).run()
     assert state.is_successful()
     assert len(told(caplog)) == 1
+
+
+# -- looking into a state ------------------------------------------------------------------------------
+
+
+async def test_the_states_of_tasks_are_found_by_task_slug_and_child() -> None:
+    with Flow("looked into") as flow:
+        rows = row.map([1, 2])
+        one = row(3)
+    state = await FlowRunner(flow).run()
+    assert state[one] is state["row-2"] is state.result[one]
+    assert state[rows, 1].result == state["row-1", -1].result == 2
+    for key, reason in {
+        "row": r"several tasks are called 'row'; there are: Constant\[list\]-1, row-1, row-2",
+        "away": "there is no state of a task 'away'",
+        ("row-1", 2): "has 2 mapped children, and none is 2",
+        ("row-2", 0): "has 0 mapped children",
+    }.items():
+        with pytest.raises(KeyError, match=reason):
+            state[key]
+    with pytest.raises(KeyError, match="it is not that of a flow run"):
+        state[one]["row"]
+
+
+async def test_begin_and_end_of_each_run_are_told_at_debug_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with Flow("quiet") as flow:
+        row.map([1])
+    await FlowRunner(flow).run()
+    assert not caplog.records
+    with caplog.at_level(logging.DEBUG, "flowloop"):
+        await FlowRunner(flow).run()
+    assert [record.getMessage() for record in caplog.records if record.name == "flowloop.runs"][-4:] == [
+        "row begins",
+        "row ends as Mapped",
+        "row[0] begins",
+        "row[0] ends as Success",
+    ]
