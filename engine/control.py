@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from .context import context
+from .edge import EdgeAnnotation
 from .errors import FlowDefinitionError
 from .operators import Constant, _Generated
 from .parameter import Parameter
@@ -70,6 +71,14 @@ class WiringScope:
         """Return the tasks of the block that wait for no other one in it."""
         return [task for task in self._tasks if not self._tasks.keys() & flow.upstream_tasks(task)]
 
+    def gated_tasks(self, flow: Flow) -> list[Task[..., Any]]:
+        """Return the tasks of the block that do not run where the block is not taken, unless told so themselves.
+
+        They are the first ones, and those that no skip upstream reaches: a `merge`, above all.
+        """
+        first = set(self.first_tasks(flow))
+        return [task for task in self._tasks if task in first or not task.skip_on_upstream_skip]
+
     def last_tasks(self, flow: Flow) -> list[Task[..., Any]]:
         """Return the tasks of the block that no other one in it waits for."""
         return [task for task in self._tasks if not self._tasks.keys() & flow.downstream_tasks(task)]
@@ -81,6 +90,8 @@ class CompareValue(_Generated):
     Args:
         - value: the expected value
     """
+
+    is_gate = True
 
     def __init__(self, value: Any, name: str | None = None, **kwargs: Any) -> None:
         self.value = value
@@ -104,10 +115,11 @@ class case:  # noqa: N801 - it reads as a statement
         - value: the value, compared by ``==``
 
     Raises:
-        - FlowDefinitionError: outside a flow, or if the value is itself a task
+        - FlowDefinitionError: outside a flow, if the condition is no task, or if the value is one
     """
 
     def __init__(self, task: Any, value: Any) -> None:
+        _check_condition("case(...)", task)
         if isinstance(value, Task):
             raise FlowDefinitionError(f"case(...): the value is a plain one, not the task {value.name!r}")
         self.task = task
@@ -120,12 +132,21 @@ class case:  # noqa: N801 - it reads as a statement
 
     def __exit__(self, *exc_info: Any) -> None:
         flow = self._scope.close()
-        first = self._scope.first_tasks(flow)
-        if not first or exc_info[0] is not None:
+        gated = self._scope.gated_tasks(flow)
+        if not gated or exc_info[0] is not None:
             return
         chosen = CompareValue(self.value, name=f"case({self.value})").bind(value=self.task, flow=flow)
-        for task in first:
+        for task in gated:
             task.set_upstream(chosen, flow=flow)
+
+
+def _check_condition(what: str, condition: Any) -> None:
+    if isinstance(condition, (Task, EdgeAnnotation)):
+        return
+    found = f"the condition is {condition!r}, not a task"
+    if isinstance(condition, bool):
+        found += ": `==` and `!=` compare tasks at once, while the flow is built; write task.is_equal(...) instead"
+    raise FlowDefinitionError(f"{what}: {found}")
 
 
 def switch(condition: Any, cases: Mapping[Any, Any], mapped: bool = False) -> None:
@@ -136,12 +157,18 @@ def switch(condition: Any, cases: Mapping[Any, Any], mapped: bool = False) -> No
         - cases: the tasks, each by the value it is for
         - mapped: whether to choose for each element of the condition's result
 
+    Raises:
+        - FlowDefinitionError: if the condition is no task, or a case is none
+
     Example:
 
         ```python
         switch(kind, {"table": read_table(page), "list": read_list(page)})
         ```
     """
+    _check_condition("switch(...)", condition)
+    if not isinstance(cases, Mapping):
+        raise FlowDefinitionError(f"switch(...): the cases are a dict of tasks by value, not {cases!r}")
     for value, task in cases.items():
         if not isinstance(task, Task):
             raise FlowDefinitionError(f"switch(...): the case {value!r} is {task!r}, not a task")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .errors import FlowDefinitionError
@@ -24,6 +25,10 @@ class EdgeAnnotation:
         self.value: Any = value.value if isinstance(value, EdgeAnnotation) else value
         self.mapped: bool | None = value.mapped if isinstance(value, EdgeAnnotation) else None
         self.flattened: bool = value.flattened if isinstance(value, EdgeAnnotation) else False
+
+    def pipe(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Return ``function(self, *args, **kwargs)``, to write a chain from left to right."""
+        return function(self, *args, **kwargs)
 
 
 class mapped(EdgeAnnotation):  # noqa: N801
@@ -54,7 +59,8 @@ class Edge:
     """A dependency of one task on another.
 
     Args:
-        - upstream_task: the task that is waited for
+        - upstream_task: the task that is waited for; an annotation around it (`mapped`, `unmapped`, `flatten`) wins
+            over the flags
         - downstream_task: the task that waits
         - key: the argument of the downstream task that gets the upstream result; None passes nothing
         - mapped: whether the downstream task runs once for each element of the result
@@ -62,29 +68,36 @@ class Edge:
         - flow: kept for compatibility, not used
 
     Raises:
-        - FlowDefinitionError: if both tasks are the same, or `key` is not an identifier
+        - FlowDefinitionError: if one end is no task, both are the same, or `key` is not an identifier
     """
 
     __slots__ = ("_hash", "downstream_task", "flattened", "key", "mapped", "upstream_task")
 
     def __init__(
         self,
-        upstream_task: Task[..., Any],
-        downstream_task: Task[..., Any],
+        upstream_task: Any,
+        downstream_task: Any,
         key: str | None = None,
         mapped: bool = False,
         flattened: bool = False,
         flow: Any = None,
     ) -> None:
+        if isinstance(upstream_task, EdgeAnnotation):
+            mapped = mapped if upstream_task.mapped is None else upstream_task.mapped
+            flattened = flattened or upstream_task.flattened
+            upstream_task = upstream_task.value
+        for end in (upstream_task, downstream_task):
+            if not hasattr(end, "name"):
+                raise FlowDefinitionError(f"an edge leads from one task to another, and {end!r} is none")
         if upstream_task is downstream_task:
             raise FlowDefinitionError(f"task {upstream_task.name!r} cannot depend on itself")
-        if key is not None and (not key.isidentifier() or keyword.iskeyword(key)):
+        if key is not None and (not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key)):
             raise FlowDefinitionError(
                 f"the edge {upstream_task.name!r} -> {downstream_task.name!r} has the key {key!r}, "
                 "which is not a name that an argument can have"
             )
-        self.upstream_task = upstream_task
-        self.downstream_task = downstream_task
+        self.upstream_task: Task[..., Any] = upstream_task
+        self.downstream_task: Task[..., Any] = downstream_task
         self.key = key
         self.mapped = mapped
         self.flattened = flattened

@@ -201,15 +201,12 @@ class Flow:
         Raises:
             - FlowDefinitionError: if the edge is not possible
         """
-        if isinstance(upstream_task, EdgeAnnotation):
-            mapped = mapped if upstream_task.mapped is None else upstream_task.mapped
-            flattened = flattened or upstream_task.flattened
-            upstream_task = upstream_task.value
         if isinstance(downstream_task, Parameter):
             raise FlowDefinitionError(
                 f"flow {self.name!r}: parameter {downstream_task.name!r} cannot wait for another task"
             )
-        edge = Edge(self.add_task(upstream_task), self.add_task(downstream_task), key, mapped, flattened)
+        self.add_task(upstream_task.value if isinstance(upstream_task, EdgeAnnotation) else upstream_task)
+        edge = Edge(upstream_task, self.add_task(downstream_task), key, mapped, flattened)
         if edge in self._edges:
             return edge
         if key is not None:

@@ -67,6 +67,9 @@ class Task(Generic[P, R]):
     is_cleanup: ClassVar[bool] = False
     """Whether the task only undoes what a task upstream did: it does not decide the state of the flow."""
 
+    is_gate: ClassVar[bool] = False
+    """Whether what waits for the task is skipped with it, even what is not skipped otherwise."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "run" in cls.__dict__ and "body" not in cls.__dict__:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from ._run.mapping import is_text
+from ._signature import names
 from .context import context
-from .edge import EdgeAnnotation, mapped
+from .edge import EdgeAnnotation
 from .errors import FlowDefinitionError
 from .operators import Constant, Dict, List, Set, Tuple
 from .parameter import Parameter
@@ -81,54 +83,125 @@ def _collection(made: Task[..., Any], items: list[Any], flow: Flow) -> Task[...,
 
 
 def apply_map(function: Callable[..., Any], *args: Any, flow: Flow | None = None, **kwargs: Any) -> Any:
-    """Call a function that wires several tasks, so that every task in it is mapped over the arguments.
+    """Call a function that wires several tasks, so that all of it runs once for each element of the arguments.
+
+    As many times as the shortest argument has elements; where a task of the function takes nothing from it, it waits
+    for it all the same. A task that the function takes from outside, and not as an argument, is passed whole.
 
     Args:
-        - function: calls tasks, and returns one or several of them
+        - function: calls tasks, and returns one or several of them; one that takes an argument `flow` is given the flow
+            to wire them in, if `flow` is given here
         - args, kwargs: as for `Task.map`; wrap a value in `unmapped` to pass it whole
         - flow: the flow; the open one if None
 
     Raises:
-        - FlowDefinitionError: if the function itself calls ``map``
+        - FlowDefinitionError: if the function itself calls ``map``, or no argument can be mapped over
     """
-    from .flow import Flow
+    name = getattr(function, "__name__", "apply_map")
+    if not callable(function):
+        raise FlowDefinitionError(f"apply_map takes a function that wires tasks, not {function!r}")
+    target = _the_flow(flow, name)
+    outside = _Outside(target, name)
+    given = [outside.stand_in(value, f"argument {number}") for number, value in enumerate(args, 1)]
+    named: dict[str, Any] = {key: outside.stand_in(value, f"argument {key!r}") for key, value in kwargs.items()}
+    if flow is not None and "flow" in names(function).all:
+        named["flow"] = outside.inner
+    if not any(annotated.mapped for annotated in outside.arguments.values()):
+        raise FlowDefinitionError(f"apply_map of {name!r}: no argument is mapped over; call the function instead")
+    with context(flow=outside.inner):
+        answer = function(*given, **named)
+    outside.take_over()
+    return outside.resolved(answer)
 
-    target = _the_flow(flow, getattr(function, "__name__", "apply_map"))
-    inner = Flow("apply_map")
-    stand_ins: dict[Any, EdgeAnnotation] = {}
 
-    def outside(value: Any) -> Any:
-        annotated = value if isinstance(value, EdgeAnnotation) else mapped(value)
-        with context(flow=target):
-            made = as_task(annotated.value, flow=target)
-        inner.add_task(made)
-        stand_ins[made] = annotated
-        return made
+class _Outside:
+    """What a function given to `apply_map` gets for its arguments, and how what it wires becomes part of the flow.
 
-    with context(flow=inner):
-        answer = function(*[outside(a) for a in args], **{k: outside(v) for k, v in kwargs.items()})
+    Args:
+        - target: the flow
+        - name: the name of the function, for errors
+    """
 
-    for made in inner.ordered_tasks():
-        if made not in stand_ins:
+    def __init__(self, target: Flow, name: str) -> None:
+        from .flow import Flow
+
+        self.target = target
+        self.inner = Flow("apply_map")
+        self.arguments: dict[Task[..., Any], EdgeAnnotation] = {}
+        """For each stand-in what it stands for, and how it is passed."""
+        self._name = name
+        self._before = set(target._tasks)
+
+    def stand_in(self, value: Any, what: str) -> Task[..., Any]:
+        """Return what the function gets for an argument: the task that it is, or another where that stands already."""
+        is_asked = isinstance(value, EdgeAnnotation) and value.mapped
+        annotated = EdgeAnnotation(value)
+        annotated.mapped = annotated.mapped is not False
+        if annotated.mapped and is_text(annotated.value):
+            if not is_asked:
+                raise FlowDefinitionError(
+                    f"apply_map of {self._name!r}: {what}, {annotated.value!r}, is a text, and a text is one value: "
+                    "write unmapped(...) to pass it whole to each run, or mapped(...) where its characters are meant"
+                )
+            annotated.value = list(annotated.value)
+        with context(flow=self.target):
+            made = as_task(annotated.value, flow=self.target)
+        annotated.value = made
+        stand_in = made
+        if made in self.arguments:
+            stand_in = object.__new__(type(made))
+            stand_in.__dict__.update(made.__dict__, slug=None)
+        self.inner.add_task(stand_in)
+        self.arguments[stand_in] = annotated
+        return stand_in
+
+    def take_over(self) -> None:
+        """Wire in the flow what the function wired.
+
+        Raises:
+            - FlowDefinitionError: if it mapped a task itself
+        """
+        inner, target = self.inner, self.target
+        wired = [made for made in inner.ordered_tasks() if made not in self.arguments]
+        for made in wired:
             target.add_task(made)
-    for edge in inner.ordered_edges():
-        if edge.mapped:
-            raise FlowDefinitionError("a function given to apply_map cannot map tasks itself")
-        given = stand_ins.get(edge.upstream_task)
-        is_mapped = not isinstance(edge.upstream_task, Parameter) if given is None else given.mapped is not False
-        target.add_edge(
-            edge.upstream_task,
-            edge.downstream_task,
-            key=edge.key,
-            mapped=is_mapped,
-            flattened=edge.flattened or (given is not None and given.flattened),
+        for edge in inner.ordered_edges():
+            if edge.mapped:
+                raise FlowDefinitionError("a function given to apply_map cannot map tasks itself")
+            up, is_mapped, flattened = edge.upstream_task, True, edge.flattened
+            if up in self.arguments:
+                annotated = self.arguments[up]
+                up, is_mapped, flattened = annotated.value, annotated.mapped is True, flattened or annotated.flattened
+            elif up in self._before or isinstance(up, Parameter):
+                is_mapped = False
+            target.add_edge(up, edge.downstream_task, key=edge.key, mapped=is_mapped, flattened=flattened)
+        for made, constants in inner.constants.items():
+            target.constants.setdefault(made, {}).update(constants)
+        for made in wired:
+            if made not in self._before and not isinstance(made, Parameter) and self._is_first(made):
+                self._wait_for_all(made)
+
+    def _is_first(self, made: Task[..., Any]) -> bool:
+        """Whether a task waits for no other one that the function wired: it says how often those after it run."""
+        return all(
+            up in self.arguments or up in self._before or isinstance(up, Parameter)
+            for up in self.inner.upstream_tasks(made)
         )
-    for made, constants in inner.constants.items():
-        target.constants.setdefault(made, {}).update(constants)
-    for made in inner.ordered_tasks():
-        # a task without inputs from outside runs once for each element all the same
-        if made not in stand_ins and not inner.edges_to(made) and not isinstance(made, Parameter):
-            for outer, annotated in stand_ins.items():
-                if annotated.mapped is not False:
-                    target.add_edge(outer, made, mapped=True)
-    return answer
+
+    def _wait_for_all(self, made: Task[..., Any]) -> None:
+        for annotated in self.arguments.values():
+            waits = {(edge.upstream_task, edge.mapped) for edge in self.target.edges_to(made)}
+            is_mapped = annotated.mapped is True
+            is_known = not is_mapped and isinstance(annotated.value, Constant)
+            if not is_known and (annotated.value, is_mapped) not in waits:
+                self.target.add_edge(annotated.value, made, mapped=is_mapped, flattened=annotated.flattened)
+
+    def resolved(self, answer: Any) -> Any:
+        """Return what the function returned, with arguments themselves in the place of what stood for them."""
+        if isinstance(answer, Task):
+            return self.arguments[answer].value if answer in self.arguments else answer
+        if type(answer) in (list, tuple):
+            return type(answer)(self.resolved(one) for one in answer)
+        if type(answer) is dict:
+            return {key: self.resolved(one) for key, one in answer.items()}
+        return answer

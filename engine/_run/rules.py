@@ -84,15 +84,21 @@ def _children_finished(state: Mapped) -> bool:
 
 
 def upstream_skipped(state: State, upstream_states: Mapping[Edge, State], skip_on_upstream_skip: bool) -> State:
-    """A task is skipped when something upstream was, unless it wants to see for itself."""
-    if skip_on_upstream_skip:
-        for edge, upstream in upstream_states.items():
-            if isinstance(upstream, Skipped) or (
+    """A task is skipped when something upstream was, unless it wants to see for itself; and in any case that was not
+    taken.
+    """
+    for edge, upstream in upstream_states.items():
+        if isinstance(upstream, Skipped):
+            is_skipped = skip_on_upstream_skip or edge.upstream_task.is_gate
+        else:
+            is_skipped = (
                 isinstance(upstream, Mapped)
+                and skip_on_upstream_skip
                 and not edge.mapped
                 and any(isinstance(child, Skipped) for child in upstream.map_states)
-            ):
-                raise ENDRUN(Skipped(f"Upstream task '{edge.upstream_task.name}' was skipped."))
+            )
+        if is_skipped:
+            raise ENDRUN(Skipped(f"Upstream task '{edge.upstream_task.name}' was skipped."))
     return state
 
 

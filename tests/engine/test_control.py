@@ -10,6 +10,7 @@ from flowloop.engine.errors import FlowDefinitionError
 from flowloop.engine.operators import Constant
 from flowloop.engine.signals import SKIP
 from flowloop.engine.state import Failed, Paused, Skipped, Success, TriggerFailed
+from flowloop.engine.triggers import always_run
 
 
 @task
@@ -130,8 +131,68 @@ def test_a_case_on_a_task_as_value_is_refused():
 
 
 def test_a_case_outside_a_flow_is_refused():
-    with pytest.raises(FlowDefinitionError, match=r"case\(\.\.\.\) was opened outside a flow"), case(1, 1):
+    with pytest.raises(FlowDefinitionError, match=r"case\(\.\.\.\) was opened outside a flow"), case(identity, 1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("condition", "remedy"),
+    [(lambda one: one == 7, "is_equal"), (lambda one: one != 7, "is_equal"), (lambda one: 5, "")],
+)
+def test_a_condition_that_is_no_task_is_refused_with_the_remedy(condition, remedy):
+    with Flow("condition"):
+        made = identity(7)
+        for use in (lambda: case(condition(made), True), lambda: switch(condition(made), {True: inc(1)})):
+            with pytest.raises(FlowDefinitionError, match=rf"the condition is .*, not a task.*{remedy}"):
+                use()
+
+
+def test_the_cases_of_a_switch_are_a_dict():
+    with Flow("cases"), pytest.raises(FlowDefinitionError, match=r"the cases are a dict of tasks by value, not \["):
+        switch(identity(1), [inc(1)])
+
+
+@task(skip_on_upstream_skip=False, trigger=always_run)
+async def insists(x=None):
+    return "ran"
+
+
+INSIDE = {
+    "a merge of what is outside": lambda a, b: merge(a, b),
+    "a merge of one": lambda a, b: merge(a),
+    "a merge of a plain value": lambda a, b: merge(a, 5),
+    "a merge of a merge": lambda a, b: merge(merge(a), inc(b)),
+    "a merge of something inside": lambda a, b: merge(inc(a), b),
+    "a merge with a trigger of its own": lambda a, b: merge(a, b, trigger=always_run),
+    "what is not skipped otherwise": lambda a, b: insists(a),
+    "what is not skipped otherwise, behind another": lambda a, b: insists(inc(a)),
+    "a map": lambda a, b: inc.map([1, 2]),
+    "a mapped merge": lambda a, b: merge(identity.map([1]), identity.map([2]), mapped=True),
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE.values(), ids=INSIDE)
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("taken", [True, False])
+async def test_nothing_of_an_untaken_case_runs_whatever_it_takes_from_outside(inside, depth, taken):
+    ran = []
+
+    @task
+    async def note(x):
+        ran.append(x)
+
+    with Flow("untaken") as flow:
+        a, b, kind, other = (identity(value) for value in (1, 2, taken, True))
+        with case(kind, True):
+            if depth == 1:
+                note(inside(a, b))
+            else:
+                with case(other, True):
+                    made = inside(a, b)
+                note(merge(made))
+    state = await flow.run()
+    assert state.is_successful()
+    assert bool(ran) == taken
 
 
 def test_a_block_that_fails_wires_nothing():

@@ -23,6 +23,7 @@ from flowloop.engine import (
 )
 from flowloop.engine.errors import FlowDefinitionError
 from flowloop.engine.operators import Constant, Dict, GetItem, List, Set, Tuple
+from flowloop.engine.testing import run
 
 
 @task
@@ -197,9 +198,9 @@ def test_a_coroutine_is_no_input(call, message):
 async def test_a_coroutine_is_no_parameter():
     with Flow("f") as flow:
         Parameter("p")
-    for run in (flow.run, FlowRunner(flow).run):
+    for start in (flow.run, FlowRunner(flow).run):
         with pytest.raises(FlowDefinitionError, match=r"parameter 'p' of flow 'f' is the coroutine fetch\(\)"):
-            await run(parameters={"p": fetch()})
+            await start(parameters={"p": fetch()})
 
 
 # -- operators -----------------------------------------------------------------------------------------
@@ -362,6 +363,84 @@ async def test_apply_map_maps_tasks_without_inputs_as_often_and_leaves_parameter
     with Flow("f") as flow:
         ticks, sums = apply_map(function, [1, 2])
     assert await result_of(flow, sums, ticks) == [[101, 102], [1, 2]]
+
+
+@given(
+    xs=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    ys=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    places=st.lists(st.sampled_from(["xs", "ys", "whole xs", "whole 7"]), min_size=1, max_size=3),
+    used=st.lists(st.integers(0, 2), max_size=3),
+    flow_is_given=st.booleans(),
+)
+def test_apply_map_computes_what_a_loop_over_the_arguments_computes(xs, ys, places, used, flow_is_given):
+    """Whatever the function uses of what it is given, and wherever the same task stands."""
+
+    def of_values(*values):
+        shown = [values[n] for n in used if n < len(values)]
+        return [[*shown, 5], len(shown)]
+
+    def function(*values, **_):
+        shown = [values[n] for n in used if n < len(values)]
+        return anything(a=[*shown, 5], b=len(shown))
+
+    with Flow("loop") as flow:
+        tasks = {"xs": identity(xs), "ys": identity(ys)}
+        ways = {"xs": tasks["xs"], "ys": tasks["ys"], "whole xs": unmapped(tasks["xs"]), "whole 7": unmapped(7)}
+        is_mapped = {"xs", "ys"} & set(places)
+        if not is_mapped:
+            with pytest.raises(FlowDefinitionError, match="no argument is mapped over"):
+                apply_map(function, *[ways[one] for one in places])
+            return
+        if not flow_is_given:
+            made = apply_map(function, *[ways[one] for one in places])
+    if flow_is_given:
+        made = apply_map(function, *[ways[one] for one in places], flow=flow)
+    state = run(FlowRunner(flow).run())
+    width = min(len({"xs": xs, "ys": ys}[one]) for one in is_mapped)
+    elements = [
+        {"xs": x, "ys": y, "whole xs": xs, "whole 7": 7}
+        for x, y in itertools.islice(itertools.zip_longest(xs, ys), width)
+    ]
+    expected = [of_values(*[one[place] for place in places]) for one in elements]
+    assert [[found["a"], found["b"]] for found in state.result[made].result] == expected
+    for place in set(places) - {"whole 7"}:
+        assert made in flow.sorted_tasks([tasks[place.removeprefix("whole ")]]), (
+            "it waits for what it does not use, too"
+        )
+
+
+def test_apply_map_gives_the_flow_to_a_function_that_asks_for_it():
+    flow = Flow("asks")
+
+    def function(x, y, flow):
+        first = inc.copy().bind(x, flow=flow)
+        return inc.copy(name="last").bind(first, flow=flow), y
+
+    last, whole = apply_map(function, [1, 2], unmapped([3]), flow=flow)
+    state = run(FlowRunner(flow).run())
+    assert state.result[last].result == [3, 4]
+    assert state.result[whole].result == [3]
+
+
+async def test_apply_map_passes_whole_what_the_function_takes_from_outside():
+    with Flow("closure") as flow:
+        outer, numbers = identity([7]), identity([1, 2])
+        mapped_outer = inc.map(numbers)
+        made = apply_map(lambda x: anything(x=x, outer=outer, all=mapped_outer), numbers)
+    assert await result_of(flow, outer) == [7]
+    assert await result_of(flow, made) == [{"x": n, "outer": [7], "all": [2, 3]} for n in (1, 2)]
+
+
+def test_apply_map_takes_no_text_to_pieces_unless_asked():
+    with Flow("text") as flow:
+        with pytest.raises(FlowDefinitionError, match="apply_map of 'wire': argument 1, 'ab', is a text"):
+            apply_map(wire, "ab")
+        made = apply_map(wire, mapped("ab"))
+    assert run(FlowRunner(flow).run()).result[made].result == ["a", "b"]
+
+
+def wire(x):
+    return identity(x)
 
 
 def test_apply_map_refuses_to_map_twice():
