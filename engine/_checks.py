@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKS", "FailureHandler", "StateHandler", "checked", "failure_handler"]
 
+_LONGEST = datetime.timedelta(days=36_500)
+
 StateHandler = Callable[[Any, "State", "State"], Any]
 FailureHandler = Callable[[Any, "State"], Any]
 
@@ -66,6 +68,8 @@ def _optional_text(value: Any) -> str | None:
 def _tags(value: Any) -> set[str]:
     if isinstance(value, str):
         raise ValueError(f"is a set of strings, not the one string {value!r}")
+    if value is not None and not isinstance(value, Iterable):
+        raise ValueError(f"is a set of strings, not {value!r}")
     found: set[str] = set(value or ())
     for tag in found:
         if not isinstance(tag, str):
@@ -93,7 +97,10 @@ def _retry_delay(value: Any) -> Any:
         except FlowDefinitionError:
             good = False
         if not good:
-            raise ValueError(f"is a number of seconds, a timedelta, a list of these or a function, not {value!r}")
+            raise ValueError(
+                f"is a number of seconds, a timedelta, a list of these or a function, not {value!r}; "
+                "each is from zero up to a hundred years"
+            )
     return value
 
 
@@ -111,14 +118,17 @@ def _timeout(value: Any) -> int | None:
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, datetime.timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds != int(seconds) or seconds <= 0:
-        raise ValueError(f"is a whole number of seconds above zero, not {value!r}")
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds <= _LONGEST.total_seconds() or seconds % 1:
+        raise ValueError(f"is a whole number of seconds above zero, at most a hundred years, not {value!r}")
     return int(seconds)
 
 
 def _cache_for(value: Any) -> datetime.timedelta | None:
     if value is not None and not isinstance(value, datetime.timedelta):
         raise ValueError(f"is a timedelta, not {value!r}")
+    if value is not None and value > _LONGEST:
+        raise ValueError(f"is at most a hundred years, not {value!r}")
     return value
 
 

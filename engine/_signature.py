@@ -81,7 +81,7 @@ def _values_returned(function: Callable[..., Any]) -> int | None:
         hint = typing.get_type_hints(function).get("return")
     except Exception:  # annotations may name what does not exist yet
         return None
-    if typing.get_origin(hint) is not tuple:
+    if typing.get_origin(hint) is not tuple or hint is typing.Tuple:  # noqa: UP006 - a tuple of any length
         return None
     kinds = typing.get_args(hint)
     return None if Ellipsis in kinds else len(kinds)
@@ -101,9 +101,15 @@ def check_body(name: str, function: Callable[..., Any]) -> None:
     """Refuse a task body that could not be called with keywords.
 
     Raises:
-        - FlowDefinitionError: for ``*args``, a positional-only argument, or a reserved name
+        - FlowDefinitionError: for ``*args``, a positional-only argument, a reserved name, or what hides what it takes
     """
-    for parameter in signature(function).parameters.values():
+    try:
+        declared = signature(function)
+    except (TypeError, ValueError) as error:
+        raise FlowDefinitionError(
+            f"task {name!r}: what {function!r} takes cannot be read ({error}): call it in a function of your own"
+        ) from None
+    for parameter in declared.parameters.values():
         if parameter.kind is _VAR_POSITIONAL:
             raise FlowDefinitionError(
                 f"task {name!r}: run() takes *{parameter.name}, but inputs are passed by name: name each one"
@@ -140,37 +146,31 @@ def bind(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs:
         declared.bind(*args, **kwargs)
     except TypeError as error:
         raise FlowDefinitionError(f"task {name!r}: {error}; it is run{declared}") from None
-    raise AssertionError("a call that fits was refused")
+    raise FlowDefinitionError(f"task {name!r}: inputs are passed by name, and run{declared} has no names for {args!r}")
 
 
 def describe_inputs(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
-    """Return for each input whether it is required, and its type as text."""
-    inputs, _ = _types(function)
-    return {name: {"required": required, "type": kind} for name, required, kind in inputs}
+    """Return for each input its type, whether it is required, and a description, which is empty."""
+    return {
+        parameter.name: {
+            "type": _annotated(parameter.annotation),
+            "required": parameter.default is parameter.empty,
+            "description": "",
+        }
+        for parameter in signature(function).parameters.values()
+        if parameter.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)
+    }
 
 
-def describe_output(function: Callable[..., Any]) -> str:
-    """Return the type of the result, as text."""
-    _, output = _types(function)
-    return output
+def describe_output(function: Callable[..., Any]) -> Any:
+    """Return the type of the result."""
+    return _annotated(signature(function).return_annotation)
 
 
-def _types(function: Callable[..., Any]) -> tuple[list[tuple[str, bool, str]], str]:
-    method = getattr(function, "__func__", None)
-    return _typed(function, False) if method is None else _typed(method, True)
-
-
-@functools.lru_cache(maxsize=4096)
-def _typed(function: Callable[..., Any], is_method: bool) -> tuple[list[tuple[str, bool, str]], str]:
-    declared = _method_signature(function) if is_method else _signature(function)
-    inputs = [
-        (parameter.name, parameter.default is parameter.empty, type_name(parameter.annotation))
-        for parameter in declared.parameters.values()
-        if parameter.kind is not _VAR_KEYWORD
-    ]
-    return inputs, type_name(declared.return_annotation)
+def _annotated(annotation: Any) -> Any:
+    return Any if annotation is inspect.Signature.empty else annotation
 
 
 def type_name(annotation: Any) -> str:
     """Return a type as text."""
-    return "typing.Any" if annotation in (inspect.Signature.empty, "Any") else str(annotation)
+    return "typing.Any" if annotation == "Any" else str(annotation)

@@ -157,7 +157,10 @@ class Flow:
         if task in self._tasks:
             return task
         slug = task.slug or self._new_slug(task)
-        if slug in self._slug_owners:
+        owner = self._slug_owners.get(slug)
+        if owner is not None and task._original is owner._original:
+            slug = self._free_slug(f"{slug}-copy")  # the same task, called twice
+        elif owner is not None:
             raise FlowDefinitionError(
                 f"flow {self.name!r}: two tasks have the slug {slug!r}; give one of them another slug"
             )
@@ -181,6 +184,16 @@ class Flow:
             slug = f"{base}-{number}"
             if slug not in self._slug_owners:
                 return slug
+
+    def _free_slug(self, base: str) -> str:
+        numbered = (f"{base}-{number}" for number in itertools.count(2))
+        return next(slug for slug in itertools.chain([base], numbered) if slug not in self._slug_owners)
+
+    def _is_wired(self, task: Task[..., Any]) -> bool:
+        return task in self._tasks and bool(self._upstream[task] or self._downstream[task])
+
+    def _is_mapped(self, task: Task[..., Any]) -> bool:
+        return any(edge.mapped for edge in self._upstream.get(task, ()))
 
     def add_edge(
         self,

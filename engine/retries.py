@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from .errors import FlowDefinitionError
 
@@ -47,11 +48,14 @@ def doubling_delay(run_count: int, limit: float) -> datetime.timedelta:
     return datetime.timedelta(seconds=min(2.0 ** min(run_count - 1, 64), limit))
 
 
+_LONGEST = datetime.timedelta(days=36_500)
+
+
 def delay_after(delay: RetryDelay, run_count: int, task_name: str) -> datetime.timedelta:
     """Return how long to wait after attempt number `run_count` (the first is 1).
 
     Raises:
-        - FlowDefinitionError: if a function returned something that is no delay
+        - FlowDefinitionError: if that is no delay: something else, less than nothing, or more than a hundred years
     """
     if callable(delay):
         chosen: object = delay(run_count)
@@ -59,10 +63,12 @@ def delay_after(delay: RetryDelay, run_count: int, task_name: str) -> datetime.t
         chosen = delay[min(run_count, len(delay)) - 1]
     else:
         chosen = delay
-    if isinstance(chosen, datetime.timedelta):
+    if isinstance(chosen, (int, float)) and not isinstance(chosen, bool):
+        with suppress(OverflowError, ValueError):  # infinite, or no number at all
+            chosen = datetime.timedelta(seconds=chosen)
+    if isinstance(chosen, datetime.timedelta) and datetime.timedelta() <= chosen <= _LONGEST:
         return chosen
-    if isinstance(chosen, (int, float)) and not isinstance(chosen, bool) and chosen >= 0:
-        return datetime.timedelta(seconds=chosen)
     raise FlowDefinitionError(
-        f"task {task_name!r}: retry_delay gave {chosen!r} after attempt {run_count}; seconds or a timedelta are needed"
+        f"task {task_name!r}: retry_delay gave {chosen!r} after attempt {run_count}; "
+        "seconds or a timedelta are needed, from zero up to a hundred years"
     )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from ._signature import RESERVED, type_name
+from ._signature import RESERVED
 from .cancellation import current_cancellation
 from .context import context
 from .errors import FlowDefinitionError
@@ -118,9 +118,9 @@ class FlowTask(Task[..., Any]):
         return super().bind(**kwargs)
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """Return for each parameter of the flow whether it is ``required``, and its ``type``."""
+        """Return for each parameter of the flow its ``type``, whether it is ``required``, and a ``description``."""
         ordered = sorted(self.flow.parameters(), key=lambda parameter: parameter.name)
-        return {one.name: {"required": one.required, "type": type_name(one.type)} for one in ordered}
+        return {one.name: {"type": one.type, "required": one.required, "description": ""} for one in ordered}
 
     async def run(self, **parameters: Any) -> SubflowStates:
         """Run the flow to its end.

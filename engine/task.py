@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, P
 from . import _signature, cache_validators, triggers
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
 from .context import context, values
+from .edge import mapped
 from .errors import FlowDefinitionError
 from .result import Result
 from .retries import RetryDelay
@@ -26,6 +27,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NOTHING: frozenset[str] = frozenset()
+
+
+class _CallSignature:
+    """The signature of a call of a task: what its body takes, and the words that wire it. Of a class, that of making
+    one.
+    """
+
+    def __get__(self, task: Task[..., Any] | None, owner: type) -> inspect.Signature:
+        if task is None:
+            made = inspect.signature(owner.__init__)  # type: ignore[misc]
+            return made.replace(parameters=list(made.parameters.values())[1:])
+        called = inspect.signature(Task.__call__).parameters.values()
+        words = [parameter for parameter in called if parameter.kind is parameter.KEYWORD_ONLY]
+        taken = list(_signature.signature(task.body).parameters.values())
+        place = len(taken) - bool(taken and taken[-1].kind is inspect.Parameter.VAR_KEYWORD)
+        return inspect.Signature([*taken[:place], *words, *taken[place:]], return_annotation="Task")
+
+
+class _Unmade(FlowDefinitionError, AttributeError):
+    """A task whose class does not call ``super().__init__()``."""
 
 
 class Task(Generic[P, R]):
@@ -67,8 +88,26 @@ class Task(Generic[P, R]):
     is_cleanup: ClassVar[bool] = False
     """Whether the task only undoes what a task upstream did: it does not decide the state of the flow."""
 
+    _copy_of: Task[..., Any] | None = None
+    """The task with a slug that this one is a copy of, which may so have one like it."""
+
     is_gate: ClassVar[bool] = False
     """Whether what waits for the task is skipped with it, even what is not skipped otherwise."""
+
+    __signature__ = _CallSignature()
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+            """Warn of tasks among the arguments: what is made here is made before there is any result."""
+            for given in (*args, *kwargs.values()):
+                if isinstance(given, Task):
+                    warnings.warn(
+                        f"task {given.name!r} was passed as an argument to {cls.__name__}(...), which cannot wait for "
+                        "its result: make the task first, then call it with the other one",
+                        stacklevel=2,
+                    )
+            return super().__new__(cls)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -99,6 +138,13 @@ class Task(Generic[P, R]):
         nout: int | None = None,
     ) -> None:
         owner = f"task {name or type(self).__name__!r}"
+        overwritten = sorted(_FIELDS & (self.__dict__.keys() | _class_fields(type(self))))
+        if overwritten:
+            warnings.warn(
+                f"{owner}: {type(self).__name__} sets {', '.join(overwritten)} itself, which Task.__init__ sets anew: "
+                "pass it to super().__init__(), or give it another name",
+                stacklevel=2,
+            )
         self.name: str = type(self).__name__ if name is None else checked(owner, "name", name)
         self.slug: str | None = checked(owner, "slug", slug)
         self.tags: set[str] = checked(owner, "tags", tags) | values.get().get("tags", _NOTHING)
@@ -124,6 +170,7 @@ class Task(Generic[P, R]):
         self.nout: int | None = _signature.values_returned(self.body) if nout is None else checked(owner, "nout", nout)
         self.auto_generated = False
         self._check_together()
+        self._place_result()
         if cache_for is None and self.cache_validator is not cache_validators.never_use:
             warnings.warn(
                 f"task {self.name!r} has a cache_validator but no cache_for, so nothing is ever cached", stacklevel=2
@@ -143,14 +190,16 @@ class Task(Generic[P, R]):
             raise self._wrong("retry_delay", "does nothing without max_retries")
         elif self.retry_on:
             raise self._wrong("retry_on", "does nothing without max_retries")
+
+    def _place_result(self) -> None:
         if self.target is not None and self.result is not None:
             self.result = self.result.at(self.target)
 
     # -- the work --------------------------------------------------------------------------------------
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Do the work; sync or async. Subclasses write this one."""
-        raise FlowDefinitionError(f"task {self.name!r} has no run(): write one in class {type(self).__name__}")
+        """Do the work; sync or async. Subclasses write this one; a bare task does nothing, and others wait for it."""
+        return None
 
     @property
     def body(self) -> Callable[..., Any]:
@@ -168,11 +217,19 @@ class Task(Generic[P, R]):
         Raises:
             - FlowDefinitionError: for an attribute that tasks do not have, or a value that it cannot have
         """
+        flow: Flow | None = values.get().get("flow")
+        if flow is not None and flow._is_wired(self):
+            warnings.warn(
+                f"task {self.name!r} is wired to others in flow {flow.name!r}, and a copy was made of it, which is not",
+                stacklevel=3,
+            )
         new = object.__new__(type(self))
         # one by one, because attributes that are set like this take a third of the memory of a copied dict
         for field, value in self.__dict__.items():
             setattr(new, field, value)
         new.tags = self.tags | values.get().get("tags", _NOTHING)
+        if new.slug is not None:
+            new._copy_of = None if "slug" in task_args else self._original
         if task_args:
             new._change(task_args)
         return new
@@ -190,7 +247,9 @@ class Task(Generic[P, R]):
         if on_failure is not None:
             handler = failure_handler(checked(f"task {self.name!r}", "on_failure", on_failure))
             self.state_handlers = [*self.state_handlers, handler]
-        self._check_together()
+        if self.max_retries and self.retry_delay is None:
+            self.retry_delay = 0
+        self._place_result()
 
     def bind(
         self,
@@ -297,13 +356,17 @@ class Task(Generic[P, R]):
         task.set_upstream(self, flow=flow, key=key, mapped=mapped)
         return self
 
+    @property
+    def _original(self) -> Task[..., Any]:
+        return self if self._copy_of is None else self._copy_of
+
     # -- description -----------------------------------------------------------------------------------
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """Return for each argument of `run` whether it is ``required``, and its ``type``."""
+        """Return for each argument of `run` its ``type``, whether it is ``required``, and a ``description``."""
         return _signature.describe_inputs(self.body)
 
-    def outputs(self) -> str:
+    def outputs(self) -> Any:
         """Return the type of the result."""
         return _signature.describe_output(self.body)
 
@@ -334,7 +397,20 @@ class Task(Generic[P, R]):
     def __iter__(self) -> Iterator[Any]:
         if self.nout is None:
             raise TypeError(f"task {self.name!r} cannot be unpacked: say how many values it returns with nout=")
-        return iter([self[index] for index in range(self.nout)])
+        flow: Flow | None = values.get().get("flow")
+        if flow is None or not flow._is_mapped(self):
+            return iter([self[index] for index in range(self.nout)])
+        from .operators import GetItem
+
+        # each child returns that many values: the first of them all, the second of them all, and so on
+        items = [GetItem(name=f"{self.name}[{index}]") for index in range(self.nout)]
+        return iter([item.bind(value=mapped(self), key=index) for index, item in enumerate(items)])
+
+    def __getattr__(self, name: str) -> Any:
+        kind = type(self).__name__
+        if name in _FIELDS:
+            raise _Unmade(f"class {kind}: its tasks have no {name}: call super().__init__(**kwargs) in its __init__")
+        raise AttributeError(f"{kind!r} object has no attribute {name!r}")
 
     # -- operators: each adds a task that computes it --------------------------------------------------
 
@@ -436,6 +512,16 @@ class Task(Generic[P, R]):
         return self
 
 
+_FIELDS = frozenset(inspect.signature(Task.__init__).parameters) - {"self"}
+"""What `Task.__init__` sets."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _class_fields(kind: Any) -> frozenset[str]:
+    """Return which of these a class has as attributes of its own."""
+    return frozenset(name for name in _FIELDS if hasattr(kind, name))
+
+
 def _operator(name: str, left: Any, right: Any) -> Any:
     from . import operators
 
@@ -525,7 +611,9 @@ def task(fn: Callable[..., Any] | None = None, /, **task_args: Any) -> Any:
         ```
     """
     if fn is None:
-        return lambda function: FunctionTask(function, **task_args)
+        return lambda function: task(function, **task_args)
+    if isinstance(fn, Task):
+        raise FlowDefinitionError(f"a task is made of a function, not of {fn!r}")
     return FunctionTask(fn, **task_args)
 
 
@@ -538,6 +626,8 @@ def tags(*names: str) -> Iterator[None]:
 
 def defaults_from_attrs(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let arguments of `Task.run` that are not given default to attributes of the task with their names.
+
+    None is given, where it is.
 
     Example:
 
@@ -555,7 +645,7 @@ def defaults_from_attrs(*names: str) -> Callable[[Callable[P, R]], Callable[P, R
     def decorate(run: Callable[P, R]) -> Callable[P, R]:
         def filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
             given = _signature.signature(run).bind_partial(*args, **kwargs).arguments
-            return kwargs | {name: getattr(args[0], name) for name in names if given.get(name) is None}
+            return kwargs | {name: getattr(args[0], name) for name in names if name not in given}
 
         @functools.wraps(run)
         async def with_defaults_async(*args: P.args, **kwargs: P.kwargs) -> Any:

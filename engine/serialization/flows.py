@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .._signature import type_name
 from ..errors import SerializationError
 from .states import VERSION
 
@@ -96,8 +97,10 @@ def _task(task: Task[..., Any], slug: str, trigger: dict[str, Any], cache_valida
         "max_retries": task.max_retries,
         "retry_delay": _first_delay(task.retry_delay),
         "timeout": task.timeout,
-        "inputs": task.inputs(),
-        "outputs": task.outputs(),
+        "inputs": {
+            name: {"required": one["required"], "type": type_name(one["type"])} for name, one in task.inputs().items()
+        },
+        "outputs": type_name(task.outputs()),
         "trigger": trigger,
         "skip_on_upstream_skip": task.skip_on_upstream_skip,
         "cache_for": None if task.cache_for is None else _whole_seconds(task.cache_for),
@@ -121,7 +124,7 @@ def serialize_parameter(parameter: Parameter) -> dict[str, Any]:
         "default": _json(parameter.default, f"parameter {parameter.name!r}: its default"),
         "required": parameter.required,
         "tags": sorted(parameter.tags),
-        "outputs": parameter.outputs(),
+        "outputs": type_name(parameter.outputs()),
         "__version__": VERSION,
     }
 

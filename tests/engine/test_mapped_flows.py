@@ -7,6 +7,7 @@ import datetime
 import io
 import itertools
 import tempfile
+import typing
 from typing import Any
 
 import anyio
@@ -686,3 +687,32 @@ async def test_a_body_that_yields_may_time_out_fail_and_be_tried_again() -> None
     state = await FlowRunner(flow).run()
     assert type(state.result[timed_out]) is TimedOut
     assert state.result[tried].result == [2]
+
+
+# -- what several values are unpacked into --------------------------------------------------------------
+
+
+async def test_the_values_of_a_mapped_task_are_unpacked_child_by_child() -> None:
+    @task(nout=2)
+    async def both(n: int) -> Any:
+        return n, -n
+
+    @task
+    async def either(n: int) -> tuple[int, str]:
+        return n, f"{n}"
+
+    @task
+    async def anyhow(n: int) -> typing.Tuple:  # type: ignore[type-arg] # noqa: UP006
+        return n, n
+
+    with Flow("unpacked") as flow:
+        plus, minus = both.map([1, 2, 3])
+        number, text = either.map([4, 5, 6, 7])
+        sums: Any = add.map(plus, number)
+        single, _ = both(9)
+        first = apply_map(lambda n: next(iter(both(n))), [7, 8])
+        with pytest.raises(TypeError, match="say how many values it returns with nout="):
+            iter(anyhow.map([1]))
+    state = await FlowRunner(flow).run()
+    shown = [state.result[one].result for one in (plus, minus, number, text, sums, single, first)]
+    assert shown == [[1, 2, 3], [-1, -2, -3], [4, 5, 6, 7], ["4", "5", "6", "7"], [5, 7, 9], 9, [7, 8]]

@@ -2,7 +2,9 @@
 
 import datetime
 import inspect
+import json
 import pickle
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -99,6 +101,20 @@ def test_a_task_is_named_after_its_class_or_function():
         ({"max_retries": True, "retry_delay": 1}, "max_retries is a whole number"),
         ({"max_retries": 1}, "max_retries needs a retry_delay"),
         ({"retry_delay": 1}, "retry_delay does nothing without max_retries"),
+        ({"max_retries": 1, "retry_delay": float("inf")}, "retry_delay is a number of seconds.*up to a hundred years"),
+        ({"max_retries": 1, "retry_delay": float("nan")}, "retry_delay is a number of seconds"),
+        ({"max_retries": 1, "retry_delay": 10**400}, "retry_delay is a number of seconds"),
+        ({"max_retries": 1, "retry_delay": datetime.timedelta.max}, "retry_delay is a number of seconds"),
+        ({"max_retries": 1, "retry_delay": [1, float("inf")]}, "retry_delay is a number of seconds"),
+        (
+            {"timeout": float("inf")},
+            "timeout is a whole number of seconds above zero, at most a hundred years, not inf",
+        ),
+        ({"timeout": float("nan")}, "timeout is a whole number of seconds"),
+        ({"timeout": 10**400}, "timeout is a whole number of seconds"),
+        ({"timeout": datetime.timedelta.max}, "timeout is a whole number of seconds"),
+        ({"cache_for": datetime.timedelta.max}, "cache_for is at most a hundred years"),
+        ({"tags": 5}, "tags is a set of strings, not 5"),
         ({"max_retries": 1, "retry_delay": []}, "retry_delay is an empty list"),
         ({"max_retries": 1, "retry_delay": -1}, "retry_delay is a number of seconds"),
         ({"max_retries": 1, "retry_delay": "1"}, "retry_delay is a number of seconds"),
@@ -108,8 +124,8 @@ def test_a_task_is_named_after_its_class_or_function():
         ({"max_retries": 1, "retry_delay": 1, "retry_on": "ValueError"}, "retry_on takes exception types"),
         ({"max_retries": 1, "retry_delay": 1, "retry_on": [int]}, "retry_on takes exception types, not <class 'int'>"),
         ({"max_retries": 1, "retry_delay": 1, "retry_on": ValueError("x")}, "retry_on takes exception types"),
-        ({"timeout": 1.5}, "timeout is a whole number of seconds above zero, not 1.5"),
-        ({"timeout": 0}, "timeout is a whole number of seconds above zero, not 0"),
+        ({"timeout": 1.5}, "timeout is a whole number of seconds above zero, at most a hundred years, not 1.5"),
+        ({"timeout": 0}, "timeout is a whole number of seconds above zero, at most a hundred years, not 0"),
         ({"timeout": True}, "timeout is a whole number"),
         ({"timeout": "5"}, "timeout is a whole number"),
         ({"timeout": datetime.timedelta(milliseconds=1500)}, "timeout is a whole number"),
@@ -132,7 +148,7 @@ def test_an_argument_that_cannot_be_names_the_task_the_field_and_what_it_takes(a
     with pytest.raises(FlowDefinitionError, match=message) as raised:
         Task(**named)
     assert f"task {named['name'] or 'Task'!r}" in str(raised.value)
-    if "name" not in arguments:
+    if "name" not in arguments and not message.endswith(("needs a retry_delay", "without max_retries")):
         # the same holds for a changed copy
         with pytest.raises(FlowDefinitionError, match=message):
             Task(name="mine").copy(**arguments)
@@ -270,9 +286,20 @@ def test_bodies_that_could_not_be_called_by_name_are_refused_where_they_are_writ
         FunctionTask(5)
 
 
-def test_a_task_without_a_body_says_so():
-    with pytest.raises(FlowDefinitionError, match=r"task 'Empty' has no run\(\): write one in class Empty"):
-        type("Empty", (Task,), {})().run()
+async def test_a_bare_task_is_a_barrier():
+    ran = []
+
+    @task
+    async def note(name):
+        ran.append(name)
+
+    with Flow("barrier") as flow:
+        barrier = Task(name="barrier")(upstream_tasks=[note("a"), note("b")])
+        note("c", upstream_tasks=[barrier])
+    state = await flow.run()
+    assert state.result[barrier].is_successful()
+    assert sorted(ran[:2]) == ["a", "b"]
+    assert ran[2] == "c"
 
 
 async def test_run_does_the_work_directly():
@@ -294,9 +321,25 @@ def test_inputs_and_outputs_are_described():
     @task
     def body(a: int, b: str = "x", *, c=None, **more) -> float: ...
 
-    assert {name: one["required"] for name, one in body.inputs().items()} == {"a": True, "b": False, "c": False}
-    assert "int" in body.inputs()["a"]["type"]
-    assert "float" in body.outputs()
+    assert body.inputs() == {
+        "a": {"type": int, "required": True, "description": ""},
+        "b": {"type": str, "required": False, "description": ""},
+        "c": {"type": Any, "required": False, "description": ""},
+    }
+    assert body.outputs() is float
+    assert task(lambda x: x, name="untyped").outputs() is Any
+    assert Task().inputs() == {}
+    json.dumps(body.serialize())
+
+
+def test_the_signature_of_a_task_is_that_of_its_body_and_what_wires_it():
+    @task
+    def body(a: int, b: str = "x", *, c=None, **more) -> float: ...
+
+    own, of_body = inspect.signature(body), inspect.signature(body.fn)
+    assert {name: own.parameters[name] for name in of_body.parameters} == dict(of_body.parameters)
+    assert own.parameters.keys() - of_body.parameters.keys() == {"mapped", "task_args", "upstream_tasks", "flow"}
+    assert "name" in inspect.signature(Task).parameters
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -321,7 +364,7 @@ async def test_arguments_default_to_attributes_of_the_same_name(is_async):
     answers = [made.run(), made.run("x"), made.run(size=None, other=2), made.run(url="y", size=4)]
     if is_async:
         answers = [await answer for answer in answers]
-    assert answers == [("u", 3, 1), ("x", 3, 1), ("u", 3, 2), ("y", 4, 1)]
+    assert answers == [("u", 3, 1), ("x", 3, 1), ("u", None, 2), ("y", 4, 1)]
     with Flow("defaults") as flow:
         wired = made(size=9)
     assert (await flow.run()).result[wired].result == ("u", 9, 1)
@@ -345,6 +388,126 @@ def test_a_copy_is_apart():
     assert (first.name, first.tags, first.max_retries) == ("first", {"a"}, 0)
     assert (second.name, second.tags, second.max_retries) == ("second", {"b", "c", "d"}, 1)
     assert third.tags == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "after"),
+    [
+        ({}, {"max_retries": 2}, (2, 0)),
+        ({}, {"retry_delay": 5}, (0, 5)),
+        ({}, {"retry_on": [OSError]}, (0, None)),
+        ({"max_retries": 1, "retry_delay": 5}, {"max_retries": 0}, (0, 5)),
+        ({"max_retries": 1, "retry_delay": 5}, {"retry_delay": None}, (1, 0)),
+    ],
+)
+async def test_a_copy_may_change_one_of_two_that_belong_together(before, change, after):
+    attempts = []
+
+    @task(**before)
+    async def fails():
+        attempts.append(1)
+        raise ValueError
+
+    with Flow("copies") as flow:
+        made = fails(task_args=change)
+    assert (made.max_retries, made.retry_delay) == after
+    assert (fails.copy(**change).max_retries, fails.copy(**change).retry_delay) == after
+    made.retry_delay = 0
+    await flow.run()
+    assert len(attempts) == after[0] + 1
+
+
+async def test_a_task_with_a_slug_is_called_as_often_as_one_likes():
+    own = task(lambda: 1, name="own", slug="mine")
+    with Flow("slugs") as flow:
+        made = [own(), own(), own(), own.bind()]
+        with pytest.raises(FlowDefinitionError, match="two tasks have the slug 'mine'"):
+            task(lambda: 1, name="other", slug="mine")()
+    assert [flow.slugs[one] for one in made] == ["mine", "mine-copy", "mine-copy-2", "mine-copy-3"]
+
+
+def test_a_copy_of_what_is_wired_is_warned_of():
+    inc = task(lambda x: x + 1, name="inc")
+    with Flow("wired"):
+        first = inc(1)
+        first.copy()
+        inc(first)
+        for copied in (first.copy, lambda: first(2)):
+            with pytest.warns(UserWarning, match="task 'inc' is wired to others in flow 'wired', and a copy was made"):
+                copied()
+    first.copy()
+
+
+def test_a_task_in_a_constructor_is_warned_of():
+    class Fetch(Task):
+        def __init__(self, url, **kwargs):
+            self.url = url
+            super().__init__(**kwargs)
+
+    other = Task(name="other")
+    for make in (lambda: Fetch(other), lambda: Fetch(url=other)):
+        with pytest.warns(UserWarning, match=r"task 'other' was passed as an argument to Fetch\(...\)"):
+            make()
+
+
+def test_attributes_that_a_class_sets_and_that_are_lost_are_warned_of():
+    class Before(Task):
+        def __init__(self, **kwargs):
+            self.target, self.url = "out.txt", "kept"
+            super().__init__(**kwargs)
+
+    class Inside(Task):
+        max_retries = 3
+
+    for kind, field in ((Before, "target"), (Inside, "max_retries")):
+        with pytest.warns(UserWarning, match=rf"{kind.__name__} sets {field} itself, which Task.__init__ sets anew"):
+            kind(name="t")
+
+
+def test_a_class_that_does_not_call_super_says_so():
+    class Mine(Task):
+        def __init__(self, url):
+            self.url = url
+
+        def run(self):
+            return self.url
+
+    made = Mine("u")
+    assert made.url == "u"
+    assert not hasattr(made, "colour")
+    with Flow("unmade") as flow:
+        for use in (made, made.bind, made.map, lambda: flow.add_task(made), lambda: made.name):
+            with pytest.raises(
+                FlowDefinitionError, match=r"class Mine: its tasks have no \w+: call super\(\).__init__"
+            ):
+                use()
+
+
+@pytest.mark.parametrize("fn", [int, type, dict.fromkeys], ids=["int", "type", "fromkeys"])
+def test_what_hides_its_arguments_is_no_body(fn):
+    try:
+        inspect.signature(fn)
+    except ValueError:
+        with pytest.raises(
+            FlowDefinitionError, match=r"task '\w+': what .* takes cannot be read .*function of your own"
+        ):
+            task(fn)
+    else:
+        with pytest.raises(FlowDefinitionError, match="task 'fromkeys': 'iterable' is positional-only"):
+            task(fn)
+
+
+def test_a_task_is_no_body():
+    with pytest.raises(FlowDefinitionError, match="a task is made of a function, not of <Task: inner>"):
+        task(task(lambda: 1, name="inner"))
+
+
+def test_a_body_that_takes_any_number_of_values_cannot_be_given_them_by_position():
+    made = Task(name="t")
+    with Flow("many"):
+        for call in (made.map, made.bind, made):
+            with pytest.raises(FlowDefinitionError, match=r"task 't': inputs are passed by name"):
+                call([1, 2])
 
 
 def test_a_copy_keeps_and_changes_attributes_of_a_subclass():

@@ -281,7 +281,26 @@ def test_tasks_are_compared_as_objects():
 async def test_pipe_writes_from_left_to_right():
     with Flow("f") as flow:
         made = inc(1).pipe(add, 5).pipe(inc)
-    assert await result_of(flow, made) == 8
+        sums = unmapped(identity(10)).pipe(lambda ten, values: add.map(values, ten), [1, 2])
+    assert await result_of(flow, made, sums) == [8, [11, 12]]
+
+
+def test_annotations_inside_an_edge_win_over_its_flags():
+    up, down = identity.copy(name="up"), identity.copy(name="down")
+    assert Edge(mapped(up), down, key="x") == Edge(up, down, key="x", mapped=True)
+    assert Edge(unmapped(up), down, key="x", mapped=True) == Edge(up, down, key="x")
+    assert Edge(flatten(mapped(up)), down, key="x") == Edge(up, down, key="x", mapped=True, flattened=True)
+    flow = Flow("f", edges=[Edge(flatten(up), down, key="x", mapped=True)])
+    assert edges(flow) == [("up", "down", "x", True, True)]
+
+
+@pytest.mark.parametrize("wrong", ["up", None, 5])
+def test_an_edge_leads_from_one_task_to_another(wrong):
+    for ends in ((wrong, identity), (identity, wrong), (mapped(wrong), identity)):
+        with pytest.raises(FlowDefinitionError, match=f"an edge leads from one task to another, and {wrong!r} is none"):
+            Edge(*ends)
+    with pytest.raises(FlowDefinitionError, match="has the key 5, which is not a name"):
+        Edge(identity, inc, key=5)
 
 
 # -- mapping -------------------------------------------------------------------------------------------
