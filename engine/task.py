@@ -138,7 +138,7 @@ class Task(Generic[P, R]):
         nout: int | None = None,
     ) -> None:
         owner = f"task {name or type(self).__name__!r}"
-        overwritten = sorted(_FIELDS & (self.__dict__.keys() | _class_fields(type(self))))
+        overwritten = sorted(_FIELDS & (self.__dict__.keys() | _class_fields(cast("Any", type(self)))))
         if overwritten:
             warnings.warn(
                 f"{owner}: {type(self).__name__} sets {', '.join(overwritten)} itself, which Task.__init__ sets anew: "

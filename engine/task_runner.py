@@ -696,30 +696,28 @@ class TaskRunner(BodyRunner):
         Returns:
             - State: Retrying, or the state unchanged
         """
-        if not state.is_failed() or not self.task.max_retries or self.task.retry_delay is None:
+        task, run_count = self.task, _values.get().get("task_run_count", 1)
+        if task.retry_delay is None or not rules.is_retried(
+            state, run_count=run_count, max_retries=task.max_retries, retry_on=task.retry_on
+        ):
             return state
-        current = _values.get()
-        run_count = current.get("task_run_count", 1)
         try:
-            delay = delay_after(self.task.retry_delay, run_count, self.task.name)
+            delay = delay_after(task.retry_delay, run_count, task.name)
         except BaseException as raised:
-            self._log_attempt(state, "")
             error = failure(raised)
-            message = f"The task failed, and so did its retry_delay after attempt {run_count}: {shown(error)}"
-            raise ENDRUN(self._explained(Failed(message, result=error))) from error
+            why = f"It is not tried again: its retry_delay failed after attempt {run_count}: {shown(error)}"
+            self._log_attempt(state, f". {why}")
+            # what the body raised is what counts
+            raise ENDRUN(type(state)(f"{state.message} {why}", result=state._result, context=state.context)) from error
         retrying = rules.retry(
             state,
             run_count=run_count,
-            max_retries=self.task.max_retries,
-            retry_on=self.task.retry_on,
+            max_retries=task.max_retries,
+            retry_on=task.retry_on,
             start_time=now() + delay,
             cached_inputs=await self._current_round(),
         )
-        if retrying is not state:
-            self._log_attempt(state, f", next in {delay.total_seconds():g} s")
-        return retrying
-        if retrying is not state:
-            self._log_attempt(state, f", next in {delay.total_seconds():g} s")
+        self._log_attempt(state, f", next in {delay.total_seconds():g} s")
         return retrying
 
     async def check_task_is_looping(

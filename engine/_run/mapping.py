@@ -17,14 +17,12 @@ __all__ = [
     "flat_values",
     "is_sequence",
     "is_text",
+    "sources",
     "unequal",
     "unmappable",
     "why_not",
     "width",
 ]
-
-_READ = (list, tuple, range)
-"""What cannot fail when it is read."""
 
 Elements = Sequence[State]
 """What a mapped edge brings: one state for each child."""
@@ -33,23 +31,17 @@ Elements = Sequence[State]
 class _ValueElements(Sequence[State]):
     """The elements of a value by position, each as the state of its own that a child sees upstream."""
 
-    __slots__ = ("_at", "_name", "_values")
+    __slots__ = ("_values",)
 
-    def __init__(self, values: Any, name: str) -> None:
-        self._values = values
-        self._at = getattr(values, "iloc", values)  # by position, also where the index is a label
-        self._name = name
+    def __init__(self, values: Any) -> None:
+        # an index may be a label there, and what reads as it goes may fail: found out before it is mapped over
+        self._values = values if isinstance(values, (list, tuple, range)) else list(_items(values))
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __getitem__(self, index: Any) -> Any:
-        try:
-            return Success("", Result(self._at[index]))
-        except Exception as error:
-            if isinstance(error, IndexError) and index >= len(self):
-                raise
-            return _unreadable(f"Element {index} of the result of task '{self._name}'", error)
+        return Success("", Result(self._values[index]))
 
 
 class _Lost(Sequence[State]):
@@ -103,12 +95,8 @@ def unmappable(upstream_states: Mapping[Edge, State]) -> str | None:
         failed = ", ".join(sorted(f"{e.upstream_task.name} is {type(s).__name__}" for e, s in mapped.items()))
         return f"No upstream states can be mapped over: {failed}."
     for edge, state in mapped.items():
-        if state.is_successful() and not state.is_mapped():
-            value, name = _given(edge, state), edge.upstream_task.name
-            if not is_sequence(value):
-                return f"Cannot map over the result of task '{name}': {why_not(state.result)}"
-            if type(value) not in _READ and len(value) and (first := _ValueElements(value, name)[0]).is_failed():
-                return f"Cannot map over the result of task '{name}': {first.message}"
+        if state.is_successful() and not state.is_mapped() and not is_sequence(_given(edge, state)):
+            return f"Cannot map over the result of task '{edge.upstream_task.name}': {why_not(state.result)}"
     return None
 
 
@@ -119,7 +107,22 @@ def elements_of(edge: Edge, state: State) -> Elements | None:
     if isinstance(state, Mapped):
         return _flat_states(edge.upstream_task.name, state) if edge.flattened else state.map_states
     value = _given(edge, state)
-    return _ValueElements(value, edge.upstream_task.name) if is_sequence(value) else None
+    return _ValueElements(value) if is_sequence(value) else None
+
+
+def sources(upstream_states: Mapping[Edge, State]) -> list[tuple[Edge, State, Elements | None]]:
+    """Return for each edge the state upstream, and what it brings if it is mapped over.
+
+    What cannot be read is not there for any child: the children that have yet to run each see why.
+    """
+    found: list[tuple[Edge, State, Elements | None]] = []
+    for edge, state in upstream_states.items():
+        try:
+            elements = elements_of(edge, state)
+        except Exception as error:
+            elements = _Lost(_unreadable(f"The result of '{edge.upstream_task.name}'", error))
+        found.append((edge, state, elements))
+    return found
 
 
 def _lengths(upstream_states: Mapping[Edge, State]) -> dict[Edge, int]:

@@ -232,8 +232,9 @@ async def test_a_function_of_retry_delays():
 
     state = await TaskRunner(task(bad, max_retries=1, retry_delay=fails)).run()
     assert state.is_failed()
-    assert "so did its retry_delay after attempt 1" in state.message
-    assert isinstance(state.result, Panic)
+    assert "its retry_delay failed after attempt 1" in state.message
+    assert "no delay" in state.message
+    assert isinstance(state.result, ValueError)
 
 
 @pytest.mark.parametrize("raised", [Panic, GeneratorExit, StopIteration, SystemExit], ids=lambda one: one.__name__)

@@ -32,8 +32,7 @@ def children(*values: Any) -> Mapped:
 
 
 def seen_by(upstream: dict[Edge, State], child: int) -> dict[str | None, Any]:
-    sources = [(one, state, mapping.elements_of(one, state)) for one, state in upstream.items()]
-    return {one.key: state.result for one, state in mapping.child_states(sources, child).items()}
+    return {one.key: state.result for one, state in mapping.child_states(mapping.sources(upstream), child).items()}
 
 
 # -- plain mapping -------------------------------------------------------------------------------------
@@ -67,8 +66,7 @@ def test_the_children_of_a_mapped_task_are_mapped_over_as_a_list_is(found: list[
 def test_a_child_sees_the_state_of_the_child_upstream_and_not_only_its_value() -> None:
     over, failed = edge("x"), Failed("no")
     upstream: dict[Edge, State] = {over: children(1, failed)}
-    sources = [(over, upstream[over], mapping.elements_of(over, upstream[over]))]
-    assert mapping.child_states(sources, 1)[over] is failed
+    assert mapping.child_states(mapping.sources(upstream), 1)[over] is failed
 
 
 @pytest.mark.parametrize("value", [[1, 2], (1, 2), range(2), collections.deque([1, 2]), array.array("i", [1, 2])])
@@ -235,17 +233,17 @@ class Broken(Shelf):
         return self._values[index]
 
 
-def test_an_element_that_cannot_be_read_is_a_failure_upstream_of_its_child() -> None:
+@pytest.mark.parametrize("values", [(None,), (1, None, 3)])
+def test_what_cannot_be_read_is_an_error_before_it_is_mapped_over_and_a_failure_for_every_child_after(
+    values: tuple[Any, ...],
+) -> None:
     over = edge("shelf")
-    upstream: dict[Edge, State] = {over: Success(result=Broken(1, None, 3))}
-    assert mapping.unmappable(upstream) is None
-    elements = mapping.elements_of(over, upstream[over])
-    assert elements is not None
-    assert [one.is_failed() for one in elements] == [False, True, False]
-    assert "'shelf'" in str(elements[1].message)
-    problem = mapping.unmappable({over: Success(result=Broken(None))})
-    assert problem is not None
-    assert "the source broke" in problem
+    upstream: dict[Edge, State] = {over: Success(result=Broken(*values))}
+    with pytest.raises(OSError, match="the source broke"):
+        mapping.width(upstream)
+    child = mapping.child_states(mapping.sources(upstream), 0)[over]
+    assert child.is_failed()
+    assert "'shelf'" in str(child.message)
 
 
 @pytest.mark.parametrize("lost", [Result(location="gone"), NotStored])
