@@ -19,6 +19,7 @@ CLAIMS = (
     "transitions",
     "recorded_run",
     "flow_runs",
+    "dispatch",
     "latency",
     "start",
     "memory",

@@ -28,6 +28,7 @@ _ORDER = (
     "transitions",
     "recorded_run",
     "flow_runs",
+    "dispatch",
     "latency",
     "start",
     "imports",
