@@ -13,9 +13,12 @@ import anyio
 import msgspec
 
 from ..engine.backend import (
+    FlowRunFilter,
     FlowRunInfoResult,
     FlowRunReservation,
     FlowRunSummary,
+    FlowSummary,
+    LimitRecord,
     LogRecord,
     ProjectInfo,
     RegisteredFlow,
@@ -218,9 +221,22 @@ class StoreBackend:
         )
         return [_state(document) for document in documents]
 
-    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
+    async def list_flow_runs(self, limit: int = 20, only: FlowRunFilter | None = None) -> list[FlowRunSummary]:
         """See `Backend.list_flow_runs`."""
-        return [_summary(row) for row in await self._call(self.store.list_flow_runs, limit=limit)]
+        return [_summary(row) for row in await self._call(self.store.list_flow_runs, limit=limit, only=only)]
+
+    async def list_flows(self) -> list[FlowSummary]:
+        """See `Backend.list_flows`."""
+        return [FlowSummary(**row) for row in await self._call(self.store.list_flows)]
+
+    async def list_limits(self) -> list[LimitRecord]:
+        """See `Backend.list_limits`."""
+        return [LimitRecord(**row) for row in await self._call(self.store.list_limits)]
+
+    async def get_run_logs(self, flow_run_id: str, *, skip: int = 0, limit: int = 1000) -> list[LogRecord]:
+        """See `Backend.get_run_logs`."""
+        rows = await self._call(self.store.get_run_logs, flow_run_id=flow_run_id, skip=skip, limit=limit)
+        return [LogRecord(**{**row, "name": row["name"] or "", "message": row["message"] or ""}) for row in rows]
 
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
@@ -272,6 +288,21 @@ class StoreBackend:
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""
         return str((await self._call(self.store.cancel_flow_run, flow_run_id=flow_run_id))["state"])
+
+    # -- looking after runs ------------------------------------------------------------------------
+
+    async def restart_flow_run(self, flow_run_id: str) -> int:
+        """See `Backend.restart_flow_run`."""
+        return int((await self._call(self.store.restart_flow_run, flow_run_id=flow_run_id))["task_runs"])
+
+    async def set_schedule_active(self, flow_id: str, active: bool) -> bool:
+        """See `Backend.set_schedule_active`."""
+        operation = self.store.set_schedule_active if active else self.store.set_schedule_inactive
+        return bool((await self._call(operation, flow_id=flow_id))["success"])
+
+    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
+        """See `Backend.set_limit`."""
+        await self._call(self.store.set_limit, kind=kind, name=name, limit=limit)
 
     # -- handing out runs --------------------------------------------------------------------------
 
@@ -379,6 +410,7 @@ def _summary(row: Mapping[str, Any]) -> FlowRunSummary:
         created=row["created"],
         start_time=row["start_time"],
         end_time=row["end_time"],
+        scheduled_start_time=row["scheduled_start_time"],
     )
 
 

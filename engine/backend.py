@@ -34,9 +34,12 @@ from .state import State
 
 __all__ = [
     "Backend",
+    "FlowRunFilter",
     "FlowRunInfoResult",
     "FlowRunReservation",
     "FlowRunSummary",
+    "FlowSummary",
+    "LimitRecord",
     "LogRecord",
     "ProjectInfo",
     "RegisteredFlow",
@@ -135,6 +138,63 @@ class FlowRunSummary(msgspec.Struct, frozen=True):
     created: datetime.datetime
     start_time: datetime.datetime | None
     end_time: datetime.datetime | None
+    scheduled_start_time: datetime.datetime | None = None
+
+
+class FlowRunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which flow runs a list is about.
+
+    Args:
+        - flow: the name of their flow
+        - states: the names of the states they may be in; none means any
+        - since: none created before
+        - until: none created from then on
+        - search: a part of their name, or of that of their flow, in capitals or not
+        - due_before: no run that is planned for then or later, and has not begun
+    """
+
+    flow: str | None = None
+    states: tuple[str, ...] = ()
+    since: datetime.datetime | None = None
+    until: datetime.datetime | None = None
+    search: str | None = None
+    due_before: datetime.datetime | None = None
+
+
+class FlowSummary(msgspec.Struct, frozen=True):
+    """One line of a list of flows: the newest version of each.
+
+    Args:
+        - id: the flow
+        - name: its name
+        - version: its newest version
+        - project: the project it is registered in
+        - has_schedule: whether it has one
+        - schedule_active: whether runs are planned after it
+        - next_run: when the next planned run begins, if one is planned
+    """
+
+    id: str
+    name: str
+    version: int
+    project: str
+    has_schedule: bool
+    schedule_active: bool
+    next_run: datetime.datetime | None
+
+
+class LimitRecord(msgspec.Struct, frozen=True):
+    """How many runs go on at once.
+
+    Args:
+        - kind: ``"tag"`` for the task runs of tasks with a tag, ``"label"`` for flow runs with a label
+        - name: the tag, or the label
+        - limit: how many
+    """
+
+    kind: str
+    name: str
+    limit: int
 
 
 class FlowRunReservation(msgspec.Struct, frozen=True):
@@ -154,12 +214,21 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
 
 
 class StateRecord(msgspec.Struct, frozen=True):
-    """One recorded state of a run."""
+    """One recorded state of a run.
+
+    Args:
+        - version: its number
+        - timestamp: since when
+        - state: the name of the state
+        - message: the sentence in it
+        - traceback: where the error was raised that led to it, if one was
+    """
 
     version: int
     timestamp: datetime.datetime
     state: str
     message: str | None
+    traceback: str | None = None
 
 
 class TaskRunHistory(msgspec.Struct, frozen=True):
@@ -265,8 +334,26 @@ class Backend(Protocol):
         """Return the Cached states of a task, or of a cache key if there is one, newest first, 100 at most."""
         ...
 
-    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
-        """Return the newest flow runs, newest first."""
+    async def list_flow_runs(self, limit: int = 20, only: FlowRunFilter | None = None) -> list[FlowRunSummary]:
+        """Return the newest flow runs, newest first; all that there are, or those that a filter lets through."""
+        ...
+
+    async def list_flows(self) -> list[FlowSummary]:
+        """Return the newest version of every flow that is not archived, by name."""
+        ...
+
+    async def list_limits(self) -> list[LimitRecord]:
+        """Return the limits on task tags and on the labels of flow runs, by kind and name."""
+        ...
+
+    async def get_run_logs(self, flow_run_id: str, *, skip: int = 0, limit: int = 1000) -> list[LogRecord]:
+        """Return lines of a flow run's log, in the order they came in.
+
+        Args:
+            - flow_run_id: the flow run
+            - skip: how many lines to leave out: who reads on leaves out those that it has
+            - limit: how many at most
+        """
         ...
 
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
@@ -330,6 +417,24 @@ class Backend(Protocol):
         A running flow run becomes Cancelling, and ends when its runner has stopped its tasks; one that has
         not started becomes Cancelled at once; a finished one stays as it is.
         """
+        ...
+
+    # -- looking after runs ------------------------------------------------------------------------
+
+    async def restart_flow_run(self, flow_run_id: str) -> int:
+        """Schedule a finished flow run again, and return how many task runs run again: those that did not succeed.
+
+        Raises:
+            - BackendRejected: if it is not finished
+        """
+        ...
+
+    async def set_schedule_active(self, flow_id: str, active: bool) -> bool:
+        """Plan the runs of a flow after its schedule from now on, or no more; return whether it has a schedule."""
+        ...
+
+    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
+        """Set how many runs go on at once; None takes the limit away. See `LimitRecord`."""
         ...
 
     # -- handing out runs --------------------------------------------------------------------------

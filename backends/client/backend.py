@@ -22,10 +22,14 @@ import msgspec
 from gql import Client
 from gql.transport.exceptions import TransportQueryError
 
+from ...engine import lifecycle
 from ...engine.backend import (
+    FlowRunFilter,
     FlowRunInfoResult,
     FlowRunReservation,
     FlowRunSummary,
+    FlowSummary,
+    LimitRecord,
     LogRecord,
     RegisteredFlow,
     TaskRunHistory,
@@ -276,10 +280,34 @@ class GraphQLBackend:
             answer = await self._read(documents.CACHED_OF_TASK, task_id=task_id, after=created_after)
         return [documents.row_state(row) for row in answer["task_run"]]
 
-    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
+    async def list_flow_runs(self, limit: int = 20, only: FlowRunFilter | None = None) -> list[FlowRunSummary]:
         """See `Backend.list_flow_runs`."""
-        answer = await self._read(documents.FLOW_RUNS, limit=limit)
+        answer = await self._read(documents.FLOW_RUNS, limit=limit, where=documents.conditions(only))
         return [documents.flow_run_summary(row) for row in answer["flow_run"]]
+
+    async def list_flows(self) -> list[FlowSummary]:
+        """See `Backend.list_flows`."""
+        newest: dict[str, Any] = {}
+        skip = 0
+        while rows := (await self._read(documents.FLOWS, skip=skip, limit=_PAGE))["flow"]:
+            for row in rows:
+                newest.setdefault(row["flow_group_id"], row)
+            skip += len(rows)
+        found = [documents.flow_summary(row) for row in newest.values()]
+        return sorted(found, key=lambda flow: (flow.name, flow.project))
+
+    async def list_limits(self) -> list[LimitRecord]:
+        """See `Backend.list_limits`."""
+        answer = await self._read(documents.LIMITS)
+        return [
+            *(LimitRecord("tag", row["tag"], row["limit"]) for row in answer["task_tag_limit"]),
+            *(LimitRecord("label", row["name"], row["limit"]) for row in answer["flow_concurrency_limit"]),
+        ]
+
+    async def get_run_logs(self, flow_run_id: str, *, skip: int = 0, limit: int = 1000) -> list[LogRecord]:
+        """See `Backend.get_run_logs`."""
+        answer = await self._read(documents.LOGS, id=flow_run_id, skip=skip, limit=limit)
+        return [documents.log_record(row) for row in answer["log"]]
 
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
@@ -292,18 +320,26 @@ class GraphQLBackend:
         if len(rows) > 1:
             raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
         flow_run = documents.flow_run_summary(_found(rows[0] if rows else None, "Flow run", flow_run_id))
-        histories = [documents.task_run_history(row) async for row in self._task_runs(flow_run.id)]
+        rows = [row async for row in self._pages("task_run", documents.TASK_RUN_HISTORIES, id=flow_run.id)]
+        tracebacks: dict[str, dict[int, str | None]] = {}
+        failed = sorted(lifecycle.FAILED)
+        if any(state["state"] in lifecycle.FAILED for row in rows for state in row["states"]):
+            async for row in self._pages("task_run_state", documents.FAILURES, id=flow_run.id, states=failed):
+                of_run = tracebacks.setdefault(row["task_run_id"], {})
+                of_run[row["version"]] = documents.row_state(row).traceback
+        histories = [documents.task_run_history(row, tracebacks.get(row["id"], {})) for row in rows]
         return flow_run, sorted(histories, key=lambda run: (run.task_slug, run.map_index))
 
-    async def _task_runs(self, flow_run_id: str) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(self, field: str, document: str, **variables: Any) -> AsyncIterator[dict[str, Any]]:
+        """Yield the rows of a query that is answered in pages, by id."""
         last = _NO_ID
         while True:
-            answer = await self._read(documents.TASK_RUN_HISTORIES, id=flow_run_id, after=last, limit=_PAGE)
-            for row in answer["task_run"]:
+            rows = (await self._read(document, **variables, after=last, limit=_PAGE))[field]
+            for row in rows:
                 yield row
-            if len(answer["task_run"]) < _PAGE:
+            if len(rows) < _PAGE:
                 return
-            last = answer["task_run"][-1]["id"]
+            last = rows[-1]["id"]
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -359,6 +395,30 @@ class GraphQLBackend:
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""
         return str((await self._mutate("cancel_flow_run", flow_run_id=flow_run_id))["state"])
+
+    # -- looking after runs ------------------------------------------------------------------------
+
+    async def restart_flow_run(self, flow_run_id: str) -> int:
+        """See `Backend.restart_flow_run`."""
+        return int((await self._mutate("restart_flow_run", flow_run_id=flow_run_id))["task_runs"])
+
+    async def set_schedule_active(self, flow_id: str, active: bool) -> bool:
+        """See `Backend.set_schedule_active`."""
+        field = "set_schedule_active" if active else "set_schedule_inactive"
+        return bool((await self._mutate(field, flow_id=flow_id))["success"])
+
+    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
+        """See `Backend.set_limit`."""
+        if kind not in documents.LIMIT_KINDS:
+            raise BackendRejected(f"There are limits of the kinds {', '.join(documents.LIMIT_KINDS)}, not {kind!r}.")
+        table, key = documents.LIMIT_KINDS[kind]
+        if limit is not None:
+            await self._mutate(f"update_{table}", **{key: name}, limit=limit)
+            return
+        found = [row["id"] for row in (await self._read(documents.LIMITS))[table] if row[key] == name]
+        if not found:
+            raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
+        await self._mutate(f"delete_{table}", limit_id=found[0])
 
     # -- handing out runs --------------------------------------------------------------------------
 

@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 
 from ...engine.backend import (
+    FlowRunFilter,
     FlowRunInfoResult,
     FlowRunSummary,
+    FlowSummary,
     LogRecord,
     ProjectInfo,
     StateRecord,
@@ -59,9 +61,47 @@ query (${name}: {kind}!, $after: timestamptz!) {{
 CACHED_OF_TASK = _CACHED.format(name="task_id", kind="uuid")
 CACHED_OF_KEY = _CACHED.format(name="cache_key", kind="String")
 
-_SUMMARY = "id name state state_message created start_time end_time flow { name }"
+_SUMMARY = "id name state state_message created start_time end_time scheduled_start_time flow { name }"
 
-FLOW_RUNS = f"query ($limit: Int!) {{ flow_run(order_by: {{created: desc}}, limit: $limit) {{ {_SUMMARY} }} }}"
+FLOW_RUNS = f"""
+query ($limit: Int!, $where: flow_run_bool_exp) {{
+  flow_run(where: $where, order_by: {{created: desc}}, limit: $limit) {{ {_SUMMARY} }}
+}}"""
+
+FLOWS = """
+query ($skip: Int!, $limit: Int!) {
+  flow(where: {archived: {_eq: false}}, order_by: [{name: asc}, {version: desc}], offset: $skip, limit: $limit) {
+    id name version flow_group_id is_schedule_active schedule
+    project { name }
+    flow_group { schedule }
+    flow_runs(
+      where: {state: {_eq: "Scheduled"}, auto_scheduled: {_eq: true}}, order_by: {scheduled_start_time: asc}, limit: 1
+    ) { scheduled_start_time }
+  }
+}"""
+
+LIMITS = """
+query {
+  task_tag_limit(order_by: {tag: asc}) { id tag limit }
+  flow_concurrency_limit(order_by: {name: asc}) { id name limit }
+}"""
+
+LOGS = """
+query ($id: uuid!, $skip: Int!, $limit: Int!) {
+  log(where: {flow_run_id: {_eq: $id}}, order_by: [{created: asc}, {id: asc}], offset: $skip, limit: $limit) {
+    flow_run_id task_run_id timestamp name level message
+  }
+}"""
+
+LIMIT_KINDS = {"tag": ("task_tag_limit", "tag"), "label": ("flow_concurrency_limit", "name")}
+
+FAILURES = """
+query ($id: uuid!, $states: [String!], $after: uuid!, $limit: Int!) {
+  task_run_state(
+    where: {task_run: {flow_run_id: {_eq: $id}}, state: {_in: $states}, id: {_gt: $after}}
+    order_by: {id: asc}, limit: $limit
+  ) { id task_run_id version serialized_state }
+}"""
 
 FLOW_RUNS_BY_ID = f"""
 query ($first: uuid!, $last: uuid!) {{
@@ -101,6 +141,13 @@ WATCH_FLOW_RUN = "subscription ($id: UUID!) { flow_run_states(flow_run_id: $id) 
 
 _ANSWERS = {
     "cancel_flow_run": "state",
+    "delete_flow_concurrency_limit": "success",
+    "delete_task_tag_limit": "success",
+    "restart_flow_run": "task_runs",
+    "set_schedule_active": "success",
+    "set_schedule_inactive": "success",
+    "update_flow_concurrency_limit": "id",
+    "update_task_tag_limit": "id",
     "create_flow_from_compressed_string": "id",
     "create_flow_run": "id",
     "create_project": "id",
@@ -280,6 +327,51 @@ def flow_run_info(row: Mapping[str, Any]) -> FlowRunInfoResult:
     )
 
 
+def conditions(only: FlowRunFilter | None) -> dict[str, Any]:
+    """Return a filter as the argument ``where`` of a list of flow runs."""
+    if only is None:
+        return {}
+    found: list[dict[str, Any]] = []
+    if only.flow is not None:
+        found.append({"flow": {"name": {"_eq": only.flow}}})
+    if only.states:
+        found.append({"state": {"_in": list(only.states)}})
+    if only.since is not None:
+        found.append({"created": {"_gte": only.since}})
+    if only.until is not None:
+        found.append({"created": {"_lt": only.until}})
+    if only.search is not None:
+        part = "".join(f"\\{one}" if one in "\\%_" else one for one in only.search)
+        name = {"name": {"_ilike": f"%{part}%"}}
+        found.append({"_or": [name, {"flow": name}]})
+    if only.due_before is not None:
+        due = {"scheduled_start_time": {"_lt": only.due_before}}
+        found.append({"_or": [{"state": {"_neq": "Scheduled"}}, due, {"scheduled_start_time": {"_is_null": True}}]})
+    return {"_and": found}
+
+
+def flow_summary(row: Mapping[str, Any]) -> FlowSummary:
+    """Return one line of a list of flows, from a row as `FLOWS` selects it."""
+    planned = row["flow_runs"]
+    return FlowSummary(
+        id=row["id"],
+        name=row["name"],
+        version=row["version"],
+        project=(row["project"] or {"name": ""})["name"],
+        has_schedule=bool((row["flow_group"] or {}).get("schedule") or row["schedule"]),
+        schedule_active=row["is_schedule_active"],
+        next_run=moment(planned[0]["scheduled_start_time"]) if planned else None,
+    )
+
+
+def log_record(row: Mapping[str, Any]) -> LogRecord:
+    """Return a line of a log, from a row as `LOGS` selects it."""
+    time = _known(moment(row["timestamp"]))
+    return LogRecord(
+        row["flow_run_id"], row["task_run_id"], time, row["name"] or "", row["level"], row["message"] or ""
+    )
+
+
 def flow_run_summary(row: Mapping[str, Any]) -> FlowRunSummary:
     """Return one line of a list of flow runs."""
     return FlowRunSummary(
@@ -291,25 +383,32 @@ def flow_run_summary(row: Mapping[str, Any]) -> FlowRunSummary:
         created=_known(moment(row["created"])),
         start_time=moment(row["start_time"]),
         end_time=moment(row["end_time"]),
+        scheduled_start_time=moment(row["scheduled_start_time"]),
     )
 
 
-def task_run_history(row: Mapping[str, Any]) -> TaskRunHistory:
-    """Return one task run with its states, from a row as `TASK_RUN_HISTORIES` selects it."""
+def task_run_history(row: Mapping[str, Any], tracebacks: Mapping[int, str | None]) -> TaskRunHistory:
+    """Return one task run with its states, from a row as `TASK_RUN_HISTORIES` selects it.
+
+    Args:
+        - row: the row
+        - tracebacks: those of its failed states, by their versions
+    """
     return TaskRunHistory(
         id=row["id"],
         task_slug=row["task"]["slug"],
         map_index=row["map_index"],
         name=row["name"],
-        states=list(_state_records(row["states"])),
+        states=list(_state_records(row["states"], tracebacks)),
         start_time=moment(row["start_time"]),
         end_time=moment(row["end_time"]),
     )
 
 
-def _state_records(rows: Sequence[Mapping[str, Any]]) -> Iterator[StateRecord]:
+def _state_records(rows: Sequence[Mapping[str, Any]], tracebacks: Mapping[int, str | None]) -> Iterator[StateRecord]:
     for row in rows:
-        yield StateRecord(row["version"], _known(moment(row["timestamp"])), row["state"], row["message"])
+        version, time = row["version"], _known(moment(row["timestamp"]))
+        yield StateRecord(version, time, row["state"], row["message"], tracebacks.get(version))
 
 
 def moment(value: str | datetime.datetime | None) -> datetime.datetime | None:

@@ -17,9 +17,12 @@ from typing import Any, Self
 import msgspec
 
 from ...engine.backend import (
+    FlowRunFilter,
     FlowRunInfoResult,
     FlowRunReservation,
     FlowRunSummary,
+    FlowSummary,
+    LimitRecord,
     LogRecord,
     ProjectInfo,
     RegisteredFlow,
@@ -30,7 +33,7 @@ from ...engine.clock import Clock, SystemClock
 from ...engine.errors import BackendRejected
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
-from ...engine.state import Cached, Cancelled, Cancelling, Pending, Queued, Running, Scheduled, State
+from ...engine.state import Cached, Cancelled, Cancelling, Pending, Queued, Running, Scheduled, State, Success
 from .._hub import Hub
 from .rows import Entry, Flow, FlowRun, Run, TaskRun
 
@@ -228,10 +231,36 @@ class MemoryBackend:
         found.sort(key=lambda entry: entry.record.timestamp, reverse=True)
         return [decode_state(entry.document) for entry in found[:_MAX_CACHED_STATES]]
 
-    async def list_flow_runs(self, limit: int = 20) -> list[FlowRunSummary]:
+    async def list_flow_runs(self, limit: int = 20, only: FlowRunFilter | None = None) -> list[FlowRunSummary]:
         """See `Backend.list_flow_runs`."""
         newest_first = reversed(self._flow_runs.values())
-        return [run.summary() for run, _ in zip(newest_first, range(limit), strict=False)]
+        found = (run for run in newest_first if only is None or run.matches(only))
+        return [run.summary() for run, _ in zip(found, range(limit), strict=False)]
+
+    async def list_flows(self) -> list[FlowSummary]:
+        """See `Backend.list_flows`; no schedule of a flow in memory is followed."""
+        newest = {flow.version_group_id: flow for flow in self._flows.values()}
+        found = [
+            FlowSummary(
+                flow.id,
+                flow.name,
+                flow.version,
+                flow.project.name,
+                has_schedule=bool(flow.document.get("schedule")),
+                schedule_active=False,
+                next_run=None,
+            )
+            for flow in newest.values()
+        ]
+        return sorted(found, key=lambda flow: (flow.name, flow.project))
+
+    async def list_limits(self) -> list[LimitRecord]:
+        """See `Backend.list_limits`."""
+        return [LimitRecord("tag", tag, limit) for tag, limit in sorted(self.task_tag_limits.items())]
+
+    async def get_run_logs(self, flow_run_id: str, *, skip: int = 0, limit: int = 1000) -> list[LogRecord]:
+        """See `Backend.get_run_logs`."""
+        return [line for line in self.logs if line.flow_run_id == flow_run_id][skip : skip + limit]
 
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
@@ -322,6 +351,34 @@ class MemoryBackend:
             self._record(run, cancelled)
             self._cancel_task_runs(run, cancelled)
         return run.state.__name__
+
+    # -- looking after runs ------------------------------------------------------------------------
+
+    async def restart_flow_run(self, flow_run_id: str) -> int:
+        """See `Backend.restart_flow_run`."""
+        flow_run = self._flow_run(flow_run_id)
+        if not flow_run.meaning.ends:
+            raise BackendRejected(
+                f"Flow run {flow_run.id} is {flow_run.state.__name__}: only a finished flow run can be restarted."
+            )
+        again = [run for run in flow_run.task_runs.values() if not issubclass(run.state, (Success, Pending))]
+        for task_run in again:
+            self._record(task_run, Pending("Flow run restarted."))
+        self._record(flow_run, Scheduled("Flow run restarted.", start_time=self._clock.now()))
+        return len(again)
+
+    async def set_schedule_active(self, flow_id: str, active: bool) -> bool:
+        """See `Backend.set_schedule_active`."""
+        raise BackendRejected("a flow in memory runs after no schedule: use a database")
+
+    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
+        """See `Backend.set_limit`; there are limits on tags alone."""
+        if kind != "tag":
+            raise BackendRejected(f"there is no limit of the kind {kind!r} in memory")
+        if limit is not None:
+            self.task_tag_limits[name] = limit
+        elif self.task_tag_limits.pop(name, None) is None:
+            raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
 
     # -- handing out runs --------------------------------------------------------------------------
 

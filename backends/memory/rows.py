@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...engine import lifecycle
-from ...engine.backend import FlowRunSummary, ProjectInfo, StateRecord, TaskRunHistory, TaskRunInfoResult
+from ...engine.backend import FlowRunFilter, FlowRunSummary, ProjectInfo, StateRecord, TaskRunHistory, TaskRunInfoResult
 from ...engine.errors import BackendRejected, VersionLockMismatch
 from ...engine.serialization import decode_state
-from ...engine.state import Pending, Running, State
+from ...engine.state import Pending, Running, Scheduled, State
 
 __all__ = ["Entry", "Flow", "FlowRun", "Run", "TaskRun"]
 
@@ -65,7 +65,7 @@ class Run:
         """Take a state."""
         self.state = type(state)
         message = None if state.message is None else str(state.message)
-        record = StateRecord(len(self.entries) + 1, now, self.state.__name__, message)
+        record = StateRecord(len(self.entries) + 1, now, self.state.__name__, message, state.traceback)
         self.entries.append(Entry(sent, document, record))
         if self.state is Running and self.start_time is None:
             self.start_time = now
@@ -123,6 +123,19 @@ class FlowRun(Run):
             created=self.created,
             start_time=self.start_time,
             end_time=self.end_time,
+            scheduled_start_time=self.scheduled_start_time,
+        )
+
+    def matches(self, only: FlowRunFilter) -> bool:
+        """Whether a filter lets this flow run through."""
+        names = (self.name or "", self.flow.name)
+        return (
+            (only.flow is None or self.flow.name == only.flow)
+            and (not only.states or self.state.__name__ in only.states)
+            and (only.since is None or self.created >= only.since)
+            and (only.until is None or self.created < only.until)
+            and (only.search is None or any(only.search.casefold() in name.casefold() for name in names))
+            and (only.due_before is None or self.state is not Scheduled or self.scheduled_start_time < only.due_before)
         )
 
 

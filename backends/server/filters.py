@@ -56,10 +56,10 @@ _COMPARISONS: Mapping[str, Callable[[Expression, Any], Expression]] = {
     "_lte": lambda column, given: column <= given,
 }
 _PATTERNS: Mapping[str, Callable[[Expression, str], Expression]] = {
-    "_like": lambda column, given: column.like(given),
-    "_nlike": lambda column, given: column.notlike(given),
-    "_ilike": lambda column, given: column.ilike(given),
-    "_nilike": lambda column, given: column.notilike(given),
+    "_like": lambda column, given: column.like(given, escape="\\"),
+    "_nlike": lambda column, given: column.notlike(given, escape="\\"),
+    "_ilike": lambda column, given: column.ilike(given, escape="\\"),
+    "_nilike": lambda column, given: column.notilike(given, escape="\\"),
 }
 
 OPERATORS: Mapping[str, tuple[str, ...]] = {

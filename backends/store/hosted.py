@@ -18,6 +18,7 @@ from .records import Caller, Payload
 from .tx import Tx, tables
 
 __all__ = [
+    "LIMITS",
     "authenticate",
     "create_api_key",
     "delete_api_key",
@@ -28,6 +29,7 @@ __all__ = [
     "secret_names",
     "secret_value",
     "set_key_value",
+    "set_limit",
     "set_secret",
     "update_flow_concurrency_limit",
     "update_task_tag_limit",
@@ -133,6 +135,29 @@ def update_flow_concurrency_limit(tx: Tx, *, name: str, limit: int) -> Payload:
 def delete_flow_concurrency_limit(tx: Tx, *, limit_id: str) -> Payload:
     """Take a limit away, with all places that are held under it."""
     return _delete(tx, "flow_concurrency_limit", limit_id, "Invalid limit ID.")
+
+
+LIMITS = {"tag": ("task_tag_limit", "tag"), "label": ("flow_concurrency_limit", "name")}
+"""What kinds of limits there are: where each is kept, and the column that says what it is for."""
+
+
+def set_limit(tx: Tx, *, kind: str, name: str, limit: int | None) -> Payload:
+    """Set how many runs go on at once; None takes the limit away.
+
+    Args:
+        - kind: one of `LIMITS`
+        - name: the tag of the tasks, or the label of the flow runs
+        - limit: how many
+    """
+    if kind not in LIMITS:
+        raise BackendRejected(f"There are limits of the kinds {', '.join(LIMITS)}, not {kind!r}.")
+    table, column = LIMITS[kind]
+    if limit is not None:
+        return _put_limit(tx, table, {column: name}, limit)
+    row = tx.first(select(tables[table].c.id).where(tx.mine(table), tables[table].c[column] == name))
+    if row is None:
+        raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
+    return _delete(tx, table, row["id"], "Invalid limit ID.")
 
 
 def _put_limit(tx: Tx, table: str, key: dict[str, str], limit: int) -> Payload:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, select
+import msgspec
+from sqlalchemy import ColumnElement, RowMapping, and_, case, false, func, not_, or_, select
 
+from ...engine import lifecycle
+from ...engine.backend import FlowRunFilter
 from ...engine.errors import BackendRejected
+from .hosted import LIMITS
 from .ids import is_id
 from .records import Payload
 from .tx import Tx, tables
@@ -19,7 +23,10 @@ __all__ = [
     "get_flow_run_info",
     "get_flow_run_state",
     "get_latest_cached_states",
+    "get_run_logs",
     "list_flow_runs",
+    "list_flows",
+    "list_limits",
 ]
 
 
@@ -106,14 +113,89 @@ def get_latest_cached_states(
     return list(tx.connection.execute(newest_first.limit(limit)).scalars())
 
 
-def list_flow_runs(tx: Tx, *, limit: int = 20) -> list[Payload]:
-    """Return the newest flow runs, newest first.
+def list_flow_runs(tx: Tx, *, limit: int = 20, only: FlowRunFilter | None = None) -> list[Payload]:
+    """Return the newest flow runs, newest first; all that there are, or those that a filter lets through.
 
     Returns:
         - list[Payload]: of each: ``id``, ``name``, ``flow_id``, ``flow_name``, ``state``, ``state_message``,
-          ``created``, ``start_time``, ``end_time``
+          ``created``, ``start_time``, ``end_time``, ``scheduled_start_time``
     """
-    return [_summary(row) for row in _flow_runs(tx, limit=limit)]
+    return [_summary(row) for row in _flow_runs(tx, *_conditions(only or FlowRunFilter()), limit=limit)]
+
+
+def _conditions(only: FlowRunFilter) -> Iterator[ColumnElement[bool]]:
+    run, flow = tables["flow_run"].c, tables["flow"].c
+    if only.flow is not None:
+        yield flow.name == only.flow
+    if only.states:
+        yield run.state.in_(only.states)
+    if only.since is not None:
+        yield run.created >= only.since
+    if only.until is not None:
+        yield run.created < only.until
+    if only.search is not None:
+        yield or_(*(column.icontains(only.search, autoescape=True) for column in (run.name, flow.name)))
+    if only.due_before is not None:
+        is_planned = and_(run.state == "Scheduled", run.scheduled_start_time >= only.due_before)
+        yield not_(func.coalesce(is_planned, false()))
+
+
+def list_flows(tx: Tx) -> list[Payload]:
+    """Return the newest version of every flow that is not archived, by name.
+
+    Returns:
+        - list[Payload]: of each: ``id``, ``name``, ``version``, ``project``, ``has_schedule``, ``schedule_active``,
+          ``next_run``
+    """
+    flow, project, group, run = (tables[name] for name in ("flow", "project", "flow_group", "flow_run"))
+    newest = select(func.max(flow.c.version)).where(flow.c.flow_group_id == group.c.id, flow.c.archived.is_(False))
+    next_run = select(func.min(run.c.scheduled_start_time)).where(
+        run.c.flow_id == flow.c.id, run.c.state == "Scheduled", run.c.auto_scheduled.is_(True)
+    )
+    columns = (flow.c.id, flow.c.name, flow.c.version, flow.c.is_schedule_active, flow.c.schedule)
+    rows = tx.all(
+        select(
+            *columns,
+            group.c.schedule.label("group_schedule"),
+            project.c.name.label("project"),
+            next_run.correlate(flow).scalar_subquery().label("next_run"),
+        )
+        .select_from(flow.join(group, flow.c.flow_group_id == group.c.id).outerjoin(project))
+        .where(tx.mine("flow"), flow.c.version == newest.correlate(group).scalar_subquery())
+        .order_by(flow.c.name, project.c.name)
+    )
+    return [
+        {
+            **{key: row[key] for key in ("id", "name", "version", "next_run")},
+            "project": row["project"] or "",
+            "has_schedule": bool(row["group_schedule"] or row["schedule"]),
+            "schedule_active": row["is_schedule_active"],
+        }
+        for row in rows
+    ]
+
+
+def list_limits(tx: Tx) -> list[Payload]:
+    """Return the limits on task tags and on the labels of flow runs: ``kind``, ``name``, ``limit``."""
+    found: list[Payload] = []
+    for kind, (table, key) in LIMITS.items():
+        limit = tables[table].c
+        rows = tx.all(select(limit[key].label("name"), limit.limit).where(tx.mine(table)).order_by(limit[key]))
+        found += [{"kind": kind, **row} for row in rows]
+    return found
+
+
+def get_run_logs(tx: Tx, *, flow_run_id: str, skip: int = 0, limit: int = 1000) -> list[Payload]:
+    """Return lines of a flow run's log in the order they came in: the fields of a line of `write_run_logs`."""
+    log = tables["log"].c
+    rows = tx.all(
+        select(log.flow_run_id, log.task_run_id, log.timestamp, log.name, log.level, log.message)
+        .where(tx.mine("log"), log.flow_run_id == flow_run_id)
+        .order_by(log.created, log.id)
+        .offset(skip)
+        .limit(limit)
+    )
+    return [dict(row) for row in rows]
 
 
 def get_flow_run_history(tx: Tx, *, flow_run_id: str) -> Payload:
@@ -123,9 +205,9 @@ def get_flow_run_history(tx: Tx, *, flow_run_id: str) -> Payload:
         - flow_run_id: an id, the unique beginning of one, or the name of a flow run (the newest of that name)
 
     Returns:
-        - Payload: the fields of `list_flow_runs`, ``states`` (``version``, ``timestamp``, ``state``, ``message``;
-          oldest first), and ``task_runs``: ``id``, ``task_slug``, ``map_index``, ``name``, ``state``, ``start_time``,
-          ``end_time``, ``states``
+        - Payload: the fields of `list_flow_runs`, ``states`` (``version``, ``timestamp``, ``state``, ``message``,
+          ``traceback``; oldest first), and ``task_runs``: ``id``, ``task_slug``, ``map_index``, ``name``, ``state``,
+          ``start_time``, ``end_time``, ``states``
     """
     run = _summary(_resolve(tx, flow_run_id))
     task_run, task = tables["task_run"], tables["task"]
@@ -158,19 +240,39 @@ def get_flow_run_history(tx: Tx, *, flow_run_id: str) -> Payload:
 
 def _states(run_id: ColumnElement[Any], table: str) -> Any:
     state = tables[table].c
-    return select(run_id.label("run_id"), state.version, state.timestamp, state.state, state.message).order_by(
-        run_id, state.version
-    )
+    # the documents of all states would be many bytes; those of failures tell where they come from
+    document = case((state.state.in_(sorted(lifecycle.FAILED)), state.serialized_state)).label("document")
+    columns = (state.version, state.timestamp, state.state, state.message)
+    return select(run_id.label("run_id"), *columns, document).order_by(run_id, state.version)
 
 
 def _state(row: RowMapping) -> Payload:
-    return {key: row[key] for key in ("version", "timestamp", "state", "message")}
+    known = {key: row[key] for key in ("version", "timestamp", "state", "message")}
+    return {**known, "traceback": traceback_in(row["document"])}
+
+
+def traceback_in(document: Any) -> str | None:
+    """Return the traceback in the document of a state, if there is one."""
+    if document is None:
+        return None
+    return _decode_traceback(bytes(document) if isinstance(document, msgspec.Raw) else document).context.traceback
+
+
+class _Context(msgspec.Struct):
+    traceback: str | None = None
+
+
+class _Told(msgspec.Struct):
+    context: _Context = msgspec.field(default_factory=_Context)
+
+
+_decode_traceback = msgspec.json.Decoder(_Told).decode
 
 
 def _flow_runs(tx: Tx, *where: ColumnElement[bool], limit: int) -> Sequence[RowMapping]:
     run, flow = tables["flow_run"], tables["flow"]
     columns = (run.c.id, run.c.name, run.c.flow_id, flow.c.name.label("flow_name"), run.c.state, run.c.state_message)
-    times = (run.c.created, run.c.start_time, run.c.end_time)
+    times = (run.c.created, run.c.start_time, run.c.end_time, run.c.scheduled_start_time)
     found = select(*columns, *times).select_from(run.join(flow, run.c.flow_id == flow.c.id))
     return tx.all(found.where(tx.mine("flow_run"), *where).order_by(run.c.created.desc(), run.c.id.desc()).limit(limit))
 

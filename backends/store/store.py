@@ -319,6 +319,9 @@ class Store:
     get_flow_run_info = _read(reads.get_flow_run_info)
     get_flow_run_state = _read(reads.get_flow_run_state)
     list_flow_runs = _read(reads.list_flow_runs)
+    list_flows = _read(reads.list_flows)
+    list_limits = _read(reads.list_limits)
+    get_run_logs = _read(reads.get_run_logs)
     get_flow_run_history = _read(reads.get_flow_run_history)
 
     get_or_create_task_run = _write(task_runs.get_or_create_task_run)
@@ -355,6 +358,7 @@ class Store:
     delete_task_tag_limit = _write(hosted.delete_task_tag_limit)
     update_flow_concurrency_limit = _write(hosted.update_flow_concurrency_limit)
     delete_flow_concurrency_limit = _write(hosted.delete_flow_concurrency_limit)
+    set_limit = _write(hosted.set_limit)
     create_api_key = _write(hosted.create_api_key)
     delete_api_key = _write(hosted.delete_api_key)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -12,9 +13,17 @@ import pytest
 from flowloop.backends import connect
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
-from flowloop.engine.backend import Backend, LogRecord, TaskRunInfoResult
+from flowloop.engine.backend import (
+    Backend,
+    FlowRunFilter,
+    FlowSummary,
+    LimitRecord,
+    LogRecord,
+    TaskRunInfoResult,
+)
 from flowloop.engine.errors import BackendRejected, SerializationError, VersionLockMismatch
 from flowloop.engine.result import Result
+from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
 from flowloop.engine.serialization import encode_state
 from flowloop.engine.settings import Settings
 from flowloop.engine.state import (
@@ -627,6 +636,122 @@ async def test_a_history_is_found_by_the_beginning_of_an_id_or_by_name(backend: 
     for missing in ("weekly", MISSING, "fffffff0", ""):
         with pytest.raises(BackendRejected):
             await backend.get_flow_run_history(missing)
+
+
+async def test_a_history_has_the_tracebacks_of_failures_alone(backend: Backend) -> None:
+    run = await started(backend, tasks=2)
+    told = {"traceback": "Traceback …\n  File …"}
+    await backend.set_task_run_state(run.tasks[0].id, 1, Running("go", context=dict(told)))
+    await backend.set_task_run_state(run.tasks[0].id, 2, Failed("no", context=dict(told)))
+    await backend.set_task_run_state(run.tasks[0].id, 3, Retrying("again", start_time=NOON))
+    await backend.set_task_run_state(run.tasks[1].id, 1, Failed("no"))
+    _, histories = await backend.get_flow_run_history(run.id)
+    failed = [record.traceback for history in histories for record in history.states if record.state == "Failed"]
+    assert failed == ["Traceback …\n  File …", None]
+    others = [record.traceback for history in histories for record in history.states if record.state == "Retrying"]
+    assert others == [None]
+
+
+# ---- lists -------------------------------------------------------------------------------------------
+
+
+async def test_a_list_of_flow_runs_holds_what_its_filter_lets_through(backend: Backend) -> None:
+    part = unique("50%_of it")
+    flow = await backend.register_flow(flow_document(part), project_name="demo")
+    other = await backend.register_flow(flow_document(unique("another")), project_name="demo")
+    before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=1)
+    done = await backend.create_flow_run(flow.id, name="first")
+    await backend.set_flow_run_state(done, 1, Running("go"))
+    await backend.set_flow_run_state(done, 2, Success("done"))
+    planned = await backend.create_flow_run(flow.id, name="second", scheduled_start_time=NOON)
+    named = await backend.create_flow_run(other.id, name=f"of {part.upper()}")
+    after = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=1)
+
+    async def found(**fields: Any) -> list[str]:
+        ours = {done: "done", planned: "planned", named: "named"}
+        runs = await backend.list_flow_runs(1000, FlowRunFilter(**fields))
+        return [ours[run.id] for run in runs if run.id in ours]
+
+    assert await found() == ["named", "planned", "done"]
+    assert await found(flow=part) == ["planned", "done"]
+    assert await found(flow=part, states=("Success", "Failed")) == ["done"]
+    assert await found(search=part[2:].upper()) == ["named", "planned", "done"]
+    assert await found(search="%") == ["named", "planned", "done"]
+    assert await found(search="no such") == []
+    assert await found(since=before, until=after, due_before=after) == ["named", "done"]
+    assert await found(until=before) == await found(since=after) == []
+    assert len(await backend.list_flow_runs(1, FlowRunFilter(flow=part))) == 1
+    (summary,) = await backend.list_flow_runs(1, FlowRunFilter(flow=part, states=("Scheduled",)))
+    assert summary.scheduled_start_time == NOON
+
+
+async def test_flows_are_listed_in_their_newest_version(backend: Backend) -> None:
+    name, project = unique("flow"), unique("project")
+    await backend.register_flow(flow_document(name), project_name=project)
+    newest = await backend.register_flow(flow_document(name), project_name=project)
+    (found,) = [flow for flow in await backend.list_flows() if flow.project == project]
+    assert found == FlowSummary(
+        newest.id, name, 2, project, has_schedule=False, schedule_active=found.schedule_active, next_run=None
+    )
+
+
+async def test_a_schedule_is_turned_off_and_on(backend: Backend) -> None:
+    name = unique("scheduled")
+    schedule = IntervalSchedule(datetime.timedelta(days=1), start_date=NOON)
+    document = flow_document(name, schedule=serialize_schedule(schedule))
+    flow = await backend.register_flow(document, project_name="demo")
+    if backend.url == "memory://":
+        with pytest.raises(BackendRejected, match="no schedule"):
+            await backend.set_schedule_active(flow.id, True)
+        return
+    for active in (False, True):
+        assert await backend.set_schedule_active(flow.id, active)
+        (found,) = [flow for flow in await backend.list_flows() if flow.name == name]
+        assert (found.has_schedule, found.schedule_active) == (True, active)
+    without = await backend.register_flow(flow_document(), project_name="demo")
+    assert not await backend.set_schedule_active(without.id, True)
+
+
+async def test_limits_are_set_and_taken_away(backend: Backend) -> None:
+    tag = unique("tag")
+    kinds = ["tag"] if backend.url == "memory://" else ["tag", "label"]
+    for kind in kinds:
+        await backend.set_limit(kind, tag, 3)
+        await backend.set_limit(kind, tag, 2)
+    assert [one for one in await backend.list_limits() if one.name == tag] == [
+        LimitRecord(kind, tag, 2) for kind in kinds
+    ]
+    for kind in kinds:
+        await backend.set_limit(kind, tag, None)
+        with pytest.raises(BackendRejected, match="no limit"):
+            await backend.set_limit(kind, tag, None)
+    with pytest.raises(BackendRejected, match="kind"):
+        await backend.set_limit("moon", tag, 1)
+    assert not [one for one in await backend.list_limits() if one.name == tag]
+
+
+async def test_logs_are_read_in_the_order_they_came_and_read_on(backend: Backend) -> None:
+    run = await started(backend)
+    lines = [LogRecord(run.id, run.tasks[0].id, NOON, "flowloop.run", "INFO", f"line {n}") for n in range(5)]
+    late = LogRecord(run.id, None, NOON - datetime.timedelta(hours=1), "flowloop.run", "ERROR", "late")
+    await backend.write_run_logs(lines)
+    assert await backend.get_run_logs(run.id, limit=3) == lines[:3]
+    await backend.write_run_logs([late])
+    assert await backend.get_run_logs(run.id, skip=3) == [*lines[3:], late]
+    assert await backend.get_run_logs(run.id, skip=6) == []
+
+
+async def test_a_finished_run_is_restarted_from_what_did_not_succeed(backend: Backend) -> None:
+    run = await started(backend, tasks=2)
+    with pytest.raises(BackendRejected, match="only a finished"):
+        await backend.restart_flow_run(run.id)
+    await backend.set_task_run_state(run.tasks[0].id, 1, Success("done"))
+    await backend.set_task_run_state(run.tasks[1].id, 1, Failed("no"))
+    await backend.set_flow_run_state(run.id, 2, Failed("no"))
+    assert await backend.restart_flow_run(run.id) == 1
+    info = await backend.get_flow_run_info(run.id)
+    assert type(info.state) is Scheduled
+    assert {task.task_slug: type(task.state) for task in info.task_runs} == {"task-1": Success, "task-2": Pending}
 
 
 # ---- heartbeats, logs, artifacts, watching -----------------------------------------------------------
