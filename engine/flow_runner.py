@@ -24,6 +24,7 @@ from .explain import children_counted, reference_failures
 from .flow import Flow
 from .limits import Limits
 from .masking import Mask, hide, hiding
+from .result import Result
 from .runner import Runner, being_cancelled, call_handler, call_state_handlers, settle
 from .settings import Settings
 from .signals import ENDRUN, PrefectStateSignal
@@ -507,10 +508,14 @@ class FlowRunner(Runner):
         return self.task_runner_cls(
             task,
             state_handlers,
-            self.flow.result,
+            self._flow_result(),
             constants=self.flow.constants.get(task),
             settings=self.settings,
         )
+
+    def _flow_result(self) -> Result | None:
+        """Return where the results of tasks are stored that do not say it themselves."""
+        return self.flow.result
 
     def _backlog(self) -> int:
         """Return how many writes wait to be acknowledged; here nothing is recorded."""

@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from ._run.net import goes_on, meant, shown
 from .context import RunLogger
@@ -26,9 +26,8 @@ __all__ = [
     "settle",
 ]
 
-P = ParamSpec("P")
-RunnerT = TypeVar("RunnerT", bound="Runner")
 StateT = TypeVar("StateT", bound=State)
+StepT = TypeVar("StepT", bound=Callable[..., Awaitable[State]])
 
 
 async def settle(answer: Any) -> Any:
@@ -59,9 +58,7 @@ async def call_handler(handler: Callable[..., Any], owner: Any, old_state: State
     return answer
 
 
-def call_state_handlers(
-    step: Callable[Concatenate[RunnerT, StateT, P], Awaitable[State]],
-) -> Callable[Concatenate[RunnerT, StateT, P], Awaitable[State]]:
+def call_state_handlers(step: StepT) -> StepT:
     """Call the state handlers when a step of a runner changes the state.
 
     The change is one of identity: a step that returns an equal but new state has changed it. When the step ends the
@@ -69,7 +66,7 @@ def call_state_handlers(
     """
 
     @functools.wraps(step)
-    async def with_handlers(self: RunnerT, state: StateT, /, *args: P.args, **kwargs: P.kwargs) -> State:
+    async def with_handlers(self: Runner, state: State, *args: Any, **kwargs: Any) -> State:
         try:
             new_state = await step(self, state, *args, **kwargs)
         except ENDRUN as end:
@@ -80,7 +77,8 @@ def call_state_handlers(
             return state
         return await self.handle_state_change(state, new_state)
 
-    return with_handlers
+    with_handlers.raw_step = (step, with_handlers)  # type: ignore[attr-defined]  # for whoever tells them himself
+    return cast("StepT", with_handlers)
 
 
 failures = RunLogger(logging.getLogger("flowloop.failures"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import anyio
 
 from ._run import caching, mapping, rules
 from ._run.body import BodyRunner
 from ._run.net import failure, goes_on, meant, shown
+from ._run.steps import Facts, Plan, Planned, own_steps, plan_of
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import now
 from .context import values as _values
@@ -44,7 +45,8 @@ from .watch import RunEvent
 
 __all__ = ["TaskRunner", "TaskRunnerInitializeResult"]
 
-_OWN = __name__.removesuffix("task_runner")
+_NEW = Pending("Run created.")
+"""What a run begins with of which nobody hears: one serves them all."""
 _MANY_ATTEMPTS = 10
 _UNLIMITED_RETRY = 60.0
 """Seconds between two attempts, at most, where nobody has said and a run waits for no retry itself."""
@@ -72,23 +74,12 @@ class TaskRunner(BodyRunner):
         - settings: how long a retry is waited for here, and the like
     """
 
-    # what a subclass has of its own, asked once for all its instances
-    _changes_a_check = False
-    _loads_results = False
-    _tells_of_changes = False
-    _begins_plainly = True
+    plans: ClassVar[dict[Any, Plan]] = {}
+    """The plans of this very class, made as they are needed."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-
-        def changes(name: str) -> bool:
-            return getattr(cls, name) is not getattr(TaskRunner, name)
-
-        # of somebody else: flowloop's own subclasses pass where these do
-        cls._changes_a_check = any(not getattr(cls, name).__module__.startswith(_OWN) for name in _PASSED)
-        cls._loads_results = changes("load_results")
-        cls._tells_of_changes = changes("call_runner_target_handlers")
-        cls._begins_plainly = not (cls._loads_results or changes("initialize_run") or changes("get_task_inputs"))
+        cls.plans = {}
 
     def __init__(
         self,
@@ -102,18 +93,7 @@ class TaskRunner(BodyRunner):
         super().__init__(task, state_handlers, flow_result)
         self.settings = settings or Settings.from_env()
         self._constants = constants or _NONE
-        # asking once saves asking for every run
-        self._caches = task.cache_for is not None
-        self._names_runs = task.task_run_name is not None
-        self._is_plain = not (
-            self._changes_a_check
-            or self._caches
-            or self._names_runs
-            or task.target is not None
-            or task.trigger is not all_successful
-        )
-        self._is_heard = self._tells_of_changes or bool(self.state_handlers or task.state_handlers)
-        self._is_bare = self._is_plain and self._begins_plainly and not self._is_heard
+        self._plan = plan_of(type(self), task, bool(self.state_handlers or task.state_handlers))
 
     async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
         """Call the task's own state handlers.
@@ -167,29 +147,31 @@ class TaskRunner(BodyRunner):
         try:
             while True:
                 # one frame for it all: ten thousand runs that wait are ten thousand times what is awaited in each
-                start = state
+                plan, facts = self._plan, Facts(_NEW if state is None else state, upstream_states, is_mapped_parent)
                 try:
-                    arguments = None
-                    if self._is_bare and state is None and not is_mapped_parent:
-                        arguments = self._bare_arguments(upstream_states, current)
-                    if arguments is not None:
+                    if state is None and plan.begins_plainly:
+                        state = _NEW if plan.is_quiet else Pending(_NEW.message)
                         self._describe(current)
-                        state = await self._outcome(arguments, _NONE)
-                        if type(state) is not Success or _is_watched(current):
-                            state = await self._after_plain_body(state, {}, upstream_states)
                     else:
                         state, current = await self.initialize_run(state, current)
-                        start = state
                         if _values.get() is not current:
                             _values.set(current)
-                        if _is_stopped(current):
-                            return await self._cancelled(state)
-                        if self._is_plain and not is_mapped_parent and _all_clear(state, upstream_states):
-                            state = await self._run_plainly(state, upstream_states, current)
-                        else:
-                            state = await self._run_checked(state, upstream_states, is_mapped_parent)
+                    facts.state = state
+                    if _is_stopped(current):
+                        return await self._cancelled(state)
+                    is_clear = not is_mapped_parent and _all_clear(state, upstream_states)
+                    steps = plan.before_if_clear if is_clear else plan.before
+                    if steps:
+                        await self._walk(steps, facts)
+                    if plan.is_quiet and current.get("limits") is None and not _is_watched(current):
+                        await self._run_quietly(facts, takes_values=plan.takes_values)
+                    else:
+                        await self._run_body(facts)
+                    if plan.after_success or type(facts.state) is not Success:
+                        await self._walk(plan.after, facts)
+                    state = facts.state
                 except BaseException as raised:
-                    state = await self._caught(start, raised)
+                    state = await self._caught(facts.state, raised)
                 if isinstance(state, Finished) or (wait := self._goes_on(state)) is None:
                     return state
                 try:
@@ -206,85 +188,68 @@ class TaskRunner(BodyRunner):
             return 0.0
         return rules.due_in(state, now(), self.settings.inline_retry_limit)
 
-    async def _run_checked(self, state: State, upstream_states: dict[Edge, State], is_mapped_parent: bool) -> State:
-        state = await self.check_task_is_ready(state)
-        state = await self.check_task_reached_start_time(state)
-        state = await self.check_upstream_finished(state, upstream_states)
-        state = await self.check_upstream_skipped(state, upstream_states)
-        state, upstream_states = await self.load_results(state, upstream_states)
-        if is_mapped_parent:
-            state = await self.check_task_ready_to_map(state, upstream_states)
-        inputs = await self.get_task_inputs(state, upstream_states)
-        if self._names_runs:
-            await self.set_task_run_name(inputs)
-        if self._caches:
-            self._identify(inputs, upstream_states)
-        if self.task.target is not None:
-            state = await self.check_target(state, inputs)
-        else:
-            state = await self.check_task_is_cached(state, inputs)
-        state = await self.check_task_trigger(state, upstream_states)
-        if self._caches:
-            state = await self._check_identity(state)
-        state = await self._run_body(state, inputs)
-        return await self._after_body(state, inputs, upstream_states)
+    async def _walk(self, steps: Iterable[Planned], facts: Facts) -> None:
+        """Take a run through steps; the handlers are told of each change of its state, also of one that ends it."""
+        for call, tells in steps:
+            state = facts.state
+            try:
+                changed = await call(self, state, facts)
+            except BaseException as raised:
+                end = meant(raised)
+                if tells and isinstance(end, (ENDRUN, PrefectStateSignal)) and end.state is not state:
+                    raise ENDRUN(await self.handle_state_change(state, end.state)) from None
+                raise
+            if changed is not state:
+                facts.state = await self.handle_state_change(state, changed) if tells else changed
 
-    async def _run_plainly(self, state: State, upstream_states: dict[Edge, State], current: dict[str, Any]) -> State:
-        """The same, where no check could stop the run, and nobody would hear of Running."""
-        if self._loads_results:
-            state, upstream_states = await self.load_results(state, upstream_states)
-        inputs = await self.get_task_inputs(state, upstream_states)
-        if current.get("limits") is not None:
-            state = await self._within_limits(state, inputs)
-        elif self._is_heard or _is_watched(current):
-            # as `set_task_to_running` and `get_task_run_state` do it, with fewer frames to wait in
-            running = await self.handle_state_change(state, self._running(state))
-            if not running.is_running():
-                raise ENDRUN(running)
-            state = await self.handle_state_change(running, await self._outcome(_values_of(inputs), inputs))
-        else:
-            state = await self._outcome(_values_of(inputs), inputs)
-            return await self._after_plain_body(state, inputs, upstream_states)
-        return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
+    async def _run_body(self, facts: Facts) -> None:
+        """Run the body, and tell the handlers of Running and of what comes after it."""
+        if facts.inputs is None:
+            facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
+        limits = _values.get().get("limits")
+        if limits is None:
+            await self._walk(self._plan.body, facts)
+            return
+        has_begun = False
+        try:
+            async with limits.slot(self.task):
+                has_begun = True
+                await self._walk(self._plan.body, facts)
+        except ENDRUN as end:
+            if has_begun:
+                raise
+            raise ENDRUN(await self._cancelled(facts.state)) from end
 
-    async def _after_plain_body(
-        self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]
-    ) -> State:
-        if _is_watched(_values.get()):  # since the body began
+    async def _run_quietly(self, facts: Facts, *, takes_values: bool) -> None:
+        """Run the body where nobody hears of Running, nor of what comes after it unless he has begun to watch."""
+        inputs: Mapping[str, Result] = _NONE
+        if facts.inputs is None and takes_values and _values.get().get("checkpointing") is not True:
+            arguments = self._arguments(facts.upstream)
+        else:
+            if facts.inputs is None:
+                facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
+            inputs = facts.inputs
+            arguments = _values_of(inputs)
+        is_end = False
+        try:
+            state = await self._outcome(arguments, inputs)
+        except ENDRUN as end:
+            state, is_end = end.state, True
+        if _is_watched(_values.get()):
             state = await self.handle_state_change(Running("Starting task run."), state)
-        return state if type(state) is Success else await self._after_body(state, inputs, upstream_states)
+        if is_end:
+            raise ENDRUN(state)
+        facts.state = state
 
-    def _bare_arguments(self, upstream_states: dict[Edge, State], current: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the arguments of the body, where it is all there is to do: no check could stop this run, nobody hears
-        of it, and nothing is stored; or None.
-        """
-        if (
-            current.get("checkpointing") is True
-            or current.get("limits") is not None
-            or _is_stopped(current)
-            or _is_watched(current)
-        ):
-            return None
+    def _arguments(self, upstream_states: Mapping[Edge, State]) -> dict[str, Any]:
         arguments = {**self._constants}
         for edge, upstream in upstream_states.items():
-            if type(upstream) is not Success or (edge.flattened and not edge.mapped):
-                return None
             if edge.key is not None:
-                arguments[edge.key] = upstream.result
+                value = upstream.result
+                arguments[edge.key] = mapping.flat_values(value) if edge.flattened and not edge.mapped else value
         return arguments
 
-    async def _run_body(self, state: State, inputs: dict[str, Result]) -> State:
-        if _values.get().get("limits") is not None:
-            return await self._within_limits(state, inputs)
-        state = await self.set_task_to_running(state, inputs)
-        return await self.get_task_run_state(state, inputs)
-
-    async def _after_body(self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]) -> State:
-        state = await self.cache_result(state, inputs)
-        state = await self.check_for_retry(state, inputs)
-        return await self.check_task_is_looping(state, inputs, upstream_states)
-
-    async def _caught(self, start: State | None, raised: BaseException) -> State:
+    async def _caught(self, state: State, raised: BaseException) -> State:
         """Return the state that a run ends with because of what was raised in it, whatever that is."""
         error = meant(raised)
         if isinstance(error, (ENDRUN, PrefectStateSignal)):
@@ -292,7 +257,7 @@ class TaskRunner(BodyRunner):
         cancellation: Cancellation | None = _values.get().get("cancellation")
         if isinstance(error, KeyboardInterrupt) and cancellation is not None:
             cancellation.interrupt(error)
-            return await self._cancelled(start or Pending())
+            return await self._cancelled(state)
         if goes_on(error) or (isinstance(error, asyncio.CancelledError) and await is_stopped()):
             raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
@@ -300,22 +265,9 @@ class TaskRunner(BodyRunner):
         message = f"Unexpected error while running task '{self.task.name}': {shown(error)}"
         try:
             failed = self._explained(Failed(message, result=error))
-            return await self.handle_state_change(start or Pending(), failed)
+            return await self.handle_state_change(Pending() if state is _NEW else state, failed)
         except (ENDRUN, PrefectStateSignal) as end:
             return end.state
-
-    async def _within_limits(self, state: State, inputs: dict[str, Result]) -> State:
-        limits = _values.get()["limits"]
-        has_begun = False
-        try:
-            async with limits.slot(self.task):
-                has_begun = True
-                state = await self.set_task_to_running(state, inputs)
-                return await self.get_task_run_state(state, inputs)
-        except ENDRUN:
-            if has_begun:
-                raise
-            return await self._cancelled(state)
 
     def _state_of(self, signal: PrefectStateSignal) -> State:
         if isinstance(signal, RETRY) and not signal.says_when:
@@ -477,7 +429,7 @@ class TaskRunner(BodyRunner):
             raise ENDRUN(self._explained(Failed(message, result=error))) from error
         if problem is not None:
             raise ENDRUN(self._explained(Failed(problem)))
-        if self._caches and (unhashable := self._unhashable_element(upstream_states)) is not None:
+        if self.task.cache_for is not None and (unhashable := self._unhashable_element(upstream_states)) is not None:
             raise ENDRUN(self._explained(Failed(str(unhashable), result=unhashable)))
         if unequal is not None:
             self.logger.warning("task '%s' is mapped over inputs of unequal length: %s", self.task.name, unequal)
@@ -492,7 +444,12 @@ class TaskRunner(BodyRunner):
         template = self.task.task_run_name
         if template is not None:
             known = self._template_values(task_inputs)
-            name = template(**known) if callable(template) else template.format(**known)
+            try:
+                name = template(**known) if callable(template) else template.format(**known)
+            except BaseException as raised:
+                error = failure(raised)
+                message = f"The task_run_name of task '{self.task.name}' failed: {shown(error)}"
+                raise ENDRUN(self._explained(Failed(message, result=error))) from error
             _values.set({**_values.get(), "task_run_name": name})
 
     @call_state_handlers
@@ -530,7 +487,7 @@ class TaskRunner(BodyRunner):
             if await self._cache_is_valid(state, inputs):
                 return await state.load_result(self.result)
             return Pending("Cache was invalid; ready to run.")
-        if self._caches:
+        if self.task.cache_for is not None:
             caches = _values.get().get("caches") or {}
             for candidate in caches.get(self.task.cache_key or self.task.name, ()):
                 if await self._may_serve(candidate, inputs):
@@ -557,14 +514,14 @@ class TaskRunner(BodyRunner):
             self.logger.debug("a cached result of %s cannot be read: %r", self.task.name, error)
             return None
 
-    def _identify(self, inputs: Mapping[str, Result], upstream_states: Mapping[Edge, State]) -> None:
+    async def _identify(self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]) -> State:
         """Note what the result will be filed under, once for all attempts and rounds: a body may change its inputs.
 
         It is noted, too, if there is no identity: the trigger may have the task not run at all.
         """
         current = _values.get()
         if "input_hashes" in current:
-            return
+            return state
         is_child = current.get("map_index") is not None
         mapped = [edge.key for edge in upstream_states if edge.mapped and edge.key is not None] if is_child else []
         try:
@@ -573,6 +530,7 @@ class TaskRunner(BodyRunner):
             identity = error
         told_by = caching.told_by(self.task, mapped)
         _values.set({**current, "input_hashes": identity, "told_by": told_by})
+        return state
 
     @call_state_handlers
     async def _check_identity(self, state: State) -> State:
@@ -671,7 +629,7 @@ class TaskRunner(BodyRunner):
         Returns:
             - State: Cached, or the state unchanged
         """
-        if not self._caches or not state.is_successful() or isinstance(state, (Cached, Skipped)):
+        if self.task.cache_for is None or not state.is_successful() or isinstance(state, (Cached, Skipped)):
             return state
         assert self.task.cache_for is not None
         current = _values.get()
@@ -735,21 +693,7 @@ class TaskRunner(BodyRunner):
         return rules.loop_again(state.loop_count + 1)
 
 
-_PASSED = (
-    "check_task_is_ready",
-    "check_task_reached_start_time",
-    "check_upstream_finished",
-    "check_upstream_skipped",
-    "check_task_is_cached",
-    "check_task_trigger",
-    "set_task_to_running",
-    "get_task_run_state",
-    "handle_state_change",
-    "cache_result",
-    "check_for_retry",
-    "check_task_is_looping",
-)
-"""The steps that only pass on a plain task whose state is Pending and whose upstream states are all Success."""
+own_steps(TaskRunner)
 
 
 def _names_of(task: Task[..., Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ LAYERS = """
     cancellation executors runner schedules triggers _run.rules
     task
     _run.caching operators parameter secrets
-    _run.body limits visualize wiring
+    _run.body _run.steps limits visualize wiring
     task_runner
     control flow
     resources _run.drive _run.restart

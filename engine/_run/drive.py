@@ -19,14 +19,14 @@ from ..context import RunLogger
 from ..edge import Edge
 from ..errors import ExecutorError
 from ..flow import Flow
-from ..signals import ENDRUN
+from ..signals import ENDRUN, PrefectStateSignal
 from ..state import Failed, Finished, Mapped, Pending, Queued, State
 from ..task import Task
 from ..task_runner import TaskRunner
 from ..watch import Watch
 from . import mapping
 from .ledger import Graph, Key, Ledger
-from .net import failure, goes_on, meant, shown
+from .net import goes_on, meant, shown
 from .release import Release
 
 __all__ = ["Drive", "Plan", "plan_of"]
@@ -175,7 +175,7 @@ class Drive:
             await self._stop(self._cancellation.cause_from_outside)
             raise
         if self._failure is not None:
-            await self._stop("sibling")
+            await self._stop("shutdown" if isinstance(self._failure, KeyboardInterrupt) else "sibling")
             raise self._failure
         if self._cancellation.cause is not None:
             await self._stop(self._cancellation.cause)
@@ -396,10 +396,11 @@ def _element(edge: Edge, state: State, elements: mapping.Elements | None, child:
 
 
 def _unread(edge: Edge, raised: BaseException) -> State:
-    try:
-        error = failure(raised)
-    except ENDRUN as end:
-        return end.state
+    error = meant(raised)
+    if isinstance(error, (ENDRUN, PrefectStateSignal)):
+        return error.state
+    if goes_on(error):
+        raise error
     return Failed(f"The result of '{edge.upstream_task.name}' cannot be read: {shown(error)}", result=error)
 
 

@@ -57,6 +57,7 @@ class CloudFlowRunner(FlowRunner):
             `FlowRunner`
         - takeover: whether a flow run that is recorded as Running is continued although its runner may live; if None,
             it is when no heartbeat came for twice its interval. The former runner can record nothing any more.
+        - task_runner_cls: the class that runs the tasks; a `CloudTaskRunner`
 
     Example:
 
@@ -79,10 +80,15 @@ class CloudFlowRunner(FlowRunner):
         fail_fast: bool = False,
         release_results: bool = False,
         takeover: bool | None = None,
+        task_runner_cls: type[CloudTaskRunner] | None = None,
     ) -> None:
+        if task_runner_cls is not None and not issubclass(task_runner_cls, CloudTaskRunner):
+            raise ValueError(
+                f"task_runner_cls is a CloudTaskRunner, which records what it does, not {task_runner_cls!r}"
+            )
         super().__init__(
             flow,
-            None,
+            task_runner_cls,
             state_handlers,
             settings=settings,
             limits=limits,
@@ -195,13 +201,8 @@ class CloudFlowRunner(FlowRunner):
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
         """Return a runner for a task of the flow."""
-        runner = CloudTaskRunner(
-            task,
-            state_handlers,
-            self._flow_result(),
-            constants=self.flow.constants.get(task),
-            settings=self.settings,
-        )
+        runner = super().task_runner(task, state_handlers)
+        assert isinstance(runner, CloudTaskRunner)
         runner.hands_on_errors = any(_takes_errors(edge) for edge in self.flow._downstream[task])
         return runner
 

@@ -8,6 +8,7 @@ from typing import Any
 from .._run import caching, rules
 from .._run.net import shown
 from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
+from .._run.steps import own_steps
 from ..backend import Backend, TaskRunInfoResult
 from ..cancellation import Cancellation
 from ..context import now
@@ -379,6 +380,10 @@ class CloudTaskRunner(TaskRunner):
                 await _backend().set_task_run_name(current["task_run_id"], current["task_run_name"])
             except Exception as error:
                 self.logger.warning("the name of task run %s could not be set: %s", current["task_run_id"], error)
+
+
+own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"])
+own_steps(CloudTaskRunner, ["load_results"], idle=False)
 
 
 def _results_of(edge: Edge, upstream: State) -> Sequence[State]:
