@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
@@ -26,6 +27,7 @@ __all__ = [
     "LeftBehind",
     "absorb_cancel",
     "at_last",
+    "body_deadline",
     "current_cancellation",
     "interruptible",
     "is_stopped",
@@ -35,6 +37,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+body_deadline: ContextVar[float] = ContextVar("flowloop_body_deadline", default=math.inf)
+"""When the timeout of the body is over that this code is part of, by the time of the loop."""
 
 Cause = Literal["user", "timeout", "shutdown", "sibling", "handover"]
 """Why a flow run is stopped. After a handover it is not over: another process goes on with it."""
@@ -78,7 +83,7 @@ class Cancellation:
     def look_around(self) -> Self:
         """Note what may cut this run short from outside: the flow run around it, and the deadline of an anyio scope."""
         self._outer = current_cancellation()
-        self._deadline = anyio.current_effective_deadline()
+        self._deadline = min(anyio.current_effective_deadline(), body_deadline.get())
         return self
 
     @property

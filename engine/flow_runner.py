@@ -46,6 +46,7 @@ _RESERVED = frozenset(
         "logger",
         "input_hashes",
         "map_index",
+        "place",
         "settings",
         "task_full_name",
         "task_id",
@@ -61,6 +62,7 @@ _RESERVED = frozenset(
         "runs_again",
         "told_by",
         "unread",
+        "waited_until",
         "watch",
     }
 )
@@ -463,7 +465,8 @@ class FlowRunner(Runner):
             grace=self.settings.cancel_grace,
         )
         try:
-            async with self.check_for_cancellation(), executor.start():
+            async with self.check_for_cancellation(), executor.open() as place:
+                _values.set({**_values.get(), "place": place})
                 with watched_loop():
                     await drive.run()
             if cancellation.interrupted_by is not None:

@@ -90,8 +90,7 @@ class TaskRunner(BodyRunner):
         constants: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
     ) -> None:
-        super().__init__(task, state_handlers, flow_result)
-        self.settings = settings or Settings.from_env()
+        super().__init__(task, state_handlers, flow_result, settings)
         self._constants = constants or _NONE
         self._plan = plan_of(type(self), task, bool(self.state_handlers or task.state_handlers))
 
@@ -179,7 +178,8 @@ class TaskRunner(BodyRunner):
                         await anyio.sleep(wait)
                 except ENDRUN:
                     return await self._cancelled(state)
-                current = {**_values.get()}
+                # by the time of the loop: the wall clock may have been set back meanwhile
+                current = {**_values.get(), "waited_until": getattr(state, "start_time", None)}
         finally:
             _values.set(around)
 
@@ -360,7 +360,10 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if it has not
         """
-        return rules.started_by_now(state, now()) if state.is_scheduled() else state
+        if not state.is_scheduled():
+            return state
+        waited_until = _values.get().get("waited_until")
+        return rules.started_by_now(state, now() if waited_until is None else max(now(), waited_until))
 
     @call_state_handlers
     async def check_upstream_finished(self, state: State, upstream_states: dict[Edge, State]) -> State:

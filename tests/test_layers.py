@@ -23,7 +23,8 @@ LAYERS = """
     results state _checks
     backend cache_validators explain serialization signals watch _run.mapping _run.release
     _run.net
-    cancellation executors runner schedules triggers _run.rules
+    cancellation runner schedules triggers _run.rules
+    executors
     task
     _run.caching operators parameter secrets
     _run.body _run.steps limits visualize wiring

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,10 +13,11 @@ from .. import _one_pass, _signature
 from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state
 from ..context import values as _values
 from ..errors import SerializationError
-from ..executors import Executor, LocalExecutor
+from ..executors import HERE, place
 from ..explain import with_reason
 from ..result import Result, ResultNotImplementedError
 from ..runner import Runner, at_length, failures
+from ..settings import Settings
 from ..signals import ENDRUN, LOOP, SUCCESS, PrefectStateSignal, TaskTimeoutSignal
 from ..state import Failed, Looped, State, Success, TimedOut
 from ..stdout import captured_stdout
@@ -26,10 +27,7 @@ from .net import LeftBehind, goes_on, meant, shown
 
 __all__ = ["BodyRunner"]
 
-_LOCAL = LocalExecutor()
 _NOWHERE = Result()
-_SUBMIT_TAKES = frozenset({"extra_context", "fn", "self"})
-"""Names of arguments that `Executor.submit` takes for itself."""
 
 
 class BodyRunner(Runner):
@@ -39,6 +37,7 @@ class BodyRunner(Runner):
         - task: the task
         - state_handlers: as for `Runner`
         - flow_result: where results are stored if the task does not say
+        - settings: how long a body gets to stop, and the like
     """
 
     def __init__(
@@ -46,10 +45,12 @@ class BodyRunner(Runner):
         task: Task[..., Any],
         state_handlers: Iterable[Callable[..., Any]] | None = None,
         flow_result: Result | None = None,
+        settings: Settings | None = None,
     ) -> None:
         super().__init__(state_handlers)
         self.task = task
         self.flow_result = flow_result
+        self.settings = settings or Settings.from_env()
         result = task.result or flow_result or _NOWHERE
         self.result = result if task.target is None else result.at(task.target)
         # asking once saves asking for every run
@@ -79,15 +80,13 @@ class BodyRunner(Runner):
                 assert task is not None
                 cancellation.interruptible.add(task)
             try:
-                executor: Executor = current.get("executor") or _LOCAL
-                if type(executor) is not LocalExecutor and not self.task.travels:
-                    executor = _LOCAL
-                if self._runs_inline and type(executor) is LocalExecutor:
+                where: place.Place = (current.get("place") if self.task.travels else None) or HERE
+                if self._runs_inline and where.is_here:
                     value = await self._body(**arguments)
                     if type(value) not in _one_pass.PLAIN and self._is_read_once(value):
                         value = await _one_pass.gathered(_one_pass.read(value))
                 else:
-                    value = await self._submit(executor, current.get("task_full_name", self.task.name), arguments)
+                    value = await self._done(where, arguments, current)
             finally:
                 if cancellation is not None and task is not None:
                     cancellation.interruptible.discard(task)
@@ -150,29 +149,37 @@ class BodyRunner(Runner):
             return stored
         return state
 
-    async def _submit(self, executor: Executor, name: str, arguments: dict[str, Any]) -> Any:
-        task, body = self.task, self._body
-        if not arguments.keys().isdisjoint(_SUBMIT_TAKES):
-            body, arguments = functools.partial(body, **arguments), {}
-        extra = {"task_name": name, "timeout": task.timeout}
-        with captured_stdout(task.log_stdout):
-            if task.timeout is None:
-                return await self._read(await executor.submit(body, extra_context=extra, **arguments))
-            with anyio.move_on_after(task.timeout) as scope:
-                return await self._read(await executor.submit(body, extra_context=extra, **arguments))
-            assert scope.cancelled_caught
-            fate = executor.fate_when_cut_short(self._is_async)
-            raise TaskTimeoutSignal(f"The task took longer than its timeout of {task.timeout} s. {fate}".rstrip())
+    async def _done(self, where: place.Place, arguments: dict[str, Any], current: dict[str, Any]) -> Any:
+        """Let the body be run as a job, and return what it returns."""
+        name = current.get("task_full_name", self.task.name)
+        job = place.Job(
+            id=_job_id(current),
+            name=name,
+            body=self._body,
+            is_async=self._is_async,
+            is_read=not self.task.reruns_on_restart,
+            inputs=arguments,
+            timeout=self.task.timeout,
+            grace=self.settings.cancel_grace,
+        )
+        with captured_stdout(self.task.log_stdout):
+            ticket = await where.submit(job)
+            try:
+                outcome = await ticket.outcome()
+            except asyncio.CancelledError:
+                with anyio.CancelScope(shield=True):
+                    fate = await ticket.stop("cancelled", job.grace)
+                if fate is not place.Fate.ENDED:
+                    raise
+                outcome = await ticket.outcome()
+        if isinstance(outcome, place.TimedOut):
+            message = f"The task took longer than its timeout of {job.timeout} s. {outcome.detail}"
+            raise TaskTimeoutSignal(message.rstrip())
+        return place.settled(outcome, name)
 
     def _is_read_once(self, value: Any) -> bool:
         # what is no result but a thing of this process, a resource for instance, is handed on as it is
         return _one_pass.needs_reading(value) and not self.task.reruns_on_restart
-
-    async def _read(self, value: Any) -> Any:
-        if type(value) in _one_pass.PLAIN or not self._is_read_once(value):
-            return value
-        # what a sync body returned is read in a thread as well
-        return await _one_pass.gathered(await _LOCAL.submit(_one_pass.read, value))
 
     async def _looped(self, signal: LOOP) -> State:
         state = signal.state
@@ -246,3 +253,11 @@ class BodyRunner(Runner):
             return await self.result.at(None).write(value)
         except ResultNotImplementedError:
             return self.result.from_value(value)
+
+
+def _job_id(current: Mapping[str, Any]) -> str:
+    """Return the id of an attempt, the same for whoever goes on with this task run."""
+    task_run_id = current.get("task_run_id")
+    if task_run_id is None:
+        return uuid.uuid4().hex
+    return f"{task_run_id}-{current.get('task_run_count', 1)}-{current.get('task_loop_count', 1)}"

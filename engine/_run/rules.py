@@ -25,6 +25,7 @@ from ..state import (
     Skipped,
     State,
     Success,
+    TimedOut,
     TriggerFailed,
 )
 
@@ -129,8 +130,13 @@ def is_retried(
     return (
         isinstance(state, Failed)
         and run_count <= max_retries
-        and (retry_on is None or isinstance(state.result, retry_on))
+        and (retry_on is None or isinstance(state.result, retry_on) or _is_timeout_of(state, retry_on))
     )
+
+
+def _is_timeout_of(state: State, retry_on: tuple[type[BaseException], ...]) -> bool:
+    """Whether this is a timeout, and those are among what is retried."""
+    return isinstance(state, TimedOut) and issubclass(TimeoutError, retry_on)
 
 
 def retry(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .base import Executor
-from .local import LocalExecutor
+from .base import Executor, SimpleExecutor
+from .local import HERE, LocalExecutor
 
 if TYPE_CHECKING:
     from .dask import DaskExecutor
     from .processes import ProcessExecutor
 
-__all__ = ["DaskExecutor", "Executor", "LocalExecutor", "ProcessExecutor"]
+__all__ = ["HERE", "DaskExecutor", "Executor", "LocalExecutor", "ProcessExecutor", "SimpleExecutor"]
 
 _LATER = {"DaskExecutor": "dask", "ProcessExecutor": "processes"}
 """What is imported when it is first asked for, and its module."""

@@ -9,9 +9,11 @@ import io
 import operator
 import pickle
 import sys
+import time
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -20,8 +22,10 @@ from .._one_pass import gathered, needs_reading, read
 from ..context import context as run_context
 from ..context import values
 from ..errors import ExecutorError
+from ._errors import has_its_own_way, reduced
+from .place import Done, Outcome, Raised
 
-__all__ = ["Answer", "ByName", "Request", "name_of", "pickled", "request_for", "run", "unpickled", "value_of"]
+__all__ = ["Answer", "ByName", "Request", "outcome_of_answer", "pickled", "request_for", "run", "unpickled"]
 
 _AT_HOME = frozenset(
     {
@@ -33,8 +37,10 @@ _AT_HOME = frozenset(
         "flow_slugs",
         "limits",
         "logger",
+        "place",
         "settings",
         "task_run_info",
+        "waited_until",
         "watch",
     }
 )
@@ -77,31 +83,49 @@ _NAMELESS = "<dynamic-code>"
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Lets bodies mention the run context: it is the one there that they find in the other process.
 
-    Code keeps the name of its file, so that a traceback shows lines; cloudpickle 3.1.3 and later take it away.
+    Code keeps the name of its file, so that a traceback shows lines; cloudpickle 3.1.3 and later take it away. Errors
+    keep their kind.
+
+    Args:
+        - file: where the pickle goes
+        - is_careful: whether what an error holds is replaced by its repr where it cannot be pickled
     """
+
+    def __init__(self, file: io.BytesIO, *, is_careful: bool = False) -> None:
+        super().__init__(file)
+        self._is_careful = is_careful
 
     def reducer_override(self, obj: Any) -> Any:
         if obj is run_context:
             return "context"
+        if isinstance(obj, BaseException) and not has_its_own_way(obj):
+            return reduced(obj, _what_travels if self._is_careful else _as_it_is)
         if isinstance(obj, types.CodeType):
-            reduced: Any = self.dispatch_table[types.CodeType](obj)
-            return reduced[0], tuple(obj.co_filename if one == _NAMELESS else one for one in reduced[1])
+            make, parts = self.dispatch_table[types.CodeType](obj)
+            return make, tuple(obj.co_filename if one == _NAMELESS else one for one in parts)
         return super().reducer_override(obj)
 
 
-def _dumps(value: Any) -> bytes:
+def _dumps(value: Any, *, is_careful: bool = False) -> bytes:
     """Return a value as a pickle that may contain functions."""
     buffer = io.BytesIO()
-    _Pickler(buffer).dump(value)
+    _Pickler(buffer, is_careful=is_careful).dump(value)
     return buffer.getvalue()
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _what_travels(value: Any) -> Any:
+    if isinstance(value, BaseException):
+        return value  # the pickler asks about what is inside
+    if type(value) in (list, tuple):
+        return type(value)(_what_travels(one) for one in value)
+    return value if _problem(value) is None else repr(value)
+
+
 # -- on the way there ----------------------------------------------------------------------------------
-
-
-def name_of(fn: Callable[..., Any], extra_context: Mapping[str, Any] | None) -> str:
-    """Return what a body is called in errors."""
-    return str((extra_context or {}).get("task_name") or getattr(fn, "__name__", "a body"))
 
 
 def request_for(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
@@ -165,8 +189,34 @@ def _culprit(request: Request, error: Exception) -> str:
     for what, value in given.items():
         problem = _problem(value)
         if problem is not None:
-            return f"its {what} (a {_kind(value)}) cannot be pickled: {problem}"
+            return f"its {what} (a {_kind(value)}) cannot be pickled: {_where(value)}{problem}"
     return f"its body cannot be pickled: {error}"
+
+
+_DEEP = 20
+"""Levels of a value that are looked through for what cannot be pickled."""
+
+
+def _where(value: Any) -> str:
+    """Say which part of a value it is that cannot be pickled; nothing if it is the value itself."""
+    path = ""
+    for _ in range(_DEEP):
+        found = next(((name, part) for name, part in _parts(value) if _problem(part) is not None), None)
+        if found is None:
+            break
+        path, value = path + found[0], found[1]
+    return f"{path.removeprefix('.')} is a {_kind(value)}: " if path else ""
+
+
+def _parts(value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return [(f"[{number}]", part) for number, part in enumerate(value)]
+    if inspect.isfunction(value):
+        used = inspect.getclosurevars(value)
+        return [(f".{name}", part) for name, part in {**used.globals, **used.nonlocals}.items()]
+    return [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
 
 
 def _kind(value: Any) -> str:
@@ -177,23 +227,34 @@ def _kind(value: Any) -> str:
 # -- over there ----------------------------------------------------------------------------------------
 
 
-def run(frame: bytes) -> bytes:
-    """Run the body of a request, and return the answer; both are pickles."""
+def _silently(kind: str, said: Any) -> None:
+    """Tell nobody."""
+
+
+def run(frame: bytes, tell: Callable[[str, Any], None] = _silently) -> bytes:
+    """Run the body of a request, and return the answer; both are pickles.
+
+    Args:
+        - frame: the request
+        - tell: called when the body has ``began``, and when it has ``ended``, with the seconds it took
+    """
     try:
         request = pickle.loads(frame)  # noqa: S301 - it comes from the process that this one works for
     except Exception as error:
         answer = Answer("unknown", None, f"{type(error).__name__}: {error}")
     else:
-        answer = _answer(request)
+        answer = _answer(request, tell)
     return _pickled_answer(answer)
 
 
-def _answer(request: Request) -> Answer:
+def _answer(request: Request, tell: Callable[[str, Any], None]) -> Answer:
     try:
         body = request.body.resolve() if isinstance(request.body, ByName) else request.body
     except (ImportError, AttributeError) as error:
         return Answer("unknown", None, str(error))
     token = values.set(request.context)
+    tell("began", None)
+    began = time.monotonic()
     try:
         value = body(*request.args, **request.kwargs)
         if inspect.isawaitable(value):
@@ -204,6 +265,7 @@ def _answer(request: Request) -> Answer:
     except BaseException as error:
         return Answer("error", error, "".join(traceback.format_exception(error)))
     finally:
+        tell("ended", time.monotonic() - began)
         values.reset(token)
 
 
@@ -212,15 +274,19 @@ async def _awaited(answer: Any) -> Any:
 
 
 def _pickled_answer(answer: Answer) -> bytes:
-    try:
-        frame = _dumps(answer)
-        if answer.kind == "error":
-            pickle.loads(frame)  # noqa: S301 - many errors can be written, but not read
-    except Exception as error:
-        what = f"{type(answer.content).__module__}.{type(answer.content).__qualname__}"
-        text = answer.detail or repr(answer.content)
-        return _dumps(Answer("unpicklable", (answer.kind, what, str(error)), text))
-    return frame
+    problem: Exception | None = None
+    for is_careful in (False, True):
+        try:
+            frame = _dumps(answer, is_careful=is_careful)
+            if answer.kind == "error":
+                pickle.loads(frame)  # noqa: S301 - some errors can be written, but not read
+        except Exception as error:
+            problem = problem or error
+        else:
+            return frame
+    what = _kind(answer.content)
+    text = answer.detail or repr(answer.content)
+    return _dumps(Answer("unpicklable", (answer.kind, what, f"{_where(answer.content)}{problem}"), text))
 
 
 # -- back again ----------------------------------------------------------------------------------------
@@ -235,21 +301,26 @@ def unpickled(frame: bytes) -> Answer:
     return answer
 
 
-def value_of(answer: Answer, name: str) -> Any:
-    """Return what a body returned, or raise what it raised.
-
-    Raises:
-        - ExecutorError: if that could not travel
-    """
+def outcome_of_answer(answer: Answer, name: str) -> Outcome:
+    """Return what became of a body."""
     if answer.kind == "value":
-        return answer.content
+        return Done(answer.content)
     if answer.kind == "error":
-        if isinstance(answer.content, Exception):
-            answer.content.add_note(f"In the process that ran the task:\n{answer.detail}")
-        raise answer.content
+        return Raised(_told(answer.content, answer.detail, name))
     if answer.kind == "unpicklable":
         kind, what, problem = answer.content
         if kind == "value":
-            raise ExecutorError(f"task {name!r}: its result (a {what}) cannot be pickled: {problem}")
-        raise ExecutorError(f"task {name!r} failed with {what}, which cannot be pickled: {problem}\n{answer.detail}")
-    raise ExecutorError(f"task {name!r} cannot run in another process, which could not read it: {answer.detail}")
+            return Raised(ExecutorError(f"task {name!r}: its result (a {what}) cannot be pickled: {problem}"))
+        said = f"task {name!r} failed with {what}, which cannot be pickled: {problem}\n{answer.detail}"
+        return Raised(ExecutorError(said))
+    said = f"task {name!r} cannot run in another process, which could not read it: {answer.detail}"
+    return Raised(ExecutorError(said))
+
+
+def _told(error: BaseException, story: str, name: str) -> BaseException:
+    """Return an error as it is raised here."""
+    if isinstance(error, Exception):
+        error.add_note(f"In the process that ran the task:\n{story}")
+    if isinstance(error, KeyboardInterrupt):  # nobody at a keyboard interrupted this process
+        return ExecutorError(f"task {name!r} raised KeyboardInterrupt in the process that ran it")
+    return error

@@ -1,8 +1,8 @@
 """The process that runs bodies for `ProcessExecutor`: one at a time, until its input ends.
 
 Both directions carry frames: eight bytes of length, then a pickle. In comes first what the process needs to find the
-modules of the run, then two frames for each body: the levels of the loggers, and the body. Out go what the body prints,
-what it logs, and last its answer, each as two frames: its kind, and itself.
+modules of the run, then two frames for each body: the levels of the loggers, and the body. Out go when the body began
+and ended, what it prints, what it logs, and last its answer, each as two frames: its kind, and itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import queue
 import struct
 import sys
 import threading
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ._travel import run
 
@@ -55,23 +55,27 @@ class _Output:
             write_frame(self._stream, frame)
 
 
-class _Printed(io.TextIOBase):
-    """Stands in for ``sys.stdout``, and sends what is printed line by line."""
+class _Printed(io.RawIOBase):
+    """The bytes below ``sys.stdout``: sends what is printed. Its number is that of the stream that children inherit."""
 
     def __init__(self, output: _Output) -> None:
         self._output = output
-        self._rest = ""
 
-    def write(self, text: str) -> int:
-        lines, newline, self._rest = (self._rest + text).rpartition("\n")
-        if newline:
-            self._output.send("printed", (lines + newline).encode())
-        return len(text)
+    def writable(self) -> bool:
+        return True
 
-    def finish(self) -> None:
-        if self._rest:
-            self._output.send("printed", self._rest.encode())
-            self._rest = ""
+    def fileno(self) -> int:
+        return 1
+
+    def write(self, data: Any) -> int:
+        self._output.send("printed", bytes(data))
+        return len(data)
+
+
+def _stdout(output: _Output) -> io.TextIOWrapper:
+    """Return what stands in for ``sys.stdout``, and sends what is printed line by line."""
+    buffer = io.BufferedWriter(_Printed(output))
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
 
 
 class _Logged(logging.handlers.QueueHandler):
@@ -113,8 +117,7 @@ def main() -> None:
     os.dup2(2, 1)
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
-    printed = _Printed(output)
-    sys.stdout = printed
+    printed = _stdout(output)
     logging.getLogger().addHandler(_Logged(output))  # type: ignore[arg-type]
     paths = frames.next()
     if paths is None:
@@ -123,8 +126,12 @@ def main() -> None:
     while (levels := frames.next()) is not None and (frame := frames.next()) is not None:
         for name, level in pickle.loads(levels).items():  # noqa: S301
             logging.getLogger(name).setLevel(level)
-        answer = run(frame)
-        printed.finish()
+        if printed.closed:
+            printed = _stdout(output)
+        sys.stdout = printed
+        answer = run(frame, lambda kind, said: output.send(kind, pickle.dumps(said)))
+        if not printed.closed:
+            printed.flush()
         output.send("answer", answer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,13 +12,15 @@ import anyio
 import anyio.to_thread
 
 from ..errors import ExecutorError
-from ._travel import ByName, name_of, pickled, request_for, run, unpickled, value_of
-from .base import Executor
+from ._ticket import TaskTicket
+from ._travel import ByName, outcome_of_answer, pickled, request_for, run, unpickled
+from .base import PlaceExecutor
+from .place import Fate, Job, Outcome, Place, Ticket
 
 __all__ = ["DaskExecutor"]
 
 
-class DaskExecutor(Executor):
+class DaskExecutor(PlaceExecutor):
     """Runs each body, sync or async, on a worker of a Dask cluster, where flowloop is installed, too.
 
     A body that times out or is cancelled is taken back if it has not begun; otherwise Dask brings it to its end, and
@@ -44,37 +47,17 @@ class DaskExecutor(Executor):
     ) -> None:
         if address is not None and (cluster_class is not None or cluster_kwargs or adapt_kwargs):
             raise ValueError("a DaskExecutor has an address, or arguments of a cluster that it makes, not both")
+        super().__init__()
         self.address = address
         self.cluster_class = cluster_class
         self.cluster_kwargs = dict(cluster_kwargs or {})
         self.adapt_kwargs = dict(adapt_kwargs or {})
         self.client_kwargs = dict(client_kwargs or {})
-        self._reset()
-
-    def _reset(self) -> None:
-        self._client: Any = None
-        self._flow_runs = 0
-        self._held = AsyncExitStack()
-        self._lock = anyio.Lock()
 
     @asynccontextmanager
-    async def start(self) -> AsyncIterator[None]:
-        """Hold a client, and the cluster if there is no address, for as long as a flow runs; several share them."""
-        async with self._lock:
-            if not self._flow_runs:
-                async with AsyncExitStack() as opened:
-                    self._client = await self._open(opened)
-                    self._held = opened.pop_all()
-            self._flow_runs += 1
-        try:
-            yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                async with self._lock:
-                    self._flow_runs -= 1
-                    if not self._flow_runs:
-                        self._client = None
-                        await self._held.aclose()
+    async def _opened(self) -> AsyncIterator[Place]:
+        async with AsyncExitStack() as stack:
+            yield _DaskPlace(await self._open(stack))
 
     async def _open(self, stack: AsyncExitStack) -> Any:
         try:
@@ -90,18 +73,34 @@ class DaskExecutor(Executor):
         client: Any = distributed.Client
         return await stack.enter_async_context(client(target, asynchronous=True, **self.client_kwargs))
 
-    async def submit(
-        self, fn: Callable[..., Any], *args: Any, extra_context: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> Any:
-        """Run a body to its end; see `Executor.submit`."""
-        if self._client is None:
-            raise ExecutorError("this DaskExecutor is not started: submit inside `async with executor.start()`")
-        name, request = name_of(fn, extra_context), request_for(fn, args, kwargs)
-        answer = await self._answered(await anyio.to_thread.run_sync(pickled, request, name), name)
+    def fate_when_cut_short(self, is_async: bool) -> str:
+        """Say that Dask cannot stop a body."""
+        return _CUT_SHORT
+
+
+_CUT_SHORT = "If it had begun, its Dask worker brings it to its end."
+
+
+class _DaskPlace(Place):
+    """A cluster, as its client sees it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def submit(self, job: Job) -> Ticket:
+        """Take a job."""
+        return TaskTicket(job, functools.partial(self._work, job), _CUT_SHORT)
+
+    async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:
+        request = request_for(job.body, job.args, dict(job.inputs))
+        frame = await anyio.to_thread.run_sync(pickled, request, job.name)
+        ticket.has_begun()
+        ticket.fate = Fate.UNKNOWN
+        answer = await self._answered(frame, job.name)
         if answer.kind == "unknown" and isinstance(request.body, ByName):
-            frame = await anyio.to_thread.run_sync(pickled, request._replace(body=fn), name)
-            answer = await self._answered(frame, name)
-        return value_of(answer, name)
+            frame = await anyio.to_thread.run_sync(pickled, request._replace(body=job.body), job.name)
+            answer = await self._answered(frame, job.name)
+        return outcome_of_answer(answer, job.name)
 
     async def _answered(self, frame: bytes, name: str) -> Any:
         future = self._client.submit(run, frame, key=f"{name}-{uuid.uuid4()}", pure=False)
@@ -111,14 +110,3 @@ class DaskExecutor(Executor):
             raise ExecutorError(f"task {name!r} was lost on the Dask cluster: {error!r}") from error
         finally:
             future.release()
-
-    def fate_when_cut_short(self, is_async: bool) -> str:
-        """Say that Dask cannot stop a body."""
-        return "If it had begun, its Dask worker brings it to its end."
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()

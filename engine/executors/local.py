@@ -6,19 +6,26 @@ import asyncio
 import contextvars
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
 
+from .._one_pass import gathered, needs_reading, read
+from ..cancellation import body_deadline
 from ._threads import BodyThreads
-from .base import Executor
+from ._ticket import TaskTicket, outcome_of
+from .base import PlaceExecutor
+from .place import Done, Fate, Job, Outcome, Place, Ticket
 
-__all__ = ["LocalExecutor"]
+__all__ = ["HERE", "LocalExecutor"]
+
+_ABANDONED = "Its thread cannot be stopped, and was abandoned."
 
 
-class LocalExecutor(Executor):
+class LocalExecutor(PlaceExecutor):
     """Runs async bodies on the caller's event loop, and sync ones in threads of its own.
 
     The threads are apart from those of the application: neither can starve the other. A thread cannot be stopped from
@@ -26,51 +33,103 @@ class LocalExecutor(Executor):
     and the process does not wait for it when it ends.
 
     Args:
-        - threads: how many sync bodies run at once
+        - threads: how many sync bodies run at once, on each event loop that uses it
     """
 
     def __init__(self, threads: int = 64) -> None:
         if threads < 1:
             raise ValueError(f"threads is at least 1, not {threads}")
+        super().__init__()
         self.threads = threads
-        self._reset()
 
-    def _reset(self) -> None:
-        self._flow_runs = 0
-        self._slots: anyio.Semaphore | None = None
-        self._pool = BodyThreads()
-
-    @asynccontextmanager
-    async def start(self) -> AsyncIterator[None]:
-        """Hold the threads for as long as a flow runs; several flow runs share them."""
-        if not self._flow_runs:
-            self._slots = anyio.Semaphore(self.threads, fast_acquire=True)
-        self._flow_runs += 1
-        try:
-            yield
-        finally:
-            self._flow_runs -= 1
-            if not self._flow_runs:
-                self._pool.shutdown()
-                self._reset()
-
-    async def submit(
-        self, fn: Callable[..., Any], *args: Any, extra_context: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> Any:
-        """Run a body to its end; see `Executor.submit`."""
-        if inspect.iscoroutinefunction(fn):
-            return await fn(*args, **kwargs)
-        call = functools.partial(contextvars.copy_context().run, fn, *args, **kwargs)
-        async with self._slots or nullcontext():
-            answer = await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        return await answer if inspect.isawaitable(answer) else answer
+    def _opened(self) -> AbstractAsyncContextManager[Place]:
+        return _local_place(self.threads)
 
     def fate_when_cut_short(self, is_async: bool) -> str:
         """Say that a thread goes on."""
-        return "" if is_async else "Its thread cannot be stopped, and was abandoned."
+        return "" if is_async else _ABANDONED
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"threads": self.threads}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+@asynccontextmanager
+async def _local_place(threads: int) -> AsyncIterator[Place]:
+    place = _LocalPlace(threads)
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+class _LocalPlace(Place):
+    """This loop, and threads.
+
+    Args:
+        - threads: how many sync bodies run at once; None is no limit
+    """
+
+    is_here = True
+
+    def __init__(self, threads: int | None) -> None:
+        self._slots = None if threads is None else anyio.Semaphore(threads, fast_acquire=True)
+        self._pool = BodyThreads()
+
+    async def submit(self, job: Job) -> Ticket:
+        """Take a job; a sync body waits for a thread."""
+        if job.is_async:
+            return TaskTicket(job, functools.partial(_on_the_loop, job))
+        slot = ExitStack()
+        if self._slots is not None:
+            await self._slots.acquire()
+            slot.callback(self._slots.release)
+        ticket = TaskTicket(job, functools.partial(self._in_a_thread, job, slot), _ABANDONED)
+        ticket.at_the_end(slot.close)
+        return ticket
+
+    def close(self) -> None:
+        """Let the idle threads end."""
+        self._pool.shutdown()
+
+    async def _in_a_thread(self, job: Job, slot: ExitStack, ticket: TaskTicket) -> Outcome:
+        call = functools.partial(contextvars.copy_context().run, _timed, job, ticket)
+        ticket.has_begun()
+        ticket.fate = Fate.GOES_ON
+        outcome = await outcome_of(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        slot.close()
+        if isinstance(outcome, Done) and _goes_on_here(job, outcome.value):
+            ticket.fate = None
+            return await outcome_of(_finished(job, outcome.value))
+        return outcome
+
+
+def _timed(job: Job, ticket: TaskTicket) -> Any:
+    began = time.monotonic()
+    value = None
+    try:
+        value = job.body(*job.args, **job.inputs)
+        if job.is_read and needs_reading(value):
+            value = read(value)
+    finally:
+        if not _goes_on_here(job, value):
+            ticket.has_taken(time.monotonic() - began)
+    return value
+
+
+def _goes_on_here(job: Job, value: Any) -> bool:
+    """Whether a body that returned from its thread has only begun."""
+    return inspect.isawaitable(value) or (job.is_read and needs_reading(value))
+
+
+async def _finished(job: Job, value: Any) -> Any:
+    if inspect.isawaitable(value):
+        value = await value
+    return await gathered(read(value)) if job.is_read and needs_reading(value) else value
+
+
+async def _on_the_loop(job: Job, ticket: TaskTicket) -> Outcome:
+    ticket.has_begun()
+    if job.timeout is not None:
+        body_deadline.set(asyncio.get_running_loop().time() + job.timeout)
+    return await outcome_of(_finished(job, job.body(*job.args, **job.inputs)))
+
+
+HERE = _LocalPlace(None)
+"""Where a body runs that does not travel, or whose run has no executor."""

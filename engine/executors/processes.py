@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import codecs
 import functools
 import logging
 import os
@@ -10,22 +12,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, BinaryIO, cast
 
 import anyio
 import anyio.to_thread
 
 from ..errors import ExecutorError
-from ._travel import Answer, ByName, Request, name_of, pickled, request_for, unpickled, value_of
+from ._ticket import TaskTicket
+from ._travel import Answer, ByName, Request, outcome_of_answer, pickled, request_for, unpickled
 from ._worker import read_frame, write_frame
-from .base import Executor
+from .base import PlaceExecutor
+from .place import Fate, Job, Outcome, Place, Ticket
 
 __all__ = ["ProcessExecutor"]
 
 
-class ProcessExecutor(Executor):
+class ProcessExecutor(PlaceExecutor):
     """Runs each body in a process of its own pool, sync and async ones alike.
 
     A body that times out or is cancelled is really ended: its process is killed, with all that it started, and only its
@@ -39,76 +43,90 @@ class ProcessExecutor(Executor):
     where it is stored.
 
     Args:
-        - processes: how many bodies run at once; as many as there are processors if None
+        - processes: how many bodies run at once, on each event loop that uses it; as many as there are processors if
+            None
     """
 
     def __init__(self, processes: int | None = None) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes is at least 1, not {processes}")
+        super().__init__()
         self.processes = processes or _processors()
-        self._reset()
 
-    def _reset(self) -> None:
-        self._flow_runs = 0
-        self._slots: anyio.Semaphore | None = None
-        self._idle: list[_Worker] = []
-
-    @asynccontextmanager
-    async def start(self) -> AsyncIterator[None]:
-        """Keep processes for as long as a flow runs; each begins when it is first needed."""
-        if not self._flow_runs:
-            self._slots = anyio.Semaphore(self.processes, fast_acquire=True)
-        self._flow_runs += 1
-        try:
-            yield
-        finally:
-            self._flow_runs -= 1
-            if not self._flow_runs:
-                idle = self._idle
-                self._reset()
-                with anyio.CancelScope(shield=True):
-                    await _in_thread(_close, idle)
-
-    async def submit(
-        self, fn: Callable[..., Any], *args: Any, extra_context: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> Any:
-        """Run a body to its end; see `Executor.submit`.
-
-        Raises:
-            - ExecutorError: if something of the body cannot be pickled, or its process died
-        """
-        if self._slots is None:
-            raise ExecutorError("this ProcessExecutor is not started: submit inside `async with executor.start()`")
-        name, request = name_of(fn, extra_context), request_for(fn, args, kwargs)
-        async with self._slots:
-            answer = await self._answered(request, name)
-            if answer.kind == "unknown" and isinstance(request.body, ByName):
-                answer = await self._answered(request._replace(body=fn), name)
-        return value_of(answer, name)
-
-    async def _answered(self, request: Request, name: str) -> Answer:
-        frame = await _in_thread(pickled, request, name)
-        worker = self._idle.pop() if self._idle else _Worker()
-        ended = False
-        try:
-            answer: Answer = await _in_thread(worker.run, frame, name)
-            ended = True
-        finally:
-            if ended and self._flow_runs:
-                self._idle.append(worker)
-            else:
-                worker.kill()
-        return answer
+    def _opened(self) -> AbstractAsyncContextManager[Place]:
+        return _process_place(self.processes)
 
     def fate_when_cut_short(self, is_async: bool) -> str:
         """Say that the process is gone."""
         return "Its process was killed."
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"processes": self.processes}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+@asynccontextmanager
+async def _process_place(processes: int) -> AsyncIterator[Place]:
+    place = _ProcessPlace(processes)
+    try:
+        yield place
+    finally:
+        with anyio.CancelScope(shield=True):
+            await place.close()
+
+
+class _ProcessPlace(Place):
+    """A pool of processes; each begins when it is first needed."""
+
+    def __init__(self, processes: int) -> None:
+        self._slots = anyio.Semaphore(processes, fast_acquire=True)
+        self._idle: list[_Worker] = []
+        self._is_closed = False
+
+    async def submit(self, job: Job) -> Ticket:
+        """Take a job; it waits for a process."""
+        await self._slots.acquire()
+        ticket = TaskTicket(job, functools.partial(self._work, job))
+        ticket.at_the_end(self._slots.release)
+        return ticket
+
+    async def close(self) -> None:
+        """End the processes."""
+        self._is_closed = True
+        idle, self._idle = self._idle, []
+        await _in_thread(_close, idle)
+
+    async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:
+        request = request_for(job.body, job.args, dict(job.inputs))
+        answer = await self._answered(request, job.name, ticket)
+        if answer.kind == "unknown" and isinstance(request.body, ByName):
+            answer = await self._answered(request._replace(body=job.body), job.name, ticket)
+        return outcome_of_answer(answer, job.name)
+
+    async def _answered(self, request: Request, name: str, ticket: TaskTicket) -> Answer:
+        frame = await _in_thread(pickled, request, name)
+        worker = self._idle.pop() if self._idle else _Worker()
+        ended = False
+        try:
+            answer: Answer = await _in_thread(worker.run, frame, name, _Told(ticket))
+            ended = True
+        finally:
+            if ended and not self._is_closed:
+                self._idle.append(worker)
+            elif worker.kill():
+                ticket.fate = Fate.KILLED
+        return answer
+
+
+class _Told:
+    """Passes what a process says of its body on to the loop, from the thread that listens to it."""
+
+    def __init__(self, ticket: TaskTicket) -> None:
+        self._ticket = ticket
+        self._loop = asyncio.get_running_loop()
+
+    def began(self) -> None:
+        with suppress(RuntimeError):  # the loop was closed in the meantime
+            self._loop.call_soon_threadsafe(self._ticket.has_begun)
+
+    def ended(self, seconds: float) -> None:
+        self._ticket.has_taken(seconds)
 
 
 class _Worker:
@@ -119,7 +137,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._is_killed = False
 
-    def run(self, frame: bytes, name: str) -> Answer:
+    def run(self, frame: bytes, name: str, told: _Told) -> Answer:
         """Run a body to its end."""
         process = self._started()
         if process is None:
@@ -130,13 +148,18 @@ class _Worker:
         with suppress(BrokenPipeError):  # how it ended is found out below
             write_frame(cast("BinaryIO", process.stdin), pickle.dumps(_log_levels()))
             write_frame(cast("BinaryIO", process.stdin), frame)
+        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         while (kind := read_frame(stdout)) is not None and (content := read_frame(stdout)) is not None:
             match pickle.loads(kind):  # noqa: S301 - from a process that runs the user's own code
                 case "printed":
-                    sys.stdout.write(content.decode())
+                    sys.stdout.write(decoder.decode(content))
                 case "logged":
                     record = pickle.loads(content)  # noqa: S301
                     logging.getLogger(record.name).handle(record)
+                case "began":
+                    told.began()
+                case "ended":
+                    told.ended(pickle.loads(content))  # noqa: S301
                 case _:
                     return unpickled(content)
         process.stdout.close()
@@ -157,16 +180,18 @@ class _Worker:
                 write_frame(cast("BinaryIO", self._process.stdin), pickle.dumps(sys.path))
             return self._process
 
-    def kill(self) -> None:
-        """End the process, and all that the body started in its process group."""
+    def kill(self) -> bool:
+        """End the process, and all that the body started in its process group; return whether there was one."""
         with self._lock:
             self._is_killed = True
-            if self._process is not None and self._process.poll() is None:
-                if sys.platform == "win32":
-                    self._process.kill()
-                else:
-                    with suppress(ProcessLookupError):
-                        os.killpg(self._process.pid, signal.SIGKILL)
+            if self._process is None or self._process.poll() is not None:
+                return False
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            return True
 
     def close(self) -> None:
         """End the process while it is idle."""

@@ -1,6 +1,7 @@
 """Task bodies in processes."""
 
 import asyncio
+import io
 import logging
 import os
 import pickle
@@ -303,29 +304,124 @@ async def test_an_error_comes_back_with_where_it_was_raised():
     assert 'raise KeyError("k")' in "".join(state.result.__notes__)
 
 
-async def test_an_error_that_cannot_be_pickled_comes_back_as_text():
-    class Odd(Exception):
-        def __init__(self, a, b):
-            super().__init__(f"{a} and {b}")
+class Coded(Exception):
+    def __init__(self, code, text):
+        super().__init__(f"{code}: {text}")
+        self.code = code
 
-    class Locked(Exception):
-        def __init__(self):
-            super().__init__("locked")
-            self.lock = threading.Lock()
 
-    executor = ProcessExecutor(1)
+class Locked(Exception):
+    def __init__(self):
+        super().__init__("locked", threading.Lock())
+        self.lock, self.kept = threading.Lock(), [1]
 
-    def odd():
-        raise Odd(1, 2)
 
-    def locked():
-        raise Locked
+class Unreadable(Exception):
+    def __reduce__(self):
+        return int, ("no number",)
 
-    for body, text in ((odd, "1 and 2"), (locked, "locked")):
-        error = (await one(body, executor=executor)).result
-        assert isinstance(error, ExecutorError)
-        assert f"'{body.__name__}' failed with" in str(error)
-        assert text in str(error)
+
+class Slotted(OSError):
+    __slots__ = ("extra",)
+
+    def __init__(self, extra):
+        super().__init__(2, "is missing", "a/file")
+        self.extra = extra
+
+
+def chained():
+    try:
+        raise Coded(1, "first")
+    except Coded as error:
+        raise KeyError("second") from error
+
+
+ERRORS = [
+    (lambda: Coded(503, "later"), lambda one: (one.code, str(one)), (503, "503: later")),
+    (lambda: ExceptionGroup("g", [Coded(1, "a"), KeyError(2)]), lambda one: one.exceptions[0].code, 1),
+    (
+        Locked,
+        lambda one: (one.args[0], "lock" in one.args[1], "lock" in one.lock, one.kept),
+        ("locked", True, True, [1]),
+    ),
+    (Unreadable, lambda one: one.args, ()),
+    (lambda: Slotted(7), lambda one: (one.errno, one.filename, one.extra), (2, "a/file", 7)),
+    (lambda: UnicodeDecodeError("utf-8", b"x", 0, 1, "why"), lambda one: (one.start, one.reason), (0, "why")),
+    (lambda: FAIL("on purpose"), lambda one: (one.state.message, one.state.result is one), ("on purpose", True)),
+]
+
+
+@pytest.mark.parametrize(("make", "look", "expected"), ERRORS, ids=lambda one: getattr(one, "__name__", None))
+async def test_errors_travel_whole_and_of_their_own_kind(make, look, expected):
+    def raises():
+        raise make()
+
+    def returns():
+        return [make()]
+
+    with Flow("errors") as flow:
+        raised, returned = task(raises)(), task(returns)()
+        again = task(lambda errors: errors, name="again")(returned)
+    state = await FlowRunner(flow).run(executor=ProcessExecutor(1))
+    for found in (state.result[raised].result, state.result[returned].result[0], state.result[again].result[0]):
+        assert type(found) is type(make())
+        assert look(found) == expected
+
+
+async def test_an_error_travels_with_its_cause():
+    error = (await one(chained)).result
+    assert isinstance(error, KeyError)
+    assert error.__cause__.code == 1
+    assert error.__suppress_context__
+
+
+async def test_an_error_is_retried_by_its_kind():
+    @task(max_retries=1, retry_delay=0, retry_on=Coded)
+    def flaky():
+        if context.task_run_count == 1:
+            raise Coded(503, "later")
+        return "there"
+
+    assert (await one(flaky)).result == "there"
+
+
+async def test_stdout_is_a_whole_stream(capfd):
+    def prints():
+        assert (sys.stdout.encoding, sys.stdout.isatty(), sys.stdout.writable()) == ("utf-8", False, True)
+        sys.stdout.buffer.write("bytes é\n".encode())
+        sys.stdout.flush()
+        print("text é")
+        os.write(sys.stdout.fileno(), b"below\n")
+        return isinstance(sys.stdout, io.TextIOWrapper)
+
+    assert (await one(prints)).result is True
+    out, err = capfd.readouterr()
+    assert out == "bytes é\ntext é\n"
+    assert "below" in err
+
+
+async def test_a_body_that_closes_its_stdout_closes_nobody_elses(capsys):
+    with Flow("closes") as flow:
+        first = task(lambda: sys.stdout.close(), name="closes")()
+        task(lambda: print("still here"), name="prints")(upstream_tasks=[first])
+    assert (await FlowRunner(flow).run(executor=ProcessExecutor(1))).is_successful()
+    assert capsys.readouterr().out == "still here\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"db": [1, threading.Lock()]}, "['db'][1] is a _thread.lock: "),
+        ([types.SimpleNamespace(inner={"lock": threading.Lock()})], "[0].inner['lock'] is a _thread.lock: "),
+    ],
+)
+async def test_what_a_value_is_made_of_is_named(value, where):
+    made = {}
+    exec("import threading\ndef build(): return {'deep': (0, threading.Lock())}", made)
+    said = str((await one(lambda held: held, held=value)).result)
+    assert f"its argument 'held' (a {type(value).__name__}) cannot be pickled: {where}" in said
+    said = str((await one(made["build"])).result)
+    assert "its result (a dict) cannot be pickled: ['deep'][1] is a _thread.lock: " in said
 
 
 async def test_a_body_that_cancels_itself_has_failed():
@@ -503,7 +599,7 @@ async def test_a_result_that_cannot_be_pickled_is_named():
 
     error = (await one(generates)).result
     assert isinstance(error, ExecutorError)
-    assert "task 'generates': its result (a builtins.generator) cannot be pickled" in str(error)
+    assert "task 'generates': its result (a generator) cannot be pickled" in str(error)
 
 
 async def test_a_result_that_can_be_written_but_not_read_is_an_error_of_that_task_only():

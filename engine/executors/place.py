@@ -1,0 +1,160 @@
+"""The port to where bodies run: a body is a job with a name of its own, and what became of it is an outcome.
+
+An `Executor` describes a place and can be pickled; `Executor.open` opens it for a flow run. The `Place` takes jobs and
+gives a `Ticket` for each, which tells when the body began, what became of it, and how to stop it.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Never
+
+import msgspec
+
+from ..errors import ExecutorError
+
+__all__ = ["Done", "Fate", "Job", "Lost", "Outcome", "Place", "Raised", "Refused", "Ticket", "TimedOut", "settled"]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A body to be run once.
+
+    Args:
+        - id: the same for whoever asks for this attempt of this task run
+        - name: what errors call it
+        - body: the function
+        - is_async: whether it is awaited
+        - args, inputs: its arguments, by position and by name
+        - timeout: seconds that it may take from its beginning
+        - is_read: whether a result that can be read only once is read where the body ran, and kept as a list
+        - grace: seconds that it gets to end, once it was told to stop
+    """
+
+    id: str
+    name: str
+    body: Callable[..., Any]
+    is_async: bool
+    args: tuple[Any, ...] = ()
+    inputs: Mapping[str, Any] = {}
+    is_read: bool = False
+    timeout: float | None = None
+    grace: float = 5.0
+
+
+class Fate(enum.Enum):
+    """What became of a body that was stopped."""
+
+    NEVER_BEGAN = "never began"
+    ENDED = "ended"
+    KILLED = "killed"
+    GOES_ON = "goes on"
+    UNKNOWN = "unknown"
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The body returned a value."""
+
+    value: Any
+
+
+class Raised(msgspec.Struct, frozen=True):
+    """The body raised an error or a signal, or was cancelled."""
+
+    error: BaseException
+
+
+class TimedOut(msgspec.Struct, frozen=True):
+    """The body took longer than its timeout.
+
+    Args:
+        - fate: what became of it
+        - detail: the same as a sentence; empty if it ended at once
+    """
+
+    fate: Fate
+    detail: str = ""
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Nobody knows what became of the body.
+
+    Args:
+        - reason: why, as a sentence
+        - may_have_run: whether it may have begun
+    """
+
+    reason: str
+    may_have_run: bool
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The place does not take the job."""
+
+    reason: str
+
+
+Outcome = Done | Raised | TimedOut | Lost | Refused
+"""What became of a body."""
+
+
+class Ticket(ABC):
+    """A job that a place has taken."""
+
+    id: str
+
+    @abstractmethod
+    async def began(self) -> None:
+        """Wait until the body begins, or until it is known that it never will."""
+
+    @abstractmethod
+    async def outcome(self) -> Outcome:
+        """Wait until it is known what became of the body. Whoever is cancelled meanwhile has stopped nothing."""
+
+    @abstractmethod
+    async def stop(self, cause: str, grace: float) -> Fate:
+        """Stop the body.
+
+        Args:
+            - cause: why
+            - is_read: whether a result that can be read only once is read where the body ran, and kept as a list
+        - grace: seconds that it gets to end by itself, where it can be asked to
+
+        Returns:
+            - Fate: what became of it
+        """
+
+
+class Place(ABC):
+    """Where bodies run, open on one event loop."""
+
+    is_here = False
+    """Whether async bodies run on the loop of the run itself, so that those without a timeout need no job."""
+
+    @abstractmethod
+    async def submit(self, job: Job) -> Ticket:
+        """Take a job; waits while the place is full."""
+
+
+def settled(outcome: Outcome, name: str) -> Any:
+    """Return what a body returned, or raise what it raised.
+
+    Raises:
+        - ExecutorError: if it was lost, refused, or took too long
+    """
+    match outcome:
+        case Done(value):
+            return value
+        case Raised(error):
+            raise error
+        case _:
+            return _fail(outcome, name)
+
+
+def _fail(outcome: TimedOut | Lost | Refused, name: str) -> Never:
+    match outcome:
+        case TimedOut(_, detail):
+            raise ExecutorError(f"task {name!r} took longer than its timeout. {detail}".rstrip())
+        case Lost(reason) | Refused(reason):
+            raise ExecutorError(f"task {name!r}: {reason}")
