@@ -52,17 +52,28 @@ class Shared:
         entry = self._by_loop.setdefault(loop, _Open())
         entry.users += 1
         try:
-            async with entry.lock:
-                if entry.place is None:
-                    async with AsyncExitStack() as opened:
-                        entry.place = await opened.enter_async_context(make())
-                        entry.held = opened.pop_all()
+            # a place that needs nothing is open without a turn of the loop, in which the run could be cancelled
+            if entry.place is None or entry.lock.locked():
+                await self._open(entry, make)
             yield entry.place
         finally:
             entry.users -= 1
             if not entry.users:
                 with anyio.CancelScope(shield=True):
                     await self._close(loop, entry)
+
+    async def _open(self, entry: _Open, make: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
+        if entry.lock.locked():
+            await entry.lock.acquire()
+        else:
+            entry.lock.acquire_nowait()
+        try:
+            if entry.place is None:
+                async with AsyncExitStack() as opened:
+                    entry.place = await opened.enter_async_context(make())
+                    entry.held = opened.pop_all()
+        finally:
+            entry.lock.release()
 
     async def _close(self, loop: asyncio.AbstractEventLoop, entry: _Open) -> None:
         async with entry.lock:

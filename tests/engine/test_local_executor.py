@@ -2,20 +2,23 @@
 
 import asyncio
 import contextvars
+import datetime
+import inspect
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import anyio
 import pytest
 
 from flowloop.engine import Flow, FlowRunner, Settings, context, task
-from flowloop.engine.executors import Executor, LocalExecutor
+from flowloop.engine.executors import Executor, LocalExecutor, ProcessExecutor, SimpleExecutor
 from flowloop.engine.executors._threads import NAME, BodyThreads
 from flowloop.engine.signals import SKIP
-from flowloop.engine.state import Failed, TimedOut
+from flowloop.engine.state import Failed, Success, TimedOut
 
 
 def body_threads():
@@ -219,6 +222,26 @@ async def test_an_executor_that_does_not_say_how_fails_the_task_with_its_name():
     assert "Silent does not say how to submit" in str(state.result[done].result)
 
 
+@pytest.mark.parametrize("base", [Executor, SimpleExecutor])
+async def test_an_executor_that_only_submits_runs_bodies(base):
+    class Own(base):
+        async def submit(self, fn, *args, extra_context=None, **kwargs):
+            value = fn(*args, **kwargs)
+            return extra_context["task_name"], await value if inspect.iscoroutine(value) else value
+
+    async def later(fn):
+        return fn
+
+    def reads():
+        yield 3
+
+    with Flow("own") as flow:
+        first, second, third = task(lambda x: x, name="plain")(1), task(later)(2), task(reads)()
+    state = await FlowRunner(flow).run(executor=Own())
+    assert [state.result[one].result for one in (first, second)] == [("plain", 1), ("later", 2)]
+    assert state.result[third].result == ("reads", [3])
+
+
 async def test_wait_gathers_what_is_nested():
     async def later(value):
         return value
@@ -226,3 +249,146 @@ async def test_wait_gathers_what_is_nested():
     executor = LocalExecutor()
     assert await executor.wait([later(1), (later(2), {"a": later(3)}), 4]) == [1, (2, {"a": 3}), 4]
     assert repr(executor) == "<LocalExecutor>"
+
+
+# -- timeouts, loops ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", [LocalExecutor(threads=1), ProcessExecutor(1)], ids=repr)
+async def test_a_timeout_does_not_count_the_wait_for_a_place(executor):
+    @task(timeout=1)
+    def works(n):
+        time.sleep(0.45)
+        return n
+
+    with Flow("queue") as flow:
+        done = works.map([0, 1, 2, 3])
+    state = await FlowRunner(flow).run(executor=executor)
+    assert state.result[done].result == [0, 1, 2, 3]
+
+
+async def timed_out(body):
+    with Flow("late") as flow:
+        done = task(body, name="late", timeout=1)()
+    state = (await FlowRunner(flow).run()).result[done]
+    assert isinstance(state, TimedOut)
+    return state.message
+
+
+@pytest.mark.virtual_time
+async def test_a_body_that_swallows_its_cancel_has_timed_out():
+    async def swallows():
+        try:
+            await anyio.sleep(60)
+        except asyncio.CancelledError:
+            await anyio.sleep(3)
+        return "late"
+
+    assert "It ran on for 3.0 s, and what it returned was dropped." in await timed_out(swallows)
+
+
+@pytest.mark.virtual_time
+async def test_a_body_that_raises_after_its_timeout_has_timed_out():
+    async def raises():
+        try:
+            await anyio.sleep(60)
+        finally:
+            raise KeyError("k")
+
+    assert "and then raised KeyError('k')" in await timed_out(raises)
+
+
+@pytest.mark.virtual_time
+async def test_a_body_that_never_stops_does_not_hold_its_run():
+    goes_on = asyncio.Event()
+
+    async def never_stops():
+        while not goes_on.is_set():
+            try:
+                await goes_on.wait()
+            except asyncio.CancelledError:
+                continue
+        return "late"
+
+    assert "still ran 5 s later" in await timed_out(never_stops)
+    goes_on.set()
+    await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_body_that_blocks_the_loop_past_its_timeout_has_timed_out():
+    async def blocks():
+        time.sleep(1.2)  # noqa: ASYNC251 - that is what it is about
+        return "late"
+
+    assert "what it returned was dropped" in await timed_out(blocks)
+
+
+async def test_a_sync_body_that_ended_in_time_is_not_late_because_the_loop_was():
+    begun = threading.Event()
+
+    def body():
+        begun.set()
+        time.sleep(0.2)
+        return "in time"
+
+    @task
+    async def blocks():
+        await anyio.to_thread.run_sync(begun.wait, 30)
+        time.sleep(1.2)  # noqa: ASYNC251 - that is what it is about
+
+    with Flow("busy") as flow:
+        done = task(body, timeout=1)()
+        blocks()
+    assert (await FlowRunner(flow).run()).result[done].result == "in time"
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("kinds", "kind"), [(TimeoutError, Success), (OSError, Success), (ValueError, TimedOut)])
+async def test_a_timeout_is_a_timeout_error_for_retry_on(kinds, kind):
+    @task(timeout=1, max_retries=1, retry_delay=0, retry_on=kinds)
+    async def slow_once():
+        if context.task_run_count == 1:
+            await anyio.sleep(5)
+
+    with Flow("slow") as flow:
+        done = slow_once()
+    assert type((await FlowRunner(flow).run()).result[done]) is kind
+
+
+class SetBack:
+    """A clock that is set back once a body has failed."""
+
+    back = datetime.timedelta()
+
+    def now(self):
+        return datetime.datetime.now(datetime.UTC) - self.back
+
+
+@pytest.mark.virtual_time
+async def test_a_retry_is_waited_for_by_the_time_of_the_loop():
+    clock = SetBack()
+
+    @task(max_retries=1, retry_delay=2)
+    async def flaky():
+        if context.task_run_count == 1:
+            asyncio.get_running_loop().call_later(1, setattr, clock, "back", datetime.timedelta(minutes=10))
+            raise ValueError
+        return "there"
+
+    with Flow("set back") as flow:
+        done = flaky()
+    state = await FlowRunner(flow).run(context={"clock": clock})
+    assert state.result[done].result == "there"
+
+
+@pytest.mark.parametrize("executor", [LocalExecutor(threads=2), ProcessExecutor(1)], ids=repr)
+def test_one_executor_serves_the_loops_of_several_threads(executor):
+    with Flow("shared", executor=executor) as flow:
+        done = task(lambda n: n * 2, name="double").map(list(range(6)))
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(flow.run_sync().result[done].result)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [[0, 2, 4, 6, 8, 10]] * 3

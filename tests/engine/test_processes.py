@@ -595,11 +595,11 @@ async def test_an_attribute_that_cannot_be_pickled_is_named():
 
 async def test_a_result_that_cannot_be_pickled_is_named():
     def generates():
-        return (n for n in range(3))
+        return threading.Lock()
 
     error = (await one(generates)).result
     assert isinstance(error, ExecutorError)
-    assert "task 'generates': its result (a generator) cannot be pickled" in str(error)
+    assert "task 'generates': its result (a _thread.lock) cannot be pickled" in str(error)
 
 
 async def test_a_result_that_can_be_written_but_not_read_is_an_error_of_that_task_only():
