@@ -114,7 +114,12 @@ class PlaceExecutor(Executor):
         """Open the place on this event loop; the flow runs of a loop share it."""
         if type(self).submit is not PlaceExecutor.submit:  # somebody's own, who wants to see every body
             return _simple_place(self)
-        return self._shared.held(self._opened)
+        return self._started()
+
+    @asynccontextmanager
+    async def _started(self) -> AsyncIterator[Place]:
+        async with self.start(), self._shared.held(self._opened) as place:
+            yield place
 
     def _opened(self) -> AbstractAsyncContextManager[Place]:
         """Open a place."""
