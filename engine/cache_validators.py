@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from .context import now
+from .errors import SerializationError
+from .plain import plain
 from .state import Cached
 
 __all__ = [
@@ -123,12 +125,16 @@ def _same_inputs(state: Cached, inputs: _Values, names: list[str] | None) -> boo
 
 def _same_parameters(state: Cached, parameters: _Values, names: list[str] | None) -> bool:
     given, cached = _chosen(parameters, names), _chosen(state.cached_parameters, names)
-    return given == cached or _as_recorded(given) == _as_recorded(cached)
+    return given.keys() == cached.keys() and all(_is_same(value, cached[name]) for name, value in given.items())
 
 
-def _as_recorded(parameters: dict[str, Any]) -> Any:
-    # a backend returns parameters as JSON: a tuple comes back as a list
+def _is_same(given: Any, cached: Any) -> bool:
+    # a backend returns parameters as JSON: a tuple comes back as a list; and 1, 1.0 and true are three values there
     try:
-        return msgspec.json.decode(msgspec.json.encode(parameters))
-    except (TypeError, ValueError, OverflowError):
-        return parameters
+        return _as_text(given) == _as_text(cached)
+    except SerializationError:
+        return bool(given == cached)
+
+
+def _as_text(value: Any) -> bytes:
+    return msgspec.json.encode(plain(value), order="sorted")

@@ -6,10 +6,9 @@ import datetime
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from .context import context
-from .errors import FlowDefinitionError
+from .errors import FlowDefinitionError, SerializationError
+from .plain import as_recorded, plain, supports, typed, typed_text
 from .signals import FAIL
 from .state import aware
 from .task import Task
@@ -39,8 +38,9 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         - default: the value where none is given; a parameter without one is required
         - required: whether a value must be given; true exactly if there is no default, unless said otherwise
         - tags: as for any task
-        - type: what the value must be, as a type annotation (``int``, ``list[str]``, a msgspec Struct …); a value that
-            comes as text, from a command line, is converted
+        - type: what the value must be, as a type annotation (``int``, ``list[str]``, a dataclass, an enum, a path, a
+            pydantic model …); plain data, as JSON knows it, is converted, and so is text from a command line. In a
+            recorded run the value has its type in every process
         - secret: whether its value is masked in whatever a run writes for people: logs, tracebacks and the like
 
     Example:
@@ -69,13 +69,16 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         self.required = not has_default if required is None else required
         if self.required and has_default and default is not None:
             raise FlowDefinitionError(f"parameter {name!r} is required, so its default {default!r} is never used")
-        self.default = default if has_default else None
         self.type = type
         self.secret = secret
-        from .results import PrefectResult
+        self.default: Any = default if has_default else None
+        from .results import TypedResult
 
-        super().__init__(name=name, slug=name, tags=tags, checkpoint=True, result=PrefectResult())
-        self.cast(self.default) if has_default and default is not None else None
+        super().__init__(name=name, slug=name, tags=tags, checkpoint=True, result=TypedResult(self.restored))
+        if (problem := supports(type)) is not None:
+            raise FlowDefinitionError(f"parameter {name!r} cannot have the type {_shown(type)}: {problem}")
+        if self.default is not None:
+            self.default = self.cast(self.default)
         flow = context.get("flow")
         if flow is not None:
             flow.add_task(self)
@@ -99,6 +102,9 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         new = super().copy(**task_args)
         if name is not None:
             new.name = new.slug = name
+        from .results import TypedResult
+
+        new.result = TypedResult(new.restored)
         return new
 
     def cast(self, value: Any, *, from_text: bool = False) -> Any:
@@ -111,26 +117,37 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         Raises:
             - FlowDefinitionError: if it cannot be that type
         """
-        if self.type is Any or (value is None and not self.required):
+        if self.type is Any or (value is None and not self.required and self.default is None):
             return value
         try:
-            if from_text and isinstance(value, str):
-                return self._cast_text(value)
-            return msgspec.convert(value, self.type)
-        except msgspec.ValidationError as error:
-            wanted = self.type.__name__ if isinstance(self.type, type) else str(self.type)
-            raise FlowDefinitionError(f"parameter {self.name!r}: {value!r} is not {wanted}: {error}") from None
+            return typed_text(value, self.type) if from_text and isinstance(value, str) else typed(value, self.type)
+        except ValueError as error:
+            raise FlowDefinitionError(
+                f"parameter {self.name!r}: {value!r} is not {_shown(self.type)}: {error}"
+            ) from None
 
-    def _cast_text(self, text: str) -> Any:
+    def recorded(self, value: Any) -> Any:
+        """Return a value as a flow run records it: as what JSON knows.
+
+        Raises:
+            - FlowDefinitionError: if JSON cannot carry the value, NaN and the infinities included, or if it would come
+                back as another one, as a secret inside a pydantic model does
+        """
         try:
-            return msgspec.convert(text, self.type, strict=False)
-        except msgspec.ValidationError:
-            try:
-                return msgspec.json.decode(text, type=self.type)
-            except msgspec.ValidationError:
-                raise
-            except msgspec.DecodeError:
-                return msgspec.convert(text, self.type, strict=False)
+            found = plain(value)
+        except SerializationError as error:
+            raise FlowDefinitionError(f"parameter {self.name!r} cannot be recorded: {error}") from None
+        if hasattr(value, "__pydantic_validator__") and self.type is not Any and self.cast(found) != value:
+            raise FlowDefinitionError(
+                f"parameter {self.name!r} cannot be recorded: JSON makes another {_shown(self.type)} of {value!r}"
+            )
+        return found
+
+    def restored(self, found: Any) -> Any:
+        """Return the value of what `recorded` made of it."""
+        if self.type is Any and self.default is not None and found == as_recorded(self.default):
+            return self.default
+        return self.cast(found)
 
     async def run(self) -> Any:
         """Return the value given for this run, or the default.
@@ -155,23 +172,37 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         return f"<Parameter: {self.name}>"
 
 
+def _shown(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+
+
 class DateTimeParameter(Parameter):
-    """A parameter that is a time; text in ISO 8601 is converted.
+    """A parameter that is a time; text in ISO 8601 is converted, and a time without a zone is taken to be UTC.
 
     Args:
         - name: the name
-        - required: whether a value must be given
+        - required: whether a value must be given; true exactly if there is no default, unless said otherwise
         - tags: as for any task
+        - default: the time where none is given
     """
 
-    def __init__(self, name: str, required: bool = True, tags: Iterable[str] | None = None) -> None:
-        super().__init__(name, default=no_default if required else None, required=required, tags=tags)
+    def __init__(
+        self,
+        name: str,
+        required: bool | None = None,
+        tags: Iterable[str] | None = None,
+        *,
+        default: Any = no_default,
+    ) -> None:
+        if required is False and isinstance(default, _NoDefault):
+            default = None
+        super().__init__(name, default, required, tags, type=datetime.datetime)
 
     def cast(self, value: Any, *, from_text: bool = False) -> Any:
         """Return `value` as an aware datetime."""
-        if value is None or isinstance(value, datetime.datetime):
-            return None if value is None else aware(value)
-        try:
-            return aware(datetime.datetime.fromisoformat(str(value)))
-        except ValueError:
-            raise FlowDefinitionError(f"parameter {self.name!r}: {value!r} is not a time in ISO 8601") from None
+        if value is None and not self.required and self.default is None:
+            return None
+        if isinstance(value, str):
+            value = value.strip()
+        found: datetime.datetime = super().cast(value, from_text=from_text)
+        return aware(found)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # each line may import from the lines above it
 LAYERS = """
     errors clock lifecycle watchdog _large masking _one_pass _run
-    context edge hashing retries serializers settings _run.ledger _signature
+    context edge hashing plain retries serializers settings _run.ledger _signature
     result stdout task_states
     results state _checks
     backend cache_validators explain serialization signals watch _run.mapping _run.release
@@ -50,7 +50,7 @@ LAYERS = """
 RANK = {name: rank for rank, line in enumerate(LAYERS.splitlines()) for name in line.split()}
 
 PURE = """
-    errors lifecycle edge state signals serializers serialization hashing _run.ledger _run.mapping _run.release
+    errors lifecycle edge state signals serializers serialization hashing plain _run.ledger _run.mapping _run.release
     _run.rules client.texts
 """
 IMPURE = "anyio asyncio logging random time uuid backend backends"

@@ -10,11 +10,10 @@ import msgspec
 
 from .._large import aside
 from ..backend import Backend, RegisteredFlow
-from ..errors import FlowDefinitionError
 from ..flow import Flow
 from ..settings import Settings
 
-__all__ = ["create_flow_run", "register_flow"]
+__all__ = ["create_flow_run", "recorded_parameters", "register_flow"]
 
 
 async def register_flow(flow: Flow, backend: Backend, *, settings: Settings | None = None) -> RegisteredFlow:
@@ -34,6 +33,16 @@ async def register_flow(flow: Flow, backend: Backend, *, settings: Settings | No
     key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
     project = (settings or Settings.from_env()).project
     return await backend.register_flow(document, project_name=project, idempotency_key=key)
+
+
+def recorded_parameters(flow: Flow, given: Mapping[str, Any], *, complete: bool) -> dict[str, Any]:
+    """Return the given parameters as a flow run records them: as what JSON knows.
+
+    Raises:
+        - FlowDefinitionError: for a parameter that cannot be, or that JSON cannot carry
+    """
+    checked = flow.check_parameters(given, complete=complete)
+    return {p.name: p.recorded(checked[p.name]) for p in flow.parameters() if p.name in checked}
 
 
 async def create_flow_run(
@@ -68,11 +77,7 @@ async def create_flow_run(
         ```
     """
     flow.validate()
-    given = flow.check_parameters(parameters or {}, complete=True)
-    try:
-        recorded = msgspec.json.decode(msgspec.json.encode(given))
-    except (TypeError, ValueError, msgspec.EncodeError) as error:
-        raise FlowDefinitionError(f"flow {flow.name!r}: parameters are recorded as JSON: {error}") from error
+    recorded = recorded_parameters(flow, parameters or {}, complete=True)
     document = await aside(len(flow.tasks), flow.serialize)
     key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
     project = (settings or Settings.from_env()).project

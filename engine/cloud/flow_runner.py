@@ -30,7 +30,7 @@ from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import Cancelled, Cancelling, Failed, Mapped, Queued, Running, State
 from ..task import Task
 from ..triggers import all_successful
-from .creation import create_flow_run
+from .creation import create_flow_run, recorded_parameters
 from .logs import LogShipper
 from .task_runner import CloudTaskRunner
 
@@ -277,7 +277,7 @@ class CloudFlowRunner(FlowRunner):
             message = f"The flow run could not be read: {error}"
             self.logger.error("%s", message)
             raise ENDRUN(Failed(message, result=error) if state is None else state) from error
-        recorded = self._unrenamed(info.parameters)
+        recorded = self._restored(info.parameters)
         context = {
             **context,
             **info.context,
@@ -304,14 +304,13 @@ class CloudFlowRunner(FlowRunner):
             task_states,
             context,
             chosen,
-            {**recorded, **parameters},
+            {**recorded, **recorded_parameters(self.flow, parameters, complete=False)},
         )
         return result._replace(task_contexts=task_contexts)
 
-    def _unrenamed(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Drop recorded parameters that the flow has no more."""
-        names = {parameter.name for parameter in self.flow.parameters()}
-        return {name: value for name, value in parameters.items() if name in names}
+    def _restored(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """Return the recorded parameters that the flow still has, each as the value it was recorded of."""
+        return {p.name: p.restored(recorded[p.name]) for p in self.flow.parameters() if p.name in recorded}
 
     def _takes_over(self, info: FlowRunInfoResult) -> bool:
         if not info.state.is_running():

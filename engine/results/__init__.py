@@ -8,6 +8,7 @@ from .local import LocalResult
 from .objects import AzureResult, GCSResult, HTTPResult, S3Result
 from .prefect import PrefectResult
 from .secret import SecretResult
+from .typed import TypedResult
 
 __all__ = [
     "AzureResult",
@@ -19,4 +20,5 @@ __all__ = [
     "PrefectResult",
     "S3Result",
     "SecretResult",
+    "TypedResult",
 ]

@@ -17,6 +17,7 @@ import msgspec
 
 from .._signature import type_name
 from ..errors import SerializationError
+from ..plain import plain
 from .states import VERSION
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def serialize_parameter(parameter: Parameter) -> dict[str, Any]:
         "name": parameter.name,
         "slug": parameter.slug or parameter.name,
         "type": _qualified(type(parameter)),
-        "default": _json(parameter.default, f"parameter {parameter.name!r}: its default"),
+        "default": _plain(parameter.default, f"parameter {parameter.name!r}: its default"),
         "required": parameter.required,
         "tags": sorted(parameter.tags),
         "outputs": type_name(parameter.outputs()),
@@ -198,6 +199,13 @@ def _type_name(value: Any) -> str:
 
 def _document_of(value: Any) -> Any:
     return value.serialize() if hasattr(value, "serialize") else value
+
+
+def _plain(value: Any, where: str) -> Any:
+    try:
+        return plain(value)
+    except SerializationError as error:
+        raise SerializationError(f"{where} cannot be recorded: {error}") from None
 
 
 def _json(value: Any, where: str) -> Any:

@@ -17,6 +17,7 @@ import msgspec
 from .. import state as _states
 from ..context import now
 from ..errors import DialectError, SerializationError
+from ..plain import as_recorded
 from ..result import NoResult, Result
 from ..state import Mapped, Paused, State, aware
 
@@ -196,6 +197,10 @@ def _optional_object(value: Any) -> dict[str, Any]:
     raise TypeError(f"{value!r} should be an object or null")
 
 
+def _write_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: as_recorded(value) for name, value in parameters.items()}
+
+
 def _read_time(value: Any) -> datetime.datetime:
     return aware(datetime.datetime.fromisoformat(value))
 
@@ -210,7 +215,7 @@ _FIELDS: dict[str, tuple[_Write | None, _Read, Callable[[], Any]]] = {
     "run_count": (None, int, lambda: 1),
     "state": (_document, deserialize_state, lambda: None),
     "hashed_inputs": (None, _optional_object, lambda: None),
-    "cached_parameters": (None, _optional_object, lambda: None),
+    "cached_parameters": (_write_parameters, _optional_object, lambda: None),
     "cached_result_expiration": (datetime.datetime.isoformat, _read_time, lambda: None),
     "loop_count": (None, int, lambda: 1),
     "n_map_states": (None, int, lambda: 0),
