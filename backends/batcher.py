@@ -40,8 +40,9 @@ class RequestRejected(BackendRejected):
 class Batcher(Generic[T, R]):
     """Sends items in batches, and hands every waiter the outcome of its own item.
 
-    * Items are sent in the order they were put. Where several batches may be in flight, that is promised to items
-      with the same key: an item waits while another one with its key is in flight.
+    * Items of one lane are sent in the order they were put, and the lanes take turns: what a large flow run has waiting
+      holds up no small one. Where several batches may be in flight, the order is promised to items with the same key:
+      an item waits while another one with its key is in flight.
     * A second batch takes off beside the first only if it is large: a small one is better off waiting for company.
     * A batch whose answer was lost is sent again as it was, under the same idempotency key.
     * An item that is refused fails alone. A batch that is refused as a whole is halved until the bad item is
@@ -85,7 +86,10 @@ class Batcher(Generic[T, R]):
         self._max_bytes = max_bytes
         self._max_flights = max_flights
         self._grace = grace
-        self._queue: deque[_Entry[T, R]] = deque()
+        self._lanes: dict[Hashable, deque[_Entry[T, R]]] = {}
+        self._turns: deque[Hashable] = deque()
+        """The lanes in the order of their next turns."""
+        self._waiting = 0
         self._flights: dict[int, list[_Entry[T, R]]] = {}
         self._keys: set[Hashable] = set()  # of what is in flight
         self._wake: asyncio.Future[None] | None = None
@@ -94,13 +98,13 @@ class Batcher(Generic[T, R]):
 
     def __repr__(self) -> str:
         state = self._circuit.state.value if self._loop is not None else "not open"
-        waiting, flying = len(self._queue), self.backlog - len(self._queue)
-        return f"<Batcher {self._circuit.name}: {waiting} waiting, {flying} in flight, {state}>"
+        flying = self.backlog - self._waiting
+        return f"<Batcher {self._circuit.name}: {self._waiting} waiting, {flying} in flight, {state}>"
 
     @property
     def backlog(self) -> int:
         """How many items wait for their outcome."""
-        return len(self._queue) + sum(len(batch) for batch in self._flights.values())
+        return self._waiting + sum(len(batch) for batch in self._flights.values())
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -119,13 +123,14 @@ class Batcher(Generic[T, R]):
             with anyio.CancelScope(shield=True):
                 await asyncio.wait(self._tasks)
 
-    def put(self, item: T, size: int = 0, key: Hashable = None) -> asyncio.Future[R]:
+    def put(self, item: T, size: int = 0, key: Hashable = None, lane: Hashable = None) -> asyncio.Future[R]:
         """Have an item sent with the next batch.
 
         Args:
             - item: what to send
             - size: its length in bytes
-            - key: what it is about: items with one key are recorded in the order they were put
+            - key: what it is about: items with one key are recorded in the order they were put; all are of one lane
+            - lane: whose it is: lanes take turns
 
         Returns:
             - Future: the outcome of the item, or a `BackendRejected` if it was refused, or a `BackendUnavailable` if it
@@ -137,7 +142,12 @@ class Batcher(Generic[T, R]):
         if self._loop is None:
             raise BackendUnavailable(f"{self._circuit.name} is not open")
         future: asyncio.Future[R] = self._loop.create_future()
-        self._queue.append((item, size, key, future))
+        queue = self._lanes.get(lane)
+        if queue is None:
+            queue = self._lanes[lane] = deque()
+            self._turns.append(lane)
+        queue.append((item, size, key, future))
+        self._waiting += 1
         if self._wake is not None and self._may_take_off():
             self._wake_up()
         return future
@@ -169,7 +179,7 @@ class Batcher(Generic[T, R]):
         self._wake = None
 
     def _may_take_off(self) -> bool:
-        return len(self._queue) >= (_WORTH_A_FLIGHT if self._flights else 1)
+        return self._waiting >= (_WORTH_A_FLIGHT if self._flights else 1)
 
     async def _next(self) -> list[_Entry[T, R]]:
         """Wait for the next batch, and return it; or return none at the end, when what waits is left to others."""
@@ -183,26 +193,43 @@ class Batcher(Generic[T, R]):
             await self._wake
 
     def _take(self) -> list[_Entry[T, R]]:
-        queue = self._queue
         batch: list[_Entry[T, R]] = []
-        held: list[_Entry[T, R]] = []
+        held: dict[Hashable, list[_Entry[T, R]]] = {}
         room, most = self._max_bytes, min(self._max_items, self._share())
-        while queue and len(batch) < most:
-            entry = queue.popleft()
-            if entry[2] in self._keys:
-                held.append(entry)
-            elif batch and entry[1] > room:
-                held.append(entry)
+        while self._turns and len(batch) < most:
+            lane = self._turns.popleft()
+            queue = self._lanes[lane]
+            while queue and queue[0][2] in self._keys:
+                held.setdefault(lane, []).append(queue.popleft())
+            if not queue:
+                continue
+            if batch and queue[0][1] > room:
+                self._turns.appendleft(lane)
                 break
-            else:
-                batch.append(entry)
-                room -= entry[1]
-        queue.extendleft(reversed(held))
+            entry = queue.popleft()
+            batch.append(entry)
+            room -= entry[1]
+            if queue:
+                self._turns.append(lane)
+            elif lane not in held:
+                del self._lanes[lane]
+        for lane, entries in held.items():
+            if not self._lanes[lane]:
+                self._turns.appendleft(lane)
+            self._lanes[lane].extendleft(reversed(entries))
+        self._waiting -= len(batch)
         return batch
+
+    def _take_all(self) -> list[_Entry[T, R]]:
+        left = list(itertools.chain.from_iterable(self._lanes.values()))
+        self._lanes.clear()
+        self._turns.clear()
+        self._waiting = 0
+        return left
 
     def _share(self) -> int:
         """Return how many items a batch takes so that each that may take off gets as many."""
-        waiting = len(self._queue)
+        waiting = self._waiting
         batches = min(self._max_flights - len(self._flights), waiting // _WORTH_A_FLIGHT)
         return -(-waiting // max(1, batches))
 
@@ -222,8 +249,7 @@ class Batcher(Generic[T, R]):
                 await self._deliver(batch[middle:])
         except BackendUnavailable as error:
             # The outage was already waited out once: what queued up meanwhile does not wait it out again.
-            batch = [*batch, *self._queue]
-            self._queue.clear()
+            batch = [*batch, *self._take_all()]
             logger.error("gave up %d writes: %s", len(batch), error)
             _fail(batch, error)
         except Exception as error:
@@ -238,8 +264,7 @@ class Batcher(Generic[T, R]):
                     future.set_result(outcome)
 
     def _abandon(self) -> None:
-        left = [*itertools.chain(*self._flights.values()), *self._queue]
-        self._queue.clear()
+        left = [*itertools.chain(*self._flights.values()), *self._take_all()]
         if left:
             error = BackendUnavailable(f"{self._circuit.name} was closed before {len(left)} writes were acknowledged")
             logger.error("%s", error)

@@ -314,6 +314,50 @@ def test_an_item_waits_for_the_one_in_flight_with_its_key_and_others_pass_by() -
     run_virtually(main())
 
 
+def test_what_a_large_run_has_waiting_holds_up_no_small_one() -> None:
+    async def main() -> None:
+        recorder = Recorder()
+        async with Batcher(recorder.send, circuit(), max_items=100) as batcher:
+            large = [asyncio.ensure_future(batcher.put(("large", number), lane="large")) for number in range(1_000)]
+            await asyncio.sleep(0.001)
+            small = [asyncio.ensure_future(batcher.put((name, 0), lane=name)) for name in "abc"]
+            await asyncio.wait([*large, *small])
+        sent_in = {item: turn for turn, batch in enumerate(recorder.batches) for item in batch}
+        assert [sent_in[name, 0] for name in "abc"] == [1, 1, 1]
+        assert recorder.recorded == sorted(recorder.recorded, key=lambda item: sent_in[item])
+        assert [item for item in recorder.recorded if item[0] == "large"] == [("large", n) for n in range(1_000)]
+
+    run_virtually(main())
+
+
+@given(
+    items=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=60),
+    most=st.integers(1, 7),
+    flights=st.integers(1, 2),
+)
+def test_lanes_take_turns_and_each_keeps_its_order(items: list[tuple[str, int]], most: int, flights: int) -> None:
+    numbered = [((lane, number), f"{lane}{key}") for number, (lane, key) in enumerate(items)]
+
+    async def main() -> None:
+        recorder = Recorder(max_flights=flights)
+        async with Batcher(recorder.send, circuit(), max_items=most, max_flights=flights) as batcher:
+            waiting = [asyncio.ensure_future(batcher.put(item, key=key, lane=item[0])) for item, key in numbered]
+            if waiting:
+                await asyncio.wait(waiting)
+        assert sorted(recorder.recorded) == sorted(item for item, _ in numbered)
+        keys = dict(numbered)
+        for key in keys.values():
+            own = [item for item in recorder.recorded if keys[item] == key]
+            assert own == sorted(own)
+        first = recorder.batches[0] if recorder.batches else []
+        shares = [sum(item[0] == lane for item in first) for lane in {lane for lane, _ in items}]
+        for lane, share in zip({lane for lane, _ in items}, shares, strict=True):
+            wanted = sum(item[0] == lane for item, _ in numbered)
+            assert share == wanted or share >= max(shares, default=0) - 1
+
+    run_virtually(main())
+
+
 # six refusals halve a batch of forty down to one item, which is then refused itself
 _FEW_REFUSALS = FAULTS.filter(lambda faults: faults.count("refused") < 6)
 
