@@ -13,6 +13,9 @@ import anyio
 import msgspec
 
 from ..engine.backend import (
+    LEASE_SECONDS,
+    MAX_LAPSES,
+    FlowRunClaim,
     FlowRunFilter,
     FlowRunInfoResult,
     FlowRunReservation,
@@ -27,10 +30,10 @@ from ..engine.backend import (
     TaskRunInfoResult,
 )
 from ..engine.clock import Clock, SystemClock
-from ..engine.errors import BackendRejected, FlowloopError
+from ..engine.errors import BackendRejected, FlowloopError, FlowRunOwned
 from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
-from ..engine.state import Queued, State
+from ..engine.state import State
 from ._circuit import Circuit, CircuitState
 from ._elsewhere import Elsewhere
 from ._hub import Hub
@@ -39,6 +42,7 @@ from .batcher import Batcher, RequestRejected
 try:
     from .store import Caller, Outcome, StateChange, StateUpdate, Store
     from .store.flow_runs import update_flow_run_heartbeat
+    from .store.records import Kind
     from .store.task_runs import set_task_run_name
     from .store.transitions import set_flow_run_states, set_task_run_states
     from .store.tx import Tx
@@ -64,7 +68,7 @@ class StoreBackend:
 
     Args:
         - url: ``sqlite:///FILE`` or ``postgresql://user@host/database``
-        - settings: `outage_limit`, `cancel_grace` and `queue_interval` are used
+        - settings: `outage_limit` and `cancel_grace` are used
         - clock: what states are stamped with
         - rng: source of the jitter between attempts while the database is away
         - store_options: further arguments of `Store`, `synchronous` for instance
@@ -151,6 +155,8 @@ class StoreBackend:
         scheduled_start_time: datetime.datetime | None = None,
         run_config: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        owner: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> str:
         """See `Backend.create_flow_run`."""
         created = await self._call(
@@ -163,6 +169,8 @@ class StoreBackend:
             scheduled_start_time=scheduled_start_time,
             run_config=run_config,
             idempotency_key=idempotency_key or uuid.uuid4().hex,
+            owner=owner,
+            lease_seconds=lease_seconds,
         )
         return str(created["id"])
 
@@ -184,6 +192,8 @@ class StoreBackend:
             scheduled_start_time=row["scheduled_start_time"],
             project=ProjectInfo(project["id"], project["name"]),
             heartbeat=row["heartbeat"],
+            owner=row["owner"],
+            epoch=row["epoch"],
         )
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
@@ -246,11 +256,11 @@ class StoreBackend:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+    async def set_flow_run_state(
+        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
+    ) -> State:
         """See `Backend.set_flow_run_state`."""
-        document = encode_state(state)
-        write = _Write("flow_run", StateUpdate(flow_run_id, document, version))
-        return self._recorded(state, await self._outbox.put(write, len(document) + _ITEM_OVERHEAD))
+        return await self._set_state("flow_run", flow_run_id, version, state, epoch)
 
     async def set_task_run_state(
         self,
@@ -258,20 +268,26 @@ class StoreBackend:
         version: int | None,
         state: State,
         cache_for: datetime.timedelta | None = None,
+        *,
+        epoch: int | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
+        return await self._set_state("task_run", task_run_id, version, state, epoch)
+
+    async def _set_state(self, kind: Kind, run_id: str, version: int | None, state: State, epoch: int | None) -> State:
         document = encode_state(state)
-        write = _Write("task_run", StateUpdate(task_run_id, document, version))
-        return self._recorded(state, await self._outbox.put(write, len(document) + _ITEM_OVERHEAD))
+        write = _Write(kind, StateUpdate(run_id, document, version, epoch))
+        outcome = await self._outbox.put(write, len(document) + _ITEM_OVERHEAD)
+        return state if outcome.document is None else decode_state(outcome.document)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""
         await self._outbox.put(_Write("name", {"task_run_id": task_run_id, "name": name}), _ITEM_OVERHEAD)
         return True
 
-    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
+    async def update_flow_run_heartbeat(self, flow_run_id: str, epoch: int | None = None) -> None:
         """See `Backend.update_flow_run_heartbeat`."""
-        await self._outbox.put(_Write("heartbeat", {"flow_run_id": flow_run_id}), _ITEM_OVERHEAD)
+        await self._outbox.put(_Write("heartbeat", {"flow_run_id": flow_run_id, "epoch": epoch}), _ITEM_OVERHEAD)
 
     async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
         """See `Backend.write_run_logs`."""
@@ -304,6 +320,36 @@ class StoreBackend:
         """See `Backend.set_limit`."""
         await self._call(self.store.set_limit, kind=kind, name=name, limit=limit)
 
+    # -- ownership ---------------------------------------------------------------------------------
+
+    async def claim_flow_run(
+        self,
+        flow_run_id: str,
+        owner: str,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        takeover: bool = False,
+        gone: str | None = None,
+    ) -> FlowRunClaim:
+        """See `Backend.claim_flow_run`."""
+        answer = await self._call(
+            self.store.claim_flow_run,
+            flow_run_id=flow_run_id,
+            owner=owner,
+            lease_seconds=lease_seconds,
+            max_lapses=max_lapses,
+            takeover=takeover,
+            gone=gone,
+        )
+        if not answer["claimed"]:
+            raise FlowRunOwned(flow_run_id, answer["owner"] or "", answer["last_heard"], answer["free_at"])
+        return FlowRunClaim(owner, answer["epoch"], lease_seconds)
+
+    async def release_flow_run(self, flow_run_id: str, epoch: int | None) -> None:
+        """See `Backend.release_flow_run`."""
+        await self._call(self.store.release_flow_run, flow_run_id=flow_run_id, epoch=epoch)
+
     # -- handing out runs --------------------------------------------------------------------------
 
     async def reserve_flow_runs(
@@ -313,7 +359,9 @@ class StoreBackend:
         limit: int = 1,
         labels: Sequence[str] = (),
         flow_names: Sequence[str] | None = None,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        begun: bool = False,
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`."""
         rows = await self._call(
@@ -323,21 +371,19 @@ class StoreBackend:
             labels=labels,
             flow_names=flow_names,
             lease_seconds=lease_seconds,
+            max_lapses=max_lapses,
+            begun=begun,
         )
-        return [FlowRunReservation(row["flow_run_id"], row["flow_id"], row["flow_name"], row["lapsed"]) for row in rows]
-
-    async def renew_reservations(
-        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
-    ) -> list[str]:
-        """See `Backend.renew_reservations`."""
-        answer = await self._call(
-            self.store.renew_flow_runs, worker_id=worker_id, flow_run_ids=flow_run_ids, lease_seconds=lease_seconds
-        )
-        return list(answer["flow_run_ids"])
-
-    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
-        """See `Backend.release_reservations`."""
-        await self._call(self.store.release_flow_runs, worker_id=worker_id, flow_run_ids=flow_run_ids)
+        return [
+            FlowRunReservation(
+                row["flow_run_id"],
+                row["flow_id"],
+                row["flow_name"],
+                row["lapsed"],
+                FlowRunClaim(worker_id, row["epoch"], lease_seconds),
+            )
+            for row in rows
+        ]
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -362,31 +408,27 @@ class StoreBackend:
         except BackendRejected as error:
             raise RequestRejected(str(error)) from error  # nothing was recorded: halving finds what cannot be
 
-    def _recorded(self, state: State, outcome: Outcome) -> State:
-        if outcome.status != "QUEUED":
-            return state
-        wait = datetime.timedelta(seconds=self._settings.queue_interval)
-        return Queued(outcome.message, start_time=self._clock.now() + wait)
+
+_SINGLE = {"name": set_task_run_name, "heartbeat": update_flow_run_heartbeat}
 
 
 def _record(tx: Tx, writes: Sequence[_Write], key: str) -> list[Any]:
     """Record a batch in one transaction, and return the outcome of each write."""
     outcomes: list[Any] = [None] * len(writes)
     for place, write in enumerate(writes):
-        if write.kind == "name":
+        operation: Any = _SINGLE.get(write.kind)
+        if operation is not None:
             try:
-                outcomes[place] = set_task_run_name(tx, **write.content)
+                outcomes[place] = operation(tx, **write.content)
             except BackendRejected as error:
                 outcomes[place] = error
-        elif write.kind == "heartbeat":
-            outcomes[place] = update_flow_run_heartbeat(tx, **write.content)
-    for kind, operation in (("task_run", set_task_run_states), ("flow_run", set_flow_run_states)):
+    for kind, record in (("task_run", set_task_run_states), ("flow_run", set_flow_run_states)):
         places = [place for place, write in enumerate(writes) if write.kind == kind]
         updates = [writes[place].content for place in places]
         if updates:
             # The versions tell a repeated message from a new one; without them only the key does.
             unversioned = any(update.version is None for update in updates)
-            for place, outcome in zip(places, operation(tx, updates, key if unversioned else None), strict=True):
+            for place, outcome in zip(places, record(tx, updates, key if unversioned else None), strict=True):
                 outcomes[place] = outcome.error or outcome
     return outcomes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
@@ -13,8 +12,9 @@ from anyio.abc import TaskGroup
 
 from ..engine.backend import Backend, FlowRunReservation
 from ..engine.cloud import CloudFlowRunner
-from ..engine.errors import BackendRejected, BackendUnavailable
+from ..engine.errors import BackendRejected, BackendUnavailable, OwnershipLost
 from ..engine.flow import Flow
+from ..engine.presence import new_owner
 from ..engine.runner import settle
 from ..engine.settings import Settings
 from ..engine.state import State
@@ -30,9 +30,9 @@ logger = logging.getLogger("flowloop.worker")
 class Worker:
     """Takes flow runs that are ready, and runs many of them at once on the caller's event loop.
 
-    A run is taken under a lease, which the worker renews as long as it lives: no two workers run the same one. What a
-    worker that died had taken is continued by the next one as soon as the lease has run out. A body that holds up the
-    event loop for longer than the lease makes a worker look dead.
+    A run is claimed for a lease, which is renewed as long as it runs: no two workers run the same one. What a worker
+    that died had claimed is continued by the next one, on the same machine at once, and elsewhere as soon as the lease
+    has run out. A body that holds up the event loop for longer than the lease makes a worker look dead.
 
     Args:
         - backend: where the runs are; open
@@ -40,7 +40,7 @@ class Worker:
         - concurrency: how many flow runs at once
         - labels: a run goes to a worker that has all its labels, and one without labels to a worker without any
         - poll_interval: seconds between two looks for runs
-        - lease_seconds: how long a run is this worker's without a renewal
+        - lease_seconds: how long a run is this worker's without a sign of life; twice the heartbeat interval if None
         - grace: seconds that runs get to end by themselves after `stop`; the rest is handed over to other workers
         - settings: for the runners
 
@@ -60,20 +60,20 @@ class Worker:
         concurrency: int = 200,
         labels: Sequence[str] = (),
         poll_interval: float = 1.0,
-        lease_seconds: float = 60.0,
+        lease_seconds: float | None = None,
         grace: float = 30.0,
         settings: Settings | None = None,
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = new_owner()
         self._backend = backend
         self._flow_names = list(flows) if isinstance(flows, Mapping) else None
         self._flow_of: FlowLoader = (lambda taken: flows[taken.flow_name]) if isinstance(flows, Mapping) else flows
         self._concurrency = concurrency
         self._labels = labels
         self._poll_interval = poll_interval
-        self._lease_seconds = lease_seconds
         self._grace = grace
         self._settings = settings or Settings.from_env()
+        self._lease_seconds = self._settings.lease_seconds if lease_seconds is None else lease_seconds
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._runners: dict[str, CloudFlowRunner] = {}
         self._stopping = asyncio.Event()
@@ -104,18 +104,12 @@ class Worker:
         Raises:
             - BackendRejected: if the backend does not hand out runs to workers
         """
-        renewing = asyncio.create_task(self._renew_leases(), name="leases")
-        renewing.add_done_callback(lambda _: self.stop(at_once=True))
         try:
             await self._take_runs()
             await self._wait_for_runs()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._hand_over()
-                renewing.cancel()
-                await asyncio.wait([renewing])
-        if not renewing.cancelled():
-            renewing.result()
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take no more runs. Those under way get the grace to end by themselves, and are then handed over.
@@ -130,10 +124,8 @@ class Worker:
     async def _take_runs(self) -> None:
         while not self._stopping.is_set():
             for taken in await self._reserved(self._concurrency - len(self._runs)):
-                # a run whose lease lapsed here, and that nobody took meanwhile, simply goes on
-                if taken.flow_run_id not in self._runs:
-                    task = asyncio.create_task(self._run(taken), name=f"flow run {taken.flow_run_id}")
-                    self._runs[taken.flow_run_id] = task
+                task = asyncio.create_task(self._run(taken), name=f"flow run {taken.flow_run_id}")
+                self._runs[taken.flow_run_id] = task
             if len(self._runs) >= self._concurrency:
                 self._has_room.clear()
                 await _first_of(self._stopping, self._has_room)
@@ -148,6 +140,7 @@ class Worker:
                 labels=self._labels,
                 flow_names=self._flow_names,
                 lease_seconds=self._lease_seconds,
+                max_lapses=self._settings.max_lapses,
             )
         except BackendUnavailable as error:
             logger.warning("no flow runs: %s", error)
@@ -159,7 +152,7 @@ class Worker:
             if state is None or not state.is_finished():
                 # what cannot go on now is not taken again at once
                 await _first_of(self._stopping, seconds=self._poll_interval)
-            await self._backend.release_reservations(self.id, [taken.flow_run_id])
+            await self._backend.release_flow_run(taken.flow_run_id, taken.claim.epoch)
         except (BackendRejected, BackendUnavailable) as error:
             logger.warning("flow run %s is free when its lease has run out: %s", taken.flow_run_id, error)
         finally:
@@ -171,13 +164,15 @@ class Worker:
             flow = await settle(self._flow_of(taken))
             if flow is None:
                 return None
-            takeover = True if taken.lapsed else None
-            runner = CloudFlowRunner(flow, backend=self._backend, settings=self._settings, takeover=takeover)
+            runner = CloudFlowRunner(flow, backend=self._backend, settings=self._settings, claim=taken.claim)
             self._runners[taken.flow_run_id] = runner
             if self._hurrying.is_set():
                 return None
             logger.info("flow run %s of %r begins", taken.flow_run_id, taken.flow_name)
             state = await runner.run(context={"flow_run_id": taken.flow_run_id}, return_tasks=[])
+        except OwnershipLost as error:
+            logger.warning("%s", error)
+            return None
         except Exception:
             logger.exception("flow run %s of %r could not be run", taken.flow_run_id, taken.flow_name)
             return None
@@ -186,24 +181,6 @@ class Worker:
         ended = f"{type(state).__name__}: {state.message}" if state.is_failed() else type(state).__name__
         logger.info("flow run %s of %r is %s", taken.flow_run_id, taken.flow_name, ended)
         return state
-
-    # -- leases ------------------------------------------------------------------------------------------
-
-    async def _renew_leases(self) -> None:
-        while True:
-            await anyio.sleep(self._lease_seconds / 3)
-            held = list(self._runs)
-            if not held:
-                continue
-            try:
-                kept = await self._backend.renew_reservations(self.id, held, lease_seconds=self._lease_seconds)
-            except BackendUnavailable as error:
-                logger.warning("the leases of %d flow runs could not be renewed: %s", len(held), error)
-                continue
-            for flow_run_id in set(held) - set(kept):
-                if flow_run_id in self._runners:
-                    logger.warning("flow run %s was taken by another worker", flow_run_id)
-                    self._runners[flow_run_id].cancel("handover")
 
     # -- stopping ----------------------------------------------------------------------------------------
 

@@ -11,6 +11,12 @@ What every adapter promises (``tests/backends/test_conformance.py`` holds each o
   Queued state that is recorded in the place of the one sent). A state sent with a version that is no longer the run's
   is refused with `VersionLockMismatch`, except when it is the very state that the version was given for (a repeated
   message), which is acknowledged again with the same answer. ``None`` means: do not check.
+* **One owner.** A flow run has at most one owner, who has claimed it for a lease and prolongs that with each heartbeat.
+  Each claim raises the epoch of the flow run. A state that comes with an epoch, of the flow run or of one of its task
+  runs, is refused with `OwnershipLost` if that is not the newest; without one it is a person's or a foreign client's,
+  and refused only if it is Running and the flow run has a living owner. A state that ends the flow run, or lets it wait
+  for its time, gives it up.
+* **The answer is what was recorded**, also where that is not what was sent.
 * **The end is final.** A finished run takes no further state but Retrying after a failure, Cached after a success, and
   Pending, Scheduled or Resume, which restart it.
 * **Order.** The states of one run are recorded in the order they were sent.
@@ -33,7 +39,11 @@ from .errors import FlowloopError
 from .state import State
 
 __all__ = [
+    "LEASE_SECONDS",
+    "MAX_LAPSES",
+    "PROLONGED",
     "Backend",
+    "FlowRunClaim",
     "FlowRunFilter",
     "FlowRunInfoResult",
     "FlowRunReservation",
@@ -48,6 +58,16 @@ __all__ = [
     "TaskRunInfoResult",
     "connect",
 ]
+
+
+LEASE_SECONDS = 60.0
+"""For how long a flow run is its owner's without a sign of life, where nobody says otherwise."""
+
+PROLONGED = 0.25
+"""Of which part of a lease at least is left after a Running was recorded with its epoch."""
+
+MAX_LAPSES = 3
+"""How often a flow run is begun by owners that die, where nobody says otherwise."""
 
 
 class ProjectInfo(msgspec.Struct, frozen=True):
@@ -81,7 +101,8 @@ class TaskRunInfoResult(msgspec.Struct, gc=False):
 class FlowRunInfoResult(msgspec.Struct):
     """What a backend knows of one flow run: one read at the start serves all its tasks.
 
-    `heartbeat` is when its runner was last heard of, if that is known.
+    `heartbeat` is when its runner was last heard of, if that is known; `owner` is who has claimed it, and `epoch`
+    counts the claims.
     `task_runs` holds the static task runs (map index -1) only; those of mapped children come from
     `Backend.get_task_run_infos`.
     """
@@ -97,6 +118,23 @@ class FlowRunInfoResult(msgspec.Struct):
     scheduled_start_time: datetime.datetime | None
     project: ProjectInfo
     heartbeat: datetime.datetime | None = None
+    owner: str | None = None
+    epoch: int = 0
+
+
+class FlowRunClaim(msgspec.Struct, frozen=True):
+    """The right to run a flow run, until somebody else claims it.
+
+    Args:
+        - owner: who has it
+        - epoch: goes with every write of its owner; the next claim has a higher one. None where the backend knows no
+            claims.
+        - lease_seconds: for how long it is the owner's without a sign of life
+    """
+
+    owner: str
+    epoch: int | None
+    lease_seconds: float = LEASE_SECONDS
 
 
 class RegisteredFlow(msgspec.Struct, frozen=True):
@@ -204,13 +242,15 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
         - flow_run_id: the flow run
         - flow_id: the flow it runs
         - flow_name: that flow's name
-        - lapsed: whether another worker had it, and let its lease run out: that worker is taken to be gone
+        - lapsed: whether somebody else had it, and let the lease run out: that one is taken to be gone
+        - claim: by which the flow run is the worker's
     """
 
     flow_run_id: str
     flow_id: str
     flow_name: str
     lapsed: bool
+    claim: FlowRunClaim
 
 
 class StateRecord(msgspec.Struct, frozen=True):
@@ -295,10 +335,13 @@ class Backend(Protocol):
         scheduled_start_time: datetime.datetime | None = None,
         run_config: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        owner: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> str:
         """Create a flow run with a Pending task run for each task, and return its id.
 
-        The same `idempotency_key` for the same flow returns the run created before.
+        The same `idempotency_key` for the same flow returns the run created before. With an `owner` the flow run is
+        created as claimed, with the epoch 1, where the backend knows claims; one that was created before is not.
         """
         ...
 
@@ -365,14 +408,17 @@ class Backend(Protocol):
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+    async def set_flow_run_state(
+        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
+    ) -> State:
         """Record a state of a flow run.
 
         Returns:
-            - State: `state`, or the Queued state that the backend recorded in its place
+            - State: the state that was recorded: `state`, or for instance a Queued state in its place
 
         Raises:
             - VersionLockMismatch: if `version` is not the run's
+            - OwnershipLost: if `epoch` is not the flow run's
         """
         ...
 
@@ -382,6 +428,8 @@ class Backend(Protocol):
         version: int | None,
         state: State,
         cache_for: datetime.timedelta | None = None,
+        *,
+        epoch: int | None = None,
     ) -> State:
         """Record a state of a task run; as `set_flow_run_state`.
 
@@ -393,8 +441,12 @@ class Backend(Protocol):
         """Name a task run."""
         ...
 
-    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
-        """Tell that the process that runs this flow run is alive."""
+    async def update_flow_run_heartbeat(self, flow_run_id: str, epoch: int | None = None) -> None:
+        """Tell that the process that runs this flow run is alive; with an `epoch`, the lease begins anew.
+
+        Raises:
+            - OwnershipLost: if `epoch` is not the flow run's
+        """
         ...
 
     async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
@@ -437,6 +489,40 @@ class Backend(Protocol):
         """Set how many runs go on at once; None takes the limit away. See `LimitRecord`."""
         ...
 
+    # -- ownership ---------------------------------------------------------------------------------
+
+    async def claim_flow_run(
+        self,
+        flow_run_id: str,
+        owner: str,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        takeover: bool = False,
+        gone: str | None = None,
+    ) -> FlowRunClaim:
+        """Make a flow run one's own: in one step that raises its epoch, so that a former owner can record nothing more.
+
+        Who has it already, by the same name, has it on. A finished flow run is nobody's. One whose owners have died
+        `max_lapses` times is not begun again: it becomes Failed.
+
+        Args:
+            - flow_run_id: the flow run
+            - owner: who claims it; unique
+            - lease_seconds: for how long it is the owner's without a heartbeat
+            - max_lapses: how often it is begun by owners that die
+            - takeover: whether to claim it also from an owner that is alive
+            - gone: an owner that is known to be dead, whatever its lease
+
+        Raises:
+            - FlowRunOwned: if it has an owner that is alive
+        """
+        ...
+
+    async def release_flow_run(self, flow_run_id: str, epoch: int | None) -> None:
+        """Give a flow run up; one that has another owner since is left alone."""
+        ...
+
     # -- handing out runs --------------------------------------------------------------------------
 
     async def reserve_flow_runs(
@@ -446,12 +532,15 @@ class Backend(Protocol):
         limit: int = 1,
         labels: Sequence[str] = (),
         flow_names: Sequence[str] | None = None,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        begun: bool = False,
     ) -> list[FlowRunReservation]:
-        """Give flow runs that are ready to one worker, and to nobody else until its lease runs out.
+        """Claim flow runs that are ready for one worker.
 
         Ready is a flow run whose time has come, one that is Running and has a task run whose time has come, and one
-        whose worker has let its lease run out before the run ended.
+        whose owner has let its lease run out before the run ended, or is known to be dead; none of them if it has an
+        owner that is alive.
 
         Args:
             - worker_id: who asks
@@ -459,18 +548,10 @@ class Backend(Protocol):
             - labels: those of the worker: a run goes to a worker that has all its labels, and one without labels to a
                 worker without any
             - flow_names: the flows that the worker can run; None means any
-            - lease_seconds: for how long they are the worker's, unless it renews
+            - lease_seconds: for how long they are the worker's without a heartbeat
+            - max_lapses: how often a flow run is begun by owners that die, before it becomes Failed
+            - begun: whether to take only runs that had an owner before
         """
-        ...
-
-    async def renew_reservations(
-        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
-    ) -> list[str]:
-        """Prolong leases, and return the flow runs that are still the worker's."""
-        ...
-
-    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
-        """Give flow runs back; those that are not the worker's are left alone."""
         ...
 
     # -- watching ----------------------------------------------------------------------------------

@@ -11,7 +11,9 @@
     └─ BackendError                       the backend could not do what was asked
        ├─ BackendUnavailable              try again: the network, a 5xx answer, a 429 answer
        ├─ BackendRejected                 the backend understood, and refuses this one item
-       │  └─ VersionLockMismatch          somebody else has moved this run since it was read
+       │  ├─ VersionLockMismatch          somebody else has moved this run since it was read
+       │  └─ OwnershipLost                the flow run has another owner since
+       ├─ FlowRunOwned                    the flow run has an owner that is alive
        └─ DialectError                    an answer or a state document that was not understood
 
 Signals (`flowloop.engine.signals`) are control flow, not errors: they share no base with these.
@@ -21,6 +23,8 @@ library, and stay reachable as ``__cause__``.
 
 from __future__ import annotations
 
+import datetime
+
 __all__ = [
     "BackendError",
     "BackendRejected",
@@ -28,8 +32,10 @@ __all__ = [
     "DialectError",
     "ExecutorError",
     "FlowDefinitionError",
+    "FlowRunOwned",
     "FlowloopError",
     "InvalidTransition",
+    "OwnershipLost",
     "SerializationError",
     "TaskRunError",
     "VersionLockMismatch",
@@ -98,6 +104,40 @@ class BackendRejected(BackendError):
 
 class VersionLockMismatch(BackendRejected):
     """The run has moved since the version that came with this update."""
+
+
+class OwnershipLost(BackendRejected):
+    """The flow run has been claimed by another owner since: what this one sends is recorded no more."""
+
+
+class FlowRunOwned(BackendError):
+    """The flow run has an owner that is alive, so nobody else can run it now.
+
+    Args:
+        - flow_run_id: the flow run
+        - owner: who has it; empty if it is a client that does not say
+        - last_heard: when its owner was last heard of
+        - free_at: when it can be claimed, if nothing is heard of its owner until then
+    """
+
+    def __init__(
+        self,
+        flow_run_id: str,
+        owner: str = "",
+        last_heard: datetime.datetime | None = None,
+        free_at: datetime.datetime | None = None,
+    ) -> None:
+        who = owner.partition("/")[0] or "another process"
+        heard = "" if last_heard is None else f", last heard of at {last_heard.isoformat(timespec='seconds')}"
+        free = "when its owner has ended" if free_at is None else f"at {free_at.isoformat(timespec='seconds')}"
+        super().__init__(
+            f"flow run {flow_run_id} is run by {who}{heard}; unless more is heard of it, it can be continued {free}. "
+            "Follow it with if_owned='follow', or take it over with takeover=True."
+        )
+        self.flow_run_id = flow_run_id
+        self.owner = owner
+        self.last_heard = last_heard
+        self.free_at = free_at
 
 
 class DialectError(BackendError):

@@ -67,7 +67,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Project that flows are registered in."""
 
     heartbeat_interval: float = 30.0
-    """How often a running flow run says that it is alive."""
+    """How often a running flow run says that it is alive. Whoever runs it has it for twice as long without a sign."""
+
+    max_lapses: int = 3
+    """How often a flow run is begun by processes that end before it does; then it is Failed."""
 
     check_cancellation_interval: float = 15.0
     """How often a run asks for its cancellation where the backend cannot push it."""
@@ -101,6 +104,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             - FlowloopError: if a variable cannot be read as the type of its setting
         """
         return read_settings(cls, _PREFIX, environ)
+
+    @property
+    def lease_seconds(self) -> float:
+        """For how long a flow run is its runner's without a heartbeat."""
+        return 2 * self.heartbeat_interval
 
     @property
     def default_backend_url(self) -> str:

@@ -321,8 +321,8 @@ class _Wrapper:
     set_schedule_active = _passed_on(Backend.set_schedule_active)
     set_limit = _passed_on(Backend.set_limit)
     reserve_flow_runs = _passed_on(Backend.reserve_flow_runs)
-    renew_reservations = _passed_on(Backend.renew_reservations)
-    release_reservations = _passed_on(Backend.release_reservations)
+    claim_flow_run = _passed_on(Backend.claim_flow_run)
+    release_flow_run = _passed_on(Backend.release_flow_run)
 
 
 class RecordingBackend(_Wrapper):

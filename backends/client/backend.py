@@ -13,7 +13,7 @@ import logging
 import random
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
@@ -24,6 +24,9 @@ from gql.transport.exceptions import TransportQueryError
 
 from ...engine import lifecycle
 from ...engine.backend import (
+    LEASE_SECONDS,
+    MAX_LAPSES,
+    FlowRunClaim,
     FlowRunFilter,
     FlowRunInfoResult,
     FlowRunReservation,
@@ -36,11 +39,18 @@ from ...engine.backend import (
     TaskRunInfoResult,
 )
 from ...engine.clock import Clock, SystemClock
-from ...engine.errors import BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
-from ...engine.serialization import VERSION, encode_state
+from ...engine.errors import (
+    BackendRejected,
+    BackendUnavailable,
+    DialectError,
+    FlowRunOwned,
+    OwnershipLost,
+    VersionLockMismatch,
+)
+from ...engine.serialization import VERSION, decode_state, encode_state
 from ...engine.serialization.text import storable
 from ...engine.settings import Settings
-from ...engine.state import Queued, State
+from ...engine.state import State
 from .._circuit import Circuit, CircuitState
 from ..batcher import Batcher, RequestRejected
 from . import texts as documents
@@ -57,6 +67,7 @@ _PAGE = 500
 _ITEM_OVERHEAD = 150
 _FIELD_WEIGHT = 80_000  # what has a field of its own: the limit of a batch in bytes then keeps the document short
 _MAX_STATE_BYTES = 1_000_000
+_REFUSALS = {"VERSION_LOCKING_ERROR": VersionLockMismatch, "OWNERSHIP_LOST": OwnershipLost}
 _NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -65,7 +76,7 @@ class GraphQLBackend:
 
     Args:
         - url: where the server listens, ``http://host:4200`` for instance
-        - settings: `api_key`, `outage_limit`, `cancel_grace` and `queue_interval` are used
+        - settings: `api_key`, `outage_limit` and `cancel_grace` are used
         - clock: the time of day
         - timeout: seconds that one request may take
         - connect_limit: seconds that a server is waited for when the backend is opened, the outage limit at most
@@ -198,9 +209,11 @@ class GraphQLBackend:
         scheduled_start_time: datetime.datetime | None = None,
         run_config: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        owner: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> str:
         """See `Backend.create_flow_run`."""
-        wanted = {
+        wanted: dict[str, Any] = {
             "parameters": parameters,
             "context": context,
             "flow_run_name": name,
@@ -208,6 +221,8 @@ class GraphQLBackend:
             "scheduled_start_time": scheduled_start_time,
             "run_config": run_config,
         }
+        if owner is not None and self._is_flowloop:
+            wanted |= {"owner": owner, "lease_seconds": lease_seconds}
         created = await self._mutate(
             "create_flow_run",
             flow_id=flow_id,
@@ -220,7 +235,8 @@ class GraphQLBackend:
 
     async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
         """See `Backend.get_flow_run_info`."""
-        answer = await self._read(documents.FLOW_RUN_INFO, id=flow_run_id)
+        text = documents.OWNED_FLOW_RUN_INFO if self._is_flowloop else documents.FLOW_RUN_INFO
+        answer = await self._read(text, id=flow_run_id)
         return documents.flow_run_info(_found(answer["flow_run_by_pk"], "Flow run", flow_run_id))
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
@@ -343,13 +359,16 @@ class GraphQLBackend:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+    async def set_flow_run_state(
+        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
+    ) -> State:
         """See `Backend.set_flow_run_state`."""
         version = version if self._is_flowloop or state.is_running() else None
         document = self._document(state)
-        item = documents.FlowRunStateItem(flow_run_id, version, msgspec.Raw(document))
+        item = documents.FlowRunStateItem(flow_run_id, version, msgspec.Raw(document), epoch)
         write = Write("set_flow_run_states", (item,))
-        return self._recorded(state, await self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD))
+        outcome = await self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD)
+        return await self._recorded(state, outcome, self.get_flow_run_state, flow_run_id)
 
     async def set_task_run_state(
         self,
@@ -357,13 +376,16 @@ class GraphQLBackend:
         version: int | None,
         state: State,
         cache_for: datetime.timedelta | None = None,
+        *,
+        epoch: int | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
         version = version if self._is_flowloop or state.is_running() else None
         document = self._document(state)
-        item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document))
+        item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch)
         write = Write("set_task_run_states", (item,))
-        return self._recorded(state, await self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD))
+        outcome = await self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD)
+        return await self._recorded(state, outcome, self.get_task_run_state, task_run_id)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""
@@ -371,9 +393,10 @@ class GraphQLBackend:
         answer = await self._put(Write("set_task_run_name", content), task_run_id, _FIELD_WEIGHT)
         return bool(answer["success"])
 
-    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
+    async def update_flow_run_heartbeat(self, flow_run_id: str, epoch: int | None = None) -> None:
         """See `Backend.update_flow_run_heartbeat`."""
-        write = Write("update_flow_run_heartbeat", {"flow_run_id": flow_run_id})
+        content = {"flow_run_id": flow_run_id} if epoch is None else {"flow_run_id": flow_run_id, "epoch": epoch}
+        write = Write("update_flow_run_heartbeat", content)
         await self._put(write, flow_run_id, _FIELD_WEIGHT)
 
     async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
@@ -420,6 +443,49 @@ class GraphQLBackend:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
         await self._mutate(f"delete_{table}", limit_id=found[0])
 
+    # -- ownership ---------------------------------------------------------------------------------
+
+    async def claim_flow_run(
+        self,
+        flow_run_id: str,
+        owner: str,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        takeover: bool = False,
+        gone: str | None = None,
+    ) -> FlowRunClaim:
+        """See `Backend.claim_flow_run`; other servers know no claims, and of owners no more than their heartbeats."""
+        if not self._is_flowloop:
+            await self._check_silent(flow_run_id, lease_seconds, takeover)
+            return FlowRunClaim(owner, None, lease_seconds)
+        answer = await self._mutate(
+            "claim_flow_run",
+            flow_run_id=flow_run_id,
+            owner=owner,
+            lease_seconds=lease_seconds,
+            max_lapses=max_lapses,
+            takeover=takeover,
+            gone=gone,
+        )
+        if not answer["claimed"]:
+            heard, free_at = (documents.moment(answer[name]) for name in ("last_heard", "free_at"))
+            raise FlowRunOwned(flow_run_id, answer["owner"] or "", heard, free_at)
+        return FlowRunClaim(owner, answer["epoch"], lease_seconds)
+
+    async def _check_silent(self, flow_run_id: str, lease_seconds: float, takeover: bool) -> None:
+        info = await self.get_flow_run_info(flow_run_id)
+        if takeover or not info.state.is_running() or info.heartbeat is None:
+            return
+        free_at = info.heartbeat + datetime.timedelta(seconds=lease_seconds)
+        if free_at > self._clock.now():
+            raise FlowRunOwned(flow_run_id, "", info.heartbeat, free_at)
+
+    async def release_flow_run(self, flow_run_id: str, epoch: int | None) -> None:
+        """See `Backend.release_flow_run`."""
+        if epoch is not None:
+            await self._mutate("release_flow_run", flow_run_id=flow_run_id, epoch=epoch)
+
     # -- handing out runs --------------------------------------------------------------------------
 
     async def reserve_flow_runs(
@@ -429,7 +495,9 @@ class GraphQLBackend:
         limit: int = 1,
         labels: Sequence[str] = (),
         flow_names: Sequence[str] | None = None,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        begun: bool = False,
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`; only a flowloop server gives a run to one worker alone."""
         if not self._is_flowloop:
@@ -441,24 +509,19 @@ class GraphQLBackend:
             labels=list(labels),
             flow_names=None if flow_names is None else list(flow_names),
             lease_seconds=lease_seconds,
+            max_lapses=max_lapses,
+            begun=begun,
         )
         return [
-            FlowRunReservation(row["flow_run_id"], row["flow_id"], row["flow_name"], row["lapsed"])
+            FlowRunReservation(
+                row["flow_run_id"],
+                row["flow_id"],
+                row["flow_name"],
+                row["lapsed"],
+                FlowRunClaim(worker_id, row["epoch"], lease_seconds),
+            )
             for row in answer["flow_runs"]
         ]
-
-    async def renew_reservations(
-        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
-    ) -> list[str]:
-        """See `Backend.renew_reservations`."""
-        answer = await self._mutate(
-            "renew_flow_runs", worker_id=worker_id, flow_run_ids=list(flow_run_ids), lease_seconds=lease_seconds
-        )
-        return list(answer["flow_run_ids"])
-
-    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
-        """See `Backend.release_reservations`."""
-        await self._mutate("release_flow_runs", worker_id=worker_id, flow_run_ids=list(flow_run_ids))
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -554,11 +617,14 @@ class GraphQLBackend:
             )
         return document
 
-    def _recorded(self, state: State, outcome: Mapping[str, Any]) -> State:
-        if outcome.get("status") != "QUEUED":
-            return state
-        wait = datetime.timedelta(seconds=self._settings.queue_interval)
-        return Queued(outcome.get("message"), start_time=self._clock.now() + wait)
+    async def _recorded(
+        self, state: State, outcome: Mapping[str, Any], read: Callable[[str], Awaitable[State]], run_id: str
+    ) -> State:
+        document = outcome.get("serialized_state")
+        if document is not None:
+            return decode_state(document)
+        # who does not say what was recorded in the place of a state that has to wait is asked
+        return await read(run_id) if outcome.get("status") == "QUEUED" else state
 
 
 def _is_unchanged(newest: Mapping[str, Any], version_group_id: str | None, idempotency_key: str | None) -> bool:
@@ -596,7 +662,7 @@ def _payload(data: Any, key: str) -> dict[str, Any]:
 def _outcome(item: Mapping[str, Any]) -> Mapping[str, Any] | BackendRejected:
     if item["status"] != "ERROR":
         return item
-    kind = VersionLockMismatch if item.get("code") == "VERSION_LOCKING_ERROR" else BackendRejected
+    kind = _REFUSALS.get(item.get("code") or "", BackendRejected)
     return kind(item.get("message") or "the state was refused")
 
 

@@ -37,14 +37,16 @@ HELLO = "query { hello }"
 
 _TASK_RUN = "id version map_index serialized_state task { id slug }"
 
-FLOW_RUN_INFO = f"""
+_FLOW_RUN_INFO = """
 query ($id: uuid!) {{
   flow_run_by_pk(id: $id) {{
-    id name flow_id version serialized_state parameters context scheduled_start_time heartbeat
+    id name flow_id version serialized_state parameters context scheduled_start_time heartbeat{more}
     flow {{ project {{ id name }} }}
-    task_runs(where: {{map_index: {{_eq: -1}}}}) {{ {_TASK_RUN} }}
+    task_runs(where: {{map_index: {{_eq: -1}}}}) {{ {task_run} }}
   }}
 }}"""
+FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more="")
+OWNED_FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more=" owner epoch")
 
 FLOW_RUN_STATE = "query ($id: uuid!) { flow_run_by_pk(id: $id) { serialized_state } }"
 
@@ -155,9 +157,9 @@ _ANSWERS = {
     "create_tenant": "id",
     "get_or_create_task_run_info": "id version serialized_state",
     "get_or_create_task_runs": "task_runs { id version map_index serialized_state }",
-    "release_flow_runs": "success",
-    "renew_flow_runs": "flow_run_ids",
-    "reserve_flow_runs": "flow_runs { flow_run_id flow_id flow_name lapsed }",
+    "claim_flow_run": "claimed owner epoch last_heard free_at",
+    "release_flow_run": "success",
+    "reserve_flow_runs": "flow_runs { flow_run_id flow_id flow_name lapsed epoch }",
     "set_flow_run_states": "states { id status message }",
     "set_task_run_name": "success",
     "set_task_run_states": "states { id status message }",
@@ -165,8 +167,8 @@ _ANSWERS = {
     "write_run_logs": "success",
 }
 _ITEM_BY_ITEM = {
-    "set_flow_run_states": "states { status message code }",
-    "set_task_run_states": "states { status message code }",
+    "set_flow_run_states": "states { status message code serialized_state }",
+    "set_task_run_states": "states { status message code serialized_state }",
 }
 
 
@@ -234,20 +236,22 @@ def _combined_text(shape: tuple[tuple[str, str], ...]) -> str:
     return f"mutation ({declared}) {{\n{fields}\n}}"
 
 
-class FlowRunStateItem(msgspec.Struct, gc=False):
+class FlowRunStateItem(msgspec.Struct, gc=False, omit_defaults=True):
     """One item of ``set_flow_run_states``."""
 
     flow_run_id: str
     version: int | None
     state: msgspec.Raw
+    epoch: int | None = None
 
 
-class TaskRunStateItem(msgspec.Struct, gc=False):
+class TaskRunStateItem(msgspec.Struct, gc=False, omit_defaults=True):
     """One item of ``set_task_run_states``."""
 
     task_run_id: str
     version: int | None
     state: msgspec.Raw
+    epoch: int | None = None
 
 
 _LOG_BYTES = 1_000_000
@@ -324,6 +328,8 @@ def flow_run_info(row: Mapping[str, Any]) -> FlowRunInfoResult:
         scheduled_start_time=moment(row["scheduled_start_time"]),
         project=ProjectInfo(project["id"], project["name"]),
         heartbeat=moment(row["heartbeat"]),
+        owner=row.get("owner"),
+        epoch=row.get("epoch", 0),
     )
 
 

@@ -18,7 +18,14 @@ from gql import GraphQLRequest
 from graphql import ExecutionResult
 
 from ...engine.clock import Clock
-from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
+from ...engine.errors import (
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    DialectError,
+    OwnershipLost,
+    VersionLockMismatch,
+)
 from ..batcher import RequestRejected
 
 __all__ = ["HttpTransport", "Request", "error_of", "httpx"]
@@ -149,6 +156,8 @@ def error_of(errors: list[Any], url: str) -> BackendError:
     codes = {error.get("extensions", {}).get("code") for error in errors if isinstance(error, dict)}
     if "VERSION_LOCKING_ERROR" in codes:
         return VersionLockMismatch(text)
+    if "OWNERSHIP_LOST" in codes:
+        return OwnershipLost(text)
     if "API_ERROR" in codes or "API_ERROR" in text:
         return BackendUnavailable(text)
     if "UNAUTHENTICATED" in codes or "Malformed Authorization header" in text:

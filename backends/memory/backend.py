@@ -16,7 +16,11 @@ from typing import Any, Self
 
 import msgspec
 
+from ...engine import lifecycle
 from ...engine.backend import (
+    LEASE_SECONDS,
+    MAX_LAPSES,
+    FlowRunClaim,
     FlowRunFilter,
     FlowRunInfoResult,
     FlowRunReservation,
@@ -30,10 +34,10 @@ from ...engine.backend import (
     TaskRunInfoResult,
 )
 from ...engine.clock import Clock, SystemClock
-from ...engine.errors import BackendRejected
+from ...engine.errors import BackendRejected, FlowRunOwned, OwnershipLost
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
-from ...engine.state import Cached, Cancelled, Cancelling, Pending, Queued, Running, Scheduled, State, Success
+from ...engine.state import Cached, Cancelled, Cancelling, Failed, Pending, Queued, Running, Scheduled, State, Success
 from .._hub import Hub
 from .rows import Entry, Flow, FlowRun, Run, TaskRun
 
@@ -80,7 +84,6 @@ class MemoryBackend:
         self._flow_runs: dict[str, FlowRun] = {}
         self._flow_run_keys: dict[tuple[str, str], str] = {}
         self._task_runs: dict[str, TaskRun] = {}
-        self._reservations: dict[str, tuple[str, datetime.datetime]] = {}  # flow run -> worker, end of its lease
         self._hub = Hub()
 
     @property
@@ -138,6 +141,8 @@ class MemoryBackend:
         scheduled_start_time: datetime.datetime | None = None,
         run_config: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
+        owner: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> str:
         """See `Backend.create_flow_run`; nothing in memory asks for the run config."""
         flow = self._flows.get(flow_id)
@@ -168,6 +173,8 @@ class MemoryBackend:
             self._flow_run_keys[flow_id, idempotency_key] = flow_run.id
         for task in flow.document.get("tasks", ()):
             self._new_task_run(flow_run, flow.task_ids[task["slug"]], -1)
+        if owner is not None:
+            self._take(flow_run, owner, lease_seconds)
         return flow_run.id
 
     # -- reading -----------------------------------------------------------------------------------
@@ -186,7 +193,9 @@ class MemoryBackend:
             context=dict(run.context),
             scheduled_start_time=run.scheduled_start_time,
             project=run.flow.project,
-            heartbeat=self.heartbeats.get(run.id),
+            heartbeat=run.heartbeat,
+            owner=run.owner,
+            epoch=run.epoch,
         )
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
@@ -277,7 +286,9 @@ class MemoryBackend:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def set_flow_run_state(self, flow_run_id: str, version: int | None, state: State) -> State:
+    async def set_flow_run_state(
+        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
+    ) -> State:
         """See `Backend.set_flow_run_state`."""
         sent = _encode(state)
         await asyncio.sleep(0)  # as everywhere else, other coroutines come in between
@@ -285,13 +296,18 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
+        run.fence(state, epoch, self._clock.now())
+        run.check_version(version)
         run.check_not_finished(state)
+        run.prolong(state, epoch, self._clock.now())
+        if type(state) is Running and epoch is None and run.owner is not None:
+            run.owner, run.epoch = None, run.epoch + 1
         recorded = state
         if type(state) is Running and run.state is not Running and self._flow_runs_are_full():
             recorded = self._queued("the limit of flow runs at once is reached")
         self._record(run, recorded, sent)
         if type(state) is Cancelled:
-            self._cancel_task_runs(run, state)
+            self._end_task_runs(run, state)
         return self._answer(state, run.newest)
 
     async def set_task_run_state(
@@ -300,6 +316,8 @@ class MemoryBackend:
         version: int | None,
         state: State,
         cache_for: datetime.timedelta | None = None,
+        *,
+        epoch: int | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
         sent = _encode(state)
@@ -308,12 +326,15 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
+        run.flow_run.fence(state, epoch, self._clock.now())
+        run.check_version(version)
         if state.is_running() and run.flow_run.state is not Running:
             raise BackendRejected(
                 f"State update failed for task run ID {run.id}: provided a running state but associated flow run "
                 f"{run.flow_run.id} is not in a running state."
             )
         run.check_not_finished(state)
+        run.flow_run.prolong(state, epoch, self._clock.now())
         recorded = state
         full = self._full_tag(state) if type(state) is Running and run.state is not Running else None
         if full is not None:
@@ -328,9 +349,12 @@ class MemoryBackend:
         self._task_run(task_run_id).name = name
         return True
 
-    async def update_flow_run_heartbeat(self, flow_run_id: str) -> None:
+    async def update_flow_run_heartbeat(self, flow_run_id: str, epoch: int | None = None) -> None:
         """See `Backend.update_flow_run_heartbeat`."""
-        self.heartbeats[self._flow_run(flow_run_id).id] = self._clock.now()
+        run = self._flow_run(flow_run_id)
+        if epoch not in (None, run.epoch):
+            raise OwnershipLost(f"flow run {run.id} has another owner since: its epoch is {run.epoch}, not {epoch}")
+        self.heartbeats[run.id] = run.heartbeat = self._clock.now()
 
     async def write_run_logs(self, records: Sequence[LogRecord]) -> None:
         """See `Backend.write_run_logs`."""
@@ -344,12 +368,13 @@ class MemoryBackend:
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""
         run = self._flow_run(flow_run_id)
-        if run.meaning.runs:
+        is_dead = run.owner is not None and run.is_silent(self._clock.now())
+        if run.meaning.runs and not is_dead:
             self._record(run, Cancelling("Flow run is cancelling"))
         elif not run.meaning.ends:
             cancelled = Cancelled("Flow run is cancelled")
             self._record(run, cancelled)
-            self._cancel_task_runs(run, cancelled)
+            self._end_task_runs(run, cancelled)
         return run.state.__name__
 
     # -- looking after runs ------------------------------------------------------------------------
@@ -365,6 +390,7 @@ class MemoryBackend:
         for task_run in again:
             self._record(task_run, Pending("Flow run restarted."))
         self._record(flow_run, Scheduled("Flow run restarted.", start_time=self._clock.now()))
+        flow_run.lapses = 0
         return len(again)
 
     async def set_schedule_active(self, flow_id: str, active: bool) -> bool:
@@ -380,6 +406,49 @@ class MemoryBackend:
         elif self.task_tag_limits.pop(name, None) is None:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
 
+    # -- ownership ---------------------------------------------------------------------------------
+
+    async def claim_flow_run(
+        self,
+        flow_run_id: str,
+        owner: str,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        takeover: bool = False,
+        gone: str | None = None,
+    ) -> FlowRunClaim:
+        """See `Backend.claim_flow_run`."""
+        run = self._flow_run(flow_run_id)
+        if run.meaning.ends or run.owner == owner:
+            run.heartbeat = self._clock.now()
+            return FlowRunClaim(owner, run.epoch, lease_seconds)
+        is_dead = run.is_silent(self._clock.now()) or (gone is not None and gone == run.owner)
+        if not is_dead and not takeover:
+            raise FlowRunOwned(run.id, run.owner or "", run.heartbeat, run.free_at())
+        return FlowRunClaim(owner, self._take(run, owner, lease_seconds, max_lapses, is_dead=is_dead), lease_seconds)
+
+    def _take(
+        self, run: FlowRun, owner: str, lease_seconds: float, max_lapses: int = MAX_LAPSES, *, is_dead: bool = True
+    ) -> int:
+        if is_dead and (run.owner is not None or run.meaning.runs):
+            run.lapses += 1
+        run.owner, run.epoch = owner, run.epoch + 1
+        run.lease, run.heartbeat = datetime.timedelta(seconds=lease_seconds), self._clock.now()
+        if run.lapses >= max_lapses:
+            failed = Failed(
+                f"The flow run was begun {run.lapses} times, and each time the process that ran it ended before it did."
+            )
+            self._record(run, failed)
+            self._end_task_runs(run, failed)
+        return run.epoch
+
+    async def release_flow_run(self, flow_run_id: str, epoch: int | None) -> None:
+        """See `Backend.release_flow_run`."""
+        run = self._flow_run(flow_run_id)
+        if run.epoch == epoch:
+            run.owner = run.heartbeat = None
+
     # -- handing out runs --------------------------------------------------------------------------
 
     async def reserve_flow_runs(
@@ -389,38 +458,28 @@ class MemoryBackend:
         limit: int = 1,
         labels: Sequence[str] = (),
         flow_names: Sequence[str] | None = None,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = LEASE_SECONDS,
+        max_lapses: int = MAX_LAPSES,
+        begun: bool = False,
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`."""
         now = self._clock.now()
         found: list[FlowRunReservation] = []
-        for run in self._flow_runs.values():
-            if len(found) >= limit:
-                break
-            _, expires = self._reservations.get(run.id, (None, None))
-            lapsed = expires is not None and expires <= now
-            held = expires is not None and not lapsed
+        ready = [run for run in self._flow_runs.values() if run.is_ready(now) or run.is_left_behind(now)]
+        for run in ready:
             mine = flow_names is None or run.flow.name in flow_names
-            suits = run.labels <= set(labels) if run.labels else not labels
-            if not held and mine and suits and (run.is_ready(now) or (lapsed and run.meaning.alive)):
-                self._reservations[run.id] = worker_id, now + datetime.timedelta(seconds=lease_seconds)
-                found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed))
+            wanted = {label for label in run.labels if not label.startswith("agentless-")}
+            suits = wanted <= set(labels) if wanted else not labels
+            if len(found) < limit and mine and suits and run.owner != worker_id and (run.epoch > 0 or not begun):
+                lapsed = run.owner is not None
+                claim = FlowRunClaim(
+                    worker_id,
+                    self._take(run, worker_id, lease_seconds, max_lapses, is_dead=lapsed),
+                    lease_seconds,
+                )
+                if not run.meaning.ends:
+                    found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed, claim))
         return found
-
-    async def renew_reservations(
-        self, worker_id: str, flow_run_ids: Sequence[str], *, lease_seconds: float = 60.0
-    ) -> list[str]:
-        """See `Backend.renew_reservations`."""
-        mine = [run_id for run_id in flow_run_ids if self._reservations.get(run_id, ("",))[0] == worker_id]
-        expires = self._clock.now() + datetime.timedelta(seconds=lease_seconds)
-        self._reservations |= dict.fromkeys(mine, (worker_id, expires))
-        return mine
-
-    async def release_reservations(self, worker_id: str, flow_run_ids: Sequence[str]) -> None:
-        """See `Backend.release_reservations`."""
-        for run_id in flow_run_ids:
-            if self._reservations.get(run_id, ("",))[0] == worker_id:
-                del self._reservations[run_id]
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -463,15 +522,19 @@ class MemoryBackend:
         if isinstance(run, TaskRun) and run.entries and not state.cached_inputs:
             document = _with_cached_inputs_of(run.newest.document, document)
         run.record(state, sent or document, document, self._clock.now())
-        if isinstance(run, FlowRun) and "flow_run" in run.meaning.alive:
-            self.heartbeats[run.id] = self._clock.now()
+        if isinstance(run, FlowRun):
+            if "flow_run" in run.meaning.alive and run.owner is None:
+                self.heartbeats[run.id] = run.heartbeat = self._clock.now()
+                run.lease = datetime.timedelta(seconds=LEASE_SECONDS)
+            if run.meaning.state not in lifecycle.KEEPS_OWNER:
+                run.owner = None
         if isinstance(run, FlowRun) and self._hub.watches(run.id):
             self._hub.publish(run.id, decode_state(document))
 
     def _answer(self, state: State, entry: Entry) -> State:
-        return decode_state(entry.document) if entry.record.state == "Queued" else state
+        return state if entry.document == entry.sent else decode_state(entry.document)
 
-    def _cancel_task_runs(self, flow_run: FlowRun, state: State) -> None:
+    def _end_task_runs(self, flow_run: FlowRun, state: State) -> None:
         for run in flow_run.task_runs.values():
             if not run.meaning.ends:
                 self._record(run, state)

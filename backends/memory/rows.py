@@ -8,8 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...engine import lifecycle
-from ...engine.backend import FlowRunFilter, FlowRunSummary, ProjectInfo, StateRecord, TaskRunHistory, TaskRunInfoResult
-from ...engine.errors import BackendRejected, VersionLockMismatch
+from ...engine.backend import (
+    PROLONGED,
+    FlowRunFilter,
+    FlowRunSummary,
+    ProjectInfo,
+    StateRecord,
+    TaskRunHistory,
+    TaskRunInfoResult,
+)
+from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
 from ...engine.serialization import decode_state
 from ...engine.state import Pending, Running, Scheduled, State
 
@@ -48,12 +56,16 @@ class Run:
         return lifecycle.LIFECYCLE[self.state.__name__]
 
     def repeated(self, version: int | None, sent: bytes) -> Entry | None:
-        """Return what was recorded for this very message before, if it was; refuse a version that has passed."""
-        if version is None or version == len(self.entries):
+        """Return what was recorded for this very message before, if it was."""
+        if version is None or not 0 <= version < len(self.entries) or self.entries[version].sent != sent:
             return None
-        if 0 <= version < len(self.entries) and self.entries[version].sent == sent:
-            return self.entries[version]
-        raise VersionLockMismatch(f"run {self.id} is at version {len(self.entries)}, and this state was for {version}")
+        return self.entries[version]
+
+    def check_version(self, version: int | None) -> None:
+        """Refuse a version that is not the newest."""
+        if version not in (None, len(self.entries)):
+            now = len(self.entries)
+            raise VersionLockMismatch(f"run {self.id} is at version {now}, and this state was for {version}")
 
     def check_not_finished(self, state: State) -> None:
         """Refuse what would follow the end of this run, but for retries, cached copies and restarts."""
@@ -105,12 +117,50 @@ class FlowRun(Run):
     scheduled_start_time: datetime.datetime = dataclasses.field(kw_only=True)
     labels: frozenset[str] = dataclasses.field(kw_only=True)
     task_runs: dict[tuple[str, int], TaskRun] = dataclasses.field(default_factory=dict)
+    epoch: int = 0
+    owner: str | None = None
+    lease: datetime.timedelta = datetime.timedelta(0)
+    lapses: int = 0
+    heartbeat: datetime.datetime | None = None
+    """When its owner was last heard of."""
+
+    def free_at(self) -> datetime.datetime | None:
+        """When this flow run can be claimed, if nothing is heard of whoever has it; None if nobody has it."""
+        if self.owner is None and not self.meaning.runs:
+            return None
+        return None if self.heartbeat is None else self.heartbeat + self.lease
+
+    def is_silent(self, now: datetime.datetime) -> bool:
+        """Whether nobody who lives has this flow run."""
+        free_at = self.free_at()
+        return free_at is None or free_at <= now
+
+    def fence(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
+        """Refuse what a former owner sends, and a Running beside an owner that lives."""
+        if epoch is not None and epoch != self.epoch:
+            raise OwnershipLost(f"flow run {self.id} has another owner since: its epoch is {self.epoch}, not {epoch}")
+        if epoch is None and type(state) is Running and self.owner is not None and not self.is_silent(now):
+            raise VersionLockMismatch(f"State update failed: flow run {self.id} has an owner that is alive")
 
     def is_ready(self, now: datetime.datetime) -> bool:
         """Whether this flow run waits for somebody to run it, or has a task run that does."""
+        if self.owner is not None and not self.is_silent(now):
+            return False
         if self.is_due(now):
             return True
         return self.state is Running and any(task_run.is_due(now) for task_run in self.task_runs.values())
+
+    def prolong(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
+        """Begin a lease anew of which little is left: what begins is a sign of life, too."""
+        if epoch is None or type(state) is not Running or self.owner is None or self.heartbeat is None:
+            return
+        if self.heartbeat + self.lease - now < self.lease * PROLONGED:
+            self.heartbeat = now
+
+    def is_left_behind(self, now: datetime.datetime) -> bool:
+        """Whether its owner has died before the end."""
+        keeps = self.meaning.state in lifecycle.KEEPS_OWNER and not self.meaning.waits
+        return keeps and self.owner is not None and self.is_silent(now)
 
     def summary(self) -> FlowRunSummary:
         """Return this flow run as a line of a list."""

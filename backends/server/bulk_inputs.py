@@ -23,12 +23,14 @@ class _FlowRunItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     flow_run_id: _Id
     state: msgspec.Raw
     version: _Int | None = None
+    epoch: _Int | None = None
 
 
 class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     task_run_id: _Id
     state: msgspec.Raw
     version: _Int | None = None
+    epoch: _Int | None = None
 
 
 class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,7 +40,9 @@ class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):
 
     def updates(self) -> list[StateUpdate]:
         """Return what the store takes."""
-        return [StateUpdate(item.flow_run_id.lower(), bytes(item.state), item.version) for item in self.states]
+        return [
+            StateUpdate(item.flow_run_id.lower(), bytes(item.state), item.version, item.epoch) for item in self.states
+        ]
 
 
 class SetTaskRunStates(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,7 +52,9 @@ class SetTaskRunStates(msgspec.Struct, forbid_unknown_fields=True):
 
     def updates(self) -> list[StateUpdate]:
         """Return what the store takes."""
-        return [StateUpdate(item.task_run_id.lower(), bytes(item.state), item.version) for item in self.states]
+        return [
+            StateUpdate(item.task_run_id.lower(), bytes(item.state), item.version, item.epoch) for item in self.states
+        ]
 
 
 HOT_INPUTS: dict[str, type[SetFlowRunStates | SetTaskRunStates]] = {
@@ -89,4 +95,7 @@ def decode(
 
 def state_updates(states: list[dict[str, Any]], key: str) -> list[StateUpdate]:
     """Return what the store takes, from an input that came the general way."""
-    return [StateUpdate(item[key], msgspec.json.encode(item["state"]), item.get("version")) for item in states]
+    return [
+        StateUpdate(item[key], msgspec.json.encode(item["state"]), item.get("version"), item.get("epoch"))
+        for item in states
+    ]

@@ -12,7 +12,7 @@ from typing import Any
 from graphql import FieldNode, GraphQLError
 from graphql.language import get_location
 
-from ...engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
+from ...engine.errors import BackendRejected, BackendUnavailable, OwnershipLost, VersionLockMismatch
 
 __all__ = ["BadRequest", "Forbidden", "ShuttingDown", "Unauthenticated", "failure", "field_error"]
 
@@ -51,6 +51,8 @@ def item_code(error: Exception) -> str:
     """Return the code a client decides by."""
     if isinstance(error, VersionLockMismatch):
         return "VERSION_LOCKING_ERROR"
+    if isinstance(error, OwnershipLost):
+        return "OWNERSHIP_LOST"
     if isinstance(error, Unauthenticated):
         return "UNAUTHENTICATED"
     if isinstance(error, Forbidden):

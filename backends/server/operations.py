@@ -165,6 +165,9 @@ def _outcomes(outcomes: Sequence[Outcome], part: Field) -> Any:
             if outcome.error is not None:
                 raise outcome.error
     if "__typename" in names:
-        return project([msgspec.structs.asdict(outcome) for outcome in outcomes], part.fields)
+        shown = [
+            {**msgspec.structs.asdict(outcome), "serialized_state": outcome.serialized_state} for outcome in outcomes
+        ]
+        return project(shown, part.fields)
     pairs = [(field.key, field.name) for field in part.fields]
     return [{key: getattr(outcome, name) for key, name in pairs} for outcome in outcomes]

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import select
 
+from ...engine.backend import LEASE_SECONDS
 from ...engine.errors import BackendRejected
-from . import task_runs
-from .flow_runs import state_update
+from . import ownership, task_runs
 from .ids import is_id
 from .names import random_name
 from .records import Payload
-from .transitions import set_states
+from .transitions import set_states, state_update
 from .tx import Tx, document, in_utc, tables
 
 __all__ = ["CreatedFlowRun", "NewFlowRun", "create_flow_run", "create_flow_runs"]
@@ -32,6 +32,8 @@ class NewFlowRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     scheduled_start_time: datetime.datetime | None = None
     name: str | None = None
     idempotency_key: str | None = None
+    owner: str | None = None
+    lease_seconds: float = LEASE_SECONDS
 
 
 class CreatedFlowRun(msgspec.Struct, frozen=True, gc=False):
@@ -112,6 +114,8 @@ def create_flow_run(
     scheduled_start_time: datetime.datetime | None = None,
     flow_run_name: str | None = None,
     idempotency_key: str | None = None,
+    owner: str | None = None,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> Payload:
     """Create a flow run, Scheduled, with a Pending task run for every task of its flow.
 
@@ -125,6 +129,8 @@ def create_flow_run(
         - scheduled_start_time: when; now by default
         - flow_run_name: two random words by default
         - idempotency_key: with the key of an earlier run of this flow, that run is returned and nothing written
+        - owner: who runs it from the start, under the epoch 1; nobody by default
+        - lease_seconds: for how long it is the owner's without a heartbeat
 
     Returns:
         - Payload: ``id``
@@ -138,6 +144,8 @@ def create_flow_run(
         scheduled_start_time=scheduled_start_time,
         name=flow_run_name,
         idempotency_key=idempotency_key,
+        owner=owner,
+        lease_seconds=lease_seconds,
     )
     created = create_flow_runs(tx, [request])[0]
     if isinstance(created, BackendRejected):
@@ -202,6 +210,8 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
         created = {place: run for place, run in new.items() if place not in taken}
         for place, run in _begun(tx, created).items():
             answers[place] = run
+        owned = [(run.id, requests[place]) for place, run in created.items()]
+        ownership.own(tx, [(run_id, new.owner, new.lease_seconds) for run_id, new in owned if new.owner is not None])
         for place, earlier in _found_by_key(tx, requests, list(taken)).items():
             answers[place] = CreatedFlowRun(earlier)
     assert all(answer is not None for answer in answers)

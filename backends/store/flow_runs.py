@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import delete, or_, select
 
 from ...engine import lifecycle
 from ...engine.errors import BackendRejected
-from . import task_runs
+from . import ownership, task_runs
 from .records import Payload, StateUpdate
-from .transitions import VERSION, no_result, set_states
-from .tx import Tx, document, tables
+from .transitions import set_states, state_update
+from .tx import Tx, tables
 
 __all__ = [
     "cancel_flow_run",
@@ -22,23 +21,8 @@ __all__ = [
     "set_flow_run_labels",
     "set_flow_run_name",
     "set_one",
-    "state_update",
     "update_flow_run_heartbeat",
 ]
-
-
-def state_update(run_id: str, state: str, message: str, **fields: Any) -> StateUpdate:
-    """Return an update to a state that the store makes itself, whatever the version of the run."""
-    made = {
-        "type": state,
-        "message": message,
-        **fields,
-        "__version__": VERSION,
-        "context": {},
-        "cached_inputs": {},
-        "_result": no_result(),
-    }
-    return StateUpdate(run_id, document(made).encode())
 
 
 def set_one(tx: Tx, update: StateUpdate) -> None:
@@ -85,21 +69,30 @@ def set_flow_run_labels(tx: Tx, *, flow_run_id: str, labels: Sequence[str]) -> P
     return {"id": run["id"]}
 
 
-def update_flow_run_heartbeat(tx: Tx, *, flow_run_id: str) -> Payload:
-    """Note that the process of a flow run is alive. An unknown id is not reported."""
-    task_runs.beat(tx, "flow_run", flow_run_id)
+def update_flow_run_heartbeat(tx: Tx, *, flow_run_id: str, epoch: int | None = None) -> Payload:
+    """Note that the process of a flow run is alive; with an epoch, begin its lease anew.
+
+    Without one, an unknown id is not reported.
+
+    Raises:
+        - OwnershipLost: if the flow run has another owner since
+    """
+    if epoch is None:
+        task_runs.beat(tx, "flow_run", flow_run_id)
+    else:
+        ownership.renew(tx, flow_run_id, epoch)
     return {"success": True}
 
 
 def cancel_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
-    """Cancel a flow run: at once if it does not run, else by asking its runner.
+    """Cancel a flow run: at once if nobody who lives runs it, else by asking its runner.
 
     Returns:
         - Payload: ``id`` and ``state``: the name of the state it is in now
     """
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
     state = run["state"]
-    if state in lifecycle.RUNNING:
+    if state in lifecycle.RUNNING and not (run["owner"] is not None and ownership.is_silent(tx, run)):
         state = "Cancelling"
         set_one(tx, state_update(run["id"], state, "Flow run is cancelling"))
     elif state not in lifecycle.FINISHED:
@@ -127,4 +120,5 @@ def restart_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
     ids = tx.connection.execute(failed).scalars().all()
     set_states(tx, "task_run", [state_update(row_id, "Pending", "Flow run restarted.") for row_id in ids])
     set_one(tx, state_update(run["id"], "Scheduled", "Flow run restarted.", start_time=tx.now.isoformat()))
+    tx.update("flow_run", tables["flow_run"].c.id == run["id"], times_resurrected=0)
     return {"id": run["id"], "state": "Scheduled", "task_runs": len(ids)}

@@ -17,7 +17,7 @@ from ...engine.errors import BackendRejected
 from . import flow_runs, scheduling
 from .documents import check_flow
 from .records import Payload
-from .transitions import set_states
+from .transitions import set_states, state_update
 from .tx import Tx, document, tables
 
 __all__ = [
@@ -306,7 +306,7 @@ def archive_flow(tx: Tx, *, flow_id: str) -> Payload:
     waiting = tx.all(select(run.id).where(run.flow_id == flow["id"], run.state == "Scheduled"))
     if waiting:
         message = f"Flow {flow['id']} was archived."
-        set_states(tx, "flow_run", [flow_runs.state_update(row["id"], "Cancelled", message) for row in waiting])
+        set_states(tx, "flow_run", [state_update(row["id"], "Cancelled", message) for row in waiting])
     return {"success": True}
 
 

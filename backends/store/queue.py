@@ -1,7 +1,7 @@
 """Who runs what: agents and the queue they poll, and the reservations of workers.
 
-An agent is shown what is ready, and two agents are shown the same. A worker takes what is ready: nobody
-else is given it until the worker gives it back or its lease has run out.
+An agent is shown what is ready, and two agents are shown the same. A worker claims what is ready: nobody
+else is given it as long as the worker has it and lives.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, or_, select, true, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, or_, select, true, update
 
+from ...engine.backend import LEASE_SECONDS, MAX_LAPSES
 from ...engine.errors import BackendRejected
-from ...engine.lifecycle import WAITING
+from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
+from . import ownership
 from .ids import is_id
 from .records import Payload
 from .tx import Tx, tables
@@ -21,14 +23,15 @@ from .tx import Tx, tables
 __all__ = [
     "get_runs_in_queue",
     "register_agent",
-    "release_flow_runs",
-    "renew_flow_runs",
     "reserve_flow_runs",
 ]
 
 _FETCHED = 75
 _ANSWERED = 25
 _LOOKED_AT = 1000
+
+AGENTLESS = "agentless-"
+"""How a label begins that keeps agents from a flow run, and no worker."""
 
 
 def register_agent(
@@ -91,27 +94,28 @@ def get_runs_in_queue(
         agent = tables["agent"].c
         tx.update("agent", agent.id == tx.caller.agent_id, agent.tenant_id == owner, last_queried=tx.now)
     run = tables["flow_run"].c
-    ready = select(run.id, run.labels).where(run.tenant_id == owner, _ready(before or tx.now))
+    ready = select(run.id, run.labels).where(run.tenant_id == owner, _ready(tx, before or tx.now))
     rows = tx.all(ready.order_by(run.state_start_time.asc().nulls_last(), run.id).limit(_FETCHED))
     return {"flow_run_ids": [row["id"] for row in rows if _suits(row, labels)][:_ANSWERED]}
 
 
-def _suits(row: RowMapping, labels: Sequence[str]) -> bool:
-    wanted = set(row["labels"] or [])
+def _suits(row: RowMapping, labels: Sequence[str], *, is_worker: bool = False) -> bool:
+    wanted = {label for label in row["labels"] or [] if not (is_worker and label.startswith(AGENTLESS))}
     return wanted <= set(labels) if wanted else not labels
 
 
-def _ready(before: datetime.datetime) -> ColumnElement[bool]:
+def _ready(tx: Tx, before: datetime.datetime) -> ColumnElement[bool]:
     run, task_run = tables["flow_run"].c, tables["task_run"].c
     waiting = exists().where(
         task_run.flow_run_id == run.id,
         task_run.state.in_(sorted(WAITING)),
         task_run.state_start_time <= before,
     )
-    return or_(
+    ready = or_(
         and_(run.state.in_(sorted(WAITING)), run.state_start_time <= before),
         and_(run.state == "Running", waiting),
     )
+    return and_(ready, or_(run.owner.is_(None), run.lease_expires <= tx.lease_now))
 
 
 def reserve_flow_runs(
@@ -121,46 +125,57 @@ def reserve_flow_runs(
     limit: int = 1,
     labels: Sequence[str] = (),
     flow_names: Sequence[str] | None = None,
-    lease_seconds: float = 60.0,
+    lease_seconds: float = LEASE_SECONDS,
+    max_lapses: int = MAX_LAPSES,
+    begun: bool = False,
 ) -> list[Payload]:
-    """Take flow runs out of the queue for one worker.
+    """Claim flow runs that are ready for one worker; see `Backend.reserve_flow_runs`.
 
-    Ready is what agents are shown, and what another worker took and did not renew in time: its process is
-    gone, and its runs can be resumed.
+    Ready is what agents are shown, and what an owner left behind that died or did not renew its lease.
 
     Args:
         - worker_id: who takes them
         - limit: how many at most
-        - labels: those of the worker, as for `get_runs_in_queue`
+        - labels: those of the worker, as for `get_runs_in_queue`; what keeps agents away does not keep workers
         - flow_names: the flows it can run; any by default
-        - lease_seconds: how long they are its own unless it renews
+        - lease_seconds: for how long they are its own without a heartbeat
+        - max_lapses: how often a flow run is begun by owners that die
+        - begun: whether to take only those that had an owner before
 
     Returns:
-        - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``, and
-          ``lapsed``: whether another worker had it and did not renew in time
+        - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``,
+          ``epoch``, and ``lapsed``: whether somebody else had it, and died or did not renew in time
     """
-    expires = tx.now + datetime.timedelta(seconds=lease_seconds)
-    if expires <= tx.now:
+    if not 0 < lease_seconds < 1e9:
         raise BackendRejected("lease_seconds must be greater than zero.")
     _note_worker(tx, worker_id, {"labels": sorted(labels), "flow_names": flow_names, "room": limit})
-    run, flow, reservation = tables["flow_run"].c, tables["flow"].c, tables["reservation"].c
-    held = exists().where(reservation.flow_run_id == run.id, reservation.expires > tx.now)
-    lost = exists().where(reservation.flow_run_id == run.id, reservation.expires <= tx.now)
-    ready = or_(_ready(tx.now), and_(run.state.in_(["Submitted", "Running", "Cancelling"]), lost))
+    ownership.note_deaths(tx)
+    run, flow = tables["flow_run"].c, tables["flow"].c
+    lost = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now)
     found = (
-        select(run.id, run.flow_id, flow.name.label("flow_name"), run.name, run.state, run.labels, lost.label("lapsed"))
+        select(run.id, run.flow_id, flow.name.label("flow_name"), run.name, run.state, run.labels, run.owner)
         .join_from(tables["flow_run"], tables["flow"], flow.id == run.flow_id)
-        .where(tx.mine("flow_run"), ready, ~held, true() if flow_names is None else flow.name.in_(flow_names))
+        .where(
+            tx.mine("flow_run"),
+            run.state.in_(sorted(UNFINISHED)),
+            or_(_ready(tx, tx.now), lost),
+            or_(run.owner.is_(None), run.owner != worker_id),
+            true() if flow_names is None else flow.name.in_(flow_names),
+            run.epoch > 0 if begun else true(),
+        )
         .order_by(run.state_start_time.asc().nulls_last(), run.id)
         .limit(_LOOKED_AT)
     )
     taken: list[Payload] = []
     while len(taken) < limit:
-        suited = [row for row in tx.all(found) if _suits(row, labels)][: limit - len(taken)]
+        suited = [row for row in tx.all(found) if _suits(row, labels, is_worker=True)][: limit - len(taken)]
         if not suited:
             break
         # Of several processes that found the same run one wins, and the others look again.
-        won = _claimed(tx, worker_id, [row["id"] for row in suited], expires)
+        epochs = _claimed(tx, [row["id"] for row in suited if row["owner"] is None], worker_id, lease_seconds)
+        for row in suited:
+            if row["owner"] is not None:
+                epochs |= _claimed_after(tx, row["id"], worker_id, lease_seconds, max_lapses)
         taken += [
             {
                 "flow_run_id": row["id"],
@@ -168,11 +183,12 @@ def reserve_flow_runs(
                 "flow_name": row["flow_name"],
                 "name": row["name"],
                 "state": row["state"],
-                "lapsed": bool(row["lapsed"]),
-                "expires": expires,
+                "lapsed": row["owner"] is not None,
+                "epoch": epochs[row["id"]],
+                "expires": tx.lease_now + datetime.timedelta(seconds=lease_seconds),
             }
             for row in suited
-            if row["id"] in won
+            if row["id"] in epochs
         ]
     return taken
 
@@ -184,38 +200,31 @@ def _note_worker(tx: Tx, worker_id: str, facts: dict[str, Any]) -> None:
         tx.put("worker", {"tenant_id": owner, "name": worker_id}, facts)
 
 
-def _claimed(tx: Tx, worker_id: str, flow_run_ids: Sequence[str], expires: datetime.datetime) -> set[str]:
-    """Insert reservations, take over those that have run out, and return the flow runs for which that went well."""
-    reservation = tables["reservation"].c
-    claim = tx.upsert("reservation").values(
-        [{"flow_run_id": run_id, "worker_id": worker_id, "expires": expires} for run_id in flow_run_ids]
+_LEFT_BEHIND = sorted(KEEPS_OWNER - WAITING)
+
+
+def _claimed(tx: Tx, flow_run_ids: Sequence[str], worker_id: str, lease_seconds: float) -> dict[str, int]:
+    """Claim flow runs that nobody has, and return the epochs of those for which that went well."""
+    run = tables["flow_run"].c
+    claim = (
+        update(tables["flow_run"])
+        .where(run.id.in_(flow_run_ids), run.owner.is_(None), run.state.in_(sorted(UNFINISHED)))
+        .values(
+            owner=worker_id,
+            epoch=run.epoch + 1,
+            lease_seconds=lease_seconds,
+            lease_expires=tx.lease_now + datetime.timedelta(seconds=lease_seconds),
+        )
+        .returning(run.id, run.epoch)
     )
-    claim = claim.on_conflict_do_update(
-        index_elements=["flow_run_id"],
-        set_={"worker_id": worker_id, "expires": expires},
-        where=reservation.expires <= tx.now,
-    ).returning(reservation.flow_run_id)
-    return set(tx.connection.execute(claim).scalars())
+    return {row[0]: row[1] for row in tx.connection.execute(claim)} if flow_run_ids else {}
 
 
-def renew_flow_runs(tx: Tx, *, worker_id: str, flow_run_ids: Sequence[str], lease_seconds: float = 60.0) -> Payload:
-    """Prolong the leases of a worker.
-
-    Returns:
-        - Payload: ``flow_run_ids``: those that are still its own
-    """
-    reservation = tables["reservation"]
-    ids = [run_id for run_id in flow_run_ids if is_id(run_id)]
-    expires = tx.now + datetime.timedelta(seconds=lease_seconds)
-    mine = (reservation.c.worker_id == worker_id, reservation.c.flow_run_id.in_(ids))
-    tx.run(update(reservation).where(*mine).values(expires=expires))
-    kept = set(tx.connection.execute(select(reservation.c.flow_run_id).where(*mine)).scalars())
-    return {"flow_run_ids": [run_id for run_id in ids if run_id in kept]}
-
-
-def release_flow_runs(tx: Tx, *, worker_id: str, flow_run_ids: Sequence[str]) -> Payload:
-    """Give flow runs back: finished ones are done with, waiting ones can be taken by others."""
-    reservation = tables["reservation"]
-    ids = [run_id for run_id in flow_run_ids if is_id(run_id)]
-    tx.run(delete(reservation).where(reservation.c.worker_id == worker_id, reservation.c.flow_run_id.in_(ids)))
-    return {"success": True}
+def _claimed_after(tx: Tx, flow_run_id: str, worker_id: str, lease_seconds: float, max_lapses: int) -> dict[str, int]:
+    """Claim a flow run whose owner is gone, unless somebody has been quicker, or it is over with that."""
+    row = tx.row("flow_run", flow_run_id, "Invalid flow run ID", lock=True)
+    if row["owner"] is None or not ownership.is_silent(tx, row):
+        return {}
+    epoch = ownership.take(tx, row, worker_id, lease_seconds, max_lapses, is_dead=True)
+    is_over = tx.row("flow_run", flow_run_id, "Invalid flow run ID")["owner"] is None
+    return {} if is_over else {flow_run_id: epoch}

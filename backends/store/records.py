@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ...engine.errors import BackendRejected, VersionLockMismatch
+from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
 
 __all__ = [
     "ANYONE",
@@ -26,6 +26,9 @@ Payload = dict[str, Any]
 Kind = Literal["flow_run", "task_run"]
 
 VERSION_LOCKING_ERROR = "VERSION_LOCKING_ERROR"
+OWNERSHIP_LOST = "OWNERSHIP_LOST"
+
+_ERRORS = {VERSION_LOCKING_ERROR: VersionLockMismatch, OWNERSHIP_LOST: OwnershipLost}
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,11 +65,13 @@ class StateUpdate(msgspec.Struct, frozen=True, gc=False):
         - run_id: the flow run or task run
         - state: the state document as JSON text in UTF-8, stored as it is
         - version: the version the run is believed to have; None if the client does not know or care
+        - epoch: the claim by which the flow run is the sender's; None if it is nobody's who claims
     """
 
     run_id: str
     state: bytes
     version: int | None = None
+    epoch: int | None = None
 
 
 class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
@@ -78,7 +83,8 @@ class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
           ``ERROR``: nothing was recorded
         - message: why it was queued or refused
         - version: the version of the state that was recorded, or the run's version if none was
-        - code: ``VERSION_LOCKING_ERROR`` if the version was not the run's
+        - code: ``VERSION_LOCKING_ERROR`` if the version was not the run's, ``OWNERSHIP_LOST`` if the epoch was not
+        - document: the state that was recorded, where it is not the one that was sent
     """
 
     id: str
@@ -86,14 +92,19 @@ class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
     message: str | None = None
     version: int | None = None
     code: str | None = None
+    document: str | None = None
+
+    @property
+    def serialized_state(self) -> msgspec.Raw | None:
+        """The document as an answer shows it."""
+        return None if self.document is None else msgspec.Raw(self.document.encode())
 
     @property
     def error(self) -> BackendRejected | None:
         """The refusal as an exception, if it is one."""
         if self.status != "ERROR":
             return None
-        kind = VersionLockMismatch if self.code == VERSION_LOCKING_ERROR else BackendRejected
-        return kind(self.message or "")
+        return _ERRORS.get(self.code or "", BackendRejected)(self.message or "")
 
 
 class StateChange(msgspec.Struct, frozen=True, gc=False):

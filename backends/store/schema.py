@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -247,6 +248,12 @@ _table(
     Column("parent_task_run_id", _Id),
     # When the run was last submitted: nobody else may submit it for a while.
     Column("submitted", UtcDateTime, info=_internal),
+    # Who runs it, until when unless more is heard, and how often it has been claimed: a write that comes with an epoch
+    # comes from the owner of that claim.
+    Column("owner", Text),
+    Column("epoch", Integer, nullable=False, server_default=text("0")),
+    Column("lease_expires", UtcDateTime),
+    Column("lease_seconds", Float, info=_internal),
     UniqueConstraint("flow_id", "idempotency_key"),
     Index(None, "created"),
     Index(None, "name"),
@@ -257,6 +264,7 @@ _table(
     Index(None, "agent_id"),
     Index("ix_flow_run_due", "scheduled_start_time", **_only("state = 'Scheduled'")),
     Index("ix_flow_run_parent_task_run_id", "parent_task_run_id", **_only("parent_task_run_id IS NOT NULL")),
+    Index("ix_flow_run_owner", "owner", **_only("owner IS NOT NULL")),
 )
 
 # No index holds a column that an ordinary transition changes: PostgreSQL then updates rows in place, at half the cost.
@@ -408,14 +416,6 @@ Table(
     UniqueConstraint("limit_id", "run_id"),
     Index(None, "run_id"),
     comment="which running flow run holds a place under which label's limit",
-)
-Table(
-    "reservation",
-    metadata,
-    Column("flow_run_id", _Id, ForeignKey("flow_run.id", ondelete="CASCADE"), primary_key=True),
-    Column("worker_id", Text, nullable=False),
-    Column("expires", UtcDateTime, nullable=False),
-    comment="which worker has taken which flow run out of the queue, and until when",
 )
 _table(
     "worker",

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, func, or_, select, true
 
 from ...engine import lifecycle
-from . import scheduling
-from .flow_runs import state_update
+from . import ownership, scheduling
 from .records import Payload, StateUpdate
-from .transitions import set_states
+from .transitions import set_states, state_update
 from .tx import Tx, tables
 
 __all__ = [
@@ -148,9 +147,14 @@ def _silent_flow_runs(tx: Tx, cutoff: datetime.datetime) -> Sequence[str]:
     run, flow, group = tables["flow_run"], tables["flow"], tables["flow_group"]
     joined = run.join(flow, run.c.flow_id == flow.c.id).join(group, flow.c.flow_group_id == group.c.id)
     ended_lately = and_(run.c.state.in_(sorted(lifecycle.FINISHED)), run.c.state_timestamp > cutoff - LATELY)
-    silent = select(run.c.id).select_from(joined).where(run.c.heartbeat <= cutoff, _unless_off("heartbeat_enabled"))
+    silent = select(run.c.id).select_from(joined).where(*_silent(tx, cutoff), _unless_off("heartbeat_enabled"))
     chosen = silent.where(or_(run.c.state.in_(sorted(lifecycle.UNFINISHED)), ended_lately))
     return tx.connection.execute(chosen.order_by(run.c.heartbeat.desc(), run.c.id).limit(ZOMBIES)).scalars().all()
+
+
+def _silent(tx: Tx, cutoff: datetime.datetime) -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a flow run gives no sign of life, whatever its owner promised."""
+    return tables["flow_run"].c.heartbeat <= cutoff, ownership.silent(tx)
 
 
 def _unless_off(setting: str) -> ColumnElement[bool]:
@@ -183,7 +187,7 @@ def _end_cancelling(tx: Tx, cutoff: datetime.datetime) -> int:
     silent = tx.all(
         select(run.c.id, run.c.tenant_id)
         .select_from(joined)
-        .where(run.c.state == "Cancelling", run.c.heartbeat <= cutoff, _unless_off("heartbeat_enabled"))
+        .where(run.c.state == "Cancelling", *_silent(tx, cutoff), _unless_off("heartbeat_enabled"))
         .limit(ZOMBIES)
     )
     text = "No heartbeat detected from the flow run; marking the run as failed."
@@ -223,11 +227,11 @@ def revive(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
     joined = run.join(flow, run.c.flow_id == flow.c.id).join(group, flow.c.flow_group_id == group.c.id)
     live = exists().where(task_run.flow_run_id == run.c.id, task_run.state.in_(sorted(lifecycle.PENDING)))
     silent = tx.all(
-        select(run.c.id, run.c.tenant_id, run.c.times_resurrected)
+        select(run.c.id, run.c.tenant_id, run.c.times_resurrected, run.c.owner)
         .select_from(joined)
         .where(
             run.c.state.in_(["Running", "Submitted"]),
-            run.c.heartbeat <= tx.now - silence,
+            *_silent(tx, tx.now - silence),
             ~live,
             _unless_off("heartbeat_enabled"),
             _unless_off("lazarus_enabled"),
@@ -235,8 +239,13 @@ def revive(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
         .order_by(run.c.id)
         .limit(LAZARI)
     )
-    again = [row for row in silent if row["times_resurrected"] < RESURRECTIONS]
-    lost = [row for row in silent if row["times_resurrected"] >= RESURRECTIONS]
+    # of an owner that has died the death counts, as it does when others claim the run; of others each attempt to help
+    worn = [row for row in silent if row["times_resurrected"] + (row["owner"] is not None) >= RESURRECTIONS]
+    again = [row for row in silent if row not in worn]
+    lost = [row for row in worn if row["owner"] is None]
+    for row in worn:
+        if row["owner"] is not None:
+            ownership.end_lapsed(tx, row["id"], row["times_resurrected"] + 1)
     text = "Rescheduled by a Lazarus process."
     set_states(
         tx, "flow_run", [state_update(row["id"], "Scheduled", text, start_time=tx.now.isoformat()) for row in again]
@@ -251,7 +260,7 @@ def revive(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
     set_states(tx, "flow_run", [state_update(row["id"], "Failed", failed) for row in lost])
     lines += [(row, None, row["id"], "ERROR", failed) for row in lost]
     _write_logs(tx, lines, "flowloop.Lazarus")
-    return {"rescheduled": len(again), "failed": len(lost)}
+    return {"rescheduled": len(again), "failed": len(worn)}
 
 
 # -- retention -----------------------------------------------------------------------------------------
@@ -298,12 +307,8 @@ def prune_rest(tx: Tx, *, before: datetime.datetime) -> Payload:
 
 
 def forget(tx: Tx) -> None:
-    """Delete what has had its day: old answers to batches; keys, leases and reservations that ran out long ago."""
-    answer, lease, reservation = tables["answer"].c, tables["lease"].c, tables["reservation"].c
+    """Delete what has had its day: old answers to batches; keys and leases that ran out long ago."""
+    answer, lease = tables["answer"].c, tables["lease"].c
     tx.run(delete(tables["answer"]).where(answer.created < tx.now - ANSWERS_KEPT))
     tx.run(delete(tables["api_key"]).where(tables["api_key"].c.expires_at < tx.now - EXPIRED_KEYS_KEPT))
     tx.run(delete(tables["lease"]).where(lease.expires < tx.now - ANSWERS_KEPT))
-    over = exists().where(
-        tables["flow_run"].c.id == reservation.flow_run_id, tables["flow_run"].c.state.in_(sorted(lifecycle.FINISHED))
-    )
-    tx.run(delete(tables["reservation"]).where(reservation.expires < tx.now, over))

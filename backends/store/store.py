@@ -22,6 +22,7 @@ from . import (
     flows,
     hosted,
     logs,
+    ownership,
     queue,
     reads,
     scheduling,
@@ -118,6 +119,8 @@ class Store:
           survives the end of the process) or ``"OFF"``
         - secret_key: what secrets are encrypted with; without one they cannot be stored
         - next_events: tells the next dates of a schedule document; without one no runs are scheduled
+        - lease_clock: tells the time that leases are compared with; the clock of the database if None, because those of
+          the processes that use it may differ
 
     Raises (every method):
         - BackendRejected: what was asked is refused, with the message of the API
@@ -141,6 +144,7 @@ class Store:
         synchronous: str = "FULL",
         secret_key: str | None = None,
         next_events: NextEvents | None = None,
+        lease_clock: Clock | None = None,
     ) -> None:
         self._database = open_database(url, synchronous=synchronous)
         self._clock = clock or SystemClock()
@@ -148,6 +152,7 @@ class Store:
         self._secret_key = secret_key or ""
         self._next_events = next_events
         self._name = uuid.uuid4().hex[:12]
+        self._lease_clock = lease_clock
         self._watchers: list[Callable[[Sequence[StateChange]], None]] = []
 
     @property
@@ -194,6 +199,7 @@ class Store:
             self._next_events,
             self._secret_key,
             bool(self._watchers),
+            self._lease_clock,
         )
 
     async def write(self, caller: Caller, operation: Callable[[Tx], R]) -> R:
@@ -343,8 +349,8 @@ class Store:
     register_agent = _write(queue.register_agent)
     get_runs_in_queue = _write(queue.get_runs_in_queue)
     reserve_flow_runs = _write(queue.reserve_flow_runs)
-    renew_flow_runs = _write(queue.renew_flow_runs)
-    release_flow_runs = _write(queue.release_flow_runs)
+    claim_flow_run = _write(ownership.claim_flow_run)
+    release_flow_run = _write(ownership.release_flow_run)
 
     # -- what only the hosted API had ------------------------------------------------------------------
 

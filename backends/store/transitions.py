@@ -16,16 +16,25 @@ import msgspec
 from sqlalchemy import bindparam, select, update
 
 from ...engine import lifecycle
+from ...engine.backend import LEASE_SECONDS, PROLONGED
 from . import rules
 from .databases.base import StateRecord
 from .idempotency import once
 from .ids import is_id
-from .records import ANYONE, VERSION_LOCKING_ERROR, Caller, Kind, Outcome, StateChange, StateUpdate
+from .records import ANYONE, OWNERSHIP_LOST, VERSION_LOCKING_ERROR, Caller, Kind, Outcome, StateChange, StateUpdate
 from .rules import StateHead
 from .slots import Slots
 from .tx import Tx, document, in_utc, tables
 
-__all__ = ["QUEUE_INTERVAL", "no_result", "set_flow_run_states", "set_states", "set_task_run_states"]
+__all__ = [
+    "QUEUE_INTERVAL",
+    "end_task_runs",
+    "no_result",
+    "set_flow_run_states",
+    "set_states",
+    "set_task_run_states",
+    "state_update",
+]
 
 VERSION = "1.4.1"
 """The version of the dialect that documents made here claim."""
@@ -45,7 +54,7 @@ _NAMES = {"flow_run": "flow run", "task_run": "task run"}
 
 
 class _Run(msgspec.Struct, gc=False):
-    """One run while a batch is applied to it; it begins as a row of `Database.lock_runs`."""
+    """One run while a batch is applied to it; it begins as a row of `Database.lock_runs`. Flow runs have owners."""
 
     id: str
     version: int
@@ -54,16 +63,24 @@ class _Run(msgspec.Struct, gc=False):
     extra: Any
     """Of a task run its cached inputs, of a flow run the time of its submission."""
     flow_key: str
+    epoch: int = 0
+    owner: str | None = None
+    lease_expires: Any = None
+    lease_seconds: float | None = None
     repeats: int = 0
 
 
 class _Flow(msgspec.Struct):
-    """What the rules need of the flow of a run: a row of `Database.flow_facts`."""
+    """What the rules need of the flow of a flow run, or the flow run of a task run: a row of `Database.flow_facts`."""
 
     key: str
     state: str | None
     locked: bool
     limited: bool
+    epoch: int = 0
+    owner: str | None = None
+    lease_expires: Any = None
+    lease_seconds: float | None = None
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -77,6 +94,20 @@ class _Item(msgspec.Struct, gc=False):
 def no_result() -> dict[str, str]:
     """Return the document of the absence of a result."""
     return {"__version__": VERSION, "type": "NoResultType"}
+
+
+def state_update(run_id: str, state: str, message: str, **fields: Any) -> StateUpdate:
+    """Return an update to a state that the store makes itself, whatever the version of the run."""
+    made = {
+        "type": state,
+        "message": message,
+        **fields,
+        "__version__": VERSION,
+        "context": {},
+        "cached_inputs": {},
+        "_result": no_result(),
+    }
+    return StateUpdate(run_id, document(made).encode())
 
 
 def set_task_run_states(tx: Tx, updates: Sequence[StateUpdate], idempotency_key: str | None = None) -> list[Outcome]:
@@ -129,6 +160,9 @@ class _Batch:
         self.inputs: dict[str, str] = {}
         self.cancelled: list[_Item] = []
         self.submitted: list[str] = []
+        self.given_up: list[str] = []
+        self.taken_away: list[str] = []
+        self.prolonged: dict[str, float] = {}
         self.slots = Slots(tx, kind)
 
     def apply(self, updates: Sequence[StateUpdate]) -> list[Outcome]:
@@ -155,19 +189,24 @@ class _Batch:
     def load(self, items: Sequence[_Item]) -> None:
         tx, kind = self.tx, self.kind
         ids = list(dict.fromkeys(item.update.run_id for item in items))
+        if kind == "task_run":
+            # Flow runs are locked before their task runs, everywhere, so that nobody waits in a circle.
+            self.load_flows(ids)
         tenant_id = self.caller.tenant_id
         for row in tx.database.lock_runs(tx.connection, kind, ids):
             if tenant_id is None or row[3] == tenant_id:
                 self.runs[row[0]] = _Run(*row)
         if not self.runs:
             return
-        # After the runs are locked: what another transaction did to the flow run before it let go of them is seen.
-        keys = list({run.flow_key for run in self.runs.values()})
-        for row in tx.database.flow_facts(tx.connection, kind, keys):
-            self.flows[row[0]] = _Flow(*row)
+        if kind == "flow_run":
+            self.load_flows(list({run.flow_key for run in self.runs.values()}))
         self.load_repeated(items)
         if any(flow.limited for flow in self.flows.values()):
             self.slots.load([run.id for run in self.runs.values() if self.flows[run.flow_key].limited])
+
+    def load_flows(self, ids: Sequence[str]) -> None:
+        for row in self.tx.database.flow_facts(self.tx.connection, self.kind, ids):
+            self.flows[row[0]] = _Flow(*row)
 
     def load_repeated(self, items: Sequence[_Item]) -> None:
         """Read the states that a repeated message would have recorded."""
@@ -198,6 +237,9 @@ class _Batch:
         # What says the version that its run has is no repetition: nothing has followed that version yet.
         if strict and version != run.version and (repeated := self.find_repeated(run, item)) is not None:
             return repeated
+        fenced_off = self.find_fence(item, run, flow if self.kind == "task_run" else run)
+        if fenced_off is not None:
+            return fenced_off
         if new == "Submitted" and self.is_submitted(run):
             message = "State update failed: this run has already been submitted."
             return Outcome(run.id, "ERROR", message, run.version)
@@ -210,12 +252,34 @@ class _Batch:
             return self.refuse(item, run, f": the run is finished ({run.state}).")
         return self.accept(run, flow, item)
 
+    def find_fence(self, item: _Item, run: _Run, owned: _Run | _Flow) -> Outcome | None:
+        """Return the refusal of what a former owner sends, or of a Running beside an owner that lives."""
+        epoch = item.update.epoch
+        if epoch is not None:
+            if epoch == owned.epoch:
+                if item.head.type == "Running" and owned.owner is not None:
+                    self.prolong(run.flow_key if self.kind == "task_run" else run.id, owned)
+                return None
+            why = f": the flow run has another owner since: epoch {epoch} is not the current epoch {owned.epoch}."
+            return self.refuse(item, run, why, OWNERSHIP_LOST)
+        if owned.owner is None or item.head.type != "Running" or not self.is_living(owned):
+            return None
+        return self.refuse(item, run, ": the flow run has an owner that is alive.", VERSION_LOCKING_ERROR)
+
+    def prolong(self, flow_run_id: str, owned: _Run | _Flow) -> None:
+        """Begin a lease anew of which little is left: what begins is a sign of life, too."""
+        lease = owned.lease_seconds or LEASE_SECONDS
+        left = _moment(owned.lease_expires) - self.tx.now  # roughly: the clock of leases may be another one
+        if left < datetime.timedelta(seconds=lease * PROLONGED):
+            self.prolonged[flow_run_id] = lease
+
+    def is_living(self, owned: _Run | _Flow) -> bool:
+        return bool(_moment(owned.lease_expires) > self.tx.lease_now)
+
     def is_submitted(self, run: _Run) -> bool:
-        submitted = run.extra
-        if self.kind == "task_run" or submitted is None:
+        if self.kind == "task_run" or run.extra is None:
             return False
-        moment = datetime.datetime.fromisoformat(submitted) if isinstance(submitted, str) else submitted
-        return bool(moment + SUBMIT_LOCK > self.tx.now)
+        return bool(_moment(run.extra) + SUBMIT_LOCK > self.tx.now)
 
     def refuse(self, item: _Item, run: _Run | None, why: str, code: str | None = None) -> Outcome:
         message = f"State update failed for {_NAMES[self.kind]} ID {item.update.run_id}{why}"
@@ -235,10 +299,10 @@ class _Batch:
         if item.head.type in lifecycle.CLAIMS and (client_id is None or client_id != self.caller.client_id):
             return None  # a rival's claim may read the same: it is not ours
         if state == "Queued" and item.head.type == "Running":
-            return Outcome(run.id, "QUEUED", self.slots.message, version + 1)
+            return Outcome(run.id, "QUEUED", self.slots.message, version + 1, document=text)
         if state != item.head.type or not rules.same_state(item.text, text):
             return None
-        return Outcome(run.id, version=version + 1)
+        return Outcome(run.id, version=version + 1, document=None if text == item.text else text)
 
     # -- accepting -------------------------------------------------------------------------------------
 
@@ -261,8 +325,21 @@ class _Batch:
         elif head.type == "Submitted":
             run.extra = self.tx.now
             self.submitted.append(run.id)
+        if self.kind == "flow_run" and run.owner is not None:
+            self.change_owner(run, head.type, item.update.epoch)
         self.record(run, head, text, claim)
-        return Outcome(run.id, status, message, run.version)
+        return Outcome(run.id, status, message, run.version, document=None if text == item.text else text)
+
+    def change_owner(self, run: _Run, new: str, epoch: int | None) -> None:
+        """Let a flow run go with a state that its owner does not go on from, or to a client that claims nothing."""
+        if new not in lifecycle.KEEPS_OWNER:
+            self.given_up.append(run.id)
+        elif new == "Running" and epoch is None:
+            self.taken_away.append(run.id)
+            run.epoch += 1
+        else:
+            return
+        run.owner = None
 
     def queued(self, message: str) -> tuple[StateHead, str]:
         """Make the Queued state that is recorded in the place of a Running one."""
@@ -330,8 +407,17 @@ class _Batch:
             tx.connection.execute(keep, inputs)
         if self.submitted:
             self.note_submission()
+        for flow_run_id, lease in self.prolonged.items():
+            expires = tx.lease_now + datetime.timedelta(seconds=lease)
+            tx.update("flow_run", tables["flow_run"].c.id == flow_run_id, lease_expires=expires)
+        nobody: dict[str, Any] = {"owner": None, "lease_expires": None}
+        owned = tables["flow_run"].c
+        if self.given_up:
+            tx.update("flow_run", owned.id.in_(self.given_up), **nobody)
+        if self.taken_away:
+            tx.update("flow_run", owned.id.in_(self.taken_away), epoch=owned.epoch + 1, **nobody)
         for item in self.cancelled:
-            self.cascade(item)
+            end_task_runs(self.tx, item.update.run_id, item.update.state)
 
     def note_submission(self) -> None:
         flow_run, agent = tables["flow_run"].c, tables["agent"].c
@@ -340,12 +426,18 @@ class _Batch:
             values["agent_id"] = select(agent.id).where(agent.id == self.caller.agent_id).scalar_subquery()
         self.tx.update("flow_run", flow_run.id.in_(self.submitted), **values)
 
-    def cascade(self, item: _Item) -> None:
-        """Give the Cancelled state of a flow run to each of its task runs that has not finished."""
-        tx = self.tx
-        run = tables["task_run"].c
-        unfinished = select(run.id).where(
-            run.flow_run_id == item.update.run_id, run.state.not_in(sorted(lifecycle.FINISHED)) | run.state.is_(None)
-        )
-        ids = tx.connection.execute(unfinished).scalars().all()
-        _apply(tx, "task_run", [StateUpdate(run_id, item.update.state) for run_id in ids], ANYONE)
+
+def _moment(value: Any) -> datetime.datetime:
+    """Return a moment that a hot statement has read."""
+    moment: datetime.datetime = datetime.datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment
+
+
+def end_task_runs(tx: Tx, flow_run_id: str, state: bytes) -> None:
+    """Give a state that ends a flow run to each of its task runs that has not finished."""
+    run = tables["task_run"].c
+    unfinished = select(run.id).where(
+        run.flow_run_id == flow_run_id, run.state.not_in(sorted(lifecycle.FINISHED)) | run.state.is_(None)
+    )
+    ids = tx.connection.execute(unfinished).scalars().all()
+    _apply(tx, "task_run", [StateUpdate(run_id, state) for run_id in ids], ANYONE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ...engine.clock import Clock
 from ...engine.errors import BackendRejected
 from .databases.base import Database
 from .ids import is_id
@@ -43,6 +45,7 @@ class Tx:
         - next_events: tells the next dates of a schedule document, or None if nothing can
         - secret_key: what secrets are encrypted with, or an empty text
         - watched: whether anybody wants to be told of `changes`
+        - lease_clock: tells the time that leases are compared with; the database does if None
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Tx:
         next_events: NextEvents | None,
         secret_key: str,
         watched: bool,
+        lease_clock: Clock | None = None,
     ) -> None:
         self.connection = connection
         self.database = database
@@ -67,6 +71,12 @@ class Tx:
         self.changes: list[StateChange] = []
         self.moved: dict[str, None] = {}
         """The flow runs that take a state of their own in this transaction."""
+        self._lease_clock = lease_clock
+
+    @cached_property
+    def lease_now(self) -> datetime.datetime:
+        """The time that leases are compared with: one for all processes, however their clocks differ."""
+        return self._lease_clock.now() if self._lease_clock else self.database.clock(self.connection)
 
     # -- reading ---------------------------------------------------------------------------------------
 

@@ -7,21 +7,23 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
 from .._run import rules
-from ..backend import Backend, FlowRunInfoResult, connect
+from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, connect
 from ..cancellation import Cause, stopped_state
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
-from ..errors import BackendError, VersionLockMismatch
+from ..errors import BackendError, FlowloopError, FlowRunOwned, OwnershipLost, VersionLockMismatch
 from ..executors import Executor
 from ..flow import Flow
 from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
+from ..lifecycle import KEEPS_OWNER
 from ..limits import Limits
+from ..presence import is_gone, new_owner
 from ..result import Result
 from ..results import DefaultResult
 from ..runner import being_cancelled
@@ -32,6 +34,7 @@ from ..task import Task
 from ..triggers import all_successful
 from .creation import create_flow_run, recorded_parameters
 from .logs import LogShipper
+from .ownership import Ownership
 from .task_runner import CloudTaskRunner
 
 __all__ = ["CloudFlowRunner"]
@@ -55,8 +58,11 @@ class CloudFlowRunner(FlowRunner):
         - fail_fast: whether the first failed task stops all others
         - release_results: whether the value of a result is let go as soon as no task needs it any more: see
             `FlowRunner`
-        - takeover: whether a flow run that is recorded as Running is continued although its runner may live; if None,
-            it is when no heartbeat came for twice its interval. The former runner can record nothing any more.
+        - takeover: whether a flow run is continued although its owner lives. The former owner can record nothing any
+            more. Without it a run is taken over when its owner is known to be dead, or its lease has run out.
+        - if_owned: what `run` does where the flow run has an owner that lives: ``"raise"`` an error, or ``"follow"`` it
+            to its end, and go on with the run if it dies before
+        - claim: by which the flow run to continue is this runner's already
         - task_runner_cls: the class that runs the tasks; a `CloudTaskRunner`
 
     Example:
@@ -81,6 +87,8 @@ class CloudFlowRunner(FlowRunner):
         release_results: bool = False,
         takeover: bool | None = None,
         task_runner_cls: type[CloudTaskRunner] | None = None,
+        if_owned: Literal["raise", "follow"] = "raise",
+        claim: FlowRunClaim | None = None,
     ) -> None:
         if task_runner_cls is not None and not issubclass(task_runner_cls, CloudTaskRunner):
             raise ValueError(
@@ -97,6 +105,9 @@ class CloudFlowRunner(FlowRunner):
         )
         self.backend = backend
         self.takeover = takeover
+        self.if_owned: Literal["raise", "follow"] = if_owned
+        self.claim = claim
+        self._ownership: Ownership | None = None
         self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
         self._woken = anyio.Event()
@@ -113,6 +124,8 @@ class CloudFlowRunner(FlowRunner):
         executor: Executor | None = None,
         context: Mapping[str, Any] | None = None,
         task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> State:
         """Run the flow, and record it.
 
@@ -125,6 +138,7 @@ class CloudFlowRunner(FlowRunner):
             - executor: where bodies run; the flow's own if None
             - context: values for the context of all runs; ``flow_run_id`` continues that flow run
             - task_contexts: values for the contexts of single tasks
+            - idempotency_key: starts a flow run, or follows the one that was started under this key before
 
         Returns:
             - State: the final state; its result is a dict of the states of `return_tasks`
@@ -132,6 +146,8 @@ class CloudFlowRunner(FlowRunner):
         Raises:
             - FlowDefinitionError: for a flow that cannot run, or a parameter that cannot be; nothing is recorded
             - BackendError: if the flow cannot be registered, or the flow run cannot be created
+            - FlowRunOwned: if the flow run has an owner that lives
+            - OwnershipLost: if another owner has claimed the flow run meanwhile; it goes on there
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
         await self._prepared()
@@ -147,14 +163,15 @@ class CloudFlowRunner(FlowRunner):
                 backend = await stack.enter_async_context(backend)
             if flow_run_id is None:
                 given_all = {**known.get("parameters", {}), **given}
-                # no agent and no worker has this label, so they leave the run to this runner
-                labels = [f"agentless-run-{uuid.uuid4().hex[:8]}"]
-                flow_run_id = await create_flow_run(
-                    self.flow, backend, given_all, settings=self.settings, labels=labels
-                )
-            self.flow_run_id = flow_run_id
+                ownership = await self._created(backend, given_all, idempotency_key)
+            else:
+                ownership = await self._claimed(backend, flow_run_id, follows=self.if_owned == "follow")
+            flow_run_id = self.flow_run_id = ownership.flow_run_id
+            self._ownership = ownership
+            stack.push_async_callback(self._released, ownership)
             self._changed_elsewhere = None
             known |= {
+                "ownership": ownership,
                 "flow_run_id": flow_run_id,
                 "backend": backend,
                 "running_with_backend": True,
@@ -164,6 +181,11 @@ class CloudFlowRunner(FlowRunner):
                 final = await super().run(
                     state, task_states, return_tasks, given, task_runner_state_handlers, executor, known, task_contexts
                 )
+                if ownership.lost:
+                    raise OwnershipLost(
+                        f"flow run {flow_run_id} was claimed by another owner while it ran here: it goes on there, and "
+                        "nothing is recorded from here since"
+                    )
                 if final.is_failed():
                     _log.warning("flow run %s of %r failed: %s", flow_run_id, self.flow.name, final.message)
                 wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
@@ -172,6 +194,108 @@ class CloudFlowRunner(FlowRunner):
                 stopped = await self._wait_in_queue(backend, flow_run_id, wait)
                 if stopped is not None:
                     return final if stopped == "handover" else stopped_state(stopped)
+
+    async def follow(self) -> State:
+        """Await the end of the flow run that `run` found to have another owner; if that one dies, go on with the run.
+
+        Returns:
+            - State: the final state, as `run` returns it
+
+        Example:
+
+            ```python
+            try:
+                state = await runner.run(context={"flow_run_id": flow_run_id})
+            except FlowRunOwned:
+                state = await runner.follow()
+            ```
+        """
+        if self.flow_run_id is None:
+            raise FlowloopError(f"this runner of flow {self.flow.name!r} knows no flow run to follow: call run first")
+        before, self.if_owned = self.if_owned, "follow"
+        try:
+            return await self.run(context={"flow_run_id": self.flow_run_id})
+        finally:
+            self.if_owned = before
+
+    # -- ownership ---------------------------------------------------------------------------------------
+
+    async def _created(self, backend: Backend, parameters: dict[str, Any], idempotency_key: str | None) -> Ownership:
+        """Create a flow run that is this runner's from the start; one with a key may have been created before."""
+        began, owner = asyncio.get_running_loop().time(), new_owner()
+        labels = [f"agentless-run-{uuid.uuid4().hex[:8]}"]  # no agent has this label
+        options: dict[str, Any] = {"settings": self.settings, "labels": labels}
+        if idempotency_key is not None:
+            options["idempotency_key"] = idempotency_key
+            flow_run_id = await create_flow_run(self.flow, backend, parameters, **options)
+            return await self._claimed(backend, flow_run_id, follows=True)
+        lease = self.settings.lease_seconds
+        options |= {"owner": owner, "lease_seconds": lease}
+        flow_run_id = await create_flow_run(self.flow, backend, parameters, **options)
+        return Ownership(backend, flow_run_id, FlowRunClaim(owner, None, lease), began)
+
+    async def _claimed(self, backend: Backend, flow_run_id: str, *, follows: bool) -> Ownership:
+        """Claim a flow run, also at once from an owner that is known to be dead; follow one that lives, if wanted.
+
+        Raises:
+            - FlowRunOwned: if it has an owner that lives
+        """
+        loop = asyncio.get_running_loop()
+        self.flow_run_id = flow_run_id
+        if self.claim is not None:
+            return Ownership(backend, flow_run_id, self.claim, loop.time())
+        owner, gone = new_owner(), None
+        while True:
+            asked = loop.time()
+            try:
+                claim = await backend.claim_flow_run(
+                    flow_run_id,
+                    owner,
+                    lease_seconds=self.settings.lease_seconds,
+                    max_lapses=self.settings.max_lapses,
+                    takeover=bool(self.takeover),
+                    gone=gone,
+                )
+                return Ownership(backend, flow_run_id, claim, asked)
+            except FlowRunOwned as owned:
+                if owned.owner != gone and is_gone(owned.owner):
+                    gone = owned.owner
+                    continue
+                if not follows:
+                    raise
+            await self._follow_owner(backend, flow_run_id)
+
+    async def _follow_owner(self, backend: Backend, flow_run_id: str) -> None:
+        """Wait until the flow run has ended, or it is time to look whether its owner lives."""
+        with anyio.move_on_after(min(self.settings.check_cancellation_interval, self.settings.heartbeat_interval)):
+            stream = backend.watch_flow_run(flow_run_id)
+            try:
+                if stream is not None:
+                    async with stream as states:
+                        async for state in states:
+                            if state.is_finished():
+                                return
+            except BackendError as error:
+                self.logger.debug("flow run %s cannot be listened to: %s", flow_run_id, error)
+            await anyio.sleep_forever()
+
+    async def _released(self, ownership: Ownership) -> None:
+        """Give up a flow run that has no state by which it was given up."""
+        if ownership.lost or ownership.given_up or ownership.claim.epoch is None:
+            return
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+            try:
+                await ownership.backend.release_flow_run(ownership.flow_run_id, ownership.claim.epoch)
+            except BackendError as error:
+                told = "flow run %s can be continued when its lease has run out: %s"
+                self.logger.warning(told, ownership.flow_run_id, error)
+
+    def _lose(self) -> None:
+        """Stop: the flow run is another owner's, and nothing more is recorded from here."""
+        if self._ownership is not None and not self._ownership.lost:
+            self._ownership.lost = True
+            self.logger.warning("flow run %s has another owner since", self.flow_run_id)
+            self.cancel("handover")
 
     async def _wait_in_queue(self, backend: Backend, flow_run_id: str, seconds: float) -> Cause | None:
         """Wait before asking again for a place, and return why the run was stopped meanwhile, if it was."""
@@ -291,6 +415,9 @@ class CloudFlowRunner(FlowRunner):
             "scheduled_start_time": info.scheduled_start_time,
             "takeover": self._takes_over(info),
         }
+        ownership: Ownership | None = context.get("ownership")
+        if ownership is not None and ownership.claim.epoch is None and info.owner == ownership.claim.owner:
+            ownership.claim = FlowRunClaim(info.owner, info.epoch, ownership.claim.lease_seconds)
         chosen: dict[Task[..., Any], dict[str, Any]] = {task: {} for task in task_contexts}
         tasks = {slug: task for task, slug in self.flow.slugs.items()}
         for task_run in info.task_runs:
@@ -313,13 +440,8 @@ class CloudFlowRunner(FlowRunner):
         return {p.name: p.restored(recorded[p.name]) for p in self.flow.parameters() if p.name in recorded}
 
     def _takes_over(self, info: FlowRunInfoResult) -> bool:
-        if not info.state.is_running():
-            return True  # whoever ran it has ended it
-        if self.takeover is not None:
-            return self.takeover
-        if info.heartbeat is None:
-            return True
-        return (now() - info.heartbeat).total_seconds() > 2 * self.settings.heartbeat_interval
+        """Whether this runner goes on with what another one began: it has claimed the run, or nobody runs it."""
+        return self._ownership is not None or not info.state.is_running()
 
     async def check_flow_is_pending_or_running(self, state: State) -> State:
         """Check that the flow run has not ended; one whose runner died while it was cancelled is ended now.
@@ -375,10 +497,17 @@ class CloudFlowRunner(FlowRunner):
         current = _values.get()
         backend: Backend = current["backend"]
         flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
+        ownership: Ownership | None = current.get("ownership")
+        if ownership is not None and ownership.lost:
+            raise ENDRUN(new_state)
         if new_state.is_running():
             new_state.context["runner"] = current["runner_id"]
+        epoch = None if ownership is None else ownership.claim.epoch
         try:
-            answer = await backend.set_flow_run_state(flow_run_id, version, _without_results(new_state))
+            answer = await backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
+        except OwnershipLost:
+            self._lose()
+            raise ENDRUN(new_state) from None
         except (VersionLockMismatch, VersionLockMismatchSignal):
             return await self._adopted(backend, flow_run_id, old_state, new_state)
         except Exception as error:
@@ -387,6 +516,8 @@ class CloudFlowRunner(FlowRunner):
         if isinstance(answer, Queued):
             answer.state = old_state
             raise ENDRUN(answer)
+        if ownership is not None and type(new_state).__name__ not in KEEPS_OWNER:
+            ownership.given_up = True
         _values.set({**current, "flow_run_version": None if version is None else version + 1})
         return new_state
 
@@ -466,9 +597,11 @@ class CloudFlowRunner(FlowRunner):
         _values.set({**_values.get(), "flow_run_version": info.version})
 
     async def _heartbeats(self) -> None:
-        # not at once: a Running state is a sign of life by itself, and a runner that finds nothing to do gives none
+        # not at once: a claim or a Running state is a sign of life by itself
+        ownership: Ownership | None = _values.get().get("ownership")
+        lease = self.settings.lease_seconds if ownership is None else ownership.claim.lease_seconds
         while True:
-            await anyio.sleep(self.settings.heartbeat_interval)
+            await anyio.sleep(lease / 2)
             await self._heartbeat()
 
     async def _heartbeat(self) -> bool:
@@ -478,9 +611,15 @@ class CloudFlowRunner(FlowRunner):
             - bool: whether it heard
         """
         current = _values.get()
-        backend: Backend = current["backend"]
+        ownership: Ownership | None = current.get("ownership")
         try:
-            await backend.update_flow_run_heartbeat(current["flow_run_id"])
+            if ownership is None:
+                await current["backend"].update_flow_run_heartbeat(current["flow_run_id"])
+            else:
+                await ownership.renew()
+        except OwnershipLost:
+            self._lose()
+            return False
         except BackendError as error:
             self.logger.debug("no heartbeat: %s", error)
             return False

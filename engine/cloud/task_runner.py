@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..cancellation import Cancellation
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
-from ..errors import BackendError, TaskRunError, VersionLockMismatch
+from ..errors import BackendError, OwnershipLost, TaskRunError, VersionLockMismatch
 from ..result import NoResult, NotStored, Result
 from ..results import DefaultResult
 from ..retries import delay_after
@@ -37,6 +38,7 @@ from ..state import (
 )
 from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
+from .ownership import Ownership
 
 __all__ = ["CloudTaskRunner"]
 
@@ -207,8 +209,22 @@ class CloudTaskRunner(TaskRunner):
             new_state.context["runner"] = current.get("runner_id")
         if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:
             await self._keep_what_was_left(new_state)
+        ownership: Ownership | None = current.get("ownership")
+        epoch = None if ownership is None else ownership.claim.epoch
+        asked = asyncio.get_running_loop().time()
         try:
-            answer = await _backend().set_task_run_state(task_run_id, version, new_state, self.task.cache_for)
+            if ownership is not None and ownership.lost:
+                raise OwnershipLost("the flow run has another owner since")
+            answer = await _backend().set_task_run_state(
+                task_run_id, version, new_state, self.task.cache_for, epoch=epoch
+            )
+            if ownership is not None and new_state.is_running():
+                ownership.acknowledged(asked)
+                if not ownership.holds:
+                    await ownership.renew()  # nothing begins when somebody else may have the flow run
+        except OwnershipLost as error:
+            self._lose(ownership)
+            raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
         except (VersionLockMismatch, VersionLockMismatchSignal):
             return await self._adopted(task_run_id, old_state, new_state)
         except Exception as error:
@@ -221,6 +237,14 @@ class CloudTaskRunner(TaskRunner):
         # in place: these values are this run's alone, and one dict less for each run that waits is felt
         current["task_run_version"] = None if version is None else version + 1
         return new_state
+
+    def _lose(self, ownership: Ownership | None) -> None:
+        """Stop the flow run here: it is another owner's."""
+        if ownership is not None:
+            ownership.lost = True
+        cancellation: Cancellation | None = _values.get().get("cancellation")
+        if cancellation is not None:
+            cancellation.request("handover")
 
     async def _keep_what_was_left(self, state: State) -> None:
         """Store the error of a run, so that whoever is given it gets the same where the flow run is continued."""

@@ -22,10 +22,12 @@ from flowloop.engine.errors import (
     BackendRejected,
     BackendUnavailable,
     DialectError,
+    OwnershipLost,
     VersionLockMismatch,
 )
+from flowloop.engine.serialization import encode_state
 from flowloop.engine.settings import Settings
-from flowloop.engine.state import Queued, Running, Success
+from flowloop.engine.state import Queued, Running, State, Success
 from flowloop.engine.testing import run as run_virtually
 
 NOON = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
@@ -253,27 +255,33 @@ def test_a_request_whose_answer_was_lost_is_sent_again_as_it_was(version: int | 
     assert first.key is None or first.key != last.key
 
 
+def encoded(state: State) -> Any:
+    return json.loads(encode_state(state))
+
+
 def test_items_of_a_batch_are_refused_one_by_one() -> None:
+    waits = Queued("no room", start_time=NOON)
     states = [
         {"status": "SUCCESS", "message": None, "code": None},
         {"status": "ERROR", "message": "stale", "code": "VERSION_LOCKING_ERROR"},
         {"status": "ERROR", "message": "no such run", "code": None},
-        {"status": "QUEUED", "message": "no room", "code": None},
+        {"status": "QUEUED", "message": "no room", "code": None, "serialized_state": encoded(waits)},
+        {"status": "ERROR", "message": "not yours", "code": "OWNERSHIP_LOST"},
     ]
     server = Server({"set_task_run_states": {"states": states}})
     outcomes: list[Any] = []
 
     async def use(backend: GraphQLBackend) -> None:
-        writes = [backend.set_task_run_state(f"t{n}", 1, Running()) for n in range(4)]
+        writes = [backend.set_task_run_state(f"t{n}", 1, Running()) for n in range(5)]
         outcomes.extend(await asyncio.gather(*writes, return_exceptions=True))
 
     run(server, use, settings=Settings(queue_interval=20))
-    success, stale, missing, queued = outcomes
+    success, stale, missing, queued, lost = outcomes
     assert type(success) is Running
     assert (type(stale), str(stale)) == (VersionLockMismatch, "stale")
     assert (type(missing), str(missing)) == (BackendRejected, "no such run")
-    assert isinstance(queued, Queued)
-    assert (queued.message, queued.start_time) == ("no room", NOON + datetime.timedelta(seconds=20))
+    assert (type(lost), str(lost)) == (OwnershipLost, "not yours")
+    assert encoded(queued) == encoded(waits), "what was recorded is what is answered"
 
 
 def test_a_field_that_fails_leaves_the_others_of_its_request() -> None:
@@ -497,6 +505,7 @@ def test_another_server_answers_in_its_own_words() -> None:
     server = Server(
         refused("stale", "VERSION_LOCKING_ERROR", data={"set_task_run_states": None}),
         {"set_task_run_states": {"states": [{"id": "t", "status": "QUEUED", "message": "no room"}]}},
+        {"get_task_run_info": {"serialized_state": encoded(Queued("no room", start_time=NOON))}},
         {"set_task_run_states": {"states": [{"id": "t", "status": "WHATEVER", "message": None}]}},
         refused("State update failed for task run ID t", data={"set_task_run_states": None}),
         flowloop=False,
@@ -505,7 +514,9 @@ def test_another_server_answers_in_its_own_words() -> None:
     async def use(backend: GraphQLBackend) -> None:
         with pytest.raises(VersionLockMismatch):
             await backend.set_task_run_state("t", 1, Running())
-        assert isinstance(await backend.set_task_run_state("t", 1, Running()), Queued)
+        queued = await backend.set_task_run_state("t", 1, Running())
+        assert isinstance(queued, Queued)
+        assert queued.start_time == NOON, "as it was recorded"
         assert isinstance(await backend.set_task_run_state("t", 1, Running()), Running)
         with pytest.raises(BackendRejected, match="State update failed"):
             await backend.set_task_run_state("t", 1, Running())

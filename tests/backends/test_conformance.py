@@ -15,13 +15,20 @@ from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine.backend import (
     Backend,
+    FlowRunClaim,
     FlowRunFilter,
     FlowSummary,
     LimitRecord,
     LogRecord,
     TaskRunInfoResult,
 )
-from flowloop.engine.errors import BackendRejected, SerializationError, VersionLockMismatch
+from flowloop.engine.errors import (
+    BackendRejected,
+    FlowRunOwned,
+    OwnershipLost,
+    SerializationError,
+    VersionLockMismatch,
+)
 from flowloop.engine.result import Result
 from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
 from flowloop.engine.serialization import encode_state
@@ -823,6 +830,187 @@ async def test_two_watchers_see_the_same_and_neither_sees_another_run(backend: B
             assert (await anext(states)).message == "this one"
 
 
+# ---- ownership ---------------------------------------------------------------------------------------
+
+
+class Owned:
+    """A flow run that somebody owns, Running, and one of its task runs."""
+
+    def __init__(self, backend: Backend, flow_run_id: str, task_run_id: str, claim: FlowRunClaim) -> None:
+        self.backend = backend
+        self.id = flow_run_id
+        self.task_run_id = task_run_id
+        self.claim = claim
+
+
+async def owned(backend: Backend, lease_seconds: float = 60.0) -> Owned:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id, labels=[unique("label")])
+    claim = await backend.claim_flow_run(flow_run_id, "first", lease_seconds=lease_seconds)
+    await backend.set_flow_run_state(flow_run_id, 1, Running("go"), epoch=claim.epoch)
+    info = await backend.get_flow_run_info(flow_run_id)
+    return Owned(backend, flow_run_id, info.task_runs[0].id, claim)
+
+
+async def test_a_claim_raises_the_epoch_and_shuts_the_former_owner_out(backend: Backend) -> None:
+    run = await owned(backend)
+    assert (run.claim.owner, run.claim.epoch) == ("first", 1)
+    await backend.set_task_run_state(run.task_run_id, 1, Running(), epoch=1)
+    second = await backend.claim_flow_run(run.id, "second", takeover=True)
+    assert second.epoch == 2
+    with pytest.raises(OwnershipLost, match="another owner"):
+        await backend.set_task_run_state(run.task_run_id, 2, Success("late"), epoch=1)
+    with pytest.raises(OwnershipLost):
+        await backend.set_flow_run_state(run.id, 2, Failed("late"), epoch=1)
+    with pytest.raises(OwnershipLost):
+        await backend.update_flow_run_heartbeat(run.id, 1)
+    assert isinstance(await backend.get_task_run_state(run.task_run_id), Running)
+    await backend.set_task_run_state(run.task_run_id, 2, Success("mine"), epoch=2)
+    await backend.set_flow_run_state(run.id, 2, Success("mine"), epoch=2)
+    assert (await backend.get_flow_run_state(run.id)).message == "mine"
+
+
+async def test_a_living_owner_is_named_to_whoever_wants_its_run(backend: Backend) -> None:
+    run = await owned(backend)
+    for _ in range(2):
+        with pytest.raises(FlowRunOwned, match="first") as refused:
+            await backend.claim_flow_run(run.id, "second")
+        assert refused.value.flow_run_id == run.id
+        assert refused.value.owner == "first"
+        assert refused.value.last_heard is not None
+        assert refused.value.free_at == refused.value.last_heard + datetime.timedelta(seconds=60)
+    info = await backend.get_flow_run_info(run.id)
+    assert (info.owner, info.epoch) == ("first", 1)
+    assert await backend.reserve_flow_runs("worker", flow_names=["etl"], begun=True, limit=0) == []
+
+
+async def test_who_claims_twice_by_one_name_is_answered_alike(backend: Backend) -> None:
+    run = await owned(backend)
+    assert await backend.claim_flow_run(run.id, "first") == run.claim
+
+
+async def test_a_lease_that_ran_out_frees_a_run(backend: Backend) -> None:
+    run = await owned(backend, lease_seconds=1e-6)
+    await backend.set_task_run_state(run.task_run_id, 1, Running(), epoch=1)  # nobody has claimed it yet
+    assert (await backend.claim_flow_run(run.id, "second")).epoch == 2
+
+
+async def test_an_owner_that_is_known_to_be_dead_has_no_lease(backend: Backend) -> None:
+    run = await owned(backend)
+    with pytest.raises(FlowRunOwned):
+        await backend.claim_flow_run(run.id, "second", gone="somebody else")
+    assert (await backend.claim_flow_run(run.id, "second", gone="first")).epoch == 2
+    with pytest.raises(FlowRunOwned):
+        await backend.claim_flow_run(run.id, "third", gone="first")
+
+
+@pytest.mark.parametrize("state", [Success(), Cancelled(), Scheduled(start_time=NOON), Retrying(start_time=NOON)])
+async def test_a_state_that_ends_a_run_or_lets_it_wait_gives_it_up(backend: Backend, state: State) -> None:
+    run = await owned(backend)
+    await backend.set_flow_run_state(run.id, 2, state, epoch=1)
+    info = await backend.get_flow_run_info(run.id)
+    assert (info.owner, info.epoch) == (None, 1)
+    claim = await backend.claim_flow_run(run.id, "second")
+    assert claim.epoch == (1 if state.is_finished() else 2), "what is over is nobody's"
+
+
+async def test_what_a_person_does_needs_no_epoch(backend: Backend) -> None:
+    run = await owned(backend)
+    await backend.set_task_run_state(run.task_run_id, None, Failed("by hand"))
+    assert await backend.cancel_flow_run(run.id) == "Cancelling"
+    await backend.set_flow_run_state(run.id, None, Cancelled("by hand"))
+    await backend.set_flow_run_state(run.id, None, Scheduled("again", start_time=NOON))
+    assert (await backend.get_flow_run_info(run.id)).owner is None
+
+
+async def test_a_running_without_an_epoch_is_refused_beside_an_owner_that_lives(backend: Backend) -> None:
+    run = await owned(backend)
+    with pytest.raises(VersionLockMismatch):
+        await backend.set_task_run_state(run.task_run_id, 1, Running())
+    with pytest.raises(VersionLockMismatch):
+        await backend.set_flow_run_state(run.id, 2, Running("mine"))
+    await backend.release_flow_run(run.id, 1)
+    await backend.set_task_run_state(run.task_run_id, 1, Running())
+    await backend.set_flow_run_state(run.id, 2, Running("mine"))
+
+
+async def test_a_client_without_claims_shuts_an_owner_out_that_is_silent(backend: Backend) -> None:
+    run = await owned(backend, lease_seconds=1e-6)
+    await backend.set_flow_run_state(run.id, 2, Running("mine"))
+    with pytest.raises(OwnershipLost):
+        await backend.set_task_run_state(run.task_run_id, 1, Running(), epoch=1)
+
+
+async def test_a_run_whose_owners_die_is_begun_so_often_and_no_more(backend: Backend) -> None:
+    run = await owned(backend, lease_seconds=1e-6)
+    for number in range(2, 4):
+        claim = await backend.claim_flow_run(run.id, f"owner {number}", lease_seconds=1e-6)
+        assert claim.epoch == number
+    assert isinstance(await backend.get_flow_run_state(run.id), Running)
+    await backend.claim_flow_run(run.id, "the last")
+    state = await backend.get_flow_run_state(run.id)
+    assert isinstance(state, Failed)
+    assert "3 times" in (state.message or "")
+    info = await backend.get_flow_run_info(run.id)
+    assert info.owner is None
+    assert {type(task_run.state) for task_run in info.task_runs} == {Failed}
+
+
+async def test_a_takeover_from_an_owner_that_lives_counts_as_no_death(backend: Backend) -> None:
+    run = await owned(backend)
+    for number in range(2, 7):
+        await backend.claim_flow_run(run.id, f"owner {number}", takeover=True)
+    assert isinstance(await backend.get_flow_run_state(run.id), Running)
+
+
+async def test_a_run_that_nobody_lives_for_is_cancelled_at_once(backend: Backend) -> None:
+    run = await owned(backend, lease_seconds=1e-6)
+    await backend.set_task_run_state(run.task_run_id, 1, Running(), epoch=1)
+    assert await backend.cancel_flow_run(run.id) == "Cancelled"
+    info = await backend.get_flow_run_info(run.id)
+    assert {type(state) for state in (info.state, *(task_run.state for task_run in info.task_runs))} == {Cancelled}
+
+
+async def test_cancelling_one_run_touches_no_other(backend: Backend) -> None:
+    first, second = await owned(backend, lease_seconds=1e-6), await owned(backend)
+    await backend.set_task_run_state(second.task_run_id, 1, Running(), epoch=1)
+    await backend.cancel_flow_run(first.id)
+    info = await backend.get_flow_run_info(second.id)
+    assert sorted(type(task_run.state).__name__ for task_run in info.task_runs) == ["Pending", "Pending", "Running"]
+
+
+async def test_a_run_is_created_for_its_owner(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id, owner="first", lease_seconds=60)
+    info = await backend.get_flow_run_info(flow_run_id)
+    assert (info.owner, info.epoch) == ("first", 1)
+    with pytest.raises(FlowRunOwned):
+        await backend.claim_flow_run(flow_run_id, "second")
+    key = unique("key")
+    created = await backend.create_flow_run(flow.id, owner="first", idempotency_key=key)
+    assert await backend.create_flow_run(flow.id, owner="second", idempotency_key=key) == created
+    assert (await backend.get_flow_run_info(created)).owner == "first"
+
+
+@pytest.mark.parametrize("epoch", [None, 1])
+async def test_the_answer_is_what_is_read_back(backend: Backend, epoch: int | None) -> None:
+    run = await owned(backend)
+    if epoch is None:
+        await backend.release_flow_run(run.id, 1)
+    states: list[State] = [
+        Running("one", context={"tags": []}),
+        Failed("two", cached_inputs={"x": Result(1, location="x")}),
+        Pending("three"),
+        Scheduled("four", start_time=NOON),
+        Running("five"),
+    ]
+    for version, state in enumerate(states, 1):
+        for _ in range(2):  # the second time as a repeated message
+            answered = await backend.set_task_run_state(run.task_run_id, version, state, epoch=epoch)
+            read = await backend.get_task_run_state(run.task_run_id)
+            assert encode_state(answered) == encode_state(read)
+
+
 # ---- handing out runs --------------------------------------------------------------------------------
 
 
@@ -843,13 +1031,14 @@ async def test_a_lease_that_ran_out_passes_the_run_on(backend: Backend) -> None:
     label = unique("label")
     flow = await backend.register_flow(flow_document(), project_name="demo")
     flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
-    await backend.reserve_flow_runs("first", labels=[label], lease_seconds=60)
-    await backend.set_flow_run_state(flow_run_id, 1, Running())
-    assert await backend.renew_reservations("second", [flow_run_id]) == []
-    assert await backend.renew_reservations("first", [flow_run_id], lease_seconds=1e-6) == [flow_run_id]
+    [first] = await backend.reserve_flow_runs("first", labels=[label], lease_seconds=1e-6)
+    await backend.set_flow_run_state(flow_run_id, 1, Running(), epoch=first.claim.epoch)
     [taken] = await backend.reserve_flow_runs("second", labels=[label])
-    assert (taken.flow_run_id, taken.lapsed) == (flow_run_id, True)
-    assert await backend.renew_reservations("first", [flow_run_id, MISSING]) == []
+    assert (taken.flow_run_id, taken.lapsed, taken.claim.owner) == (flow_run_id, True, "second")
+    assert first.claim.epoch is not None
+    assert taken.claim.epoch == first.claim.epoch + 1
+    with pytest.raises(OwnershipLost):
+        await backend.update_flow_run_heartbeat(flow_run_id, first.claim.epoch)
 
 
 async def test_what_is_given_back_can_be_given_to_another(backend: Backend) -> None:
@@ -857,10 +1046,11 @@ async def test_what_is_given_back_can_be_given_to_another(backend: Backend) -> N
     flow = await backend.register_flow(flow_document(), project_name="demo")
     flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
     assert await backend.reserve_flow_runs("first", labels=[label], flow_names=["another flow"]) == []
-    await backend.reserve_flow_runs("first", labels=[label], flow_names=["another flow", "etl"])
-    await backend.release_reservations("second", [flow_run_id])
+    [first] = await backend.reserve_flow_runs("first", labels=[label], flow_names=["another flow", "etl"])
+    assert first.claim.epoch is not None
+    await backend.release_flow_run(flow_run_id, first.claim.epoch + 1)
     assert await backend.reserve_flow_runs("second", labels=[label]) == []
-    await backend.release_reservations("first", [flow_run_id])
+    await backend.release_flow_run(flow_run_id, first.claim.epoch)
     assert len(await backend.reserve_flow_runs("second", labels=[label])) == 1
 
 
@@ -882,11 +1072,13 @@ async def test_a_run_whose_worker_was_lost_while_it_was_cancelled_is_passed_on(b
     label = unique("label")
     flow = await backend.register_flow(flow_document(), project_name="demo")
     flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
-    await backend.reserve_flow_runs("first", labels=[label], lease_seconds=1e-6)
-    await backend.set_flow_run_state(flow_run_id, 1, Running())
+    [first] = await backend.reserve_flow_runs("first", labels=[label])
+    await backend.set_flow_run_state(flow_run_id, 1, Running(), epoch=first.claim.epoch)
     assert await backend.cancel_flow_run(flow_run_id) == "Cancelling"
     if ends:
-        await backend.set_flow_run_state(flow_run_id, 3, Cancelled())
+        await backend.set_flow_run_state(flow_run_id, 3, Cancelled(), epoch=first.claim.epoch)
+    else:
+        await backend.claim_flow_run(flow_run_id, "gone", lease_seconds=1e-6, takeover=True)
     assert len(await backend.reserve_flow_runs("second", labels=[label])) == (0 if ends else 1)
 
 

@@ -305,8 +305,7 @@ async def test_the_runs_of_a_worker_that_is_gone_are_continued(
         "set_flow_run_state",
         "set_task_run_state",
         "update_flow_run_heartbeat",
-        "renew_reservations",
-        "release_reservations",
+        "release_flow_run",
         "reserve_flow_runs",
     ):
         faulty.fail(method, BackendUnavailable("gone"), times=None)
@@ -328,7 +327,7 @@ async def test_a_worker_that_lost_a_lease_leaves_the_run_to_its_heir(
 ) -> None:
     flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
     faulty = FaultyBackend(backend)
-    faulty.delay("renew_reservations", 60)
+    faulty.delay("update_flow_run_heartbeat", 60)
     async with Worker(faulty, flows.by_name(), lease_seconds=30, settings=settings) as sleepy:
         await begun(backend, flow_run_id)
         faulty.delay("reserve_flow_runs", 1000)
@@ -348,7 +347,7 @@ async def test_a_worker_whose_lease_lapsed_unnoticed_goes_on(
 ) -> None:
     flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
     faulty = FaultyBackend(backend)
-    faulty.delay("renew_reservations", 60)
+    faulty.delay("update_flow_run_heartbeat", 60)
     async with Worker(faulty, flows.by_name(), lease_seconds=30, settings=settings):
         assert await ended(backend, [flow_run_id]) == ["Success"]
     assert set(flows.ran.values()) == {1}
@@ -357,7 +356,7 @@ async def test_a_worker_whose_lease_lapsed_unnoticed_goes_on(
 async def test_an_outage_of_the_backend_is_lived_through(backend: Backend, flows: Flows, settings: Settings) -> None:
     faulty = FaultyBackend(backend)
     faulty.fail("reserve_flow_runs", BackendUnavailable("away"), times=5)
-    faulty.fail("renew_reservations", BackendUnavailable("away"), times=2)
+    faulty.fail("update_flow_run_heartbeat", BackendUnavailable("away"), times=2)
     flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
     async with Worker(faulty, flows.by_name(), settings=settings):
         assert await ended(backend, [flow_run_id]) == ["Success"]

@@ -26,7 +26,7 @@ async def database(tmp_path, settings):
     """A SQLite database, on the clock of the loop."""
     clock = asyncio.get_running_loop().clock
     async with connect(
-        f"sqlite:///{tmp_path / 'runs.db'}", settings=settings, clock=clock, synchronous="OFF"
+        f"sqlite:///{tmp_path / 'runs.db'}", settings=settings, clock=clock, lease_clock=clock, synchronous="OFF"
     ) as opened:
         yield opened
 

@@ -10,9 +10,9 @@ import pytest
 from flowloop.engine import Flow, context, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.logs import LogShipper
-from flowloop.engine.errors import BackendRejected, BackendUnavailable
+from flowloop.engine.errors import BackendRejected, BackendUnavailable, FlowRunOwned, OwnershipLost
 from flowloop.engine.signals import FAIL
-from flowloop.engine.state import Cancelled, Cancelling, Failed, Pending, Running, Success
+from flowloop.engine.state import Cancelled, Failed, Pending, Running, Success
 from flowloop.engine.testing import FaultyBackend
 
 pytestmark = pytest.mark.virtual_time
@@ -125,7 +125,7 @@ async def test_a_run_that_another_runner_brought_to_its_end_stops_here(memory, s
     info = await memory.get_flow_run_info(flow_run_id)
     for one in info.task_runs:
         if one.task_slug == "slow-1":
-            await memory.set_task_run_state(one.id, None, Running("theirs"))
+            await memory.set_task_run_state(one.id, None, Running("theirs"), epoch=1)
             await memory.set_task_run_state(one.id, None, Success("theirs"))
     await memory.set_flow_run_state(flow_run_id, None, final("theirs"))
     state = await run
@@ -153,7 +153,8 @@ async def test_a_run_whose_runner_died_while_it_was_cancelled_is_ended_by_the_ne
     await memory.set_flow_run_state(flow_run_id, None, Running())
     await memory.cancel_flow_run(flow_run_id)
     runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings, takeover=False)
-    assert type(await runner.run(context={"flow_run_id": flow_run_id})) is Cancelling
+    with pytest.raises(FlowRunOwned):
+        await runner.run(context={"flow_run_id": flow_run_id})
     runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings, takeover=True)
     assert type(await runner.run(context={"flow_run_id": flow_run_id})) is Cancelled
     assert {type(state) for state in (await recorded(memory, flow_run_id)).values()} == {Cancelled}
@@ -210,10 +211,11 @@ async def test_a_run_whose_runner_lives_is_not_taken_over(memory, settings):
     slow = Slow()
     flow_run_id, run = await slow.begin(memory, settings)
     second = CloudFlowRunner(slow.flow, backend=memory, settings=settings)
-    state = await second.run(context={"flow_run_id": flow_run_id})
-    assert type(state) is Running
-    assert type(state.result[slow.slow]) is Running
+    with pytest.raises(FlowRunOwned, match=flow_run_id):
+        await second.run(context={"flow_run_id": flow_run_id})
+    following = asyncio.create_task(second.follow())
     assert (await run).is_successful()
+    assert (await following).is_successful()
     assert slow.ended == []
 
 
@@ -227,9 +229,12 @@ async def test_a_run_that_was_silent_for_two_heartbeats_is_taken_over(memory, se
         await memory.set_task_run_state(one.id, None, Running())
     for wait, taken in [(59, False), (2, True)]:
         await anyio.sleep(wait)
-        runner = CloudFlowRunner(slow.flow, backend=memory, settings=settings)
-        state = await runner.run(context={"flow_run_id": flow_run_id})
-        assert state.is_successful() is taken
+        run = CloudFlowRunner(slow.flow, backend=memory, settings=settings).run(context={"flow_run_id": flow_run_id})
+        if taken:
+            assert (await run).is_successful()
+        else:
+            with pytest.raises(FlowRunOwned):
+                await run
 
 
 async def test_a_runner_that_was_taken_over_leaves_the_run_to_its_successor(memory, settings):
@@ -254,14 +259,15 @@ async def test_a_runner_that_was_taken_over_leaves_the_run_to_its_successor(memo
     first = begin("first")
     await anyio.sleep(15)
     second = begin("second")
-    assert type(await first) is Running
+    with pytest.raises(OwnershipLost, match="goes on there"):
+        await first
     assert at() == pytest.approx(20, abs=0.5), "the first learns of it when it wants to record the next state"
     assert (await second).is_successful()
     assert ran == [(1, "first"), (2, "first"), *((n, "second") for n in (2, 3, 4, 5))]
     assert type(await memory.get_flow_run_state(flow_run_id)) is Success
 
 
-async def test_what_the_former_runner_still_began_is_the_successors(memory, settings):
+async def test_what_the_former_runner_has_not_begun_it_does_not_begin(memory, settings):
     @task
     async def quick(n): ...
 
@@ -288,12 +294,13 @@ async def test_what_the_former_runner_still_began_is_the_successors(memory, sett
     first = begin("first", held_up)
     await anyio.sleep(8)
     second = begin("second", taking_over)
-    assert type(await first) is Running
+    with pytest.raises(OwnershipLost):
+        await first
     assert (await second).is_successful()
-    assert sorted(ran) == [(n, who) for n in range(3) for who in ("first", "second")]
+    assert sorted(ran) == [(n, "second") for n in range(3)]
     _, task_runs = await memory.get_flow_run_history(flow_run_id)
     states = [[one.state for one in run.states] for run in task_runs if run.task_slug.startswith("slow")]
-    assert states == [["Pending", "Running", "Running", "Success"]] * 3
+    assert states == [["Pending", "Running", "Success"]] * 3
 
 
 @pytest.mark.parametrize("apart", [0, 5])
@@ -316,8 +323,8 @@ async def test_of_two_runners_of_one_run_in_one_process_one_runs_it(backend, set
     first = asyncio.create_task(run())
     await anyio.sleep(apart)
     second = asyncio.create_task(run())
-    states = [type(await one) for one in (first, second)]
-    assert sorted(states, key=str) == [Running, Success]
+    ends = await asyncio.gather(first, second, return_exceptions=True)
+    assert sorted(type(end).__name__ for end in ends) == ["FlowRunOwned", "Success"]
     assert sorted(ran) == [1, 2, 3]
 
 
@@ -558,7 +565,7 @@ async def test_what_a_helper_raises_ends_that_helper_and_nothing_else(memory, se
     backend = Backend(memory)
     if method != "watch_flow_run":
         backend.fail(method, error, times=None)
-    settings = msgspec.structs.replace(settings, heartbeat_interval=7, check_cancellation_interval=11)
+    settings = msgspec.structs.replace(settings, heartbeat_interval=15, check_cancellation_interval=11)
     state = await CloudFlowRunner(flow, backend=backend, settings=settings).run()
     assert state.is_successful()
     assert state.result[last].result == 1

@@ -366,7 +366,7 @@ class Meddling(FaultyBackend):
             run_id = call.arguments[f"{self._kind}_run_id"]
             states, self._states = self._states, []
             for state in states:
-                await getattr(self.backend, call.method)(run_id, None, state)
+                await getattr(self.backend, call.method)(run_id, None, state, epoch=kwargs["epoch"])
         return await super()._called(call, args, kwargs)
 
 

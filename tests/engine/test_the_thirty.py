@@ -245,7 +245,7 @@ def moved_elsewhere(recorded: Recorded, state: State, *, when: str) -> Any:
     async def handler(owner: Any, old: State, new: State) -> None:
         if type(new).__name__ == when and not moved:
             moved.append(1)
-            await recorded.memory.set_task_run_state(context.task_run_id, None, state)
+            await recorded.memory.set_task_run_state(context.task_run_id, None, state, epoch=1)
 
     return handler
 

@@ -42,7 +42,7 @@ __all__ = [
 
 R = TypeVar("R")
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration: what a fresh database is made at, and what an old one must be upgraded to."""
 
 ANYTHING = "*"
@@ -162,6 +162,10 @@ class Database(ABC):
     # -- the hot statements ----------------------------------------------------------------------------
 
     @abstractmethod
+    def clock(self, connection: Connection) -> datetime.datetime:
+        """Return the time by the clock that all processes which use this database share."""
+
+    @abstractmethod
     def moment(self, value: datetime.datetime) -> Any:
         """Return a moment, aware and in UTC, as the rows of the hot statements hold it."""
 
@@ -171,17 +175,19 @@ class Database(ABC):
 
         Returns:
             - of task runs: id, version, state, tenant, cached_inputs, flow_run_id;
-              of flow runs: id, version, state, tenant, submitted, flow_id
+              of flow runs: id, version, state, tenant, submitted, flow_id, epoch, owner, lease_expires, lease_seconds
         """
 
     @abstractmethod
     def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return what the rules need of the flows of these flow runs (of kind ``task_run``) or of these flows.
+        """Return what the rules need of the flow runs of these task runs (of kind ``task_run``) or of these flows.
+
+        Flow runs are kept from being changed until the end of the transaction: nobody claims one of them meanwhile.
 
         Returns:
             - for ``task_run``: flow_run_id, state of the flow run, whether versions are locked, whether the tenant
-              has limits for task runs; for ``flow_run``: flow_id, None, whether versions are locked, whether
-              the tenant has limits for flow runs
+              has limits for task runs, epoch, owner, lease_expires, lease_seconds; for ``flow_run``: flow_id,
+              None, whether versions are locked, whether the tenant has limits for flow runs
         """
 
     @abstractmethod

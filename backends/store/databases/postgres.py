@@ -49,7 +49,10 @@ _RELISTEN = 1.0
 
 _RUN_COLUMNS = {
     "task_run": "id::text, version, state, tenant_id::text, cached_inputs, flow_run_id::text",
-    "flow_run": "id::text, version, state, tenant_id::text, submitted, flow_id::text",
+    "flow_run": (
+        "id::text, version, state, tenant_id::text, submitted, flow_id::text, "
+        "epoch, owner, lease_expires, lease_seconds"
+    ),
 }
 
 _LOCKED = "coalesce((g.settings ->> 'version_locking_enabled')::boolean, false)"
@@ -57,9 +60,10 @@ _LOCKED = "coalesce((g.settings ->> 'version_locking_enabled')::boolean, false)"
 _FLOW_FACTS = {
     "task_run": (
         f"SELECT r.id::text, r.state, {_LOCKED}, "
-        "EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id) "
+        "EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id), "
+        "r.epoch, r.owner, r.lease_expires, r.lease_seconds "
         "FROM flow_run r JOIN flow f ON f.id = r.flow_id JOIN flow_group g ON g.id = f.flow_group_id "
-        "WHERE r.id = ANY($1::uuid[])"
+        "WHERE r.id IN (SELECT flow_run_id FROM task_run WHERE id = ANY($1::uuid[])) ORDER BY r.id FOR SHARE OF r"
     ),
     "flow_run": (
         f"SELECT f.id::text, NULL, {_LOCKED}, "
@@ -266,6 +270,11 @@ class PostgresDatabase(Database):
 
     # -- the hot statements ----------------------------------------------------------------------------
 
+    def clock(self, connection: Connection) -> datetime.datetime:
+        """Return the time of the server."""
+        moment: datetime.datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return moment
+
     def moment(self, value: datetime.datetime) -> Any:
         """Return a moment as a hot statement takes it."""
         return value
@@ -279,7 +288,7 @@ class PostgresDatabase(Database):
 
     def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return what the rules need of the flows."""
-        return _fetch(connection, _FLOW_FACTS[kind], ids)
+        return _fetch(connection, _FLOW_FACTS[kind], [run_id for run_id in ids if is_id(run_id)])
 
     def recorded_states(self, connection: Connection, kind: Kind, keys: Sequence[tuple[str, int]]) -> list[StateRow]:
         """Return states by run id and version."""

@@ -56,16 +56,17 @@ _BUSY_TIMEOUT = 1.0  # how long SQLite itself waits before it asks us whether to
 
 _RUN_COLUMNS = {
     "task_run": "id, version, state, tenant_id, cached_inputs, flow_run_id",
-    "flow_run": "id, version, state, tenant_id, submitted, flow_id",
+    "flow_run": "id, version, state, tenant_id, submitted, flow_id, epoch, owner, lease_expires, lease_seconds",
 }
 
 _LOCKED = "coalesce(json_extract(g.settings, '$.version_locking_enabled'), 0)"
 
 _FLOW_FACTS = {
     "task_run": (
-        f"SELECT r.id, r.state, {_LOCKED}, EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id) "
+        f"SELECT r.id, r.state, {_LOCKED}, EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id), "
+        "r.epoch, r.owner, r.lease_expires, r.lease_seconds "
         "FROM flow_run r JOIN flow f ON f.id = r.flow_id JOIN flow_group g ON g.id = f.flow_group_id "
-        "WHERE r.id IN (SELECT value FROM json_each(?))"
+        "WHERE r.id IN (SELECT flow_run_id FROM task_run WHERE id IN (SELECT value FROM json_each(?)))"
     ),
     "flow_run": (
         f"SELECT f.id, NULL, {_LOCKED}, "
@@ -282,6 +283,10 @@ class SqliteDatabase(Database):
         cursor.close()
 
     # -- the hot statements ----------------------------------------------------------------------------
+
+    def clock(self, connection: Connection) -> datetime.datetime:
+        """Return the time of the machine: all processes that use the file are on it."""
+        return datetime.datetime.now(datetime.UTC)
 
     def moment(self, value: datetime.datetime) -> Any:
         """Return a moment as a hot statement takes it."""

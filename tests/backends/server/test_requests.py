@@ -402,18 +402,44 @@ async def test_a_worker_takes_ready_runs_for_itself(served: Served, world: World
     taken = await served.data(take % "one")
     assert [run["flow_run_id"] for run in taken["reserve_flow_runs"]["flow_runs"]] == [world.run_id]
     assert await served.data(take % "two") == {"reserve_flow_runs": {"flow_runs": []}}
-    renew = (
-        'mutation ($ids: [UUID!]!) { renew_flow_runs(input: {worker_id: "%s", flow_run_ids: $ids}) { flow_run_ids } }'
+    beat = (
+        "mutation ($id: UUID!, $epoch: Int) { update_flow_run_heartbeat(input: {flow_run_id: $id, epoch: $epoch}) "
+        "{ success } }"
     )
-    assert await served.data(renew % "one", {"ids": [world.run_id]}) == {
-        "renew_flow_runs": {"flow_run_ids": [world.run_id]}
-    }
-    assert await served.data(renew % "two", {"ids": [world.run_id]}) == {"renew_flow_runs": {"flow_run_ids": []}}
-    release = (
-        'mutation ($ids: [UUID!]!) { release_flow_runs(input: {worker_id: "one", flow_run_ids: $ids}) { success } }'
+    assert (await served.data(beat, {"id": world.run_id, "epoch": 1}))["update_flow_run_heartbeat"]["success"]
+    error = await served.error(beat, {"id": world.run_id, "epoch": 2})
+    assert error["extensions"]["code"] == "OWNERSHIP_LOST"
+    claim = (
+        "mutation ($id: UUID!, $takeover: Boolean) { claim_flow_run(input: "
+        '{flow_run_id: $id, owner: "three", takeover: $takeover}) { claimed owner epoch last_heard free_at } }'
     )
-    await served.data(release, {"ids": [world.run_id]})
+    refused = (await served.data(claim, {"id": world.run_id}))["claim_flow_run"]
+    assert (refused["claimed"], refused["owner"], refused["epoch"]) == (False, "one", 1)
+    assert refused["last_heard"] < refused["free_at"]
+    claimed = (await served.data(claim, {"id": world.run_id, "takeover": True}))["claim_flow_run"]
+    assert (claimed["claimed"], claimed["owner"], claimed["epoch"]) == (True, "three", 2)
+    release = "mutation ($id: UUID!) { release_flow_run(input: {flow_run_id: $id, epoch: 2}) { success } }"
+    await served.data(release, {"id": world.run_id})
     assert len((await served.data(take % "two"))["reserve_flow_runs"]["flow_runs"]) == 1
+
+
+async def test_a_state_with_the_epoch_of_a_former_owner_is_refused(served: Served, world: World) -> None:
+    await served.store.claim_flow_run(ANYONE, flow_run_id=world.run_id, owner="one")
+    record = (
+        "mutation ($input: set_flow_run_states_input!) { set_flow_run_states(input: $input) "
+        "{ states { status code serialized_state } } }"
+    )
+    item = {"flow_run_id": world.run_id, "version": 1, "state": {"type": "Running"}}
+    for epoch, code in [(0, "OWNERSHIP_LOST"), (None, "VERSION_LOCKING_ERROR"), (1, None)]:
+        answered = await served.data(record, {"input": {"states": [{**item, "epoch": epoch}]}})
+        [outcome] = answered["set_flow_run_states"]["states"]
+        assert outcome["code"] == code
+    literal = (
+        'mutation { set_flow_run_states(input: {states: [{flow_run_id: "%s", version: 2, epoch: 7, '
+        'state: {type: "Success"}}]}) { states { status code } } }'
+    )
+    [outcome] = (await served.data(literal % world.run_id))["set_flow_run_states"]["states"]
+    assert outcome == {"status": "ERROR", "code": "OWNERSHIP_LOST"}
 
 
 async def test_what_is_read_is_compressed_for_whoever_takes_it_so(served: Served) -> None:

@@ -19,7 +19,12 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def store(database_url: str, clock: ManualClock) -> AsyncIterator[Store]:
     async with Store(
-        database_url, clock=clock, synchronous="OFF", secret_key="a secret key", next_events=events_every_hour
+        database_url,
+        clock=clock,
+        lease_clock=clock,
+        synchronous="OFF",
+        secret_key="a secret key",
+        next_events=events_every_hour,
     ) as opened:
         await opened.default_tenant(ANYONE)
         yield opened

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowloop.backends.store import ANYONE, Caller
-from flowloop.engine.errors import BackendRejected
+from flowloop.engine.errors import BackendRejected, OwnershipLost
 
 from .world import FENCED, PREFECT, START, World, flow_document, state
 
@@ -162,34 +162,52 @@ async def test_a_worker_takes_runs_and_nobody_else_gets_them(world: World) -> No
     assert await reserve(world, "w2") == ids[2:]
     assert await reserve(world, "w1") == []
     assert await reserve(world, "w1", 0) == []
-    assert await queue(world) == ids, "agents are shown them all the same"
+    assert await queue(world) == [], "agents are not shown what somebody has"
 
 
 async def test_a_lease_runs_out_unless_it_is_renewed(world: World) -> None:
     await world.build()
     await reserve(world, "w1", lease_seconds=60)
     world.clock.move(seconds=50)
-    renewed = await world.store.renew_flow_runs(FENCED, worker_id="w1", flow_run_ids=[world.run_id], lease_seconds=60)
-    assert renewed == {"flow_run_ids": [world.run_id]}
+    await world.store.update_flow_run_heartbeat(FENCED, flow_run_id=world.run_id, epoch=1)
     world.clock.move(seconds=50)
     assert await reserve(world, "w2") == []
-    world.clock.move(seconds=11)
+    world.clock.move(seconds=10)
     assert await reserve(world, "w2") == [world.run_id]
-    lost = await world.store.renew_flow_runs(FENCED, worker_id="w1", flow_run_ids=[world.run_id, "nonsense"])
-    assert lost == {"flow_run_ids": []}
+    with pytest.raises(OwnershipLost, match="epoch is 2, not 1"):
+        await world.store.update_flow_run_heartbeat(FENCED, flow_run_id=world.run_id, epoch=1)
 
 
 @pytest.mark.parametrize("kind", ["Submitted", "Running"])
 async def test_a_run_whose_worker_is_gone_is_taken_up_by_another(world: World, kind: str) -> None:
     await world.build()
     await reserve(world, "w1", lease_seconds=60)
-    await world.flow_state(state(kind), 1)
+    await world.flow_state(state(kind), 1, epoch=1)
     assert await reserve(world, "w2") == []
     world.clock.move(seconds=61)
     taken = await world.store.reserve_flow_runs(FENCED, worker_id="w2")
-    assert [(row["flow_run_id"], row["state"]) for row in taken] == [(world.run_id, kind)]
+    assert [(row["flow_run_id"], row["state"], row["epoch"]) for row in taken] == [(world.run_id, kind, 2)]
     assert taken[0]["flow_id"] == world.flow_id
     assert taken[0]["expires"] == world.clock.now() + datetime.timedelta(seconds=60)
+
+
+async def test_who_let_a_lease_run_out_is_not_given_the_run_again(world: World) -> None:
+    await world.build()
+    await reserve(world, "w1", lease_seconds=60)
+    world.clock.move(seconds=61)
+    assert await reserve(world, "w1") == [], "it has it already, and may be running it"
+    await world.store.update_flow_run_heartbeat(FENCED, flow_run_id=world.run_id, epoch=1)
+    assert await reserve(world, "w2") == []
+
+
+async def test_reservations_are_given_to_those_who_wait_longest(world: World) -> None:
+    await world.build()
+    now = world.clock.now()
+    later = await world.new_run(scheduled_start_time=now - datetime.timedelta(seconds=10))
+    first = await world.new_run(scheduled_start_time=now - datetime.timedelta(seconds=30))
+    second = await world.new_run(scheduled_start_time=now - datetime.timedelta(seconds=20))
+    assert await reserve(world, "w1", 2) == [first, second]
+    assert (await reserve(world, "w1"))[0] == later
 
 
 async def test_a_running_run_that_nobody_reserved_is_left_alone(world: World) -> None:
@@ -199,13 +217,31 @@ async def test_a_running_run_that_nobody_reserved_is_left_alone(world: World) ->
     assert await reserve(world, "w1") == []
 
 
-async def test_what_is_given_back_can_be_taken_again_if_it_waits(world: World) -> None:
+async def test_what_is_given_back_can_be_taken_again(world: World) -> None:
     await world.build()
     await reserve(world, "w1")
-    await world.store.release_flow_runs(FENCED, worker_id="w2", flow_run_ids=[world.run_id])
+    await world.store.release_flow_run(FENCED, flow_run_id=world.run_id, epoch=7)
     assert await reserve(world, "w2") == []
-    await world.store.release_flow_runs(FENCED, worker_id="w1", flow_run_ids=[world.run_id, "nonsense"])
+    await world.store.release_flow_run(FENCED, flow_run_id=world.run_id, epoch=1)
     assert await reserve(world, "w2") == [world.run_id]
+
+
+async def test_what_only_keeps_agents_away_keeps_no_worker(world: World) -> None:
+    await world.build()
+    await world.store.delete_flow_run(ANYONE, flow_run_id=world.run_id)
+    plain = await world.new_run(labels=["agentless-run-1"])
+    labelled = await world.new_run(labels=["agentless-run-2", "gpu"])
+    assert await queue(world) == await queue(world, "gpu") == []
+    assert await reserve(world, "w1") == [plain]
+    assert await reserve(world, "w1", labels=["gpu"]) == [labelled]
+
+
+async def test_only_what_has_begun_is_given_to_those_who_want_no_more(world: World) -> None:
+    untouched = (await world.build()).run_id
+    begun = await world.new_run(owner="somebody", lease_seconds=60)
+    world.clock.move(seconds=61)
+    assert await reserve(world, "w1", begun=True) == [begun]
+    assert await reserve(world, "w1") == [untouched]
 
 
 async def test_runs_for_others_do_not_stand_in_the_way(world: World) -> None:

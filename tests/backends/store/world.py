@@ -82,13 +82,20 @@ class World:
         """Bring the flow run to Running."""
         assert (await self.flow_state(state("Running"), 1, caller)).status == "SUCCESS"
 
-    async def flow_state(self, document: bytes, version: int | None = None, caller: Caller = FENCED) -> Outcome:
-        return (await self.store.set_flow_run_states(caller, [StateUpdate(self.run_id, document, version)]))[0]
+    async def flow_state(
+        self, document: bytes, version: int | None = None, caller: Caller = FENCED, epoch: int | None = None
+    ) -> Outcome:
+        return (await self.store.set_flow_run_states(caller, [StateUpdate(self.run_id, document, version, epoch)]))[0]
 
     async def task_state(
-        self, slug: str, document: bytes, version: int | None = None, caller: Caller = FENCED
+        self,
+        slug: str,
+        document: bytes,
+        version: int | None = None,
+        caller: Caller = FENCED,
+        epoch: int | None = None,
     ) -> Outcome:
-        update = StateUpdate(self.task_runs.get(slug, slug), document, version)
+        update = StateUpdate(self.task_runs.get(slug, slug), document, version, epoch)
         return (await self.store.set_task_run_states(caller, [update]))[0]
 
     async def rows(self, table: str, **where: Any) -> list[dict[str, Any]]:
