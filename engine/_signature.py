@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ._containers import is_small
 from .errors import FlowDefinitionError
 
 RESERVED = frozenset({"mapped", "task_args", "upstream_tasks", "flow"})
@@ -68,6 +69,22 @@ def _names(function: Callable[..., Any], is_method: bool) -> Names:
         required=tuple(p.name for p in named if p.default is p.empty),
         takes_any=any(p.kind is _VAR_KEYWORD for p in declared.parameters.values()),
     )
+
+
+def own_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the defaults of a task body that are small plain containers, which one run could change for the next.
+
+    What wraps another function may treat what is given otherwise than what is not, so its defaults are left to it.
+    """
+    return _own_defaults(getattr(function, "__func__", function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _own_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    if hasattr(function, "__wrapped__"):
+        return {}
+    declared = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter.default for parameter in declared if is_small(parameter.default)}
 
 
 def values_returned(function: Callable[..., Any]) -> int | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
+import string
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
+from ._containers import OwnCopies, is_small
 from ._run.caching import check_known_input
 from ._run.mapping import flat_values, is_sequence, is_text, why_not
-from ._signature import names
+from ._signature import names, own_defaults
 from .context import context, values
 from .edge import Edge, EdgeAnnotation
 from .errors import FlowDefinitionError
@@ -39,6 +42,9 @@ _GRAPH = (
     "constants",
 )
 """What changes when the graph is built anew."""
+
+_OF_EACH_CHILD = frozenset({"map_index", "task_full_name", "task_run_id", "task_run_name"})
+"""What a template can name that is another thing for each child of a mapped task."""
 
 
 class Flow:
@@ -109,6 +115,7 @@ class Flow:
         """The arguments that have an edge."""
         self._reference_tasks: set[Task[..., Any]] | None = None
         self._memo: dict[Any, Any] = {}
+        self._warned: set[Task[..., Any]] = set()
         self._blocks: list[tuple[AbstractContextManager[Any], set[Task[..., Any]]]] = []
 
         for task in tasks or ():
@@ -134,6 +141,8 @@ class Flow:
     def __exit__(self, *exc_info: Any) -> None:
         block, fresh = self._blocks.pop()
         block.__exit__(*exc_info)
+        if exc_info[0] is None:
+            self._warn_of_one_place()
         unused = sorted(task.name for task in fresh if task not in self._tasks)
         if unused and exc_info[0] is None:
             import warnings
@@ -391,7 +400,7 @@ class Flow:
         new.constants = defaultdict(dict, {task: dict(values) for task, values in self.constants.items()})
         new._reference_tasks = None if self._reference_tasks is None else set(self._reference_tasks)
         new.state_handlers = list(self.state_handlers)
-        new._memo, new._blocks = {}, []
+        new._memo, new._blocks, new._warned = {}, [], set(self._warned)
         return new
 
     # -- asking ------------------------------------------------------------------------------------------
@@ -554,8 +563,34 @@ class Flow:
         """
         self._remember("valid", self._validate)
 
+    def _warn_of_one_place(self) -> None:
+        """Warn of mapped tasks whose children all store their results at one place."""
+        for task, edges in self._upstream.items():
+            mapped_keys = {edge.key for edge in edges if edge.mapped}
+            if mapped_keys and task not in self._warned and (place := self._one_place(task, mapped_keys)) is not None:
+                import warnings
+
+                self._warned.add(task)
+                warnings.warn(
+                    f"flow {self.name!r}: all children of the mapped task {task.name!r} store their results at "
+                    f"{place!r}, where each takes that of another for its own: put {{map_index}} into it",
+                    stacklevel=3,
+                )
+
+    def _one_place(self, task: Task[..., Any], mapped_keys: set[str | None]) -> str | None:
+        result = task.result or self.result
+        place: Any = task.target if task.target is not None else None if result is None else result.location
+        if not isinstance(place, str) or (task.target is None and task.checkpoint is False):
+            return None
+        try:
+            named = {re.split(r"[.\[]", field)[0] for _, field, _, _ in string.Formatter().parse(place) if field}
+        except ValueError:
+            return None
+        return None if named & (mapped_keys | _OF_EACH_CHILD) else place
+
     def _validate(self) -> bool:
         self.sorted_tasks()
+        self._warn_of_one_place()
         for task in self._reference_tasks or ():
             self._must_have(task)
         for task in self._tasks:
@@ -574,6 +609,20 @@ class Flow:
         if name not in self._memo:
             self._memo[name] = compute()
         return self._memo[name]
+
+    def _own_copies(self) -> dict[Task[..., Any], OwnCopies]:
+        """Return the constants of the tasks of whose constants, or defaults, each attempt gets copies."""
+        found: dict[Task[..., Any], OwnCopies] = self._remember("copied", lambda: dict(self._copied_constants()))
+        return found
+
+    def _copied_constants(self) -> Iterator[tuple[Task[..., Any], OwnCopies]]:
+        for task, edges in self._upstream.items():
+            own, defaults = self.constants.get(task, {}), own_defaults(task.body)
+            if defaults:
+                taken = own.keys() | {edge.key for edge in edges}
+                defaults = {name: value for name, value in defaults.items() if name not in taken}
+            if defaults or any(map(is_small, own.values())):
+                yield task, OwnCopies(own, defaults)
 
     def check_parameters(self, given: Mapping[str, Any], *, complete: bool, from_text: bool = False) -> dict[str, Any]:
         """Return the given parameters, each as the type of its parameter.

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from ._containers import OwnCopies
 from ._large import aside
 from ._run import rules
 from ._run.drive import Drive, plan_of
@@ -122,6 +123,7 @@ class FlowRunner(Runner):
         self.fail_fast = fail_fast
         self.release_results = release_results
         self._named: list[Task[..., Any]] = []
+        self._own_copies: Mapping[Task[..., Any], OwnCopies] = {}
         self._watch = Watch()
         self.flow_run_id: str | None = None
         """The flow run that is going on, or went on last."""
@@ -313,6 +315,7 @@ class FlowRunner(Runner):
         """Check the flow, and number its tasks."""
         await aside(len(self.flow.tasks), self.flow.validate)
         await aside(len(self.flow.tasks), lambda: plan_of(self.flow))
+        self._own_copies = self.flow._own_copies()
 
     def _checked_tasks(self, tasks: Iterable[Task[..., Any]] | None) -> list[Task[..., Any]]:
         if tasks is None:
@@ -512,7 +515,7 @@ class FlowRunner(Runner):
             task,
             state_handlers,
             self._flow_result(),
-            constants=self.flow.constants.get(task),
+            constants=self._own_copies.get(task) or self.flow.constants.get(task),
             settings=self.settings,
         )
 

@@ -6,12 +6,14 @@ import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from ._containers import is_small, rebuilt
 from .task import Task
 
 __all__ = [
     "Add",
     "And",
     "Constant",
+    "Container",
     "Dict",
     "Div",
     "Equal",
@@ -56,6 +58,7 @@ class Constant(_Generated):
     def __init__(self, value: Any, name: str | None = None, **kwargs: Any) -> None:
         self.value = value
         super().__init__(name=name or f"Constant[{type(value).__name__}]", **kwargs)
+        self.gives_copies = is_small(value)
 
     async def run(self) -> Any:
         """Return the value."""
@@ -89,6 +92,22 @@ class Set(_Collection):
     """Builds a set."""
 
     build = set
+
+
+class Container(_Generated):
+    """Builds a container, or a record with fields, of the same type as another one.
+
+    Args:
+        - template: that other one; the inputs, called ``arg_1``, ``arg_2`` and so on, take the place of its parts
+    """
+
+    def __init__(self, template: Any, name: str | None = None, **kwargs: Any) -> None:
+        self.template = template
+        super().__init__(name=name or type(template).__name__, **kwargs)
+
+    async def run(self, **items: Any) -> Any:
+        """Return the container, its parts in the order of the numbers."""
+        return rebuilt(self.template, [items[f"arg_{number}"] for number in range(1, len(items) + 1)])
 
 
 class Dict(_Generated):

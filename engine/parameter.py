@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ._containers import is_small
 from .context import context
 from .errors import FlowDefinitionError, SerializationError
 from .plain import as_recorded, plain, supports, typed, typed_text
@@ -79,6 +80,7 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
             raise FlowDefinitionError(f"parameter {name!r} cannot have the type {_shown(type)}: {problem}")
         if self.default is not None:
             self.default = self.cast(self.default)
+        self.gives_copies = is_small(self.default)
         flow = context.get("flow")
         if flow is not None:
             flow.add_task(self)

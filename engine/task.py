@@ -91,6 +91,9 @@ class Task(Generic[P, R]):
     _copy_of: Task[..., Any] | None = None
     """The task with a slug that this one is a copy of, which may so have one like it."""
 
+    gives_copies: bool = False
+    """Whether the result is a small default or constant, of which each attempt that takes it gets a copy."""
+
     is_gate: ClassVar[bool] = False
     """Whether what waits for the task is skipped with it, even what is not skipped otherwise."""
 

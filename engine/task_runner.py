@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import anyio
 
+from ._containers import PLAIN_CONTAINERS, OwnCopies, own_copy
 from ._run import caching, mapping, rules
 from ._run.body import BodyRunner
 from ._run.net import failure, goes_on, meant, shown
@@ -70,7 +71,7 @@ class TaskRunner(BodyRunner):
         - task: the task
         - state_handlers: functions (task runner, old state, new state) called at each change, sync or async
         - flow_result: where results are stored if the task does not say
-        - constants: inputs that are plain values, by name
+        - constants: inputs that are plain values, by name; of `OwnCopies`, each attempt gets its own
         - settings: how long a retry is waited for here, and the like
     """
 
@@ -87,11 +88,12 @@ class TaskRunner(BodyRunner):
         state_handlers: Iterable[Callable[..., Any]] | None = None,
         flow_result: Result | None = None,
         *,
-        constants: Mapping[str, Any] | None = None,
+        constants: Mapping[str, Any] | OwnCopies | None = None,
         settings: Settings | None = None,
     ) -> None:
         super().__init__(task, state_handlers, flow_result, settings)
-        self._constants = constants or _NONE
+        self._constants: Any = constants or _NONE
+        self._gives_copies = type(constants) is OwnCopies
         self._plan = plan_of(type(self), task, bool(self.state_handlers or task.state_handlers))
 
     async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
@@ -242,11 +244,15 @@ class TaskRunner(BodyRunner):
         facts.state = state
 
     def _arguments(self, upstream_states: Mapping[Edge, State]) -> dict[str, Any]:
-        arguments = {**self._constants}
+        arguments = self._constants.fresh() if self._gives_copies else {**self._constants}
         for edge, upstream in upstream_states.items():
             if edge.key is not None:
                 value = upstream.result
-                arguments[edge.key] = mapping.flat_values(value) if edge.flattened and not edge.mapped else value
+                if edge.flattened and not edge.mapped:
+                    value = mapping.flat_values(value)
+                if edge.upstream_task.gives_copies and type(value) in PLAIN_CONTAINERS:
+                    value = own_copy(value)
+                arguments[edge.key] = value
         return arguments
 
     async def _caught(self, state: State, raised: BaseException) -> State:
@@ -405,7 +411,8 @@ class TaskRunner(BodyRunner):
         Returns:
             - dict: a `Result` for each input
         """
-        inputs = {name: Result(value) for name, value in self._constants.items()}
+        constants = self._constants.fresh() if self._gives_copies else self._constants
+        inputs = {name: Result(value) for name, value in constants.items()}
         for edge, upstream in upstream_states.items():
             if edge.key is not None:
                 inputs[edge.key] = _input(edge, upstream)
@@ -737,8 +744,13 @@ def _values_of(inputs: Mapping[str, Result]) -> dict[str, Any]:
 
 def _input(edge: Edge, upstream: State) -> Result:
     if edge.flattened and not edge.mapped:
-        return Result(mapping.flat_values(upstream.result))
-    return Result(upstream.result) if isinstance(upstream, Mapped) else upstream._result
+        result = Result(mapping.flat_values(upstream.result))
+    else:
+        result = Result(upstream.result) if isinstance(upstream, Mapped) else upstream._result
+    if edge.upstream_task.gives_copies and type(result.value) in PLAIN_CONTAINERS:
+        result = result.copy()
+        result.value = own_copy(result.value)
+    return result
 
 
 def _served_again(state: Cached) -> Cached:

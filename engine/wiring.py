@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from ._containers import SCALARS, hidden, parts_of, rebuilt
+from ._one_pass import is_one_pass
 from ._run.mapping import is_text
 from ._signature import names
 from .context import context
 from .edge import EdgeAnnotation
 from .errors import FlowDefinitionError
-from .operators import Constant, Dict, List, Set, Tuple
+from .operators import Constant, Container, Dict, List, Set, Tuple
 from .parameter import Parameter
 from .task import Task, _the_flow
 
@@ -36,35 +39,101 @@ def refuse_coroutine(value: Any, owner: str) -> None:
 
 
 def is_constant(value: Any, task: Task[..., Any] | None = None, key: str | None = None) -> bool:
-    """Whether there is no task in `value`, however deep in lists, tuples, sets and dicts.
+    """Whether there is no task in `value`, however deep in collections and in records with fields.
 
     Args:
         - value: the value
         - task, key: the argument it is for, if it is for one
 
     Raises:
-        - FlowDefinitionError: if there is a coroutine in it
+        - FlowDefinitionError: if there is something in it that cannot be an input: a coroutine, what can be read only
+            once, a container that holds itself, or a task where its result could not take its place
     """
-    if isinstance(value, (Task, EdgeAnnotation)):
-        return False
-    if isinstance(value, (list, tuple, set)):
-        return all(is_constant(item, task, key) for item in value)
-    if isinstance(value, dict):
-        return all(is_constant(item, task, key) for pair in value.items() for item in pair)
-    if isinstance(value, CoroutineType):
-        refuse_coroutine(value, "a value" if task is None else f"the argument {key!r} of task {task.name!r}")
-    return True
+    if type(value) in SCALARS:
+        return True
+    return not _Look("a value" if task is None else f"the argument {key!r} of task {task.name!r}").finds(value)
+
+
+_TOO_DEEP = 200
+_LOOKED_AT = 1_000
+"""Items of a collection that an object holds; more are not looked at, for a task would be a strange thing there."""
+
+
+class _Look:
+    """Looks for tasks in a value.
+
+    Args:
+        - where: what the value is, for errors
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._around: list[int] = []
+        self._seen: dict[int, Any] = {}
+
+    def finds(self, value: Any) -> bool:
+        """Return whether there is a task in a value.
+
+        Raises:
+            - FlowDefinitionError: see `is_constant`
+        """
+        if type(value) in SCALARS:
+            return False
+        if isinstance(value, (Task, EdgeAnnotation)):
+            return True
+        refuse_coroutine(value, self._where)
+        if is_one_pass(value):
+            raise self._wrong(value, "can be read only once: pass list(...)")
+        parts = parts_of(value)
+        if parts is None:
+            if any(isinstance(part, Task) for part in self._inside(value, 3)):
+                raise self._wrong(value, "holds a task, and cannot be made of its result: pass the task by itself")
+            return False
+        return self._found_in(value, parts)
+
+    def _found_in(self, value: Any, parts: list[Any]) -> bool:
+        is_record = not isinstance(value, (list, tuple, dict, set, frozenset, deque))
+        if id(value) in self._seen and is_record:
+            return False  # records may refer to each other in a circle
+        if id(value) in self._around or len(self._around) > _TOO_DEEP:
+            raise self._wrong(value, "contains itself, or is nested too deep: pass what it is made of")
+        self._seen[id(value)] = value
+        self._around.append(id(value))
+        # each is looked at: what comes after a task may be what cannot be an input
+        found = [part for part in parts if type(part) not in SCALARS and self.finds(part)]
+        self._around.pop()
+        if found and not is_record and type(value) not in (list, tuple, dict, set):
+            self._check_rebuilt(value, parts)
+        return bool(found)
+
+    def _check_rebuilt(self, value: Any, parts: list[Any]) -> None:
+        try:
+            is_alike = set(map(id, parts_of(rebuilt(value, parts)) or ())) == set(map(id, parts))
+        except Exception:
+            is_alike = False
+        if not is_alike:
+            raise self._wrong(value, "holds a task, and none like it can be made of other parts: pass a list")
+
+    def _inside(self, value: Any, depth: int) -> Iterator[Any]:
+        """Yield what an object holds, and what that holds in turn."""
+        for part in (parts_of(value) or hidden(value))[:_LOOKED_AT]:
+            yield part
+            if depth and type(part) not in SCALARS and not isinstance(part, Task):
+                yield from self._inside(part, depth - 1)
+
+    def _wrong(self, value: Any, what: str) -> FlowDefinitionError:
+        return FlowDefinitionError(f"{self._where}: a {type(value).__name__} {what}")
 
 
 def as_task(value: Any, flow: Flow) -> Task[..., Any]:
     """Return the task whose result is `value`, added to `flow` with all the tasks that `value` contains.
 
     Args:
-        - value: a task, a collection that may contain tasks, or any other value
+        - value: a task, a collection or record that may contain tasks, or any other value
         - flow: the flow
 
     Raises:
-        - FlowDefinitionError: if there is a coroutine in it
+        - FlowDefinitionError: if there is something in it that cannot be an input, see `is_constant`
     """
     if isinstance(value, EdgeAnnotation):
         return as_task(value.value, flow)
@@ -72,10 +141,13 @@ def as_task(value: Any, flow: Flow) -> Task[..., Any]:
         return flow.add_task(value)
     if is_constant(value):
         return flow.add_task(Constant(value))
-    if isinstance(value, dict):
+    if type(value) is dict:
         return Dict().bind(keys=list(value.keys()), values=list(value.values()), flow=flow)
-    made = List() if isinstance(value, list) else Tuple() if isinstance(value, tuple) else Set()
-    return _collection(made, list(value), flow)
+    made = _COLLECTIONS[type(value)]() if type(value) in _COLLECTIONS else Container(value)
+    return _collection(made, parts_of(value) or [], flow)
+
+
+_COLLECTIONS: dict[type, Callable[[], Task[..., Any]]] = {list: List, tuple: Tuple, set: Set}
 
 
 def _collection(made: Task[..., Any], items: list[Any], flow: Flow) -> Task[..., Any]:
@@ -176,7 +248,7 @@ class _Outside:
                 is_mapped = False
             target.add_edge(up, edge.downstream_task, key=edge.key, mapped=is_mapped, flattened=flattened)
         for made, constants in inner.constants.items():
-            target.constants.setdefault(made, {}).update(constants)
+            target.constants[made].update(constants)
         for made in wired:
             if made not in self._before and not isinstance(made, Parameter) and self._is_first(made):
                 self._wait_for_all(made)

@@ -594,12 +594,12 @@ async def test_an_attribute_that_cannot_be_pickled_is_named():
 
 
 async def test_a_result_that_cannot_be_pickled_is_named():
-    def generates():
+    def locks():
         return threading.Lock()
 
-    error = (await one(generates)).result
+    error = (await one(locks)).result
     assert isinstance(error, ExecutorError)
-    assert "task 'generates': its result (a _thread.lock) cannot be pickled" in str(error)
+    assert "task 'locks': its result (a _thread.lock) cannot be pickled" in str(error)
 
 
 async def test_a_result_that_can_be_written_but_not_read_is_an_error_of_that_task_only():

@@ -183,7 +183,7 @@ async def fetch():
     [
         (lambda: inc(fetch()), r"the argument 'x' of task 'inc' is the coroutine fetch\(\), which nobody has awaited"),
         (lambda: inc([1, {"a": fetch()}]), r"the argument 'x' of task 'inc' is the coroutine fetch\(\)"),
-        (lambda: inc([inc(1), fetch()]), r"the argument 'arg_2' of task 'List' is the coroutine fetch\(\)"),
+        (lambda: inc([inc(1), fetch()]), r"the argument 'x' of task 'inc' is the coroutine fetch\(\)"),
         (lambda: inc.map(fetch()), r"the argument 'x' of task 'inc' is the coroutine fetch\(\)"),
         (lambda: inc(1, upstream_tasks=[fetch()]), r"is the coroutine fetch\(\)"),
         (lambda: inc(1).set_upstream(fetch()), r"is the coroutine fetch\(\)"),

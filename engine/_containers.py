@@ -1,0 +1,162 @@
+"""Containers: what they are made of, how one like them is made of something else, and copies of small plain ones."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import functools
+from collections.abc import ItemsView, KeysView, Mapping, ValuesView
+from types import FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any
+
+__all__ = ["PLAIN_CONTAINERS", "SCALARS", "OwnCopies", "hidden", "is_small", "own_copy", "parts_of", "rebuilt"]
+
+SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+"""Types of values that hold no others."""
+
+PLAIN_CONTAINERS = frozenset({list, dict, set})
+"""Types of containers that a body may change, and that are copied where they are small."""
+
+_SMALL = 1_000
+"""How many elements a container has at most, with all inside it, that each attempt gets a copy of."""
+
+_OPAQUE = (type, ModuleType, FunctionType, MethodType)
+_BUILTIN = (dict, list, tuple, set, frozenset, collections.deque)
+
+
+# -- any container -------------------------------------------------------------------------------------
+
+
+def parts_of(value: Any) -> list[Any] | None:
+    """Return what a container or a record is made of, or None for anything else.
+
+    They are collections of the standard library, and what has fields: dataclasses, and the classes of pydantic, attrs
+    and msgspec.
+    """
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, _BUILTIN):
+        return list(value)
+    return [getattr(value, name) for name in _fields(value)] or None
+
+
+def rebuilt(value: Any, parts: list[Any]) -> Any:
+    """Return a container of the same type as `value`, made of other parts.
+
+    Args:
+        - value: the container; it stays as it is
+        - parts: as many as `parts_of` returns for it
+    """
+    if isinstance(value, tuple):
+        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+    if isinstance(value, frozenset):
+        return type(value)(parts)
+    new = copy.copy(value)
+    if isinstance(value, _BUILTIN):
+        new.clear()
+    if isinstance(value, dict):
+        half = len(parts) // 2
+        new.update(zip(parts[:half], parts[half:], strict=True))
+    elif isinstance(value, set):
+        new.update(parts)
+    elif isinstance(value, _BUILTIN):
+        new.extend(parts)
+    else:
+        for name, part in zip(_fields(value), parts, strict=True):
+            _set(new, name, part)
+    return new
+
+
+def _fields(value: Any) -> list[str]:
+    kind = type(value)
+    names: list[str]
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+    elif hasattr(kind, "__attrs_attrs__"):
+        names = [field.name for field in kind.__attrs_attrs__]
+    else:
+        names = list(getattr(kind, "model_fields", ()) or getattr(kind, "__struct_fields__", ()))
+    return [name for name in names if hasattr(value, name)]
+
+
+def _set(record: Any, name: str, value: Any) -> None:
+    if hasattr(type(record), "__struct_fields__"):
+        from msgspec.structs import force_setattr
+
+        force_setattr(record, name, value)
+    else:
+        object.__setattr__(record, name, value)  # also where it is frozen
+
+
+def hidden(value: Any) -> list[Any]:
+    """Return what an object holds that no other could be made like: its attributes, what it is a view of."""
+    if isinstance(value, _OPAQUE):
+        return []
+    if isinstance(value, (KeysView, ValuesView)):
+        return list(value)
+    if isinstance(value, (ItemsView, MappingProxyType)):
+        return [part for pair in dict(value).items() for part in pair]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, slice):
+        return [value.start, value.stop, value.step]
+    return list(getattr(value, "__dict__", {}).values())
+
+
+# -- copies --------------------------------------------------------------------------------------------
+
+
+def is_small(value: Any) -> bool:
+    """Return whether a value is a plain list, dict or set, small enough that each attempt gets a copy."""
+    return type(value) in PLAIN_CONTAINERS and _count(value, _SMALL) >= 0
+
+
+def own_copy(value: Any) -> Any:
+    """Return a copy of a small plain list, dict or set, with those inside it; what is larger, or none, is shared."""
+    return _copied(value) if is_small(value) else value
+
+
+def _count(value: Any, left: int) -> int:
+    """Return how many elements are left to go, below zero if there are more."""
+    left -= len(value)
+    inner = value.values() if type(value) is dict else value
+    for item in inner if left >= 0 else ():
+        if left >= 0 and (type(item) in PLAIN_CONTAINERS or type(item) is tuple):
+            left = _count(item, left)
+    return left
+
+
+def _copied(value: Any) -> Any:
+    if type(value) is set:
+        return set(value)
+    if type(value) is dict:
+        return {
+            key: _copied(item) if type(item) in PLAIN_CONTAINERS or type(item) is tuple else item
+            for key, item in value.items()
+        }
+    items = [_copied(item) if type(item) in PLAIN_CONTAINERS or type(item) is tuple else item for item in value]
+    return items if type(value) is list else tuple(items)
+
+
+class OwnCopies:
+    """Values by name, of which each attempt gets copies where they are small plain containers.
+
+    Args:
+        - values: the values
+        - defaults: values for the names that are not among them
+    """
+
+    __slots__ = ("_defaults", "_small", "_values")
+
+    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self._values = values
+        self._defaults = defaults
+        self._small = [name for name, value in {**defaults, **values}.items() if is_small(value)]
+
+    def fresh(self) -> dict[str, Any]:
+        """Return the values, with new copies."""
+        found = {**self._defaults, **self._values}
+        for name in self._small:
+            found[name] = own_copy(found[name])
+        return found
