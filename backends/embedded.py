@@ -68,7 +68,7 @@ class StoreBackend:
 
     Args:
         - url: ``sqlite:///FILE`` or ``postgresql://user@host/database``
-        - settings: `outage_limit` and `cancel_grace` are used
+        - settings: `outage_limit`, `cancel_grace` and `queue_interval` are used
         - clock: what states are stamped with
         - rng: source of the jitter between attempts while the database is away
         - store_options: further arguments of `Store`, `synchronous` for instance
@@ -93,7 +93,7 @@ class StoreBackend:
         self._clock = clock or SystemClock()
         self.store = Store(url, clock=self._clock, **store_options)
         self.url = self.store.url
-        self._caller = Caller(client_id=uuid.uuid4().hex)
+        self._caller = Caller(client_id=uuid.uuid4().hex, queue_seconds=self._settings.queue_interval)
         self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
         self._outbox: Batcher[_Write, Outcome] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
         self._hub = Hub()

@@ -76,7 +76,7 @@ class GraphQLBackend:
 
     Args:
         - url: where the server listens, ``http://host:4200`` for instance
-        - settings: `api_key`, `outage_limit` and `cancel_grace` are used
+        - settings: `api_key`, `outage_limit`, `cancel_grace` and `queue_interval` are used
         - clock: the time of day
         - timeout: seconds that one request may take
         - connect_limit: seconds that a server is waited for when the backend is opened, the outage limit at most
@@ -106,7 +106,11 @@ class GraphQLBackend:
         self._connect_limit = min(connect_limit, self._settings.outage_limit)
         self.url = _without_credentials(url)
         self._post_url = self.url if self._settings.api_key else url.rstrip("/")
-        self._headers = {"X-PREFECT-CORE-VERSION": VERSION, "X-FLOWLOOP-CLIENT-ID": uuid.uuid4().hex}
+        self._headers = {
+            "X-PREFECT-CORE-VERSION": VERSION,
+            "X-FLOWLOOP-CLIENT-ID": uuid.uuid4().hex,
+            "X-FLOWLOOP-QUEUE-SECONDS": f"{self._settings.queue_interval:g}",
+        }
         if self._settings.api_key:
             self._headers["Authorization"] = f"Bearer {self._settings.api_key}"
         self._circuit = Circuit(self.url, self._settings.outage_limit, rng)

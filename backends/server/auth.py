@@ -127,4 +127,13 @@ def _named(caller: Caller, headers: Mapping[str, str]) -> Caller:
         agent_id=headers.get("x-prefect-agent-id"),
         core_version=headers.get("x-prefect-core-version"),
         client_id=headers.get("x-flowloop-client-id"),
+        queue_seconds=_seconds(headers.get("x-flowloop-queue-seconds")) or Caller().queue_seconds,
     )
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < 1e6 else None

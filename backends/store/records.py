@@ -43,6 +43,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         - client_id: a random text that one flowloop client process sends with everything
           (``X-FLOWLOOP-CLIENT-ID``); None for any other client. A caller with a client id is *fenced*: it sends
           versions that it means, wherever it writes, and flows that it registers are version locked.
+        - queue_seconds: after how long a run of its own that found no place asks again (``X-FLOWLOOP-QUEUE-SECONDS``)
     """
 
     tenant_id: str | None = None
@@ -51,6 +52,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str | None = None
     core_version: str | None = None
     client_id: str | None = None
+    queue_seconds: float = 30.0
 
 
 ANYONE = Caller()

@@ -27,7 +27,6 @@ from .slots import Slots
 from .tx import Tx, document, in_utc, tables
 
 __all__ = [
-    "QUEUE_INTERVAL",
     "end_task_runs",
     "no_result",
     "set_flow_run_states",
@@ -41,9 +40,6 @@ VERSION = "1.4.1"
 
 SUBMIT_LOCK = datetime.timedelta(seconds=30)
 """For how long nobody else may submit a flow run that has been submitted."""
-
-QUEUE_INTERVAL = datetime.timedelta(seconds=30)
-"""When a run that found no place asks again."""
 
 _CHUNK = 5000  # as many items share their statements at most: a statement takes a limited number of parameters
 
@@ -343,7 +339,7 @@ class _Batch:
 
     def queued(self, message: str) -> tuple[StateHead, str]:
         """Make the Queued state that is recorded in the place of a Running one."""
-        start = self.tx.now + QUEUE_INTERVAL
+        start = self.tx.now + datetime.timedelta(seconds=self.caller.queue_seconds)
         state = {
             "type": "Queued",
             "message": message,

@@ -28,7 +28,7 @@ SetLimit = Callable[[str, int], Coroutine[Any, Any, None]]
 async def limited(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Backend, SetLimit]]:
     """A backend, and how to limit the task runs with a tag."""
     if request.param == "memory":
-        async with MemoryBackend(settings=Settings()) as memory:
+        async with MemoryBackend(settings=Settings(queue_interval=300)) as memory:
 
             async def set_limit(tag: str, limit: int) -> None:
                 memory.task_tag_limits[tag] = limit
@@ -43,11 +43,11 @@ async def limited(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             await store.update_task_tag_limit(ANYONE, tag=tag, limit=limit)
 
     if request.param == "sqlite":
-        async with connect(url, settings=Settings()) as backend:
+        async with connect(url, settings=Settings(queue_interval=300)) as backend:
             yield backend, set_limit_in_store
         return
     with serve(create_app(url, settings=ServerSettings(require_api_key=False))) as served:
-        async with connect(served, settings=Settings()) as backend:
+        async with connect(served, settings=Settings(queue_interval=300)) as backend:
             yield backend, set_limit_in_store
 
 
@@ -64,9 +64,11 @@ async def test_a_task_run_that_finds_no_place_is_queued_and_asks_again(limited: 
     assert isinstance(answer, Queued)
     assert answer.message
     assert answer.start_time is not None
-    assert answer.start_time > datetime.datetime.now(datetime.UTC)
+    wait = (answer.start_time - datetime.datetime.now(datetime.UTC)).total_seconds()
+    assert 200 < wait <= 300, "as long as the settings of the client say"
     recorded = await backend.get_task_run_state(second.id)
     assert isinstance(recorded, Queued)
+    assert recorded.start_time == answer.start_time, "the answer is what was recorded"
     assert (await backend.get_task_run_info(run.id, second.task_id)).version == 2
 
     again = await backend.set_task_run_state(second.id, 1, running)
