@@ -651,7 +651,7 @@ class TaskRunner(BodyRunner):
             result=state._result,
             hashed_inputs=identity,
             cached_parameters=dict(current.get("parameters") or {}),
-            cached_result_expiration=caching.expiration(now(), self.task.cache_for),
+            cached_result_expiration=now() + self.task.cache_for,
         )
         if current.get("flow_run_id") is not None:
             cached.context["flow_run_id"] = current["flow_run_id"]

@@ -5,7 +5,6 @@ A body may change what it is given, so that afterwards nobody can tell any more 
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,8 @@ __all__ = [
     "Identity",
     "check_known_input",
     "counted",
-    "expiration",
     "identity_of",
     "is_of_this_child",
-    "oldest",
     "told_by",
 ]
 
@@ -99,19 +96,3 @@ def is_of_this_child(cached: Cached, identity: Identity, told_by: Collection[str
         return False
     known = cached.hashed_inputs or {}
     return all(known.get(name) == identity[name] for name in told_by)
-
-
-def expiration(now: datetime.datetime, cache_for: datetime.timedelta) -> datetime.datetime | None:
-    """Return until when a result may serve; None, for ever, if that is after the last day of the calendar."""
-    try:
-        return now + cache_for
-    except OverflowError:
-        return None
-
-
-def oldest(now: datetime.datetime, cache_for: datetime.timedelta) -> datetime.datetime:
-    """Return when the oldest results were made that may serve now."""
-    try:
-        return now - cache_for
-    except OverflowError:
-        return datetime.datetime.min.replace(tzinfo=datetime.UTC)

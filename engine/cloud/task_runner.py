@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .._run import caching, rules
+from .._run import rules
 from .._run.net import shown
 from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
 from .._run.steps import own_steps
@@ -322,7 +322,7 @@ class CloudTaskRunner(TaskRunner):
     async def _recorded_cache(self, inputs: dict[str, Result]) -> Cached | None:
         assert self.task.cache_for is not None
         candidates = await _backend().get_latest_cached_states(
-            _values.get()["task_id"], self.task.cache_key, caching.oldest(now(), self.task.cache_for)
+            _values.get()["task_id"], self.task.cache_key, now() - self.task.cache_for
         )
         for candidate in candidates:
             if isinstance(candidate, Cached) and await self._may_serve(candidate, inputs):

@@ -137,17 +137,6 @@ def test_a_body_that_changes_its_input_does_not_change_what_its_result_is_filed_
     assert first.hashed_inputs == {"words": hash_input(["a"])}
 
 
-def test_a_lifetime_beyond_the_calendar_never_ends():
-    @task(cache_for=datetime.timedelta.max)
-    async def dear() -> int:
-        return 1
-
-    with Flow("dear") as flow:
-        made = dear()
-    state = run(flow.run()).result[made]
-    assert (state.result, state.cached_result_expiration) == (1, None)
-
-
 # -- mapped children -----------------------------------------------------------------------------------
 
 
