@@ -7,8 +7,8 @@ import itertools
 import re
 import string
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
@@ -115,15 +115,15 @@ class Flow:
         """The arguments that have an edge."""
         self._reference_tasks: set[Task[..., Any]] | None = None
         self._memo: dict[Any, Any] = {}
+        self._caches: dict[str, list[Any]] = {}
+        """Results that may serve later runs in this process, by cache key."""
         self._warned: set[Task[..., Any]] = set()
         self._blocks: list[tuple[AbstractContextManager[Any], set[Task[..., Any]]]] = []
 
         for task in tasks or ():
             self.add_task(task)
         for edge in edges or ():
-            self.add_edge(
-                edge.upstream_task, edge.downstream_task, key=edge.key, mapped=edge.mapped, flattened=edge.flattened
-            )
+            self._add(edge)
         if reference_tasks is not None:
             self.set_reference_tasks(reference_tasks)
         if validate:
@@ -322,31 +322,57 @@ class Flow:
         self.add_edge(before, after)
         return after
 
-    def update(self, flow: Flow, merge_parameters: bool = False, validate: bool | None = None) -> None:
+    def update(
+        self,
+        flow: Flow,
+        merge_parameters: bool = False,
+        validate: bool | None = None,
+        merge_reference_tasks: bool = False,
+    ) -> None:
         """Add all tasks, edges and constants of another flow.
 
         Args:
             - flow: the other flow
-            - merge_parameters: whether a parameter of the other flow becomes the one of the same name here
-            - validate: whether to look for a cycle at once
+            - merge_parameters: whether a parameter of the other flow takes the place of the one of the same name here
+            - validate: whether to check the graph at once
+            - merge_reference_tasks: whether the reference tasks of the other flow are some here, too
+
+        Raises:
+            - FlowDefinitionError: if a slug is taken, or the graph cannot be; then nothing changes
         """
-        own = {parameter.name: parameter for parameter in self.parameters()}
-        stand_in: dict[Task[..., Any], Task[..., Any]] = {}
-        for task in flow._tasks:
-            twin = own.get(task.name) if merge_parameters and isinstance(task, Parameter) else None
-            stand_in[task] = self.add_task(task) if twin is None else twin
-        for edge in flow._edges:
-            self.add_edge(
-                stand_in[edge.upstream_task],
-                stand_in[edge.downstream_task],
-                key=edge.key,
-                mapped=edge.mapped,
-                flattened=edge.flattened,
-            )
-        for task, constants in flow.constants.items():
-            self.constants[stand_in[task]].update(constants)
-        if validate:
-            self.validate()
+        with self._as_a_whole():
+            reference = self.reference_tasks() | flow.reference_tasks()
+            if merge_parameters:
+                new = {parameter.name: parameter for parameter in flow.parameters()}
+                for parameter in self.parameters():
+                    if (twin := new.get(parameter.name, parameter)) is not parameter:
+                        self._replace(parameter, twin)
+                        reference = {twin if task is parameter else task for task in reference}
+            for task in flow._tasks:
+                self.add_task(task)
+            for edge in flow._edges:
+                self._add(edge)
+            for task, constants in flow.constants.items():
+                self.constants[task].update(constants)
+            if merge_reference_tasks:
+                self.set_reference_tasks(reference)
+            self._memo.clear()
+            if validate or merge_parameters:
+                self.validate()
+
+    def _add(self, edge: Edge) -> None:
+        self.add_edge(edge.upstream_task, edge.downstream_task, edge.key, edge.mapped, edge.flattened)
+
+    @contextmanager
+    def _as_a_whole(self) -> Iterator[None]:
+        """A change of the graph that is made as a whole or not at all."""
+        before = copy.copy(self.copy().__dict__)
+        try:
+            yield
+        except FlowDefinitionError:
+            self.__dict__.update({name: before[name] for name in _GRAPH})
+            self._memo.clear()
+            raise
 
     def replace(self, old: Task[..., Any], new: Any, validate: bool | None = None) -> None:
         """Put another task, or a value, in the place of a task.
@@ -357,15 +383,10 @@ class Flow:
             - FlowDefinitionError: if `old` is not in the flow, or `new` cannot take its inputs; then nothing changes
         """
         self._must_have(old)
-        before = {name: getattr(self, name) for name in _GRAPH}
-        try:
+        with self._as_a_whole():
             self._replace(old, new)
             if validate:
                 self.validate()
-        except FlowDefinitionError:
-            self.__dict__.update(before)
-            self._memo.clear()
-            raise
 
     def _replace(self, old: Task[..., Any], new: Any) -> None:
         edges, reference, constants = self._edges, self._reference_tasks, self.constants
@@ -406,14 +427,14 @@ class Flow:
     # -- asking ------------------------------------------------------------------------------------------
 
     @property
-    def tasks(self) -> KeysView[Task[..., Any]]:
-        """All tasks, as a set-like view in the order they were added."""
-        return self._tasks.keys()
+    def tasks(self) -> set[Task[..., Any]]:
+        """All tasks; `ordered_tasks` has them in order."""
+        return set(self._tasks)
 
     @property
-    def edges(self) -> KeysView[Edge]:
-        """All edges, as a set-like view in the order they were added."""
-        return self._edges.keys()
+    def edges(self) -> set[Edge]:
+        """All edges; `ordered_edges` has them in order."""
+        return set(self._edges)
 
     def ordered_tasks(self) -> list[Task[..., Any]]:
         """Return the tasks in the order they were added."""
@@ -514,15 +535,15 @@ class Flow:
         """Return the tasks so that each comes after those it waits for.
 
         Args:
-            - root_tasks: return only these and the tasks that wait for them, directly or not
+            - root_tasks: return only these and the tasks that wait for them, directly or not; if none, all tasks
 
         Raises:
             - FlowDefinitionError: if there is a cycle
         """
         ordered: tuple[Task[..., Any], ...] = self._remember("sorted", self._sort)
-        if root_tasks is None:
+        reached: set[Task[..., Any]] = set(root_tasks or ())
+        if not reached:
             return ordered
-        reached: set[Task[..., Any]] = set(root_tasks)
         for task in reached:
             self._must_have(task)
         for task in ordered:
@@ -650,7 +671,12 @@ class Flow:
     # -- as a value --------------------------------------------------------------------------------------
 
     def serialize(self) -> dict[str, Any]:
-        """Return the document of this flow as the API knows it."""
+        """Return the document of this flow as the API knows it.
+
+        Raises:
+            - FlowDefinitionError: for a flow that cannot run
+        """
+        self.validate()
         from .serialization import serialize_flow
 
         return serialize_flow(self)

@@ -20,8 +20,9 @@ from .errors import FlowDefinitionError, FlowloopError
 from .executors import Executor
 from .flow import Flow
 from .flow_runner import FlowRunner
+from .result import NoResult
 from .runner import settle
-from .state import Cached, Mapped, Paused, Resume, Scheduled, State
+from .state import Cached, Mapped, Paused, Pending, Resume, Scheduled, State
 from .task import Task
 
 __all__ = ["OnPaused", "run", "run_flow", "run_sync"]
@@ -60,7 +61,9 @@ class _Rounds:
         """Run until the flow is finished, or nothing is left that goes on by itself."""
         self._state, self._task_states = state, task_states
         while state is None or not state.is_finished():
-            if state is not None and not await self._wait(state):
+            # a given state that waits for nothing goes on at once
+            must_wait = state is not None and (self._has_begun or state.is_scheduled())
+            if state is not None and must_wait and not await self._wait(state):
                 return state
             state = await self._round()
         return state
@@ -146,11 +149,12 @@ async def run_flow(
     task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None = None,
     runner_options: Mapping[str, Any] | None = None,
     on_paused: OnPaused | None = None,
+    flow_run_name: str | None = None,
     **more_parameters: Any,
 ) -> State:
     """Run a flow until it is finished, waiting for whatever it schedules on the way.
 
-    Results that were cached for a while serve the later rounds and runs that this call makes.
+    Results that were cached for a while serve the later rounds and runs of the flow in this process.
 
     Args:
         - flow: the flow
@@ -162,6 +166,7 @@ async def run_flow(
         - runner_options: further arguments of the runner
         - on_paused: asked about each paused run once nothing else is left to wait for; if None, somebody at the
             terminal is asked, and where there is no terminal the flow comes back as it is
+        - flow_run_name: the name of the run, in the context
         - more_parameters: values of further parameters
 
     Returns:
@@ -183,7 +188,13 @@ async def run_flow(
     given = {**parameters, **more_parameters}
     chosen = None if return_tasks is None else list(return_tasks)
     known = dict(context or {})
-    caches: dict[str, list[Cached]] = {key: list(found) for key, found in known.get("caches", {}).items()}
+    if flow_run_name is not None:
+        known["flow_run_name"] = flow_run_name
+    if "caches" in known:
+        caches: dict[str, list[Cached]] = {key: list(found) for key, found in known["caches"].items()}
+    else:
+        is_nested = "task_name" in run_context
+        caches = run_context["caches"] if "caches" in run_context and not is_nested else flow._caches
     with run_context({"clock": known["clock"]} if "clock" in known else {}):
         event = _next_event(flow) if on_schedule else None
         if on_schedule and event is None:
@@ -206,14 +217,16 @@ async def run_flow(
             final = await _Rounds(runner, on_paused or _ask, caches, arguments).run(state, task_states)
             event = _next_event(flow) if on_schedule else None
             if event is None:
-                return _with_result_of(final, chosen)
+                return _with_result_of(final, flow, chosen)
 
 
 def _next_event(flow: Flow) -> Any:
     return next(iter(flow.schedule.next(1, return_events=True)), None)
 
 
-def _with_result_of(state: State, tasks: list[Task[..., Any]] | None) -> State:
+def _with_result_of(state: State, flow: Flow, tasks: list[Task[..., Any]] | None) -> State:
+    if state._result is NoResult:  # it ended before the first task
+        state.result = {task: Pending("The task was not run.") for task in flow.ordered_tasks()}
     if tasks is not None and isinstance(state.result, dict):
         state.result = {task: state.result[task] for task in tasks if task in state.result}
     return state

@@ -313,13 +313,13 @@ class FlowRunner(Runner):
 
     async def _prepared(self) -> None:
         """Check the flow, and number its tasks."""
-        await aside(len(self.flow.tasks), self.flow.validate)
-        await aside(len(self.flow.tasks), lambda: plan_of(self.flow))
+        await aside(len(self.flow._tasks), self.flow.validate)
+        await aside(len(self.flow._tasks), lambda: plan_of(self.flow))
         self._own_copies = self.flow._own_copies()
 
     def _checked_tasks(self, tasks: Iterable[Task[..., Any]] | None) -> list[Task[..., Any]]:
         if tasks is None:
-            return list(self.flow.tasks)
+            return self.flow.ordered_tasks()
         chosen = list(tasks)
         for task in chosen:
             self.flow._must_have(task)
@@ -476,7 +476,7 @@ class FlowRunner(Runner):
                 raise cancellation.interrupted_by
             if cancellation.cause is not None:
                 return self._stopped(cancellation, drive, return_tasks)
-            states, keys, terminals = await aside(len(self.flow.tasks), lambda: self._collected(drive))
+            states, keys, terminals = await aside(len(self.flow._tasks), lambda: self._collected(drive))
             return await self.determine_final_state(
                 state,
                 key_states=keys,
@@ -568,8 +568,8 @@ class FlowRunner(Runner):
 
     def _failures(self, drive: Drive) -> str:
         flow = self.flow
-        many = {name for name, count in Counter(task.name for task in flow.tasks).items() if count > 1}
-        names = {task: flow.slugs[task] if task.name in many else task.name for task in flow.tasks}
+        many = {name for name, count in Counter(task.name for task in flow.ordered_tasks()).items() if count > 1}
+        names = {task: flow.slugs[task] if task.name in many else task.name for task in flow.ordered_tasks()}
         return reference_failures(flow.reference_tasks(), drive.final_states(), names, flow.upstream_tasks)
 
 

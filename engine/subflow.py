@@ -165,7 +165,7 @@ class FlowTask(Task[..., Any]):
 
     def __getitem__(self, key: Any) -> Any:
         """Add a task that takes the result of one task of the flow, or an element of this task's own result."""
-        if isinstance(key, Task) and key in self.flow.tasks:
+        if isinstance(key, Task) and key in self.flow:
             slug = self.flow.slugs[key]
             return _TaskOfFlow(slug, name=f"{self.name}[{slug}]").bind(states=self)
         return super().__getitem__(key)

@@ -78,7 +78,7 @@ async def create_flow_run(
     """
     flow.validate()
     recorded = recorded_parameters(flow, parameters or {}, complete=True)
-    document = await aside(len(flow.tasks), flow.serialize)
+    document = await aside(len(flow._tasks), flow.serialize)
     key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
     project = (settings or Settings.from_env()).project
     registered = await backend.register_flow(document, project_name=project, idempotency_key=key)

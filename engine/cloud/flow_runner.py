@@ -163,7 +163,7 @@ class CloudFlowRunner(FlowRunner):
                 backend = await stack.enter_async_context(backend)
             if flow_run_id is None:
                 given_all = {**known.get("parameters", {}), **given}
-                ownership = await self._created(backend, given_all, idempotency_key)
+                ownership = await self._created(backend, given_all, idempotency_key, known.get("flow_run_name"))
             else:
                 ownership = await self._claimed(backend, flow_run_id, follows=self.if_owned == "follow")
             flow_run_id = self.flow_run_id = ownership.flow_run_id
@@ -220,11 +220,15 @@ class CloudFlowRunner(FlowRunner):
 
     # -- ownership ---------------------------------------------------------------------------------------
 
-    async def _created(self, backend: Backend, parameters: dict[str, Any], idempotency_key: str | None) -> Ownership:
+    async def _created(
+        self, backend: Backend, parameters: dict[str, Any], idempotency_key: str | None, name: str | None
+    ) -> Ownership:
         """Create a flow run that is this runner's from the start; one with a key may have been created before."""
         began, owner = asyncio.get_running_loop().time(), new_owner()
         labels = [f"agentless-run-{uuid.uuid4().hex[:8]}"]  # no agent has this label
         options: dict[str, Any] = {"settings": self.settings, "labels": labels}
+        if name is not None:
+            options["name"] = name
         if idempotency_key is not None:
             options["idempotency_key"] = idempotency_key
             flow_run_id = await create_flow_run(self.flow, backend, parameters, **options)

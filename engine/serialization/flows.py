@@ -56,7 +56,7 @@ def serialize_flow(flow: Flow) -> dict[str, Any]:
     reference_tasks = flow.reference_tasks()
     if reference_tasks == flow.terminal_tasks():
         reference_tasks = set()
-    edges = [_edge(edge, ends[edge.upstream_task], ends[edge.downstream_task]) for edge in flow.edges]
+    edges = [_edge(edge, ends[edge.upstream_task], ends[edge.downstream_task]) for edge in flow.ordered_edges()]
     edges.sort(key=lambda e: (e["upstream_task"]["slug"], e["downstream_task"]["slug"], e["key"] or ""))
     document = {
         "name": flow.name,
@@ -64,7 +64,10 @@ def serialize_flow(flow: Flow) -> dict[str, Any]:
         "schedule": _document_of(flow.schedule),
         "parameters": sorted((serialize_parameter(task) for task in flow.parameters()), key=_slug),
         "tasks": sorted(
-            (_task(task, slugs[task], reference(task.trigger), reference(task.cache_validator)) for task in flow.tasks),
+            (
+                _task(task, slugs[task], reference(task.trigger), reference(task.cache_validator))
+                for task in flow.ordered_tasks()
+            ),
             key=_slug,
         ),
         "edges": edges,

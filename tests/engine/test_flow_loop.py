@@ -18,7 +18,20 @@ from flowloop.engine.errors import FlowDefinitionError, FlowloopError
 from flowloop.engine.result import Result
 from flowloop.engine.schedules import DatesClock, IntervalSchedule, Schedule
 from flowloop.engine.signals import PAUSE, RETRY
-from flowloop.engine.state import Cached, Cancelled, Mapped, Paused, Resume, Retrying, Scheduled, Success
+from flowloop.engine.state import (
+    Cached,
+    Cancelled,
+    Failed,
+    Mapped,
+    Paused,
+    Pending,
+    Resume,
+    Retrying,
+    Running,
+    Scheduled,
+    Submitted,
+    Success,
+)
 from flowloop.engine.testing import run as run_virtually
 from flowloop.engine.triggers import manual_only
 
@@ -315,6 +328,77 @@ def test_tasks_with_one_cache_key_share_their_results():
     state = run_virtually(flow.run())
     assert ran == ["first"]
     assert state.result[second].result == "first"
+
+
+def test_a_cached_result_serves_the_next_run_in_the_same_process_until_it_expires():
+    ran = []
+
+    @task(cache_for=2 * DAY)
+    async def dear():
+        ran.append(1)
+        return len(ran)
+
+    async def main():
+        with Flow("again") as flow:
+            made = dear()
+        found = []
+        for _ in range(4):
+            found.append((await flow.run()).result[made].result)
+            await anyio.sleep(DAY.total_seconds() - 1)
+        return found, (await flow.copy().run()).result[made].result
+
+    assert run_virtually(main()) == ([1, 1, 1, 2], 2)
+
+
+def test_the_caches_of_a_block_of_the_context_are_those_of_all_runs_in_it():
+    ran = []
+
+    def dear():
+        @task(cache_for=DAY, cache_key="shared")
+        async def body():
+            ran.append(1)
+
+        return body
+
+    async def main():
+        with context(caches={}):
+            for _ in range(2):
+                with Flow("one of two") as flow:
+                    dear()()
+                await flow.run()
+
+    run_virtually(main())
+    assert ran == [1]
+
+
+# -- states to begin with ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [Pending("go"), Running("go"), Resume("go"), Submitted(state=Pending("go"))])
+def test_a_given_state_that_waits_for_nothing_goes_on_at_once(state):
+    with Flow("given") as flow:
+        made = task(lambda: 5, name="five")()
+    final = run_virtually(flow.run(state=state))
+    assert final.is_successful()
+    assert final.result[made].result == 5
+
+
+@pytest.mark.parametrize("kind", [Success, Failed, Cancelled])
+def test_a_given_final_state_comes_back_with_tasks_that_were_not_run(kind):
+    with Flow("over") as flow:
+        one, two = (task(lambda: 1 / 0, name=name)() for name in ("one", "two"))
+    final = run_virtually(flow.run(state=kind("over")))
+    assert type(final) is kind
+    assert {made: type(state) for made, state in final.result.items()} == {one: Pending, two: Pending}
+    assert list(run_virtually(flow.run(state=kind(), return_tasks=[two])).result) == [two]
+    given = {one: Success(result=5)}
+    assert run_virtually(flow.run(state=kind("over", result=given))).result == given
+
+
+def test_a_run_has_the_name_that_it_is_given():
+    with Flow("named") as flow:
+        made = task(lambda: context.flow_run_name, name="name")()
+    assert run_virtually(flow.run(flow_run_name="tuesday")).result[made].result == "tuesday"
 
 
 def test_the_kept_results_do_not_pile_up():

@@ -70,13 +70,13 @@ def test_calling_copies_and_binding_does_not():
         assert own.bind(2) is own
     assert called is not inc
     assert inc not in flow.tasks
-    assert list(flow.tasks) == [called, own]
+    assert flow.ordered_tasks() == [called, own]
 
 
 def test_plain_values_are_constants_of_the_flow_and_no_tasks():
     with Flow("f") as flow:
         made = add(1, b=[2, {"three": (4, {5})}], c=None)
-    assert list(flow.tasks) == [made]
+    assert flow.ordered_tasks() == [made]
     assert flow.constants == {made: {"a": 1, "b": [2, {"three": (4, {5})}], "c": None}}
 
 
@@ -478,6 +478,47 @@ def diamond():
     return flow, top, left, right, bottom
 
 
+def test_the_tasks_and_edges_are_sets_apart_from_the_flow():
+    flow, top, *_ = diamond()
+    assert type(flow.tasks) is type(flow.edges) is set
+    flow.tasks.clear()
+    flow.edges.clear()
+    assert top in flow.tasks
+    assert len(flow.edges) == 4
+
+
+async def test_reference_tasks_can_be_taken_over_too():
+    def flows():
+        with Flow("one") as one:
+            p = Parameter("p", default=1)
+            first = inc(p)
+            inc(first)
+        with Flow("two") as two:
+            second = inc(5)
+            inc(second)
+        one.set_reference_tasks([first, p])
+        two.set_reference_tasks([second])
+        return one, two, first, second, p
+
+    one, two, first, second, p = flows()
+    one.update(two)
+    assert one.reference_tasks() == {first, p}
+    one, two, first, second, p = flows()
+    one.update(two, merge_reference_tasks=True)
+    assert one.reference_tasks() == {first, second, p}
+    one, two, first, second, p = flows()
+    with two:
+        q = Parameter("p", default=2)
+    one.update(two, merge_parameters=True, merge_reference_tasks=True)
+    assert one.reference_tasks() == {first, second, q}
+
+
+def test_a_flow_that_cannot_run_has_no_document():
+    flow = Flow("f", tasks=[add.copy()])
+    with pytest.raises(FlowDefinitionError, match="needs the argument 'a'"):
+        flow.serialize()
+
+
 def test_questions_about_the_graph():
     flow, top, left, right, bottom = diamond()
     assert flow.root_tasks() == {top}
@@ -490,6 +531,7 @@ def test_questions_about_the_graph():
     assert flow.all_downstream_edges()[left] == flow.edges_from(left)
     assert flow.sorted_tasks() == (top, left, right, bottom)
     assert flow.sorted_tasks([right]) == (right, bottom)
+    assert flow.sorted_tasks([]) == flow.sorted_tasks()
     assert list(flow) == [top, left, right, bottom]
     assert flow.get_tasks(name="inc") == [top, left]
     assert flow.get_tasks(name="add", slug="add-2") == [bottom]
@@ -674,9 +716,14 @@ async def test_update_takes_over_tasks_edges_and_constants():
     one.copy().update(Flow("empty"))
     with pytest.raises(FlowDefinitionError, match="two tasks have the slug 'p'"):
         one.copy().update(two)
+    taken, before = one.copy(), one.copy()
+    with pytest.raises(FlowDefinitionError, match="two tasks have the slug 'p'"):
+        taken.update(two)
+    assert taken == before
+    assert taken.slugs == before.slugs
     one.update(two, merge_parameters=True)
-    assert one.parameters() == {p}
-    assert await result_of(one, a, b) == [2, 11]
+    assert one.parameters() == {q}
+    assert await result_of(one, a, b) == [6, 15]
     assert sorted(one.slugs.values()) == ["add-1", "inc-1", "p"]
 
 
