@@ -329,11 +329,11 @@ class FlowRunner(Runner):
 
     async def initialize_run(  # type: ignore[override]  # a flow run begins with more
         self,
-        state: State | None,
-        task_states: dict[Task[..., Any], State],
-        context: dict[str, Any],
-        task_contexts: dict[Task[..., Any], dict[str, Any]],
-        parameters: dict[str, Any],
+        state: State | None = None,
+        task_states: dict[Task[..., Any], State] | None = None,
+        context: dict[str, Any] | None = None,
+        task_contexts: dict[Task[..., Any], dict[str, Any]] | None = None,
+        parameters: dict[str, Any] | None = None,
     ) -> FlowRunnerInitializeResult:
         """Return what the run begins with.
 
@@ -349,6 +349,8 @@ class FlowRunner(Runner):
         Returns:
             - NamedTuple: state, task_states, context, task_contexts
         """
+        task_states, context, task_contexts = task_states or {}, dict(context or {}), task_contexts or {}
+        parameters = parameters or {}
         for where in (context, *task_contexts.values()):
             shadowing = sorted(_RESERVED & where.keys())
             if shadowing:

@@ -17,7 +17,14 @@ from ..cancellation import Cause, stopped_state
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
-from ..errors import BackendError, FlowloopError, FlowRunOwned, OwnershipLost, VersionLockMismatch
+from ..errors import (
+    BackendError,
+    BackendRejected,
+    FlowloopError,
+    FlowRunOwned,
+    OwnershipLost,
+    VersionLockMismatch,
+)
 from ..executors import Executor
 from ..flow import Flow
 from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
@@ -108,6 +115,7 @@ class CloudFlowRunner(FlowRunner):
         self.if_owned: Literal["raise", "follow"] = if_owned
         self.claim = claim
         self._ownership: Ownership | None = None
+        self._opened: Backend | None = None
         self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
         self._woken = anyio.Event()
@@ -169,6 +177,8 @@ class CloudFlowRunner(FlowRunner):
             flow_run_id = self.flow_run_id = ownership.flow_run_id
             self._ownership = ownership
             stack.push_async_callback(self._released, ownership)
+            self._opened = backend
+            stack.callback(self._forget_backend)
             self._changed_elsewhere = None
             known |= {
                 "ownership": ownership,
@@ -301,6 +311,9 @@ class CloudFlowRunner(FlowRunner):
             self.logger.warning("flow run %s has another owner since", self.flow_run_id)
             self.cancel("handover")
 
+    def _forget_backend(self) -> None:
+        self._opened = None
+
     async def _wait_in_queue(self, backend: Backend, flow_run_id: str, seconds: float) -> Cause | None:
         """Wait before asking again for a place, and return why the run was stopped meanwhile, if it was."""
         cause: Cause | None = "shutdown"
@@ -331,12 +344,20 @@ class CloudFlowRunner(FlowRunner):
         """Return a runner for a task of the flow."""
         runner = super().task_runner(task, state_handlers)
         assert isinstance(runner, CloudTaskRunner)
+        runner.backend = self._port
         runner.hands_on_errors = any(_takes_errors(edge) for edge in self.flow._downstream[task])
         return runner
 
+    @property
+    def _port(self) -> Backend:
+        """The backend of the run that is going on; outside one, where a step is called alone, the given one."""
+        backend = self._opened or self.backend
+        if backend is None:
+            raise FlowloopError("a step that is called alone needs a backend: give the runner one as `backend=`")
+        return backend
+
     def _backlog(self) -> int:
-        backend: Backend = _values.get()["backend"]
-        return backend.backlog
+        return self._port.backlog
 
     def _flow_result(self) -> Result:
         return self.flow.result or self._default_result
@@ -377,11 +398,11 @@ class CloudFlowRunner(FlowRunner):
 
     async def initialize_run(  # type: ignore[override]  # a flow run begins with more
         self,
-        state: State | None,
-        task_states: dict[Task[..., Any], State],
-        context: dict[str, Any],
-        task_contexts: dict[Task[..., Any], dict[str, Any]],
-        parameters: dict[str, Any],
+        state: State | None = None,
+        task_states: dict[Task[..., Any], State] | None = None,
+        context: dict[str, Any] | None = None,
+        task_contexts: dict[Task[..., Any], dict[str, Any]] | None = None,
+        parameters: dict[str, Any] | None = None,
     ) -> FlowRunnerInitializeResult:
         """Return what the run begins with, as the backend knows it: one read serves all tasks.
 
@@ -398,9 +419,13 @@ class CloudFlowRunner(FlowRunner):
         Returns:
             - NamedTuple: a tuple of initialized objects: (state, task_states, context, task_contexts)
         """
-        backend: Backend = context["backend"]
+        task_states, context, task_contexts = task_states or {}, context or {}, task_contexts or {}
+        parameters = parameters or {}
+        flow_run_id = context.get("flow_run_id") or _values.get().get("flow_run_id")
+        if flow_run_id is None:
+            raise FlowloopError("there is no flow run to begin with: name it as `flow_run_id` in the context")
         try:
-            info = await backend.get_flow_run_info(context["flow_run_id"])
+            info = await self._port.get_flow_run_info(flow_run_id)
         except BackendError as error:
             message = f"The flow run could not be read: {error}"
             self.logger.error("%s", message)
@@ -499,13 +524,13 @@ class CloudFlowRunner(FlowRunner):
     async def _record(self, old_state: State, new_state: State) -> State:
         """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
         current = _values.get()
-        backend: Backend = current["backend"]
+        backend = self._port
         flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
         ownership: Ownership | None = current.get("ownership")
         if ownership is not None and ownership.lost:
             raise ENDRUN(new_state)
         if new_state.is_running():
-            new_state.context["runner"] = current["runner_id"]
+            new_state.context["runner"] = current.get("runner_id")
         epoch = None if ownership is None else ownership.claim.epoch
         try:
             answer = await backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
@@ -516,6 +541,8 @@ class CloudFlowRunner(FlowRunner):
             return await self._adopted(backend, flow_run_id, old_state, new_state)
         except Exception as error:
             self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, error)
+            if old_state.is_finished() and isinstance(error, BackendRejected):
+                return old_state  # a handler's second thoughts: what is recorded stands
             raise ENDRUN(new_state) from error
         if isinstance(answer, Queued):
             answer.state = old_state
@@ -550,7 +577,7 @@ class CloudFlowRunner(FlowRunner):
         cancelled: at once where the backend can tell by itself, else at an interval.
         """
         current = _values.get()
-        backend: Backend = current["backend"]
+        backend = self._port
         flow_run_id, grace = current["flow_run_id"], self.settings.cancel_grace
         shipper = LogShipper(backend, flow_run_id)
         try:
@@ -589,7 +616,7 @@ class CloudFlowRunner(FlowRunner):
     async def _cancelled_before_tasks(self, state: State) -> None:
         current = _values.get()
         # the state on its way when the cancel came may have been recorded
-        await self._refresh_version(current["backend"], current["flow_run_id"])
+        await self._refresh_version(self._port, current["flow_run_id"])
         await super()._cancelled_before_tasks(state)
 
     async def _refresh_version(self, backend: Backend, flow_run_id: str) -> None:
@@ -618,7 +645,7 @@ class CloudFlowRunner(FlowRunner):
         ownership: Ownership | None = current.get("ownership")
         try:
             if ownership is None:
-                await current["backend"].update_flow_run_heartbeat(current["flow_run_id"])
+                await self._port.update_flow_run_heartbeat(current["flow_run_id"])
             else:
                 await ownership.renew()
         except OwnershipLost:

@@ -15,7 +15,14 @@ from ..cancellation import Cancellation
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
-from ..errors import BackendError, OwnershipLost, TaskRunError, VersionLockMismatch
+from ..errors import (
+    BackendError,
+    BackendRejected,
+    FlowloopError,
+    OwnershipLost,
+    TaskRunError,
+    VersionLockMismatch,
+)
 from ..result import NoResult, NotStored, Result
 from ..results import DefaultResult
 from ..retries import delay_after
@@ -46,7 +53,7 @@ __all__ = ["CloudTaskRunner"]
 class CloudTaskRunner(TaskRunner):
     """Runs a task, and records each of its transitions before the next one is made.
 
-    It finds its backend, and what is known of its task run, in the run context, where `CloudFlowRunner` puts both.
+    It finds what is known of its task run in the run context, where `CloudFlowRunner` puts it.
 
     Args:
         - task: the task
@@ -54,6 +61,7 @@ class CloudTaskRunner(TaskRunner):
         - flow_result: the result instance configured for the flow (if any)
         - constants: inputs that are plain values, by name
         - settings: how long a retry is waited for here, and the like
+        - backend: where the run is recorded
     """
 
     hands_on_errors = False
@@ -67,19 +75,29 @@ class CloudTaskRunner(TaskRunner):
         *,
         constants: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
+        backend: Backend | None = None,
     ) -> None:
         settings = settings or Settings.from_env()
         # a run that another process may have to continue needs its results stored somewhere
         flow_result = flow_result or DefaultResult(settings.results_dir)
         super().__init__(task, state_handlers, flow_result, constants=constants, settings=settings)
+        self.backend = backend
         self._children: dict[tuple[str, int], TaskRunInfoResult] | None = None
+
+    @property
+    def _port(self) -> Backend:
+        backend: Backend | None = self.backend or _values.get().get("backend")
+        if backend is None:
+            raise FlowloopError(f"the runner of task {self.task.name!r} has no backend: give it one as `backend=`")
+        return backend
 
     # -- what is known of the run --------------------------------------------------------------------
 
     async def initialize_run(self, state: State | None, context: dict[str, Any]) -> TaskRunnerInitializeResult:
         """Return the state and the context to begin with, as the backend knows them.
 
-        A state that is given wins over the recorded one, unless the run was ended elsewhere while it waited.
+        A state that is given wins over the recorded one. One that this runner waited in gives way to the end that
+        somebody else has put to the run meanwhile.
 
         Args:
             - state: the initial state of the run
@@ -110,8 +128,25 @@ class CloudTaskRunner(TaskRunner):
             if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
                 state._result = NotStored
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
-            state = info.state
+            if "waited_until" in context or context.get("continues"):  # somebody else has ended it meanwhile
+                state = info.state
+            else:
+                await self._begin_again(info, state, context)
         return await super().initialize_run(state, context)
+
+    async def _begin_again(self, info: TaskRunInfoResult, state: State, context: dict[str, Any]) -> None:
+        """Record the given state of a run that is finished: nothing else may follow its end."""
+        ownership: Ownership | None = context.get("ownership")
+        epoch = None if ownership is None else ownership.claim.epoch
+        try:
+            await self._port.set_task_run_state(info.id, None, state, self.task.cache_for, epoch=epoch)
+        except OwnershipLost as error:
+            self._lose(ownership)
+            raise ENDRUN(state) from error
+        except Exception as error:
+            message = f"The given state could not be recorded: {error}"
+            raise ENDRUN(ClientFailed(message, state=state)) from error
+        context["task_run_version"] = info.version + 1
 
     def _goes_on(self, state: State) -> float | None:
         return None if _values.get().get("unread") else super()._goes_on(state)
@@ -128,7 +163,7 @@ class CloudTaskRunner(TaskRunner):
         task_id = context.get("task_id")
         if task_id is None:
             raise BackendError(f"task '{self.task.name}' is not part of the registered flow: register it again")
-        return await _backend().get_task_run_info(flow_run_id, task_id, map_index)
+        return await self._port.get_task_run_info(flow_run_id, task_id, map_index)
 
     async def check_task_is_ready(self, state: State) -> State:
         """Check that the run has not begun, or is one that begins again; see `TaskRunner.check_task_is_ready`.
@@ -163,7 +198,7 @@ class CloudTaskRunner(TaskRunner):
     async def _read_children(self, width: int) -> None:
         current = _values.get()
         flow_run_id = current["flow_run_id"]
-        infos = await _backend().get_task_run_infos(flow_run_id, current["task_id"], range(width))
+        infos = await self._port.get_task_run_infos(flow_run_id, current["task_id"], range(width))
         self._children = {**(self._children or {}), **{(flow_run_id, info.map_index): info for info in infos}}
 
     # -- recording -------------------------------------------------------------------------------------
@@ -215,7 +250,7 @@ class CloudTaskRunner(TaskRunner):
         try:
             if ownership is not None and ownership.lost:
                 raise OwnershipLost("the flow run has another owner since")
-            answer = await _backend().set_task_run_state(
+            answer = await self._port.set_task_run_state(
                 task_run_id, version, new_state, self.task.cache_for, epoch=epoch
             )
             if ownership is not None and new_state.is_running():
@@ -229,6 +264,8 @@ class CloudTaskRunner(TaskRunner):
             return await self._adopted(task_run_id, old_state, new_state)
         except Exception as error:
             self.logger.error("the state of task run %s could not be recorded: %s", task_run_id, error)
+            if old_state.is_finished() and isinstance(error, BackendRejected):
+                return old_state  # a handler's second thoughts: what is recorded stands
             message = f"The state could not be recorded: {error}"
             raise ENDRUN(ClientFailed(message, state=new_state)) from error
         if isinstance(answer, Queued):
@@ -266,14 +303,14 @@ class CloudTaskRunner(TaskRunner):
     async def _adopted(self, task_run_id: str, old_state: State, refused: State) -> State:
         """Go on after somebody else has moved the run: with what is recorded, if it is not theirs to go on with."""
         try:
-            state = await _backend().get_task_run_state(task_run_id)
+            state = await self._port.get_task_run_state(task_run_id)
             if state.is_finished() and not is_under_way(state):
                 return await state.load_result(self.result)
             insists = await self._owns_flow_run() and _values.get().get("took_over") and type(refused) is Running
             if insists:
                 # what the runner before this one still recorded, while it was being shut out
                 current = _values.get()
-                info = await _backend().get_task_run_info(
+                info = await self._port.get_task_run_info(
                     current["flow_run_id"], current["task_id"], current.get("map_index")
                 )
                 current["task_run_version"] = info.version
@@ -290,7 +327,7 @@ class CloudTaskRunner(TaskRunner):
     async def _owns_flow_run(self) -> bool:
         """Whether the flow run is still this runner's; if not, it is left to the one that has it now."""
         current = _values.get()
-        info = await _backend().get_flow_run_info(current["flow_run_id"])
+        info = await self._port.get_flow_run_info(current["flow_run_id"])
         if info.version == current["flow_run_version"]:
             return True
         cancellation: Cancellation | None = current.get("cancellation")
@@ -321,7 +358,7 @@ class CloudTaskRunner(TaskRunner):
 
     async def _recorded_cache(self, inputs: dict[str, Result]) -> Cached | None:
         assert self.task.cache_for is not None
-        candidates = await _backend().get_latest_cached_states(
+        candidates = await self._port.get_latest_cached_states(
             _values.get()["task_id"], self.task.cache_key, now() - self.task.cache_for
         )
         for candidate in candidates:
@@ -401,7 +438,7 @@ class CloudTaskRunner(TaskRunner):
         current = _values.get()
         if current.get("task_run_name") is not None and current.get("task_run_id") is not None:
             try:
-                await _backend().set_task_run_name(current["task_run_id"], current["task_run_name"])
+                await self._port.set_task_run_name(current["task_run_id"], current["task_run_name"])
             except Exception as error:
                 self.logger.warning("the name of task run %s could not be set: %s", current["task_run_id"], error)
 
@@ -422,8 +459,3 @@ def _of_errors(result: Result) -> Result:
     place = result.at(None)
     place.serializer = Result.serializer_default
     return place
-
-
-def _backend() -> Backend:
-    backend: Backend = _values.get()["backend"]
-    return backend

@@ -1,0 +1,157 @@
+"""What a recorded run returns is what is recorded; and its steps, called alone, with nothing but their backend."""
+
+import asyncio
+
+import pytest
+
+from flowloop.engine import Flow, context, task
+from flowloop.engine.cloud import CloudFlowRunner, CloudTaskRunner, create_flow_run
+from flowloop.engine.errors import FlowloopError
+from flowloop.engine.signals import ENDRUN, FAIL, PAUSE, SKIP
+from flowloop.engine.state import Failed, Paused, Pending, Running, Scheduled, Skipped
+
+pytestmark = pytest.mark.virtual_time
+
+
+def made(body=lambda: 1, **options):
+    with Flow("one", **options.pop("flow_options", {})) as flow:
+        one = task(body, name="one", **options)()
+    return flow, one
+
+
+async def recorded(backend, runner):
+    summary, runs = await backend.get_flow_run_history(runner.flow_run_id)
+    return summary.state, [state.state for run in runs for state in run.states]
+
+
+def at_the_end(answer):
+    def handler(runner, old, new):
+        if not new.is_finished():
+            return new
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return handler
+
+
+ANSWERS = {
+    "a failure": (lambda: Failed("not good enough"), Failed),
+    "a skip": (lambda: Skipped("never mind"), Skipped),
+    "a signal": (lambda: FAIL("not good enough"), Failed),
+    "another signal": (lambda: SKIP("never mind"), Skipped),
+    "the end": (lambda: ENDRUN(Failed("stop")), Failed),
+    "a pause": (lambda: PAUSE("wait"), Paused),
+    "a defect": (lambda: KeyError("defect"), Failed),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_what_a_handler_makes_of_the_end_of_a_task_run(name, backend, settings):
+    answer, expected = ANSWERS[name]
+    flow, one = made(state_handlers=[at_the_end(answer())])
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run()
+    assert isinstance(state.result[one], expected)
+    assert await recorded(backend, runner) == (type(state).__name__, ["Pending", "Running", expected.__name__])
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_what_a_handler_makes_of_the_end_of_a_flow_run(name, backend, settings):
+    answer, expected = ANSWERS[name]
+    flow, _ = made(flow_options={"state_handlers": [at_the_end(answer())]})
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    assert isinstance(await runner.run(), expected)
+    assert (await recorded(backend, runner))[0] == expected.__name__
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_the_second_thoughts_of_a_runners_handler_never_part_from_the_record(name, backend, settings):
+    answer, _ = ANSWERS[name]
+    handler = at_the_end(answer())
+    flow, one = made()
+    runner = CloudFlowRunner(flow, [handler], backend=backend, settings=settings)
+    state = await runner.run(task_runner_state_handlers=[handler])
+    flow_state, states = await recorded(backend, runner)
+    assert flow_state == type(state).__name__
+    if state.is_finished():
+        assert states[-1] == type(state.result[one]).__name__
+
+
+@pytest.mark.parametrize("new", [Paused, Failed])
+async def test_what_a_runners_handler_puts_in_the_place_of_running(new, backend, settings):
+    def handler(runner, old, state):
+        return new("mine") if state.is_running() else state
+
+    flow, one = made()
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run(task_runner_state_handlers=[handler])
+    assert isinstance(state.result[one], new)
+    assert await recorded(backend, runner) == (type(state).__name__, ["Pending", "Running", new.__name__])
+
+
+@pytest.mark.parametrize("given", [Pending, Scheduled])
+async def test_a_given_state_beats_the_recorded_one(given, backend, settings):
+    ran = []
+    flow, one = made(lambda: ran.append(context.task_run_id))
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    flow.set_reference_tasks([one])
+    with Flow("waits") as waits:
+        first = task(lambda: ran.append("first"), name="first")()
+        task(lambda x: 1 / 0, name="second", max_retries=1, retry_delay=3600)(first)
+    runner = CloudFlowRunner(waits, backend=backend, settings=settings)
+    await runner.run()
+    known = {"flow_run_id": runner.flow_run_id}
+    state = await CloudFlowRunner(waits, backend=backend, settings=settings).run(
+        task_states={first: given("again")}, context=known
+    )
+    assert ran == ["first", "first"]
+    assert state.result[first].is_successful()
+    _, runs = await backend.get_flow_run_history(runner.flow_run_id)
+    states = next([one.state for one in run.states] for run in runs if run.task_slug.startswith("first"))
+    assert states == ["Pending", "Running", "Success", given.__name__, "Running", "Success"]
+    assert flow_run_id != runner.flow_run_id
+
+
+# -- steps that are called alone -----------------------------------------------------------------------
+
+
+async def test_the_steps_of_a_flow_run_need_no_more_than_their_backend(memory, settings):
+    flow, one = made()
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+    with context(flow_run_id=flow_run_id):
+        begun = await runner.initialize_run(None)
+        assert begun.state.is_pending()
+        assert begun.context["flow_run_id"] == flow_run_id
+        assert begun.task_contexts[one]["task_id"]
+    with context(begun.context):
+        assert (await runner.set_flow_to_running(state=begun.state)).is_running()
+    assert (await memory.get_flow_run_state(flow_run_id)).is_running()
+
+
+async def test_the_steps_of_a_task_run_need_no_more_than_their_backend(memory, settings):
+    flow, one = made()
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    await memory.set_flow_run_state(flow_run_id, None, Running())
+    info = await memory.get_flow_run_info(flow_run_id)
+    known = {"flow_run_id": flow_run_id, "task_id": info.task_runs[0].task_id}
+    runner = CloudTaskRunner(one, settings=settings, backend=memory)
+    state, found = await runner.initialize_run(None, known)
+    assert found["task_run_id"] == info.task_runs[0].id
+    with context(found):
+        assert (await runner.set_task_to_running(state=state, inputs={})).is_running()
+    assert (await memory.get_task_run_state(found["task_run_id"])).is_running()
+
+
+async def test_without_a_backend_or_a_flow_run_the_error_says_what_to_give(memory, settings):
+    flow, one = made()
+    with context(flow_run_id="a run"), pytest.raises(FlowloopError, match=r"give the runner one as `backend=`"):
+        await CloudFlowRunner(flow, settings=settings).initialize_run()
+    with pytest.raises(FlowloopError, match="name it as `flow_run_id` in the context"):
+        await CloudFlowRunner(flow, backend=memory, settings=settings).initialize_run()
+    with pytest.raises(FlowloopError, match="the runner of task 'one' has no backend: give it one as `backend=`"):
+        await CloudTaskRunner(one, settings=settings).initialize_run(
+            None, {"flow_run_id": "a run", "task_id": "a task"}
+        )
+    assert asyncio.get_running_loop().time() == 0
