@@ -1,4 +1,8 @@
-"""Telling who blocks the event loop: one thread looks whether the loops on which flows run still answer."""
+"""Telling who blocks the event loop: one thread looks whether the loops on which flows run still answer.
+
+Each look wakes the loop, and with it what Python does about signals: asyncio's own loops sleep through a Ctrl-C that
+another thread got, or that came in the moment they went to sleep.
+"""
 
 from __future__ import annotations
 

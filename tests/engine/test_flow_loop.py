@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 
 import anyio
 import pytest
@@ -650,6 +651,17 @@ async def test_inside_a_loop_the_error_says_what_to_await():
         run(flow)
 
 
+@contextmanager
+def script_that_runs(script):
+    """Run a script in a process of its own, which is gone after the block whatever happens in it."""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
 INTERRUPTED = """
     import sys
     from flowloop.engine import Flow, run, task
@@ -676,14 +688,35 @@ INTERRUPTED = """
 )
 def test_ctrl_c_ends_the_run_with_its_states_written(how, body):
     script = textwrap.dedent(INTERRUPTED).format(body=body, run=how)
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert [child.stdout.readline() for _ in range(2)] == ["flow Running None\n", "task Running None\n"]
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=30)
+    with script_that_runs(script) as child:
+        assert [child.stdout.readline() for _ in range(2)] == ["flow Running None\n", "task Running None\n"]
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
     assert out == "task Cancelled shutdown\nflow Cancelled shutdown\n"
     assert "KeyboardInterrupt" in err
     assert "never retrieved" not in err
     assert child.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("how", ["run(flow)", "import anyio; anyio.run(flow.run)", "asyncio.run(flow.run())"])
+def test_an_idle_loop_does_not_sleep_through_a_ctrl_c_that_another_thread_got(how):
+    # no system call of the main thread is interrupted by it, as none is that begins in the moment of the signal
+    body = """
+        def interrupt():
+            main = threading.main_thread().ident
+            while sys._current_frames()[main].f_code.co_name not in ("select", "run"):
+                pass  # until the loop sleeps
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        await anyio.sleep(600)
+    """
+    indented = textwrap.indent(textwrap.dedent(body), "    ").strip()
+    script = "import asyncio, signal, threading\n" + textwrap.dedent(INTERRUPTED).format(body=indented, run=how)
+    with script_that_runs(script) as child:
+        out, err = child.communicate(timeout=30)
+    assert out.splitlines()[2:] == ["task Cancelled shutdown", "flow Cancelled shutdown"]
+    assert "KeyboardInterrupt" in err
 
 
 def test_somebody_at_the_terminal_is_asked():
