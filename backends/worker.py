@@ -52,6 +52,9 @@ class Worker:
         ```
     """
 
+    _begun = False
+    """Whether only flow runs are taken that had an owner before."""
+
     def __init__(
         self,
         backend: Backend,
@@ -124,13 +127,17 @@ class Worker:
     async def _take_runs(self) -> None:
         while not self._stopping.is_set():
             for taken in await self._reserved(self._concurrency - len(self._runs)):
-                task = asyncio.create_task(self._run(taken), name=f"flow run {taken.flow_run_id}")
-                self._runs[taken.flow_run_id] = task
+                self._begin(taken)
             if len(self._runs) >= self._concurrency:
                 self._has_room.clear()
                 await _first_of(self._stopping, self._has_room)
             else:
                 await _first_of(self._stopping, seconds=self._poll_interval)
+
+    def _begin(self, taken: FlowRunReservation) -> None:
+        before = self._runs.get(taken.flow_run_id)  # it has given the run up, and may not have ended yet
+        task = asyncio.create_task(self._run(taken, before), name=f"flow run {taken.flow_run_id}")
+        self._runs[taken.flow_run_id] = task
 
     async def _reserved(self, limit: int) -> list[FlowRunReservation]:
         try:
@@ -141,13 +148,16 @@ class Worker:
                 flow_names=self._flow_names,
                 lease_seconds=self._lease_seconds,
                 max_lapses=self._settings.max_lapses,
+                begun=self._begun,
             )
         except BackendUnavailable as error:
             logger.warning("no flow runs: %s", error)
             return []
 
-    async def _run(self, taken: FlowRunReservation) -> None:
+    async def _run(self, taken: FlowRunReservation, before: asyncio.Task[None] | None) -> None:
         try:
+            if before is not None:
+                await asyncio.wait([before])
             state = await self._final_state(taken)
             if state is None or not state.is_finished():
                 # what cannot go on now is not taken again at once
@@ -156,7 +166,8 @@ class Worker:
         except (BackendRejected, BackendUnavailable) as error:
             logger.warning("flow run %s is free when its lease has run out: %s", taken.flow_run_id, error)
         finally:
-            del self._runs[taken.flow_run_id]
+            if self._runs.get(taken.flow_run_id) is asyncio.current_task():
+                del self._runs[taken.flow_run_id]
             self._has_room.set()
 
     async def _final_state(self, taken: FlowRunReservation) -> State | None:

@@ -1,4 +1,4 @@
-"""A web service that runs flows: a short one in a handler, a long one in the background.
+"""A web service that runs flows: a short one in a handler, a long one in the background, which outlives the process.
 
 Runs are recorded where ``FLOWLOOP_BACKEND_URL`` says, else in a SQLite file::
 
@@ -10,22 +10,17 @@ Runs are recorded where ``FLOWLOOP_BACKEND_URL`` says, else in a SQLite file::
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 from fastapi import FastAPI, HTTPException
 
-from flowloop.backends import connect
+from flowloop.backends import Recovery, connect
 from flowloop.engine import Flow, Parameter, Settings, State, task
-from flowloop.engine.backend import Backend
-from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
-from flowloop.engine.errors import BackendRejected, FlowDefinitionError, FlowloopError
-
-logger = logging.getLogger(__name__)
+from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.errors import BackendRejected, FlowDefinitionError
 
 
 @task
@@ -54,39 +49,16 @@ with Flow("countdown") as countdown:
     numbers = wait_a_second.map(count_from(Parameter("start", type=int)))
 
 
-class Background:
-    """The long runs of this process.
-
-    Args:
-        - backend: where they are recorded
-        - group: what they run in, so that none of them outlives the service
-    """
-
-    def __init__(self, backend: Backend, group: TaskGroup) -> None:
-        self._backend = backend
-        self._group = group
-
-    async def start(self, flow: Flow, parameters: dict[str, Any]) -> str:
-        """Start a flow run, and return its id at once."""
-        flow_run_id = await create_flow_run(flow, self._backend, parameters)
-        self._group.start_soon(self._run, flow, flow_run_id)
-        return flow_run_id
-
-    async def _run(self, flow: Flow, flow_run_id: str) -> None:
-        try:
-            await CloudFlowRunner(flow, backend=self._backend).run(context={"flow_run_id": flow_run_id})
-        except FlowloopError:
-            logger.exception("flow run %s could not be run", flow_run_id)
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open the backend for as long as the service runs; at the end, stop what still runs, recorded as cancelled."""
-    async with connect(Settings.from_env().default_backend_url) as backend, anyio.create_task_group() as group:
+    """Open the backend for as long as the service runs, and continue what an earlier process of it left behind."""
+    async with (
+        connect(Settings.from_env().default_backend_url) as backend,
+        Recovery(backend, [greeting, countdown]) as recovery,
+    ):
         app.state.backend = backend
-        app.state.background = Background(backend, group)
+        app.state.recovery = recovery
         yield
-        group.cancel_scope.cancel()
 
 
 app = FastAPI(title="flows", lifespan=lifespan)
@@ -109,7 +81,7 @@ async def run_greeting(name: str) -> dict[str, str]:
 async def start_countdown(start: int) -> dict[str, str]:
     """Start a long flow, and answer with the id of the flow run."""
     try:
-        return {"id": await app.state.background.start(countdown, {"start": start})}
+        return {"id": await app.state.recovery.start(countdown, {"start": start})}
     except FlowDefinitionError as error:
         raise HTTPException(422, str(error)) from error
 

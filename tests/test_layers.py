@@ -44,6 +44,7 @@ LAYERS = """
     client.backend memory.backend embedded
     client memory
     server worker
+    recovery
     cli
     backends
 """

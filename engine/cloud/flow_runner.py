@@ -257,7 +257,7 @@ class CloudFlowRunner(FlowRunner):
         loop = asyncio.get_running_loop()
         self.flow_run_id = flow_run_id
         if self.claim is not None:
-            return Ownership(backend, flow_run_id, self.claim, loop.time())
+            return Ownership(backend, flow_run_id, self.claim)
         owner, gone = new_owner(), None
         while True:
             asked = loop.time()
@@ -295,8 +295,8 @@ class CloudFlowRunner(FlowRunner):
 
     async def _released(self, ownership: Ownership) -> None:
         """Give up a flow run that has no state by which it was given up."""
-        if ownership.lost or ownership.given_up or ownership.claim.epoch is None:
-            return
+        if ownership.lost or ownership.given_up or ownership.claim.epoch is None or self.claim is not None:
+            return  # whoever has given the claim gives it up
         with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
             try:
                 await ownership.backend.release_flow_run(ownership.flow_run_id, ownership.claim.epoch)
@@ -532,6 +532,7 @@ class CloudFlowRunner(FlowRunner):
         if new_state.is_running():
             new_state.context["runner"] = current.get("runner_id")
         epoch = None if ownership is None else ownership.claim.epoch
+        asked = asyncio.get_running_loop().time()
         try:
             answer = await backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
         except OwnershipLost:
@@ -547,8 +548,10 @@ class CloudFlowRunner(FlowRunner):
         if isinstance(answer, Queued):
             answer.state = old_state
             raise ENDRUN(answer)
-        if ownership is not None and type(new_state).__name__ not in KEEPS_OWNER:
-            ownership.given_up = True
+        if ownership is not None:
+            if new_state.is_running():
+                ownership.acknowledged(asked)
+            ownership.given_up = type(new_state).__name__ not in KEEPS_OWNER
         _values.set({**current, "flow_run_version": None if version is None else version + 1})
         return new_state
 

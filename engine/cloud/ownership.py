@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from ..backend import PROLONGED, Backend, FlowRunClaim
 
@@ -16,12 +17,12 @@ class Ownership:
         - backend: where the flow run is recorded
         - flow_run_id: the flow run
         - claim: by which it is the owner's
-        - since: the time of the event loop before it was claimed
+        - since: the time of the event loop before it was claimed; if that is not known, it has to be heard of first
     """
 
     __slots__ = ("_until", "backend", "claim", "flow_run_id", "given_up", "lost")
 
-    def __init__(self, backend: Backend, flow_run_id: str, claim: FlowRunClaim, since: float) -> None:
+    def __init__(self, backend: Backend, flow_run_id: str, claim: FlowRunClaim, since: float = -math.inf) -> None:
         self.backend = backend
         self.flow_run_id = flow_run_id
         self.claim = claim

@@ -1,0 +1,93 @@
+"""Recovery: an application continues the flow runs that it started, after a crash or a long wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..engine.backend import Backend, FlowRunClaim, FlowRunReservation
+from ..engine.cloud import create_flow_run
+from ..engine.flow import Flow
+from ..engine.settings import Settings
+from .worker import Worker
+
+__all__ = ["Recovery"]
+
+_AGENTLESS = "agentless-recovery"
+
+
+class Recovery(Worker):
+    """Starts flow runs in the background of an application, and continues those that it left behind.
+
+    Put it around the life of the application. At its launch, and from then on, it continues every run of these flows
+    that had an owner and has none that lives: because its process was killed, because it waits for a late retry whose
+    time has come, or because the application was stopped. Of several processes each run is continued by one, and any
+    `Worker` that may run it may continue it, too. A run that ends its process again and again is Failed after
+    ``FLOWLOOP_MAX_LAPSES`` times.
+
+    What nobody has begun, a scheduled run for instance, is left to workers.
+
+    Args:
+        - backend: where the runs are; open
+        - flows: the flows of the application
+        - concurrency: how many flow runs at once
+        - labels: those of the runs that are continued beside those without any
+        - poll_interval: seconds between two looks for runs
+        - grace: seconds that runs get to end by themselves when the application stops; the rest is continued at its
+            next launch, or by another process
+        - settings: for the runners
+
+    Example:
+
+        ```python
+        @asynccontextmanager
+        async def lifespan(app):
+            async with connect("sqlite:///runs.db") as backend, Recovery(backend, [report]) as recovery:
+                app.state.recovery = recovery
+                yield
+        ```
+    """
+
+    _begun = True
+
+    def __init__(
+        self,
+        backend: Backend,
+        flows: Iterable[Flow] | Mapping[str, Flow],
+        *,
+        concurrency: int = 200,
+        labels: Sequence[str] = (),
+        poll_interval: float = 1.0,
+        grace: float = 0.0,
+        settings: Settings | None = None,
+    ) -> None:
+        named = dict(flows) if isinstance(flows, Mapping) else {flow.name: flow for flow in flows}
+        super().__init__(
+            backend,
+            named,
+            concurrency=concurrency,
+            labels=labels,
+            poll_interval=poll_interval,
+            grace=grace,
+            settings=settings,
+        )
+
+    async def start(self, flow: Flow, parameters: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Create a flow run that is this process's from the start, begin it in the background, and return its id.
+
+        Args:
+            - flow: one of the flows of the application
+            - parameters: values of the parameters, by name
+            - options: more for `Backend.create_flow_run`: a name or a context for instance
+
+        Raises:
+            - FlowDefinitionError: for a flow that cannot run, or a parameter that cannot be; nothing is recorded
+            - BackendError: if the flow cannot be registered, or the flow run cannot be created
+        """
+        owned = {"owner": self.id, "lease_seconds": self._lease_seconds}
+        flow_run_id = await create_flow_run(
+            flow, self._backend, parameters, settings=self._settings, **{"labels": [_AGENTLESS], **options, **owned}
+        )
+        claim = FlowRunClaim(self.id, 1, self._lease_seconds)
+        self._begin(FlowRunReservation(flow_run_id, "", flow.name, False, claim))
+        return flow_run_id
