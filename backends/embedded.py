@@ -248,6 +248,10 @@ class StoreBackend:
         rows = await self._call(self.store.get_run_logs, flow_run_id=flow_run_id, skip=skip, limit=limit)
         return [LogRecord(**{**row, "name": row["name"] or "", "message": row["message"] or ""}) for row in rows]
 
+    async def find_flow_run(self, name: str) -> FlowRunSummary:
+        """See `Backend.find_flow_run`."""
+        return _summary(await self._call(self.store.find_flow_run, name=name))
+
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
         row = await self._call(self.store.get_flow_run_history, flow_run_id=flow_run_id)

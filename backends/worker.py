@@ -74,7 +74,7 @@ class Worker:
         self._concurrency = concurrency
         self._labels = labels
         self._poll_interval = poll_interval
-        self._grace = grace
+        self.grace = grace
         self._settings = settings or Settings.from_env()
         self._lease_seconds = self._settings.lease_seconds if lease_seconds is None else lease_seconds
         self._runs: dict[str, asyncio.Task[None]] = {}
@@ -196,7 +196,7 @@ class Worker:
     # -- stopping ----------------------------------------------------------------------------------------
 
     async def _wait_for_runs(self) -> None:
-        with anyio.move_on_after(self._grace):
+        with anyio.move_on_after(self.grace):
             while self._runs and not self._hurrying.is_set():
                 self._has_room.clear()
                 await _first_of(self._has_room, self._hurrying)

@@ -399,10 +399,14 @@ class Backend(Protocol):
         """
         ...
 
+    async def find_flow_run(self, name: str) -> FlowRunSummary:
+        """Return a flow run by its id, a unique beginning of that, or its name (the newest one of that name)."""
+        ...
+
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """Return a flow run and all its task runs, mapped children included, with their state histories.
 
-        `flow_run_id` may be a unique beginning of an id, or a flow run's name (the newest one of that name).
+        `flow_run_id` may also be what `find_flow_run` takes.
         """
         ...
 

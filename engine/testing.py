@@ -306,6 +306,7 @@ class _Wrapper:
     get_task_run_infos = _passed_on(Backend.get_task_run_infos)
     get_latest_cached_states = _passed_on(Backend.get_latest_cached_states)
     list_flow_runs = _passed_on(Backend.list_flow_runs)
+    find_flow_run = _passed_on(Backend.find_flow_run)
     list_flows = _passed_on(Backend.list_flows)
     list_limits = _passed_on(Backend.list_limits)
     get_run_logs = _passed_on(Backend.get_run_logs)

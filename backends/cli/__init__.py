@@ -22,6 +22,10 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in _FROM_THE_EXTRA:
             raise
         sys.exit("Error: the command line needs an extra that is not installed: pip install 'flowloop[cli]'")
+    except KeyboardInterrupt:
+        # in the imports above: the commands see to it themselves
+        sys.stderr.write("flowloop: interrupted\n")
+        sys.exit(130)
     except SystemExit as end:
         _leave_abandoned_threads(end.code if isinstance(end.code, int) else 0)
         raise

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import datetime
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ...engine import lifecycle
 from ...engine import state as states
-from ...engine.backend import FlowRunSummary, TaskRunHistory
+from ...engine.backend import FlowRunSummary, FlowSummary, LogRecord, TaskRunHistory
 from ...engine.flow import Flow
 from ...engine.state import State
 from ...engine.watch import RunEvent
 
-__all__ = ["RunTable", "failures", "history", "outcome", "run_list"]
+__all__ = [
+    "RunTable",
+    "change",
+    "failures",
+    "flow_list",
+    "history",
+    "log_line",
+    "outcome",
+    "place",
+    "progress_table",
+    "run_list",
+    "safe",
+    "summary_of",
+]
 
 _MOST_FAILURES = 20
+_BAR_WIDTH = 20
 
 
 _COLOURS = {
@@ -28,9 +44,34 @@ _COLOURS = {
 }
 
 
+def safe(text: str, *, lines: bool = False) -> str:
+    """Return a text that does nothing to a terminal but show: what would control it is written as an escape.
+
+    Args:
+        - text: the text
+        - lines: whether it may have several lines
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(one if one in kept or not _controls(one) else repr(one)[1:-1] for one in text)
+
+
+def _controls(one: str) -> bool:
+    # line and paragraph separators, and what turns the direction of writing, too
+    return unicodedata.category(one) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
 def coloured(name: str) -> Text:
     """Return the name of a state in its colour."""
-    return Text(name, style=_COLOURS.get(name, ""))
+    return Text(safe(name), style=_COLOURS.get(name, ""))
+
+
+def _bold(text: str) -> tuple[str, str]:
+    return safe(text), "bold"
+
+
+# -- a run that goes on --------------------------------------------------------------------------------
 
 
 class _Row:
@@ -59,6 +100,15 @@ class _Row:
     def active(self) -> bool:
         return any(not state.is_finished() for state in self.now.values())
 
+    @property
+    def total(self) -> int:
+        return self.width or 1
+
+    @property
+    def finished(self) -> int:
+        own = 0 if self.width else -1
+        return sum(index >= own and state.is_finished() for index, state in self.now.items())
+
     def shown_state(self) -> Text:
         children = Counter(type(state).__name__ for index, state in self.now.items() if index >= 0)
         if not children:
@@ -66,10 +116,12 @@ class _Row:
         counts = [Text.assemble(f"{count} ", coloured(name)) for name, count in children.items()]
         return Text.assemble(coloured("Mapped"), f" {self.width}: ", Text(", ").join(counts))
 
-    def shown_duration(self) -> str:
-        if self.started is None or self.ended is None:
+    def shown_duration(self, now: datetime.datetime) -> str:
+        if self.started is None:
             return ""
-        return f"{(self.ended - self.started).total_seconds():.2f} s"
+        over = self.ended is not None and not self.active
+        end = self.ended if over and self.ended is not None else now
+        return f"{(end - self.started).total_seconds():.2f} s" if over else _clock(end - self.started)
 
 
 class RunTable:
@@ -77,11 +129,14 @@ class RunTable:
 
     Args:
         - flow: the flow
+        - now: tells the time, for what has not ended
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, now: Callable[[], datetime.datetime] | None = None) -> None:
         self._rows = {flow.slugs[task]: _Row(flow.slugs[task]) for task in flow.sorted_tasks()}
         self._title = flow.name
+        self._now = now or _utc_now
+        self._began = self._now()
         self.final = False
 
     def apply(self, event: RunEvent) -> None:
@@ -96,63 +151,177 @@ class RunTable:
         if not self.final and len(rows) > room:
             active = [row for row in rows if row.active]
             hidden, rows = len(rows) - len(active[:room]), active[:room]
-        table = Table(title=escape(self._title), title_justify="left", caption=f"and {hidden} more" if hidden else None)
+        more = f"and {hidden} more\n" if hidden else ""
+        table = Table(title=Text(safe(self._title)), title_justify="left", caption=f"{more}{self._total()}")
         table.add_column("task", overflow="fold")
         table.add_column("state", overflow="fold")
+        if not self.final:
+            table.add_column("done", min_width=_BAR_WIDTH)
         table.add_column("attempts", justify="right")
         table.add_column("duration", justify="right")
+        now = self._now()
         for row in rows:
-            table.add_row(Text(row.name), row.shown_state(), str(row.attempts or ""), row.shown_duration())
+            bar = [] if self.final else [ProgressBar(row.total, row.finished, width=_BAR_WIDTH)]
+            duration = row.shown_duration(now)
+            table.add_row(Text(safe(row.name)), row.shown_state(), *bar, str(row.attempts or ""), duration)
         yield table
 
+    def _total(self) -> str:
+        rows = self._rows.values()
+        total, finished = sum(row.total for row in rows), sum(row.finished for row in rows)
+        failed = sum(state.is_failed() for row in rows for state in row.now.values())
+        took = self._now() - self._began
+        parts = [f"{finished} of {total} task runs", *([f"{failed} failed"] if failed else []), _clock(took)]
+        if 0 < finished < total and not self.final:
+            parts.append(f"about {_clock(took / finished * (total - finished))} left")
+        return ", ".join(parts)
 
-def failures(flow: Flow, state: State) -> Iterable[Text]:
-    """Yield a line for each task run that failed by itself, not because of another one."""
+
+def change(event: RunEvent) -> str:
+    """Return the line that tells a change of state where no table can be shown."""
+    name = "flow run" if event.task_slug is None else place(event.task_slug, event.map_index)
+    attempt = f" (attempt {event.run_count})" if event.run_count > 1 else ""
+    reason = f": {event.state.message}" if event.state.is_failed() and event.state.message else ""
+    return safe(f"{_local(event.timestamp):%H:%M:%S} {name} {type(event.state).__name__}{attempt}{reason}")
+
+
+def failures(flow: Flow, state: State, *, tracebacks: bool) -> Iterable[Text]:
+    """Yield a line for each task run that failed by itself, not because of another one.
+
+    Args:
+        - flow: the flow
+        - state: the state of the flow run
+        - tracebacks: whether they are told, too
+    """
     found = []
     ended = state.result if isinstance(state.result, dict) else {}
     for task, one in ended.items():
         children = enumerate(one.map_states) if isinstance(one, states.Mapped) else [(-1, one)]
         for index, each in children:
             if each is not None and each.is_failed() and not isinstance(each, states.TriggerFailed):
-                found.append((_place(flow.slugs[task], index), each))
-    for place, each in found[:_MOST_FAILURES]:
-        yield Text.assemble((place, "bold"), " ", coloured(type(each).__name__), f"  {each.message}")
+                found.append((place(flow.slugs[task], index), each))
+    for name, each in found[:_MOST_FAILURES]:
+        yield Text.assemble(_bold(name), " ", coloured(type(each).__name__), f"  {safe(str(each.message))}")
+        if tracebacks and each.traceback:
+            yield _indented(each.traceback)
     if len(found) > _MOST_FAILURES:
         yield Text(f"and {len(found) - _MOST_FAILURES} more failed")
 
 
 def outcome(flow: Flow, state: State) -> Text:
     """Return the line that says how a flow run ended."""
-    return Text.assemble((flow.name, "bold"), " ", coloured(type(state).__name__), f"  {state.message}")
+    return Text.assemble(_bold(flow.name), " ", coloured(type(state).__name__), f"  {safe(str(state.message))}")
 
 
-def run_list(runs: Iterable[FlowRunSummary]) -> Table:
+# -- lists ---------------------------------------------------------------------------------------------
+
+
+def run_list(runs: Sequence[FlowRunSummary]) -> Table:
     """Return a table of recorded flow runs."""
-    table = Table("run", "flow", "state", "created", "duration", box=box.SIMPLE_HEAD)
+    planned = any(run.state == "Scheduled" for run in runs)
+    table = Table("run", "flow", "state", "created", *(["begins"] if planned else []), "duration", box=box.SIMPLE_HEAD)
     for run in runs:
+        begins = _moment(run.scheduled_start_time) if run.state == "Scheduled" else ""
         table.add_row(
-            Text(run.name),
-            Text(run.flow_name),
+            Text(safe(run.name)),
+            Text(safe(run.flow_name)),
             coloured(run.state),
-            f"{_local(run.created):%Y-%m-%d %H:%M:%S}",
+            _moment(run.created),
+            *([begins] if planned else []),
             _duration(run.start_time, run.end_time),
         )
     return table
 
 
+def flow_list(flows: Iterable[FlowSummary]) -> Table:
+    """Return a table of registered flows."""
+    table = Table("flow", "version", "project", "schedule", "next run", box=box.SIMPLE_HEAD)
+    for flow in flows:
+        schedule = ("on" if flow.schedule_active else "off") if flow.has_schedule else ""
+        names = Text(safe(flow.name)), str(flow.version), Text(safe(flow.project))
+        table.add_row(*names, schedule, _moment(flow.next_run))
+    return table
+
+
+def log_line(line: LogRecord) -> Text:
+    """Return one line of a log."""
+    style = "red" if line.level in ("ERROR", "CRITICAL") else "yellow" if line.level == "WARNING" else ""
+    moment = f"{_local(line.timestamp):%Y-%m-%d %H:%M:%S}"
+    return Text.assemble(f"{moment} ", (f"{safe(line.level):<7}", style), f" {safe(line.message, lines=True)}")
+
+
+# -- one recorded run ----------------------------------------------------------------------------------
+
+
+def _heading(run: FlowRunSummary) -> Iterable[Text]:
+    message = f"  {safe(run.state_message or '')}"
+    yield Text.assemble(_bold(run.flow_name), " ", _bold(run.name), " ", coloured(run.state), message)
+    yield Text(f"run {run.id}, created {_local(run.created):%Y-%m-%d %H:%M:%S %Z}", style="dim")
+
+
 def history(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> Iterable[Text]:
     """Yield the lines that tell a recorded flow run: each task run, mapped children too, with its states."""
-    yield Text.assemble(
-        (run.flow_name, "bold"), " ", (run.name, "bold"), " ", coloured(run.state), f"  {run.state_message or ''}"
-    )
-    yield Text(f"run {run.id}, created {_local(run.created):%Y-%m-%d %H:%M:%S %Z}", style="dim")
+    yield from _heading(run)
     for task_run in sorted(task_runs, key=_order(task_runs)):
         yield Text("")
-        took = _duration(task_run.start_time, task_run.end_time)
-        yield Text.assemble((_name(task_run), "bold"), f"  {took}" if took else "")
-        for record in task_run.states:
-            moment = f"{_local(record.timestamp):%H:%M:%S.%f}"[:-3]
-            yield Text.assemble(f"  {moment} ", coloured(record.state), f"  {record.message or ''}")
+        yield from _told(task_run)
+
+
+def _told(task_run: TaskRunHistory) -> Iterable[Text]:
+    took = _duration(task_run.start_time, task_run.end_time)
+    yield Text.assemble(_bold(_name(task_run)), f"  {took}" if took else "")
+    for record in task_run.states:
+        moment = f"{_local(record.timestamp):%H:%M:%S.%f}"[:-3]
+        yield Text.assemble(f"  {moment} ", coloured(record.state), f"  {safe(record.message or '')}")
+        if record.traceback:
+            yield _indented(record.traceback)
+
+
+def summary_of(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> Iterable[Text]:
+    """Yield the lines that tell a recorded flow run in short: each task, its children counted, and what failed."""
+    yield from _heading(run)
+    yield Text("")
+    for slug, counts in _counts(task_runs).items():
+        told = [Text.assemble(f"{count:,} ", coloured(name)) for name, count in counts.items()]
+        yield Text.assemble("  ", _bold(slug), "  ", Text(", ").join(told))
+    failed = [each for each in task_runs if _newest(each) in lifecycle.FAILED - {"TriggerFailed"}]
+    for task_run in failed[:_MOST_FAILURES]:
+        yield Text("")
+        yield from _told(task_run)
+    if len(failed) > _MOST_FAILURES:
+        yield Text(f"and {len(failed) - _MOST_FAILURES:,} more failed")
+
+
+def progress_table(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> Table:
+    """Return a table of the tasks of a recorded flow run as far as it is."""
+    total = len(task_runs)
+    finished = sum(_newest(each) in lifecycle.FINISHED for each in task_runs)
+    title = Text.assemble(safe(f"{run.flow_name} {run.name} "), coloured(run.state))
+    table = Table(title=title, title_justify="left", caption=f"{finished} of {total} task runs")
+    table.add_column("task", overflow="fold")
+    table.add_column("state", overflow="fold")
+    table.add_column("done", min_width=_BAR_WIDTH)
+    for slug, counts in _counts(task_runs).items():
+        told = [Text.assemble(f"{count:,} ", coloured(name)) for name, count in counts.items()]
+        over = sum(count for name, count in counts.items() if name in lifecycle.FINISHED)
+        bar = ProgressBar(sum(counts.values()), over, width=_BAR_WIDTH)
+        table.add_row(Text(safe(slug)), Text(", ").join(told), bar)
+    return table
+
+
+def _counts(task_runs: Sequence[TaskRunHistory]) -> dict[str, Counter[str]]:
+    """Return for each task, in the order they began, how many of its runs are in which state; a map by its children."""
+    counts: dict[str, Counter[str]] = {}
+    mapped = {each.task_slug for each in task_runs if each.map_index >= 0}
+    for each in sorted(task_runs, key=_order(task_runs)):
+        of_task = counts.setdefault(each.task_slug, Counter())
+        if each.map_index >= 0 or each.task_slug not in mapped:
+            of_task[_newest(each)] += 1
+    return counts
+
+
+def _newest(task_run: TaskRunHistory) -> str:
+    return task_run.states[-1].state if task_run.states else "Pending"
 
 
 def _order(task_runs: Sequence[TaskRunHistory]) -> Callable[[TaskRunHistory], tuple[datetime.datetime, str, int]]:
@@ -165,17 +334,39 @@ def _order(task_runs: Sequence[TaskRunHistory]) -> Callable[[TaskRunHistory], tu
 
 
 def _name(task_run: TaskRunHistory) -> str:
-    place = _place(task_run.task_slug, task_run.map_index)
-    return f"{place} {task_run.name}" if task_run.name else place
+    name = place(task_run.task_slug, task_run.map_index)
+    return f"{name} {task_run.name}" if task_run.name else name
 
 
-def _place(slug: str, map_index: int) -> str:
+def place(slug: str, map_index: int) -> str:
+    """Return how a task run is called: its task, and its index among the mapped children."""
     return slug if map_index < 0 else f"{slug}[{map_index}]"
+
+
+def _indented(traceback: str) -> Text:
+    return Text("\n".join(f"    {line}" for line in safe(traceback, lines=True).splitlines()), style="dim")
+
+
+# -- times ---------------------------------------------------------------------------------------------
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _local(moment: datetime.datetime) -> datetime.datetime:
     return moment.astimezone()
 
 
+def _moment(moment: datetime.datetime | None) -> str:
+    return "" if moment is None else f"{_local(moment):%Y-%m-%d %H:%M:%S}"
+
+
 def _duration(start: datetime.datetime | None, end: datetime.datetime | None) -> str:
     return "" if start is None or end is None else f"{(end - start).total_seconds():.2f} s"
+
+
+def _clock(length: datetime.timedelta) -> str:
+    minutes, seconds = divmod(max(round(length.total_seconds()), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

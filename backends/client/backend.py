@@ -329,17 +329,21 @@ class GraphQLBackend:
         answer = await self._read(documents.LOGS, id=flow_run_id, skip=skip, limit=limit)
         return [documents.log_record(row) for row in answer["log"]]
 
-    async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
-        """See `Backend.get_flow_run_history`."""
-        ids = documents.id_range(flow_run_id)
+    async def find_flow_run(self, name: str) -> FlowRunSummary:
+        """See `Backend.find_flow_run`."""
+        ids = documents.id_range(name)
         rows: list[Any] = []
         if ids is None or ids[0] != ids[1]:
-            rows = (await self._read(documents.FLOW_RUNS_BY_NAME, name=flow_run_id))["flow_run"]
+            rows = (await self._read(documents.FLOW_RUNS_BY_NAME, name=name))["flow_run"]
         if ids is not None and not rows:
             rows = (await self._read(documents.FLOW_RUNS_BY_ID, first=ids[0], last=ids[1]))["flow_run"]
         if len(rows) > 1:
-            raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
-        flow_run = documents.flow_run_summary(_found(rows[0] if rows else None, "Flow run", flow_run_id))
+            raise BackendRejected(f"the ids of several flow runs begin with {name!r}")
+        return documents.flow_run_summary(_found(rows[0] if rows else None, "Flow run", name))
+
+    async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
+        """See `Backend.get_flow_run_history`."""
+        flow_run = await self.find_flow_run(flow_run_id)
         rows = [row async for row in self._pages("task_run", documents.TASK_RUN_HISTORIES, id=flow_run.id)]
         tracebacks: dict[str, dict[int, str | None]] = {}
         failed = sorted(lifecycle.FAILED)

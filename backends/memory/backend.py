@@ -271,16 +271,23 @@ class MemoryBackend:
         """See `Backend.get_run_logs`."""
         return [line for line in self.logs if line.flow_run_id == flow_run_id][skip : skip + limit]
 
+    async def find_flow_run(self, name: str) -> FlowRunSummary:
+        """See `Backend.find_flow_run`."""
+        return self._found(name).summary()
+
+    def _found(self, name: str) -> FlowRun:
+        runs = list(self._flow_runs.values())
+        found = [run for run in runs if run.id == name] or [run for run in runs if run.name == name][-1:]
+        found = found or [run for run in runs if name and run.id.startswith(name.lower())]
+        if len(found) > 1:
+            raise BackendRejected(f"the ids of several flow runs begin with {name!r}")
+        if not found:
+            raise BackendRejected(f"Flow run {name!r} not found")
+        return found[0]
+
     async def get_flow_run_history(self, flow_run_id: str) -> tuple[FlowRunSummary, list[TaskRunHistory]]:
         """See `Backend.get_flow_run_history`."""
-        runs = list(self._flow_runs.values())
-        found = [run for run in runs if run.id == flow_run_id] or [run for run in runs if run.name == flow_run_id][-1:]
-        found = found or [run for run in runs if flow_run_id and run.id.startswith(flow_run_id.lower())]
-        if len(found) > 1:
-            raise BackendRejected(f"the ids of several flow runs begin with {flow_run_id!r}")
-        if not found:
-            raise BackendRejected(f"Flow run {flow_run_id!r} not found")
-        [flow_run] = found
+        flow_run = self._found(flow_run_id)
         task_runs = sorted(flow_run.task_runs.values(), key=lambda run: (run.task_slug, run.map_index))
         return flow_run.summary(), [run.history() for run in task_runs]
 

@@ -19,6 +19,7 @@ from .tx import Tx, tables
 
 __all__ = [
     "find_flow",
+    "find_flow_run",
     "get_flow_run_history",
     "get_flow_run_info",
     "get_flow_run_state",
@@ -199,6 +200,11 @@ def get_run_logs(tx: Tx, *, flow_run_id: str, skip: int = 0, limit: int = 1000) 
         .limit(limit)
     )
     return [dict(row) for row in rows]
+
+
+def find_flow_run(tx: Tx, *, name: str) -> Payload:
+    """Return a flow run, as `list_flow_runs` does, by its id, the unique beginning of that, or its name."""
+    return _summary(_resolve(tx, name))
 
 
 def get_flow_run_history(tx: Tx, *, flow_run_id: str) -> Payload:

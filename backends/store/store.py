@@ -325,6 +325,7 @@ class Store:
     get_flow_run_info = _read(reads.get_flow_run_info)
     get_flow_run_state = _read(reads.get_flow_run_state)
     list_flow_runs = _read(reads.list_flow_runs)
+    find_flow_run = _read(reads.find_flow_run)
     list_flows = _read(reads.list_flows)
     list_limits = _read(reads.list_limits)
     get_run_logs = _read(reads.get_run_logs)

@@ -1,0 +1,379 @@
+"""The commands that steer flow runs: what they ask for is recorded, and whoever runs the flow run obeys it."""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from ...engine.backend import Backend, FlowRunSummary, FlowSummary, TaskRunHistory
+from ...engine.errors import FlowloopError
+from ...engine.state import Failed, Resume, State
+from .common import (
+    as_async,
+    backend_option,
+    complete_flow,
+    complete_run,
+    filter_of,
+    filter_options,
+    json_option,
+    length,
+    moment,
+    opened,
+    pairs,
+    print_json,
+    run_argument,
+    settings_for,
+)
+from .display import place, safe
+
+__all__ = ["COMMANDS"]
+
+_AT_ONCE = 10_000
+"""How many runs one command steers at most."""
+
+COMMANDS: list[click.Command] = []
+
+
+def _command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    def make(function: Callable[..., Any]) -> click.Command:
+        made = click.command(name)(function)
+        COMMANDS.append(made)
+        return made
+
+    return make
+
+
+def _told(as_json: bool, text: str, document: dict[str, Any]) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(safe(text))
+
+
+# -- many runs at once ---------------------------------------------------------------------------------
+
+
+async def _chosen(
+    backend: Backend, names: Sequence[str], verb: str, filters: dict[str, Any], *, certain: bool
+) -> list[FlowRunSummary]:
+    """Return the runs that are named, or else those that a filter lets through, if the user agrees to their number."""
+    if names:
+        return [await backend.find_flow_run(name) for name in names]
+    if not any(filters.values()):
+        raise FlowloopError(f"name the runs to {verb}, or choose them: --flow, --state, --since, --until, --search")
+    found = await backend.list_flow_runs(_AT_ONCE, filter_of(**filters))
+    if found and not certain:
+        click.confirm(f"{verb.capitalize()} {len(found)} flow runs?", abort=True)
+    return found
+
+
+def _many(command: Callable[..., Any]) -> Callable[..., Any]:
+    yes = click.option("--yes", is_flag=True, help="Do not ask before several runs are chosen by a filter.")
+    names = click.argument("runs", nargs=-1, shell_complete=complete_run)
+    return names(filter_options(yes(command)))
+
+
+@_command("cancel")
+@_many
+@backend_option
+@json_option
+@as_async
+async def cancel(runs: tuple[str, ...], yes: bool, backend: str | None, as_json: bool, **filters: Any) -> None:
+    """Ask for flow runs to be cancelled.
+
+    RUNS are names, ids, or beginnings of ids; else the options choose. One that has not begun is Cancelled at once; one
+    that goes on is Cancelling until its runner has stopped its tasks; a finished one stays as it is.
+    """
+    async with opened(settings_for(backend)) as open_backend:
+        for run in await _chosen(open_backend, runs, "cancel", filters, certain=yes):
+            state = await open_backend.cancel_flow_run(run.id)
+            _told(as_json, f"{run.name} is {state}", {"id": run.id, "name": run.name, "state": state})
+
+
+@_command("restart")
+@_many
+@backend_option
+@json_option
+@as_async
+async def restart(runs: tuple[str, ...], yes: bool, backend: str | None, as_json: bool, **filters: Any) -> None:
+    """Schedule finished flow runs again, from the tasks that did not succeed.
+
+    RUNS are names, ids, or beginnings of ids; else the options choose. A worker that has the flow takes them up.
+    """
+    async with opened(settings_for(backend)) as open_backend:
+        for run in await _chosen(open_backend, runs, "restart", filters, certain=yes):
+            again = await open_backend.restart_flow_run(run.id)
+            document = {"id": run.id, "name": run.name, "state": "Scheduled", "task_runs": again}
+            _told(as_json, f"{run.name} is Scheduled; {again} task runs run again", document)
+
+
+# -- what is paused ------------------------------------------------------------------------------------
+
+
+def _paused_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        run_argument,
+        click.argument("task", required=False),
+        click.option("--note", metavar="TEXT", help="What the state says of it."),
+        backend_option,
+        json_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+async def _decide(
+    run: str, task: str | None, backend: str | None, as_json: bool, state_of: Callable[[], State], done: str
+) -> None:
+    async with opened(settings_for(backend)) as open_backend:
+        summary, task_runs = await open_backend.get_flow_run_history(run)
+        paused = [each for each in task_runs if each.states and each.states[-1].state == "Paused"]
+        chosen = [each for each in paused if task is None or task in _names(each)]
+        if task is None and summary.state == "Paused":
+            await open_backend.set_flow_run_state(summary.id, None, state_of())
+            _told(as_json, f"{summary.name} was {done}", {"id": summary.id, "task": None, "map_index": -1})
+        elif not chosen:
+            waiting = ", ".join(place(each.task_slug, each.map_index) for each in paused) or "nothing"
+            raise FlowloopError(f"no task run {task or ''!r} of {summary.name} is paused; paused is: {waiting}")
+        for each in chosen:
+            await open_backend.set_task_run_state(each.id, each.states[-1].version, state_of())
+            name = place(each.task_slug, each.map_index)
+            document = {"id": each.id, "task": each.task_slug, "map_index": each.map_index}
+            _told(as_json, f"{name} of {summary.name} was {done}", document)
+
+
+def _names(task_run: TaskRunHistory) -> set[str | None]:
+    return {task_run.id, task_run.name, task_run.task_slug, place(task_run.task_slug, task_run.map_index)}
+
+
+def _message(verb: str, note: str | None) -> str:
+    by = f"{verb} by {getpass.getuser()}"
+    return f"{by}: {note}" if note else f"{by}."
+
+
+@_command("resume")
+@_paused_options
+@as_async
+async def resume(run: str, task: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Let a flow run go on that is paused, or all its paused task runs, or one of them.
+
+    TASK is a slug, with the index of a mapped child where it is one: `fetch-1[7]`.
+    """
+    await _decide(run, task, backend, as_json, lambda: Resume(_message("Resumed", note)), "resumed")
+
+
+@_command("approve")
+@_paused_options
+@as_async
+async def approve(run: str, task: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Approve what waits for a person; as `resume`, and the state says that it was approved."""
+    await _decide(run, task, backend, as_json, lambda: Resume(_message("Approved", note)), "approved")
+
+
+@_command("reject")
+@_paused_options
+@as_async
+async def reject(run: str, task: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Reject what waits for a person: it fails."""
+    await _decide(run, task, backend, as_json, lambda: Failed(_message("Rejected", note)), "rejected")
+
+
+# -- new runs ------------------------------------------------------------------------------------------
+
+
+async def _flow(backend: Backend, name: str, project: str | None) -> FlowSummary:
+    flows = await backend.list_flows()
+    found = [flow for flow in flows if flow.name == name and (project is None or flow.project == project)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        projects = ", ".join(flow.project for flow in found)
+        raise FlowloopError(f"there are flows {name!r} in several projects: give --project with one of {projects}")
+    known = ", ".join(sorted({flow.name for flow in flows})) or "none"
+    raise FlowloopError(f"there is no flow {name!r} in {backend.url}; there are: {known}")
+
+
+_flow_argument = click.argument("flow", shell_complete=complete_flow)
+_project_option = click.option("--project", metavar="NAME", help="Where several projects have a flow of that name.")
+
+
+@_command("create")
+@_flow_argument
+@click.option("-p", "--param", "params", metavar="KEY=VALUE", multiple=True, help="A parameter; repeatable.")
+@click.option("--name", metavar="NAME", help="The name of the run.")
+@click.option("--label", "labels", multiple=True, help="Who takes the run has all its labels; repeatable.")
+@click.option("--at", metavar="WHEN", help="When it begins: a date, or a date and time. Else at once.")
+@click.option("--every", metavar="LENGTH", help="A run for each of many dates, as in 1d; with --from and --to.")
+@click.option("--from", "first", metavar="WHEN", help="The first of these dates.")
+@click.option("--to", "last", metavar="WHEN", help="The end of these dates, which is not one itself.")
+@_project_option
+@backend_option
+@json_option
+@as_async
+async def create(
+    flow: str,
+    params: tuple[str, ...],
+    name: str | None,
+    labels: tuple[str, ...],
+    at: str | None,
+    every: str | None,
+    first: str | None,
+    last: str | None,
+    project: str | None,
+    backend: str | None,
+    as_json: bool,
+) -> None:
+    """Create a run of a registered flow, for a worker to take up; with --every many, one for each date.
+
+    A value is JSON, or else text. `{date}` in it, and in the name, is the date that a run is for.
+    """
+    dates = _dates(every, first, last) if every or first or last else [None]
+    async with opened(settings_for(backend)) as open_backend:
+        found = await _flow(open_backend, flow, project)
+        for date in dates:
+            flow_run_id = await open_backend.create_flow_run(
+                found.id,
+                parameters={key: _value(_dated(value, date)) for key, value in pairs(params).items()},
+                name=None if name is None else _dated(name, date),
+                labels=list(labels) or None,
+                scheduled_start_time=moment(at),
+            )
+            run = await open_backend.find_flow_run(flow_run_id)
+            document = {"id": run.id, "name": run.name, "flow": found.name, "state": run.state}
+            _told(as_json, f"{run.name} {run.id}", document)
+
+
+def _dates(every: str | None, first: str | None, last: str | None) -> list[datetime.datetime | None]:
+    begin, end = moment(first), moment(last)
+    if every is None or begin is None or end is None:
+        raise FlowloopError("--every, --from and --to go together")
+    step = length(every)
+    if not step:
+        raise FlowloopError("--every is a length of time, and longer than none")
+    dates: list[datetime.datetime | None] = []
+    while begin < end and len(dates) <= _AT_ONCE:
+        dates.append(begin)
+        begin += step
+    if len(dates) > _AT_ONCE:
+        raise FlowloopError(f"these are more than {_AT_ONCE} runs")
+    return dates
+
+
+def _dated(text: str, date: datetime.datetime | None) -> str:
+    return text if date is None else text.replace("{date}", date.date().isoformat())
+
+
+def _value(text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+# -- schedules and limits ------------------------------------------------------------------------------
+
+
+@click.group("schedule")
+def schedule() -> None:
+    """Turn the schedule of a flow on and off, and see what is planned."""
+
+
+COMMANDS.append(schedule)
+
+
+def _switch(name: str, active: bool, summary: str) -> None:
+    @_project_option
+    @backend_option
+    @json_option
+    @as_async
+    async def switch(flow: str, project: str | None, backend: str | None, as_json: bool) -> None:
+        async with opened(settings_for(backend)) as open_backend:
+            found = await _flow(open_backend, flow, project)
+            if not await open_backend.set_schedule_active(found.id, active):
+                raise FlowloopError(f"flow {flow!r} has no schedule")
+        document = {"id": found.id, "flow": found.name, "schedule_active": active}
+        _told(as_json, f"the schedule of {found.name} is {name}", document)
+
+    schedule.add_command(click.command(name, help=summary)(_flow_argument(switch)))
+
+
+_switch("on", True, "Plan the runs of a flow after its schedule from now on.")
+_switch("off", False, "Plan no more runs of a flow, and take back those that have not begun.")
+
+
+@schedule.command("next")
+@_flow_argument
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(1, 1000), help="How many to show.")
+@backend_option
+@json_option
+@as_async
+async def next_runs(flow: str, limit: int, backend: str | None, as_json: bool) -> None:
+    """Show the planned runs of a flow, the next one first."""
+    async with opened(settings_for(backend)) as open_backend:
+        await _flow(open_backend, flow, None)
+        planned = await open_backend.list_flow_runs(_AT_ONCE, filter_of(flow, ("Scheduled",), None, None, None))
+    times = {run.id: run.scheduled_start_time for run in planned if run.scheduled_start_time is not None}
+    for run in sorted((run for run in planned if run.id in times), key=lambda run: times[run.id])[:limit]:
+        document = {"id": run.id, "name": run.name, "scheduled_start_time": times[run.id]}
+        _told(as_json, f"{times[run.id].astimezone():%Y-%m-%d %H:%M:%S %Z}  {run.name}", document)
+
+
+@click.group("limits", invoke_without_command=True)
+@backend_option
+@json_option
+@click.pass_context
+def limits(ctx: click.Context, backend: str | None, as_json: bool) -> None:
+    """Show how many runs go on at once: by the tags of tasks, and by the labels of flow runs."""
+    if ctx.invoked_subcommand is None:
+        _show_limits(backend, as_json)
+
+
+COMMANDS.append(limits)
+
+
+@as_async
+async def _show_limits(backend: str | None, as_json: bool) -> None:
+    async with opened(settings_for(backend)) as open_backend:
+        for limit in await open_backend.list_limits():
+            document = {"kind": limit.kind, "name": limit.name, "limit": limit.limit}
+            _told(as_json, f"{limit.kind} {limit.name}: {limit.limit}", document)
+
+
+_kind_argument = click.argument("kind", type=click.Choice(["tag", "label"]))
+
+
+@limits.command("set")
+@_kind_argument
+@click.argument("name")
+@click.argument("limit", type=click.IntRange(0))
+@backend_option
+@json_option
+@as_async
+async def set_limit(kind: str, name: str, limit: int, backend: str | None, as_json: bool) -> None:
+    """Set how many task runs with a tag, or flow runs with a label, go on at once."""
+    await _set_limit(kind, name, limit, backend, as_json)
+
+
+@limits.command("remove")
+@_kind_argument
+@click.argument("name")
+@backend_option
+@json_option
+@as_async
+async def remove_limit(kind: str, name: str, backend: str | None, as_json: bool) -> None:
+    """Take a limit away."""
+    await _set_limit(kind, name, None, backend, as_json)
+
+
+async def _set_limit(kind: str, name: str, limit: int | None, backend: str | None, as_json: bool) -> None:
+    async with opened(settings_for(backend)) as open_backend:
+        await open_backend.set_limit(kind, name, limit)
+    shown = "no limit" if limit is None else str(limit)
+    _told(as_json, f"{kind} {name}: {shown}", {"kind": kind, "name": name, "limit": limit})

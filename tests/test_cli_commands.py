@@ -1,0 +1,412 @@
+"""The commands that look at runs and steer them: what they do, what they print, and the shapes that are documented."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import logging
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from click.testing import CliRunner, Result
+
+from flowloop.backends import connect
+from flowloop.backends.cli.commands import flowloop as command
+from flowloop.backends.cli.display import safe
+from flowloop.engine.backend import Backend, LogRecord
+from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
+from flowloop.engine.state import Failed, Mapped, Paused, Running, State, Success
+
+from .backends.runs import Started, flow_document, started
+from .commands import ROOT, environment, flowloop, start
+
+T = TypeVar("T")
+
+DAILY = serialize_schedule(
+    IntervalSchedule(datetime.timedelta(days=1), start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC))
+)
+
+FLOWS = """
+import asyncio
+from flowloop.engine import Flow, Parameter, Secret, context, task, unmapped
+
+@task(max_retries=1, retry_delay=0)
+def fails(n, token):
+    context.logger.warning("token %s", token)
+    raise ValueError(f"row {n} with {token}")
+
+with Flow("failing") as failing:
+    fails.map([4], token=unmapped(Secret("TOKEN")), task_args={"name": "transform"})
+
+@task(name="rude\\x1b[31m\\x07")
+def rude():
+    return 1
+
+with Flow("rude") as rude_flow:
+    rude()
+"""
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    logger = logging.getLogger("flowloop")
+    before = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.level, logger.handlers, logger.propagate = before
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLOWLOOP_HOME", str(tmp_path))
+    monkeypatch.setenv("FLOWLOOP_SECRET__TOKEN", "hunter2!")
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "flows.py").write_text(FLOWS)
+    return tmp_path
+
+
+def invoke(*arguments: str, code: int = 0, given: str | None = None) -> Result:
+    result = CliRunner().invoke(command, arguments, input=given, prog_name="flowloop")
+    assert result.exit_code == code, result.output
+    return result
+
+
+def on_database(home: Path, work: Callable[[Backend], Awaitable[T]]) -> T:
+    async def opened() -> T:
+        async with connect(f"sqlite:///{home / 'flowloop.db'}", synchronous="OFF") as backend:
+            return await work(backend)
+
+    return asyncio.run(opened())
+
+
+def recorded(home: Path, *states: State, flow: State | None = None, tasks: int = 2) -> Started:
+    """Return a run with a name whose first task went through these states."""
+
+    async def work(backend: Backend) -> Started:
+        run = await started(backend, tasks=tasks)
+        for version, state in enumerate(states, 1):
+            await backend.set_task_run_state(run.tasks[0].id, version, state)
+        if flow is not None:
+            await backend.set_flow_run_state(run.id, 2, flow)
+        return run
+
+    return on_database(home, work)
+
+
+def documents(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+# -- looking -------------------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_by_what_is_asked_and_those_of_later_only_if_asked(home: Path) -> None:
+    run = recorded(home, Success("done"), flow=Success("done"))
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+
+    async def plan(backend: Backend) -> str:
+        return await backend.create_flow_run(run.info.flow_id, name="tomorrow", scheduled_start_time=later)
+
+    planned = on_database(home, plan)
+
+    def ids(*arguments: str) -> list[str]:
+        return [line["id"] for line in documents(invoke("runs", "--json", *arguments))]
+
+    assert ids() == ids("--state", "success") == ids("--search", run.info.name) == ids("--flow", "etl") == [run.id]
+    assert ids("--all") == [planned, run.id]
+    assert ids("--since", "1h") == [run.id]
+    assert ids("--until", "2020-01-01") == ids("--flow", "other") == []
+    assert f"{later.astimezone():%Y-%m-%d %H:%M}" in invoke("runs", "--all").stdout
+    assert "There are no such runs in sqlite:///" in invoke("runs", "--state", "Paused").stdout.replace("\n", "")
+    assert "a moment is a date" in invoke("runs", "--since", "soon", code=1).output
+
+
+def test_a_run_with_many_children_is_counted_unless_all_is_asked_for(home: Path) -> None:
+    async def work(backend: Backend) -> str:
+        run = await started(backend, tasks=1)
+        await backend.set_task_run_state(run.tasks[0].id, 1, Mapped("many", n_map_states=300))
+        children = await backend.get_task_run_infos(run.id, run.tasks[0].task_id, range(300))
+        failed = Failed("child 7 failed", context={"traceback": 'File "mine.py", line 3'})
+        await asyncio.gather(
+            *(backend.set_task_run_state(child.id, 1, Success("done")) for child in children if child.map_index != 7)
+        )
+        await backend.set_task_run_state(children[7].id, 1, failed)
+        return run.id
+
+    run_id = on_database(home, work)
+    shown = invoke("show", run_id).stdout
+    assert "task-1  299 Success, 1 Failed" in shown
+    assert 'File "mine.py", line 3' in shown
+    assert len(shown.splitlines()) < 20
+    assert len(invoke("show", run_id, "--all").stdout.splitlines()) > 900
+    (only,) = documents(invoke("show", run_id, "--failed", "--json"))[0]["task_runs"]
+    assert (only["map_index"], only["states"][-1]["traceback"]) == (7, 'File "mine.py", line 3')
+    assert [
+        each["map_index"] for each in documents(invoke("show", run_id, "--task", "task-1[3]", "--json"))[0]["task_runs"]
+    ] == [3]
+
+
+def test_logs_are_printed_and_shown_with_the_run(home: Path) -> None:
+    run = recorded(home, Success("done"), flow=Success("done"))
+    now = datetime.datetime.now(datetime.UTC)
+    line = LogRecord(run.id, run.tasks[0].id, now, "flowloop.run", "ERROR", "it broke\nhere \x1b[31m")
+    on_database(home, lambda backend: backend.write_run_logs([line]))
+    for shown in (invoke("logs", run.id, "-f").stdout, invoke("show", run.id, "--logs", "--tree").stdout):
+        assert re.search(r"ERROR +it broke\nhere \\x1b\[31m", shown)
+    assert documents(invoke("logs", run.id, "--json"))[0]["message"] == "it broke\nhere \x1b[31m"
+
+
+def test_wait_and_watch_end_as_the_run_did(home: Path) -> None:
+    good = recorded(home, Success("done"), flow=Success("done"))
+    bad = recorded(home, Failed("no"), flow=Failed("no"))
+    going = recorded(home, Running("go"))
+    invoke("wait", good.id)
+    invoke("wait", good.id, bad.id, code=1)
+    invoke("wait", going.id, "--timeout", "0.1", "--interval", "0.05", code=124)
+    assert re.search(r"^[\d:]+ task-1 Failed$", invoke("watch", bad.id, code=1).stdout, re.MULTILINE)
+
+
+# -- steering ------------------------------------------------------------------------------------------
+
+
+def test_runs_are_cancelled_and_restarted_one_by_one_or_by_a_filter(home: Path) -> None:
+    first, second = recorded(home, Running("go")), recorded(home, Running("go"))
+    assert f"{first.info.name} is Cancelling" in invoke("cancel", first.info.name).stdout
+    assert "name the runs to cancel" in invoke("cancel", code=1).output
+    asked = invoke("cancel", "--state", "Running", given="n\n", code=1).output
+    assert "Cancel 1 flow runs? [y/N]" in asked
+    assert invoke("cancel", "--state", "Running", "--yes").stdout == f"{second.info.name} is Cancelling\n"
+    failed = recorded(home, Failed("no"), flow=Failed("no"))
+    assert "is Scheduled; 1 task runs run again" in invoke("restart", failed.id).stdout
+    assert "only a finished flow run can be restarted" in invoke("restart", failed.id, code=1).output
+
+
+@pytest.mark.parametrize(("verb", "state"), [("resume", "Resume"), ("approve", "Resume"), ("reject", "Failed")])
+def test_what_is_paused_is_decided_by_a_person_whose_name_is_recorded(home: Path, verb: str, state: str) -> None:
+    run = recorded(home, Running("go"), Paused("wait"))
+    assert "no task run 'task-2'" in invoke(verb, run.id, "task-2", code=1).output
+    invoke(verb, run.info.name, "task-1", "--note", "looked at it")
+    newest = documents(invoke("show", run.id, "--task", "task-1", "--json"))[0]["task_runs"][0]["states"][-1]
+    assert newest["state"] == state
+    assert newest["message"].endswith("looked at it")
+    assert "paused is: nothing" in invoke(verb, run.id, code=1).output
+
+
+def test_runs_are_created_one_or_one_for_each_date(home: Path) -> None:
+    parameters = [{"name": "day", "slug": "day", "required": True, "default": None}]
+    document = flow_document("nightly", parameters=parameters)
+    on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
+    (made,) = documents(invoke("create", "nightly", "-p", 'day="today"', "--name", "one", "--json"))
+    assert (made["name"], made["state"]) == ("one", "Scheduled")
+    many = invoke(
+        *("create", "nightly", "-p", "day={date}", "--name", "of {date}"),
+        *("--every", "1d", "--from", "2024-02-28", "--to", "2024-03-01", "--json"),
+    )
+    assert [line["name"] for line in documents(many)] == ["of 2024-02-28", "of 2024-02-29"]
+
+    async def day(backend: Backend) -> Any:
+        return (await backend.get_flow_run_info(documents(many)[1]["id"])).parameters
+
+    assert on_database(home, day) == {"day": "2024-02-29"}
+    assert "there is no flow 'weekly'" in invoke("create", "weekly", code=1).output
+    assert "go together" in invoke("create", "nightly", "--every", "1d", code=1).output
+
+
+def test_schedules_and_limits_are_set(home: Path) -> None:
+    schedule = IntervalSchedule(
+        datetime.timedelta(days=1), start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    )
+    document = flow_document("daily", schedule=serialize_schedule(schedule))
+    on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
+    invoke("schedule", "off", "daily")
+    assert invoke("schedule", "next", "daily").stdout == ""
+    invoke("schedule", "on", "daily")
+    assert [flow["schedule_active"] for flow in documents(invoke("flows", "--json"))] == [True]
+    invoke("limits", "set", "tag", "db", "3")
+    assert invoke("limits").stdout == "tag db: 3\n"
+    invoke("limits", "remove", "tag", "db")
+    assert invoke("limits").stdout == ""
+
+
+# -- shapes --------------------------------------------------------------------------------------------
+
+
+def shapes() -> dict[str, set[str]]:
+    """Return the fields that docs/cli.md documents for each command."""
+    section = (ROOT / "docs/cli.md").read_text(encoding="utf-8").partition("## JSON")[2]
+    found = {}
+    for row in re.findall(r"^\| (`.*) \| (.*) \|$", section, re.MULTILINE):
+        for name in re.findall(r"`([a-z ]+)`", row[0]):
+            found[name] = set(re.findall(r"`([a-z_]+)`", row[1]))
+    for name in ("show", "watch"):
+        found[name] |= found["runs"]
+    found["show"] |= found["logs"]
+    return found
+
+
+def all_keys(document: Any) -> set[str]:
+    if isinstance(document, dict):
+        return {*document, *(key for value in document.values() for key in all_keys(value))}
+    return {key for value in document for key in all_keys(value)} if isinstance(document, list) else set()
+
+
+def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -> None:
+    done = recorded(home, Running("go"), Failed("no"), flow=Failed("no"))
+    paused = recorded(home, Running("go"), Paused("wait"))
+    again, third = recorded(home, Paused("wait")), recorded(home, Paused("wait"))
+    schedule = IntervalSchedule(
+        datetime.timedelta(days=1), start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    )
+    document = flow_document("daily", schedule=serialize_schedule(schedule))
+    on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
+    now = datetime.datetime.now(datetime.UTC)
+    on_database(home, lambda backend: backend.write_run_logs([LogRecord(done.id, None, now, "x", "INFO", "y")]))
+    calls: dict[str, tuple[int, tuple[str, ...]]] = {
+        "runs": (0, ()),
+        "show": (0, (done.id, "--logs")),
+        "logs": (0, (done.id,)),
+        "wait": (1, (done.id,)),
+        "watch": (1, (done.id,)),
+        "flows": (0, ()),
+        "create": (0, ("etl",)),
+        "schedule on": (0, ("daily",)),
+        "schedule next": (0, ("daily",)),
+        "schedule off": (0, ("daily",)),
+        "limits set": (0, ("tag", "db", "3")),
+        "limits": (0, ()),
+        "limits remove": (0, ("tag", "db")),
+        "resume": (0, (paused.id,)),
+        "approve": (0, (again.id,)),
+        "reject": (0, (third.id,)),
+        "restart": (0, (done.id,)),
+        "cancel": (0, (done.id,)),
+        "run": (1, (str(home / "flows.py:failing"),)),
+    }
+    documented = shapes()
+    assert set(calls) == set(documented)
+    for name, (code, arguments) in calls.items():
+        printed = documents(invoke(*name.split(), *arguments, "--json", code=code))
+        assert printed or name == "schedule next", name
+        keys = all_keys(printed)
+        if name in ("run", "watch"):
+            assert keys <= documented[name] | {"task"}, name
+        else:
+            assert not printed or keys == documented[name], name
+
+
+# -- a failure, wherever one looks -----------------------------------------------------------------------
+
+LINE = 'raise ValueError(f"row {n} with {token}")'
+
+
+def check(text: str, *, name: str = "transform") -> None:
+    assert "flows.py" in text
+    assert LINE in text
+    assert "row 4 with ***" in text
+    assert name in text
+    assert "hunter2!" not in text
+
+
+def test_a_failure_explains_itself_in_a_pipe_in_show_and_in_the_log(home: Path) -> None:
+    extra = {"FLOWLOOP_HOME": str(home), "FLOWLOOP_SECRET__TOKEN": "hunter2!"}
+    ran = flowloop("run", "flows.py:failing", cwd=home, extra=extra)
+    assert ran.returncode == 1
+    check(ran.stdout)
+    assert "transform[0]: attempt 1 of 2 failed, next in 0 s: ValueError: row 4 with ***" in ran.stdout
+    assert re.search(r"^[\d:]+ transform-1\[0\] Retrying$", ran.stdout, re.MULTILINE)
+    assert "transform[0]: token ***" in ran.stdout
+    quiet = flowloop("run", "flows.py:failing", "-q", cwd=home, extra=extra)
+    check(quiet.stdout)
+    assert "Recorded in" not in quiet.stdout
+    (line, *_) = documents(invoke("runs", "--json"))
+    check(invoke("show", line["id"]).stdout)
+    check(invoke("logs", line["id"]).stdout)
+
+
+def in_terminal(*arguments: str, cwd: Path) -> str:
+    """Run a command in a terminal of its own, and return all that it wrote there."""
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from flowloop.backends.cli import main; main()", *arguments],
+        cwd=cwd,
+        env={**environment(cwd), "FLOWLOOP_SECRET__TOKEN": "hunter2!", "TERM": "xterm", "COLUMNS": "150"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    written = b""
+    deadline = time.monotonic() + 60
+    try:
+        while time.monotonic() < deadline:
+            if select.select([main], [], [], 1)[0]:
+                try:
+                    part = os.read(main, 65536)
+                except OSError:  # nobody has the other end open any more
+                    break
+                if not part:
+                    break
+                written += part
+    finally:
+        process.wait(30)
+        os.close(main)
+    return written.decode()
+
+
+def test_a_failure_explains_itself_in_a_terminal(home: Path) -> None:
+    screen = in_terminal("run", "flows.py:failing", cwd=home)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
+    check(plain)
+    assert "attempt 1 of 2 failed, next in 0 s" in plain
+    assert re.search(r"\d of \d task runs", plain)
+
+
+def test_no_name_controls_the_terminal(home: Path) -> None:
+    screen = in_terminal("run", "flows.py:rude_flow", cwd=home)
+    assert "\x1b[31m\x07" not in screen
+    assert "\x07" not in screen
+    assert "rude\\x1b[31m\\x07" in screen
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 漢字 🎉", "plain é 漢字 🎉"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("a\rb\nc\td", "a\\rb\\nc\\td"),
+        ("\u202eright\u2028", "\\u202eright\\u2028"),
+        ("\x9b31m\udcff", "\\x9b31m\\udcff"),
+    ],
+)
+def test_what_would_control_a_terminal_is_escaped(text: str, shown: str) -> None:
+    assert safe(text) == shown
+    assert safe("a\n\tb", lines=True) == "a\n\tb"
+
+
+# -- ends ----------------------------------------------------------------------------------------------
+
+
+def test_help_shows_nothing_but_help() -> None:
+    for words in ((), ("run",), ("show",)):
+        assert "\\b" not in invoke(*words, "-h").stdout
+
+
+def test_ctrl_c_while_the_file_is_imported_is_one_line(home: Path) -> None:
+    (home / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = start("run", "slow.py", cwd=home)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output.splitlines() == ["flowloop: interrupted"]
