@@ -49,6 +49,8 @@ async def _auth_info(call: Call, field: Field, variables: Variables) -> Any:
         "tenant_id": await _tenant(call),
         "user_id": call.caller.user_id or NOBODY,
         "api_token_scope": "USER" if "write" in call.caller.scopes else "READ",
+        "key_name": call.caller.key_name,
+        "scopes": call.scopes(),
     }
     return project(facts, field.fields)
 
@@ -69,7 +71,8 @@ async def _tenant(call: Call) -> str | None:
 
 async def _auth_api_key(call: Call, field: Field, variables: Variables) -> Any:
     key = metadata.tables["api_key"].c
-    shown = sa.select(key.id, key.name, key.user_id, key.scopes, key.created, key.expires_at).order_by(key.id)
+    shown = sa.select(key.id, key.name, key.user_id, key.scopes, key.created, key.expires_at)
+    shown = shown.where(key.parent_id.is_(None)).order_by(key.id)
     if call.caller.tenant_id is not None:
         shown = shown.where(key.tenant_id == call.caller.tenant_id)
     return project([dict(row._mapping) for row in await call.read(shown)], field.fields)

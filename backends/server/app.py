@@ -11,11 +11,13 @@ from typing import Any
 import anyio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..store import Store
-from . import operations, queries, schema
+from . import operations, queries, schema, ui
 from .auth import Authenticator, Identity
 from .endpoints import Endpoints
 from .execution import Execution
@@ -108,12 +110,14 @@ def create_app(
             *routes,
             *(Route(path, endpoints.graphql, methods=["POST"]) for path in _PATHS),
             *(WebSocketRoute(path, sockets.endpoint) for path in _PATHS),
-            *(Route(path, query_page, methods=["GET"]) for path in _PATHS),
+            Route("/", _to_page if settings.page else query_page, methods=["GET"]),
+            *(Route(path, query_page, methods=["GET"]) for path in _PATHS[1:]),
             Route("/graphiql/{name}", asset, methods=["GET"]),
             Route("/events", endpoints.events, methods=["GET"]),
             Route("/health", endpoints.health, methods=["GET"]),
             Route("/ready", endpoints.ready, methods=["GET"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
+            *(ui.routes(settings, authenticator) if settings.page else ()),
         ],
         middleware=[Middleware(_Announce)],
     )
@@ -122,6 +126,11 @@ def create_app(
     app.state.live = live
     app.state.services = services
     return app
+
+
+async def _to_page(request: Request) -> Response:
+    """Answer ``GET /``: a browser is led to the page."""
+    return RedirectResponse("ui/", 303)
 
 
 class _Announce:

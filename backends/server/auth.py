@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 
 from ...engine.errors import BackendError
-from ..store import Caller, Store
+from ..store import ANYONE, Caller, Store
 from ..store.ids import is_id
 from ..store.schema import metadata
 from .database import reading
 from .settings import ServerSettings
 
-__all__ = ["Authenticator", "Identity"]
+__all__ = ["COOKIE", "Authenticator", "Identity", "is_same_origin"]
+
+COOKIE = "flowloop_session"
+"""The cookie of the page: an API key that was made for one browser."""
 
 _KEPT = 1_000
+
+
+def is_same_origin(headers: Mapping[str, str], allowed: Sequence[str] = (), *, needed: bool = False) -> bool:
+    """Whether a request comes from a page of this server, or unless that is `needed` from no page at all."""
+    origin = headers.get("origin")
+    if origin is None:
+        return not needed
+    return origin.partition("://")[2] == headers.get("host") or origin in allowed
 
 
 class Identity(NamedTuple):
@@ -65,7 +79,12 @@ class Authenticator:
             return Identity(_named(Caller(tenant_id=tenant if is_id(tenant) else None), headers))
         authorization = headers.get("authorization")
         if authorization is None:
-            return Identity(None)
+            session = _session(headers)
+            if session is None:
+                return Identity(None)
+            if not is_same_origin(headers, self.allowed_origins, needed=True):
+                return Identity(None, refusal="A session counts for the page of this server only.")
+            authorization = f"Bearer {session}"
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             return Identity(None, refusal="Malformed Authorization header")
@@ -76,8 +95,39 @@ class Authenticator:
         if tenant is not None and tenant != caller.tenant_id:
             if found.member_of is not None and tenant not in found.member_of:
                 return Identity(None, refusal="The API key does not belong to this tenant.")
-            caller = Caller(tenant_id=tenant, scopes=caller.scopes, user_id=caller.user_id)
+            caller = msgspec.structs.replace(caller, tenant_id=tenant)
         return Identity(_named(caller, headers), found.member_of)
+
+    @property
+    def allowed_origins(self) -> Sequence[str]:
+        """Further origins whose pages count as this server's."""
+        return self._settings.allowed_origins.split()
+
+    async def open_session(self, key: str, seconds: float, *, renew: bool = False) -> str | None:
+        """Return a key that stands for another one in a browser, and lives for so long.
+
+        Args:
+            - key: the API key, or the session that is to live on
+            - seconds: for how long
+            - renew: whether `key` is a session already
+
+        Returns:
+            - str | None: the key of the session; None if `key` is nobody's
+        """
+        found = await self._find(key) if key else None
+        if found is None or found.caller is None:
+            return None
+        expires = self.store.clock.now() + datetime.timedelta(seconds=seconds)
+        if renew:
+            return key if await self.store.renew_session(found.caller, key=key, expires_at=expires) else None
+        made = await self.store.create_session(found.caller, key=key, expires_at=expires)
+        return str(made["key"])
+
+    async def close_session(self, key: str) -> None:
+        """Forget a session."""
+        self._known.pop(key, None)
+        if key:
+            await self.store.delete_session(ANYONE, key=key)
 
     async def _find(self, key: str) -> Identity | None:
         known = self._known.get(key)
@@ -118,12 +168,19 @@ class Authenticator:
             return (await connection.execute(statement)).scalars().all()
 
 
+def _session(headers: Mapping[str, str]) -> str | None:
+    """Return the session that the cookies of a request carry."""
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return None
+    return found.value if found is not None else None
+
+
 def _named(caller: Caller, headers: Mapping[str, str]) -> Caller:
     """Return the caller with what else the headers say of it."""
-    return Caller(
-        tenant_id=caller.tenant_id,
-        scopes=caller.scopes,
-        user_id=caller.user_id,
+    return msgspec.structs.replace(
+        caller,
         agent_id=headers.get("x-prefect-agent-id"),
         core_version=headers.get("x-prefect-core-version"),
         client_id=headers.get("x-flowloop-client-id"),

@@ -99,7 +99,7 @@ class Execution:
     async def _resolve(self, operation: Operation, field: Field, variables: Variables, call: Any) -> Any:
         if field.name == "__typename":
             return field.owner
-        call.authorize(operation.kind)
+        call.authorize(operation.kind, field.name)
         if field.name in ("__schema", "__type"):
             return self._introspect(operation, field, variables)
         return await self._resolvers[field.name](call, field, variables)

@@ -19,6 +19,23 @@ from .settings import ServerSettings
 __all__ = ["Budget", "Call"]
 
 _SCOPES = {"query": "read", "subscription": "read", "mutation": "write"}
+_LESS = {
+    "answer_task_run": "answer",
+    "cancel_flow_run": "run",
+    "create_flow_run": "run",
+    "restart_flow_run": "run",
+    "set_schedule_active": "run",
+    "set_schedule_inactive": "run",
+}
+"""The mutations that a narrower scope than write allows."""
+
+_GRANTED_BY = {
+    "read": {"read"},
+    "answer": {"answer", "run", "write"},
+    "run": {"run", "write"},
+    "write": {"write"},
+}
+"""By which scopes of an API key each scope is granted."""
 
 
 class Budget:
@@ -82,19 +99,23 @@ class Call:
             return self.identity.member_of
         return None if self.caller.tenant_id is None else [self.caller.tenant_id]
 
-    def authorize(self, kind: str) -> None:
-        """Check that the caller may execute an operation of this kind.
+    def authorize(self, kind: str, name: str = "") -> None:
+        """Check that the caller may execute the field `name` of an operation of this kind.
 
         Raises:
             - Unauthenticated: if it is not known who asks
             - Forbidden: if the API key lacks the scope
         """
-        self.require(_SCOPES[kind])
+        self.require(_LESS.get(name, "write") if kind == "mutation" else _SCOPES[kind])
 
     def require(self, scope: str) -> None:
         """Check that the caller has a scope; as `authorize`."""
-        if scope not in self.caller.scopes:
+        if self.caller.scopes.isdisjoint(_GRANTED_BY[scope]):
             raise Forbidden(f"The API key does not have the scope {scope!r}.")
+
+    def scopes(self) -> list[str]:
+        """Return what the caller's scopes amount to."""
+        return [scope for scope, granting in _GRANTED_BY.items() if not self.caller.scopes.isdisjoint(granting)]
 
     def key_for(self, field: Field) -> str | None:
         """Return the idempotency key of one field: a request may set states in several."""

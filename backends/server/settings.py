@@ -13,6 +13,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     require_api_key: bool | None = None
     """Whether a request must carry an API key. None: it must, except where `serve` listens on loopback."""
 
+    page: bool = True
+    """Whether the live page is served, below ``ui/``."""
+
+    page_frame_ancestors: str = "'none'"
+    """Which pages may show the live page in a frame, in the words of a Content-Security-Policy."""
+
+    allowed_origins: str = ""
+    """Further origins whose pages may use the server from a browser, with blanks between them: for a proxy that
+    changes the Host header."""
+
     body_limit: int = 5_000_000
     """The longest request body."""
 

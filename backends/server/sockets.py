@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .auth import Authenticator, Identity
+from .auth import Authenticator, Identity, is_same_origin
 from .errors import BadRequest
 from .execution import Execution, GraphQLRequest
 from .live import Live
@@ -55,7 +55,9 @@ class Sockets:
 
     async def endpoint(self, socket: WebSocket) -> None:
         """Answer one connection, until either side closes it."""
-        if not _same_origin(socket) or PROTOCOL not in socket.scope.get("subprotocols", ()):
+        if not is_same_origin(socket.headers, self._authenticator.allowed_origins) or PROTOCOL not in socket.scope.get(
+            "subprotocols", ()
+        ):
             await socket.close(4406, f"Subprotocol not acceptable: use {PROTOCOL}")
             return
         await socket.accept(PROTOCOL)
@@ -185,10 +187,3 @@ class _Connection:
             await self._socket.send_text(_encode(message).decode())
         except RuntimeError:  # it was closed meanwhile
             raise WebSocketDisconnect(1006) from None
-
-
-def _same_origin(socket: WebSocket) -> bool:
-    """Whether the connection comes from no page at all, or from one of this server."""
-    headers: Mapping[str, str] = socket.headers
-    origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2] == headers.get("host")

@@ -7,7 +7,7 @@ import datetime
 import functools
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ __all__ = [
     "LIMITS",
     "authenticate",
     "create_api_key",
+    "create_session",
     "delete_api_key",
     "delete_flow_concurrency_limit",
     "delete_key_value",
@@ -36,7 +37,8 @@ __all__ = [
 ]
 
 _VALUE_LIMIT = 10_000
-_SCOPES = ("read", "write")
+_DEFAULT = ("read", "write")
+_SCOPES = ("read", "answer", "run", "write")
 
 
 def _delete(tx: Tx, table: str, row_id: str, missing: str) -> Payload:
@@ -177,7 +179,7 @@ def create_api_key(
     name: str,
     user_id: str | None = None,
     expires_at: datetime.datetime | None = None,
-    scopes: Sequence[str] = _SCOPES,
+    scopes: Sequence[str] = _DEFAULT,
     tenant_id: str | None = None,
 ) -> Payload:
     """Create an API key. The key itself is in this answer only: the store keeps a digest.
@@ -188,8 +190,8 @@ def create_api_key(
     if not name:
         raise BackendRejected("An API key needs a name.")
     if not scopes or not set(scopes) <= set(_SCOPES):
-        raise BackendRejected("The scopes of an API key are read and write.")
-    if not set(scopes) <= tx.caller.scopes:
+        raise BackendRejected("The scopes of an API key are read, answer, run and write.")
+    if not set(scopes) <= _allowed(tx.caller.scopes):
         raise BackendRejected("An API key cannot allow more than the key that creates it.")
     if tx.caller.tenant_id is not None and user_id not in (None, tx.caller.user_id):
         # The owner of a key acts for every tenant that it has keys in.
@@ -205,6 +207,48 @@ def create_api_key(
         key_hash=_digest(key),
     )
     return {"id": key_id, "key": key}
+
+
+def _allowed(scopes: Collection[str]) -> set[str]:
+    """Return the scopes that these amount to: each but read holds those before it."""
+    highest = max((_SCOPES.index(scope) for scope in scopes), default=0)
+    return {*scopes, *_SCOPES[1 : highest + 1]}
+
+
+def create_session(tx: Tx, *, key: str, expires_at: datetime.datetime) -> Payload:
+    """Create a key that stands for the caller's in a browser: it allows the same, and goes when that goes.
+
+    Returns:
+        - Payload: ``key``
+    """
+    api_key = tables["api_key"].c
+    made = secrets.token_urlsafe(32)
+    tx.insert(
+        "api_key",
+        tenant_id=tx.tenant_or_only(None),
+        user_id=tx.caller.user_id,
+        name=tx.caller.key_name or "session",
+        scopes=sorted(tx.caller.scopes),
+        expires_at=expires_at,
+        key_hash=_digest(made),
+        parent_id=tx.scalar(select(api_key.id).where(api_key.key_hash == _digest(key))),
+    )
+    return {"key": made}
+
+
+def renew_session(tx: Tx, *, key: str, expires_at: datetime.datetime) -> bool:
+    """Have a session live on; return whether there is one of this key."""
+    api_key = tables["api_key"].c
+    return bool(
+        tx.update("api_key", api_key.key_hash == _digest(key), api_key.parent_id.is_not(None), expires_at=expires_at)
+    )
+
+
+def delete_session(tx: Tx, *, key: str) -> bool:
+    """Delete a session; return whether there was one. A key that is none is left alone."""
+    api_key = tables["api_key"].c
+    mine = api_key.key_hash == _digest(key)
+    return bool(tx.run(delete(tables["api_key"]).where(mine, api_key.parent_id.is_not(None))))
 
 
 def delete_api_key(tx: Tx, *, key_id: str) -> Payload:
@@ -223,4 +267,6 @@ def authenticate(connection: Connection, key: str, now: datetime.datetime) -> Ca
     row = connection.execute(select(*api_key).where(api_key.key_hash == _digest(key))).mappings().first()
     if row is None or (row["expires_at"] is not None and row["expires_at"] <= now):
         return None
-    return Caller(tenant_id=row["tenant_id"], scopes=frozenset(row["scopes"]), user_id=row["user_id"])
+    return Caller(
+        tenant_id=row["tenant_id"], scopes=frozenset(row["scopes"]), user_id=row["user_id"], key_name=row["name"]
+    )

@@ -368,6 +368,9 @@ class Store:
     set_limit = _write(hosted.set_limit)
     create_api_key = _write(hosted.create_api_key)
     delete_api_key = _write(hosted.delete_api_key)
+    create_session = _write(hosted.create_session)
+    renew_session = _write(hosted.renew_session)
+    delete_session = _write(hosted.delete_session)
 
     async def authenticate(self, key: str) -> Caller | None:
         """Return the caller whose API key this is, or None if it is nobody's or has expired."""

@@ -1,0 +1,288 @@
+// The one place that talks to the server: questions, and feeds that live as long as somebody looks.
+import { batch, signal } from "./vendor/signals.js";
+import { hearClock } from "./model/time.js";
+
+const BACKOFF = [500, 1000, 2000, 4000, 8000, 16_000, 30_000];
+const PING = 15_000;
+const PATIENCE = 10_000;
+const HIDDEN = 60_000;
+const SILENT = 20_000;
+const POLL = 2_000;
+
+/** How changes arrive: "connecting", "live", "stream", "polling" or "away"; since when, and when it is tried again. */
+export const link = signal({ mode: "connecting", since: Date.now(), again: 0 });
+
+/** Whether the server wants an API key that it was not given. */
+export const locked = signal(false);
+
+/** The digest of the page that the server has now, if it is another one than this. */
+export const outdated = signal(false);
+
+/** What the server refused, in its words. */
+export class Refusal extends Error {
+  /** @param {string} message @param {string} code */
+  constructor(message, code) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** @param {string} path */
+const url = (path) => new URL(path, document.baseURI);
+
+/**
+ * Ask a question, or change something.
+ * @param {string} text @param {Record<string, unknown>} [variables] @returns {Promise<any>}
+ */
+export async function ask(text, variables = {}) {
+  let response;
+  try {
+    response = await fetch(url("../graphql"), {
+      method: "POST",
+      headers: { "Content-Type": "application/json", Accept: "application/json" },
+      body: JSON.stringify({ query: text, variables }),
+    });
+  } catch {
+    throw new Refusal("The server cannot be reached.", "AWAY");
+  }
+  hearClock(response.headers.get("date"));
+  let answer;
+  try {
+    answer = await response.json();
+  } catch {
+    throw new Refusal(`The server answered with status ${response.status}.`, "AWAY");
+  }
+  if (answer.errors) throw refused(answer.errors[0]);
+  return answer.data;
+}
+
+/** @param {{message: string, extensions?: {code?: string}}} error */
+function refused(error) {
+  const code = error.extensions?.code ?? "";
+  if (code === "UNAUTHENTICATED") locked.value = true;
+  return new Refusal(error.message, code);
+}
+
+/** @param {string} key */
+export async function signIn(key) {
+  const body = JSON.stringify({ key, path: new URL("..", document.baseURI).pathname });
+  const response = await fetch(url("session"), { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  if (!response.ok) throw new Refusal((await response.json()).errors[0].message, String(response.status));
+  locked.value = false;
+  reconnect();
+}
+
+export async function signOut() {
+  const path = new URL("..", document.baseURI).pathname;
+  await fetch(url(`session?path=${encodeURIComponent(path)}`), { method: "DELETE" });
+  locked.value = true;
+  close();
+}
+
+// -- feeds --------------------------------------------------------------------------------------------------
+
+/** @typedef {{id: string, text: string, variables: () => Record<string, unknown>, next: (data: any) => void, poll: () => void, stop?: () => void}} Feed */
+
+/** @type {Map<string, Feed>} */
+const feeds = new Map();
+/** @type {WebSocket | null} */
+let socket = null;
+let ready = false;
+let failures = 0;
+let streamFailures = 0;
+let counter = 0;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let hiding;
+/** @type {ReturnType<typeof setInterval> | undefined} */
+let polling;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let overdue;
+
+/**
+ * Be told of changes until the returned function is called.
+ * @param {string} text @param {() => Record<string, unknown>} variables asked for again at each return
+ * @param {(data: any) => void} next @param {() => void} poll what to do now and then where nothing can be told
+ */
+export function follow(text, variables, next, poll) {
+  const feed = { id: String(++counter), text, variables, next, poll };
+  feeds.set(feed.id, feed);
+  if (link.peek().mode === "stream") stream(feed);
+  else if (socket === null) connect();
+  else if (ready) subscribe(feed);
+  return () => {
+    const known = feeds.get(feed.id);
+    feeds.delete(feed.id);
+    known?.stop?.();
+    if (ready) send({ type: "complete", id: feed.id });
+  };
+}
+
+/** @param {string} mode @param {number} [again] */
+function become(mode, again = 0) {
+  const before = link.peek();
+  link.value = { mode, since: before.mode === mode ? before.since : Date.now(), again };
+}
+
+function connect() {
+  clearTimeout(timer);
+  if (!feeds.size || document.hidden || socket || locked.peek()) return;
+  if (failures >= 2 && streamFailures < 2 && !everLive) return streamAll();
+  const target = url("../graphql");
+  target.protocol = target.protocol === "https:" ? "wss:" : "ws:";
+  const opened = (socket = new WebSocket(target, "graphql-transport-ws"));
+  opened.onopen = () => opened.send(JSON.stringify({ type: "connection_init" }));
+  opened.onmessage = (event) => hear(JSON.parse(event.data));
+  opened.onclose = (event) => socket === opened && lost(event.code);
+}
+
+let everLive = false;
+
+/** @param {any} message */
+function hear(message) {
+  if (message.type === "connection_ack") {
+    batch(() => become("live"));
+    ready = everLive = true;
+    failures = streamFailures = 0;
+    stopPolling();
+    ping();
+    for (const feed of feeds.values()) subscribe(feed);
+  } else if (message.type === "pong") {
+    clearTimeout(overdue);
+  } else if (message.type === "next") {
+    deliver(feeds.get(message.id), message.payload);
+  } else if (message.type === "error" && message.payload?.[0]) {
+    refused(message.payload[0]);
+  }
+}
+
+/** @param {Feed | undefined} feed @param {any} answer */
+function deliver(feed, answer) {
+  if (!feed) return;
+  const [error] = answer.errors ?? [];
+  if (!error) return batch(() => feed.next(Object.values(answer.data)[0]));
+  const { code } = refused(error);
+  if (code === "SHUTTING_DOWN") failures = 0;
+  else if (/too many subscriptions/i.test(error.message)) startPolling();
+}
+
+/** @param {Feed} feed */
+function subscribe(feed) {
+  send({ type: "subscribe", id: feed.id, payload: { query: feed.text, variables: feed.variables() } });
+}
+
+/** @param {unknown} message */
+function send(message) {
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
+
+function ping() {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    send({ type: "ping" });
+    overdue = setTimeout(() => socket?.close(), PATIENCE);
+    ping();
+  }, PING);
+}
+
+/** @param {number} code */
+function lost(code) {
+  clearTimeout(timer);
+  clearTimeout(overdue);
+  socket = null;
+  ready = false;
+  if (code === 4403) locked.value = true;
+  if (!feeds.size || document.hidden || locked.peek()) return;
+  const wait = failures === 0 && everLive ? 50 : BACKOFF[Math.min(failures, BACKOFF.length - 1)] * (0.75 + Math.random() / 2);
+  failures += 1;
+  if (link.peek().mode !== "polling") become("away", Date.now() + wait);
+  timer = setTimeout(connect, wait);
+}
+
+function close() {
+  clearTimeout(timer);
+  clearTimeout(overdue);
+  stopPolling();
+  const closing = socket;
+  socket = null;
+  ready = false;
+  closing?.close();
+  for (const feed of feeds.values()) feed.stop?.();
+}
+
+/** Try again at once. */
+export function reconnect() {
+  close();
+  failures = 0;
+  connect();
+}
+
+// -- where a proxy drops WebSockets ----------------------------------------------------------------------------
+
+function streamAll() {
+  for (const feed of feeds.values()) stream(feed);
+}
+
+/** @param {Feed} feed */
+async function stream(feed) {
+  const control = new AbortController();
+  feed.stop = () => control.abort();
+  let silence = setTimeout(() => control.abort("silent"), SILENT);
+  try {
+    const response = await fetch(url("../graphql"), {
+      method: "POST",
+      signal: control.signal,
+      headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+      body: JSON.stringify({ query: feed.text, variables: feed.variables() }),
+    });
+    if (!response.ok || !response.body) throw new Error(String(response.status));
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      clearTimeout(silence);
+      silence = setTimeout(() => control.abort("silent"), SILENT);
+      stopPolling();
+      if (link.peek().mode !== "stream") become("stream");
+      const events = (rest + value).split("\n\n");
+      rest = events.pop() ?? "";
+      for (const event of events) {
+        const data = event.split("\n").find((line) => line.startsWith("data: "));
+        if (data && event.startsWith("event: next")) deliver(feed, JSON.parse(data.slice(6)));
+      }
+    }
+  } catch {
+    if (!feeds.has(feed.id)) return;
+    streamFailures += 1;
+  } finally {
+    clearTimeout(silence);
+  }
+  if (!feeds.has(feed.id) || document.hidden || locked.peek()) return;
+  if (streamFailures >= 2) return startPolling();
+  become("away", Date.now() + 1000);
+  timer = setTimeout(connect, 1000);
+}
+
+function startPolling() {
+  become("polling");
+  polling ??= setInterval(() => {
+    for (const feed of feeds.values()) feed.poll();
+    if (!socket && Math.random() < 0.1) connect();
+  }, POLL);
+}
+
+function stopPolling() {
+  clearInterval(polling);
+  polling = undefined;
+}
+
+export function listen() {
+  addEventListener("online", reconnect);
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(hiding);
+    if (document.hidden) hiding = setTimeout(close, HIDDEN);
+    else if (!socket) reconnect();
+  });
+}

@@ -1,0 +1,43 @@
+// Begins here: which address shows which view.
+import { html } from "./html.js";
+import { render } from "./vendor/preact.js";
+import { useEffect } from "./vendor/hooks.js";
+import { follow, listen as listenToFeeds } from "./api.js";
+import { go, href, listen as listenToLinks, parts } from "./model/route.js";
+import { RUNS_CHANGES } from "./model/queries.js";
+import { tick } from "./model/time.js";
+import { Shell, applyTheme, introduce, listen as listenToKeys, paused } from "./view/shell.js";
+import { Flows } from "./view/flows.js";
+import { Inbox } from "./view/inbox.js";
+import { Run } from "./view/run.js";
+import { Runs } from "./view/runs.js";
+import { Go, Search, Tail } from "./view/search.js";
+import { Workers } from "./view/workers.js";
+
+const VIEWS = new Map([
+  ["runs", () => (parts.value.length > 1 ? html`<${Run} />` : html`<${Runs} />`)],
+  ["flows", () => html`<${Flows} />`],
+  ["inbox", () => html`<${Inbox} />`],
+  ["workers", () => html`<${Workers} />`],
+  ["search", () => html`<${Search} />`],
+  ["tail", () => html`<${Tail} />`],
+  ["go", () => html`<${Go} />`],
+]);
+
+function Page() {
+  const [first = "runs"] = parts.value;
+  const view = VIEWS.get(first);
+  // How many wait for somebody is shown everywhere.
+  useEffect(() => follow(RUNS_CHANGES, () => ({ after: null }), (change) => (paused.value = change.paused), () => {}), []);
+  return html`<${Shell}>${view ? view() : html`<p class="empty">There is no page at this address. <a href=${href(["runs"])}>All runs</a></p>`}</${Shell}>`;
+}
+
+applyTheme();
+tick();
+setInterval(() => document.hidden || tick(), 1000);
+listenToLinks();
+listenToKeys();
+listenToFeeds();
+introduce().catch(() => {});
+if (!parts.peek().length) go(href(["runs"]) + location.search, { replace: true });
+render(html`<${Page} />`, document.body);

@@ -1,0 +1,79 @@
+// The address is the view: its path says what is shown, its query how.
+import { computed, signal } from "../vendor/signals.js";
+
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/** Where the page lives: all addresses are relative to it. */
+export const base = () => new URL(document.baseURI);
+
+const address = signal(read());
+
+function read() {
+  const here = new URL(location.href);
+  const path = here.pathname.startsWith(base().pathname) ? here.pathname.slice(base().pathname.length) : "";
+  return { path, query: here.search };
+}
+
+/** The parts of the path, decoded. */
+export const parts = computed(() => address.value.path.split("/").filter(Boolean).map(decoded));
+
+/** The query, to be read. */
+export const query = computed(() => new URLSearchParams(address.value.query));
+
+/** @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** @param {string | null | undefined} text */
+export function isId(text) {
+  return UUID.test(text ?? "");
+}
+
+/**
+ * An address within the page.
+ * @param {(string | number)[]} path @param {Record<string, string | null | undefined>} [given]
+ */
+export function href(path, given = {}) {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(given)) if (value) search.set(name, value);
+  const text = path.map((part) => encodeURIComponent(part)).join("/");
+  return (text || "./") + (search.size ? `?${search}` : "");
+}
+
+/** @param {string} where an address relative to the page @param {{replace?: boolean}} [how] */
+export function go(where, { replace = false } = {}) {
+  const target = new URL(where, document.baseURI);
+  if (replace) history.replaceState(null, "", target);
+  else history.pushState(null, "", target);
+  address.value = read();
+}
+
+/** Change some of the query, and leave the rest. @param {Record<string, string | null | undefined>} given */
+export function set(given) {
+  const search = new URLSearchParams(address.value.query);
+  for (const [name, value] of Object.entries(given)) {
+    if (value) search.set(name, value);
+    else search.delete(name);
+  }
+  go((address.value.path || "./") + (search.size ? `?${search}` : ""), { replace: true });
+}
+
+/** Follow the links of the page without loading it anew. */
+export function listen() {
+  addEventListener("popstate", () => (address.value = read()));
+  document.addEventListener("click", (event) => {
+    const link = event.target instanceof Element ? event.target.closest("a[href]") : null;
+    if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
+    const target = new URL(link.getAttribute("href") ?? "", document.baseURI);
+    if (link.hasAttribute("target") || link.hasAttribute("download") || target.origin !== location.origin) return;
+    if (!target.pathname.startsWith(base().pathname)) return;
+    event.preventDefault();
+    go(target.href);
+    document.querySelector("main")?.focus({ preventScroll: false });
+  });
+}

@@ -1,0 +1,73 @@
+// One flow run: counts of its tasks, attempts of a task run, what is alike among what failed.
+import { milliseconds } from "./time.js";
+import { isFinished } from "./states.js";
+import { gist } from "./text.js";
+
+/** @typedef {{task_id: string, states: Record<string, number>, start_time: string | null, end_time: string | null, again: number}} Counts */
+/** @typedef {{version: number, state: string, message: string | null, timestamp: string, start_time?: string | null}} State */
+/** @typedef {{number: number, from: number, to: number | null, state: string, message: string | null}} Attempt */
+
+/** Take in changed counts. @param {Map<string, Counts>} known @param {Counts[]} changed */
+export function merged(known, changed) {
+  if (!changed.length) return known;
+  const next = new Map(known);
+  for (const each of changed) next.set(each.task_id, each);
+  return next;
+}
+
+/** The states of all tasks together; a mapped parent is not one of its children. @param {Iterable<Counts>} counts @returns {Map<string, number>} */
+export function total(counts) {
+  const sums = new Map();
+  for (const task of counts) for (const [state, count] of Object.entries(task.states)) sums.set(state, (sums.get(state) ?? 0) + count);
+  return sums;
+}
+
+/** @param {Iterable<number>} numbers */
+export function sum(numbers) {
+  let all = 0;
+  for (const number of numbers) all += number;
+  return all;
+}
+
+/** The attempts of a task run: from each Running to the state after it. @param {State[]} states @returns {Attempt[]} */
+export function attempts(states) {
+  /** @type {Attempt[]} */
+  const found = [];
+  for (const state of states) {
+    const at = milliseconds(state.timestamp) ?? 0;
+    const open = found.at(-1);
+    if (state.state === "Running") {
+      if (open && open.to === null) open.to = at;
+      found.push({ number: found.length + 1, from: at, to: null, state: "Running", message: null });
+    } else if (open && open.to === null) {
+      Object.assign(open, { to: at, state: state.state, message: state.message });
+    }
+  }
+  return found;
+}
+
+/** What is alike, together: the first of each kind, and how many. @template {{task_id: string, state: string, state_message: string | null}} T @param {T[]} rows @returns {{first: T, rows: T[]}[]} */
+export function alike(rows) {
+  /** @type {Map<string, {first: T, rows: T[]}>} */
+  const groups = new Map();
+  for (const row of rows) {
+    const key = JSON.stringify([row.task_id, row.state, gist(row.state_message)]);
+    const known = groups.get(key);
+    if (known) known.rows.push(row);
+    else groups.set(key, { first: row, rows: [row] });
+  }
+  return [...groups.values()];
+}
+
+/** How long a run took, or has taken. @param {{start_time: string | null, end_time: string | null, state: string | null}} run @param {number} now */
+export function took(run, now) {
+  const from = milliseconds(run.start_time);
+  if (from === null) return null;
+  const to = isFinished(run.state) ? milliseconds(run.end_time) : now;
+  return to === null ? null : Math.max(0, to - from);
+}
+
+/** The columns of a condition on the place after a row, newest first. @param {string} column @param {{id: string} & Record<string, any>} row */
+export function before(column, row) {
+  return { _or: [{ [column]: { _lt: row[column] } }, { [column]: { _eq: row[column] }, id: { _lt: row.id } }] };
+}

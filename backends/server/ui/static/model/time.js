@@ -1,0 +1,125 @@
+// Time as people read it: in the zone they chose, with how long ago, by the clock of the server.
+import { signal } from "../vendor/signals.js";
+
+const browserZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+
+/** The name of the zone that moments are shown in. */
+export const zone = signal(stored("flowloop.zone") ?? browserZone);
+
+/** Milliseconds by which the clock of the server is ahead of the browser's. */
+export const ahead = signal(0);
+
+/** The time now, by the clock of the server; it ticks once a second while somebody looks. */
+export const now = signal(Date.now());
+
+/** @param {string} name */
+function stored(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** @param {string} name */
+export function isZone(name) {
+  try {
+    new Intl.DateTimeFormat("en", { timeZone: name });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The zones to choose from, the browser's and UTC first. */
+export function zones() {
+  const all = typeof Intl.supportedValuesOf === "function" ? Intl.supportedValuesOf("timeZone") : [];
+  return [...new Set([browserZone, "UTC", ...all])];
+}
+
+/** @param {string} name */
+export function chooseZone(name) {
+  zone.value = isZone(name) ? name : browserZone;
+  try {
+    localStorage.setItem("flowloop.zone", zone.value);
+  } catch {
+    // it is forgotten with the page
+  }
+}
+
+/** Take in the clock of the server. @param {string | null} date the Date header of an answer */
+export function hearClock(date) {
+  const heard = date ? Date.parse(date) : NaN;
+  // The header has whole seconds: half a one is the best guess at the rest.
+  if (!Number.isNaN(heard) && Math.abs(heard + 500 - Date.now() - ahead.value) > 1500) ahead.value = heard + 500 - Date.now();
+}
+
+export function tick() {
+  now.value = Date.now() + ahead.value;
+}
+
+/** @type {Map<string, Intl.DateTimeFormat>} */
+const formats = new Map();
+
+/** @param {string} name @param {Intl.DateTimeFormatOptions} options */
+function format(name, options) {
+  const key = `${name} ${zone.value}`;
+  let found = formats.get(key);
+  if (!found) formats.set(key, (found = new Intl.DateTimeFormat("en-GB", { timeZone: zone.value, ...options })));
+  return found;
+}
+
+/** @param {string | null | undefined} text @returns {number | null} */
+export function milliseconds(text) {
+  const moment = text ? Date.parse(text) : NaN;
+  return Number.isNaN(moment) ? null : moment;
+}
+
+/** The time of day, with the date if it is another day. @param {number} moment */
+export function clock(moment) {
+  const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
+  return day(moment) === day(now.peek()) ? time : `${day(moment)} ${time}`;
+}
+
+/** @param {number} moment */
+export function day(moment) {
+  const parts = format("day", { year: "numeric", month: "2-digit", day: "2-digit" }).formatToParts(moment);
+  const of = /** @param {string} type */ (type) => parts.find((part) => part.type === type)?.value ?? "";
+  return `${of("year")}-${of("month")}-${of("day")}`;
+}
+
+/** In full, with milliseconds and the zone. @param {number} moment */
+export function full(moment) {
+  const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
+  const offset = format("offset", { timeZoneName: "longOffset" }).formatToParts(moment);
+  const name = offset.find((part) => part.type === "timeZoneName")?.value ?? "";
+  return `${day(moment)} ${time}.${String(Math.floor(moment) % 1000).padStart(3, "0")} ${zone.value} (${name.replace("GMT", "UTC")})`;
+}
+
+/** The time of day with milliseconds, as beside a line of a log. @param {number} moment */
+export function precise(moment) {
+  const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
+  return `${time}.${String(Math.floor(moment) % 1000).padStart(3, "0")}`;
+}
+
+/** How long, in two units at most. @param {number} ms */
+export function duration(ms) {
+  if (ms < 0) return "0 ms";
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 10_000) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return seconds % 60 ? `${minutes} min ${seconds % 60} s` : `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
+  const days = Math.floor(hours / 24);
+  return hours % 24 ? `${days} d ${hours % 24} h` : `${days} d`;
+}
+
+/** @param {number} moment */
+export function relative(moment) {
+  const gone = now.value - moment;
+  if (Math.abs(gone) < 1000) return "now";
+  return gone > 0 ? `${duration(Math.floor(gone / 1000) * 1000)} ago` : `in ${duration(Math.ceil(-gone / 1000) * 1000)}`;
+}

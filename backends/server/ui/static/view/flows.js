@@ -1,0 +1,221 @@
+// Flows: how their last runs went, when the next is due, and a form to run one now.
+import { html } from "../html.js";
+import { useEffect, useMemo, useState } from "../vendor/hooks.js";
+import { useSignal } from "../vendor/signals.js";
+import { ask } from "../api.js";
+import { go, href, isId, parts, query } from "../model/route.js";
+import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, SCHEDULE_OFF, SCHEDULE_ON, START } from "../model/queries.js";
+import { Typed, encode, inputs, read } from "../model/form.js";
+import { isFinished, look, worst } from "../model/states.js";
+import { milliseconds, duration } from "../model/time.js";
+import { number } from "../model/text.js";
+import { Copy, Name, Problem, State, Text, Time, useAnswer, useTitle } from "./kit.js";
+import { may } from "./shell.js";
+import { taskRunAddress } from "./run.js";
+
+export function Flows() {
+  const [, id] = parts.value;
+  const { data, error, again } = useAnswer(FLOWS);
+  const flows = useMemo(() => [...(data?.flow ?? [])].sort((a, b) => a.name.localeCompare(b.name)), [data]);
+  const chosen = flows.find((flow) => flow.id === id);
+  if (id && data && !chosen) return html`<${Older} id=${id} again=${again} />`;
+  if (chosen) return html`<${Flow} key=${chosen.id} flow=${chosen} again=${again} />`;
+  return html`<${List} flows=${flows} data=${data} error=${error} again=${again} />`;
+}
+
+/** A version of a flow that a newer one has taken the place of. @param {{id: string, again: () => void}} props */
+function Older({ id }) {
+  useTitle("Flow");
+  const found = useAnswer(isId(id) ? `query Older($id: uuid!) { flow_by_pk(id: $id) { id name version description parameters archived is_schedule_active schedule flow_group { id description schedule default_parameters labels } } }` : null, { id });
+  if (found.data?.flow_by_pk) return html`<${Flow} flow=${found.data.flow_by_pk} again=${found.again} />`;
+  return html`<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`;
+}
+
+/** @param {{flows: any[], data: any, error: Error | null, again: () => void}} props */
+function List({ flows, data, error, again }) {
+  useTitle("Flows");
+  return html`<h1>Flows</h1>
+    <${Problem} error=${error} again=${again} what="The flows" />
+    ${data && !flows.length ? html`<p class="empty">No flow is registered. <code>flowloop run FILE</code> registers one and runs it.</p>` : null}
+    <ul class="list flows" aria-label="Flows">${flows.map((flow) => html`<li key=${flow.id} class="panel"><${Summary} flow=${flow} again=${again} /></li>`)}</ul>`;
+}
+
+/** @param {{flow: any, again: () => void, heading?: any}} props */
+function Summary({ flow, again }) {
+  const { data } = useAnswer(LAST_RUNS, { flow: flow.id });
+  const runs = data?.flow_run ?? [];
+  const over = runs.filter((/** @type {any} */ run) => isFinished(run.state));
+  const good = over.filter((/** @type {any} */ run) => look(run.state).group === "success").length;
+  const spans = over.map((/** @type {any} */ run) => (milliseconds(run.end_time) ?? 0) - (milliseconds(run.start_time) ?? 0)).filter((/** @type {number} */ span) => span > 0).sort((/** @type {number} */ a, /** @type {number} */ b) => a - b);
+  return html`<div class="title"><h2><a data-row href=${href(["flows", flow.id])}><${Name} of=${flow.name} /></a> <small class="faint">version ${flow.version}</small></h2>
+      <span class="buttons">${may("run") && html`<a class="button" href=${href(["flows", flow.id], { form: "run" })}>Run now…</a>`}</span></div>
+    <p class="facts"><${Sparks} runs=${runs} />
+      ${over.length ? html`<span>${Math.round((100 * good) / over.length)} % of the last ${over.length} successful</span>` : html`<span class="faint">no runs yet</span>`}
+      ${spans.length ? html`<span class="faint">median ${duration(spans[Math.floor(spans.length / 2)])}</span>` : null}</p>
+    <${Schedule} flow=${flow} again=${again} />`;
+}
+
+/** The last runs as bars: tall ones took long. @param {{runs: any[]}} props */
+function Sparks({ runs }) {
+  const spans = runs.map((run) => Math.max(0, (milliseconds(run.end_time) ?? 0) - (milliseconds(run.start_time) ?? 0)));
+  const most = Math.max(1, ...spans);
+  return html`<span class="sparks">${[...runs].reverse().map((run, at) => html`<a key=${run.id} href=${href(["runs", run.id])} title=${`${run.name}: ${run.state}`} aria-label=${`${run.name}: ${run.state}`}><span class=${`of-${look(run.state).group}`} style=${{ height: `${6 + (18 * spans[runs.length - 1 - at]) / most}px` }}></span></a>`)}</span>`;
+}
+
+/** @param {{flow: any, again: () => void}} props */
+function Schedule({ flow, again }) {
+  const schedule = flow.flow_group?.schedule ?? flow.schedule;
+  const problem = useSignal("");
+  const busy = useSignal(false);
+  const { data, error } = useAnswer(schedule ? NEXT_DATES : null, { schedule });
+  if (!schedule) return html`<p class="faint">no schedule</p>`;
+  const change = async () => {
+    busy.value = true;
+    problem.value = "";
+    try {
+      await ask(flow.is_schedule_active ? SCHEDULE_OFF : SCHEDULE_ON, { input: { flow_id: flow.id } });
+      again();
+    } catch (refusal) {
+      problem.value = refusal instanceof Error ? refusal.message : String(refusal);
+    }
+    busy.value = false;
+  };
+  const next = data?.preview_schedule ?? [];
+  return html`<p class="facts"><label class="switch"><input type="checkbox" role="switch" checked=${flow.is_schedule_active} disabled=${busy.value || !may("run")} onChange=${change} /> schedule ${flow.is_schedule_active ? "on" : "off"}</label>
+    <span class="faint">${(schedule.clocks ?? []).map(clockWords).join(" and ")}</span>
+    ${next.length ? html`<span>next <${Time} at=${next[0]} /> <span class="faint">(<${Time} at=${next[0]} ago />)</span></span>` : error ? html`<span class="problem">${error.message}</span>` : html`<span class="faint">no further dates</span>`}
+    ${problem.value && html`<span class="problem" role="alert">${problem.value}</span>`}</p>`;
+}
+
+/** @param {any} clock */
+function clockWords(clock) {
+  const zone = clock.start_date?.tz ?? clock.timezone ?? "";
+  if (clock.cron) return `cron ${clock.cron}${zone ? ` ${zone}` : ""}`;
+  const seconds = typeof clock.interval === "number" ? clock.interval / 1e6 : 0;
+  if (seconds) return `every ${duration(seconds * 1000)}`;
+  return String(clock.type ?? "dates");
+}
+
+/** @param {{flow: any, again: () => void}} props */
+function Flow({ flow, again }) {
+  useTitle(flow.name);
+  const wanted = query.value.get("form") === "run" || query.value.get("values");
+  return html`<nav class="crumbs" aria-label="Where this is"><a href=${href(["flows"])}>Flows</a> /</nav>
+    <h1 class="hidden">Flow ${flow.name}</h1>
+    <section class="panel"><${Summary} flow=${flow} again=${again} />
+      ${flow.description || flow.flow_group?.description ? html`<p><${Text} text=${flow.flow_group?.description || flow.description} /></p>` : null}</section>
+    ${wanted && may("run") ? html`<${Form} flow=${flow} />` : null}
+    <${Grid} flow=${flow} />
+    <p><a href=${href(["runs"], { flow: flow.name })}>All runs of this flow</a></p>`;
+}
+
+/** Tasks by runs: a task that fails again and again is a row of crosses. @param {{flow: any}} props */
+function Grid({ flow }) {
+  const { data } = useAnswer(LAST_RUNS, { flow: flow.id });
+  const [grid, setGrid] = useState(/** @type {any} */ (null));
+  const runs = [...(data?.flow_run ?? [])].reverse();
+  useEffect(() => {
+    if (!runs.length) return;
+    const names = runs.map((_, at) => `$r${at}: UUID!`).join(", ");
+    const fields = runs.map((_, at) => `s${at}: run_summary(flow_run_id: $r${at}) { tasks { task_id states } }`).join(" ");
+    ask(`query Grid(${names}) { ${fields} }`, Object.fromEntries(runs.map((run, at) => [`r${at}`, run.id]))).then(
+      async (answer) => {
+        const head = await ask(HEAD, { run: runs[runs.length - 1].id });
+        setGrid({ cells: runs.map((_, at) => new Map(answer[`s${at}`].tasks.map((/** @type {any} */ task) => [task.task_id, task.states]))), tasks: head.flow_run_by_pk.flow.tasks });
+      },
+      () => {},
+    );
+  }, [data]);
+  if (!grid) return null;
+  return html`<section class="panel"><h2>Tasks in the last ${runs.length} runs</h2><div class="scroll" tabindex="0"><table class="grid"><thead><tr><th scope="col">task</th>
+      ${runs.map((run) => html`<th scope="col" key=${run.id}><a href=${href(["runs", run.id])} aria-label=${run.name}><${State} state=${run.state} bare /></a></th>`)}</tr></thead>
+    <tbody>${grid.tasks.map((/** @type {any} */ task) => html`<tr key=${task.id}><th scope="row"><${Name} of=${task.name} />${task.mapped ? " ▤" : ""}</th>
+      ${runs.map((run, at) => {
+        const states = /** @type {[string, number][]} */ (Object.entries(grid.cells[at].get(task.id) ?? {}));
+        const bad = states.filter(([state]) => look(state).group === "failed").reduce((sum, [, count]) => sum + count, 0);
+        const group = states.length ? worst(states) : "pending";
+        const shape = { failed: "✕", paused: "⏸", retrying: "↻", running: "◐", cancelled: "⊘", skipped: "–", success: "✓" }[group] ?? "○";
+        return html`<td key=${run.id}><a class=${`of-${group}`} href=${taskRunAddress(run.id, task.id, -1)} aria-label=${`${task.name} in ${run.name}: ${group}`}>${shape}${bad > 1 ? number(bad) : ""}</a></td>`;
+      })}</tr>`)}</tbody></table></div></section>`;
+}
+
+/** @param {{flow: any}} props */
+function Form({ flow }) {
+  const source = query.value.get("values");
+  const from = useAnswer(isId(source) ? HEAD : null, { run: source });
+  const defaults = flow.flow_group?.default_parameters ?? {};
+  const fields = useMemo(() => inputs(flow.parameters ?? [], { ...defaults, ...(from.data?.flow_run_by_pk?.parameters ?? {}) }), [flow.id, from.data]);
+  const [typed, setTyped] = useState(/** @type {Map<string, string | null>} */ (new Map()));
+  const [problem, setProblem] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [name, setName] = useState("");
+  const [when, setWhen] = useState("");
+  const [labels, setLabels] = useState("");
+  // One key for each opened form, so that pressing twice starts one run.
+  const key = useMemo(() => crypto.randomUUID?.() ?? String(Math.random()), []);
+  if (source && from.loading) return html`<p class="faint" aria-busy="true">…</p>`;
+  const copied = Boolean(source);
+  const isSet = (/** @type {any} */ field) => (typed.has(field.name) ? typed.get(field.name) !== null : field.required || copied);
+  const textOf = (/** @type {any} */ field) => typed.get(field.name) ?? field.initial;
+  const type = (/** @type {string} */ field, /** @type {string | null} */ text) => setTyped((before) => new Map(before).set(field, text));
+  const values = () => {
+    /** @type {Record<string, unknown>} */
+    const found = Object.create(null);
+    for (const field of fields) {
+      if (!isSet(field)) continue;
+      const { value, problem: wrong } = read(field, textOf(field));
+      if (wrong) throw new Error(wrong);
+      found[field.name] = value;
+    }
+    return found;
+  };
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    setProblem("");
+    try {
+      const given = values();
+      const large = Object.values(given).some((value) => value instanceof Typed);
+      setBusy(true);
+      const input = { flow_id: flow.id, flow_run_name: name || null, idempotency_key: key, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? new Date(when).toISOString() : null };
+      // Whole numbers beyond what a browser can count go as they were typed, inside the text of the document.
+      const parameters = large ? null : given;
+      const text = large ? START.replace("$input: create_flow_run_input!", "$flow: UUID!, $key: String").replace("input: $input", `input: {flow_id: $flow, idempotency_key: $key, parameters: ${JSON.stringify(encode(given))}}`) : START;
+      const answer = await ask(text, large ? { flow: flow.id, key } : { input: { ...input, parameters } });
+      go(href(["runs", answer.create_flow_run.id]));
+    } catch (refusal) {
+      setProblem(refusal instanceof Error ? refusal.message : String(refusal));
+      setBusy(false);
+    }
+  };
+  const command = () => {
+    try {
+      return `flowloop run FILE ${Object.entries(values()).map(([each, value]) => `-p '${each}=${value instanceof Typed ? value.text : typeof value === "string" ? value : JSON.stringify(value)}'`).join(" ")}`;
+    } catch {
+      return "flowloop run FILE";
+    }
+  };
+  return html`<form class="panel form" onSubmit=${submit} aria-labelledby="run-now" autocomplete="off">
+    <h2 id="run-now">Run ${flow.name}</h2>
+    ${fields.map((field) => html`<div class="field" key=${field.name}>
+      <label for=${`p-${field.name}`}><${Name} of=${field.name} />${field.required ? " *" : ""} <small class="faint">${field.hint}</small></label>
+      ${isSet(field) ? html`<${Input} field=${field} value=${textOf(field)} change=${(/** @type {string} */ text) => type(field.name, text)} />` : html`<span class="faint default">default: ${field.secret ? "hidden" : html`<code>${JSON.stringify(field.default ?? null)}</code>`}</span>`}
+      ${field.required ? null : html`<label class="switch"><input type="checkbox" checked=${!isSet(field)} onChange=${() => type(field.name, isSet(field) ? null : field.initial)} /> leave to the default</label>`}
+    </div>`)}
+    ${!fields.length && html`<p class="faint">This flow has no parameters.</p>`}
+    <div class="field"><label for="run-name">Name <small class="faint">two random words if empty</small></label><input id="run-name" type="text" value=${name} onInput=${(/** @type {any} */ event) => setName(event.currentTarget.value)} /></div>
+    <div class="field"><label for="run-when">When <small class="faint">now if empty, else in the zone of this browser</small></label><input id="run-when" type="datetime-local" value=${when} onInput=${(/** @type {any} */ event) => setWhen(event.currentTarget.value)} /></div>
+    <div class="field"><label for="run-labels">Labels <small class="faint">those of the flow if empty</small></label><input id="run-labels" type="text" value=${labels} onInput=${(/** @type {any} */ event) => setLabels(event.currentTarget.value)} /></div>
+    ${problem && html`<p class="problem" role="alert">${problem}</p>`}
+    <div class="buttons"><button type="submit" class="primary" disabled=${busy}>Run</button> <a class="button" href=${href(["flows", flow.id])}>Leave it</a> <${Copy} text=${command()} label="as a command" /></div>
+  </form>`;
+}
+
+/** @param {{field: any, value: string, change: (text: string) => void}} props */
+function Input({ field, value, change }) {
+  const shared = { id: `p-${field.name}`, value, onInput: (/** @type {any} */ event) => change(event.currentTarget.value) };
+  if (field.kind === "boolean") return html`<select ...${shared}><option value="true">yes</option><option value="false">no</option></select>`;
+  if (field.kind === "choice") return html`<select ...${shared}>${field.options.map((/** @type {unknown} */ option) => html`<option key=${String(option)} value=${String(option)}>${String(option)}</option>`)}</select>`;
+  if (field.kind === "json") return html`<textarea ...${shared} rows=${Math.min(8, 1 + value.split("\n").length)} spellcheck=${false}></textarea>`;
+  return html`<input ...${shared} type=${field.secret ? "password" : "text"} inputmode=${field.kind === "integer" ? "numeric" : field.kind === "number" ? "decimal" : null} />`;
+}
+

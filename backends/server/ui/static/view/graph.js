@@ -1,0 +1,90 @@
+// The graph of the flow, with a node for each task: a mapped one holds the counts of its children, never the children.
+import { html } from "../html.js";
+import { useEffect, useMemo, useState } from "../vendor/hooks.js";
+import { NODE, inOrder, isDrawable, layOut } from "../model/graph.js";
+import { byGroup, look, worst } from "../model/states.js";
+import { sum } from "../model/run.js";
+import { counted, number, visible } from "../model/text.js";
+import { Bar, Counts, Name } from "./kit.js";
+import { taskRunAddress } from "./run.js";
+
+/** @param {{run: any, counts: Map<string, any>, task?: string, stamp: string}} props */
+export function Graph({ run, counts, task, stamp }) {
+  const { tasks, edges, id } = run.flow;
+  const drawable = isDrawable(tasks, edges);
+  const [layout, setLayout] = useState(/** @type {import("../model/graph.js").Layout | null} */ (null));
+  useEffect(() => {
+    if (!drawable || !tasks.length) return;
+    let wanted = true;
+    import("../vendor/dagre.js").then((dagre) => wanted && setLayout(layOut(dagre, tasks, edges)));
+    return () => {
+      wanted = false;
+    };
+  }, [id]);
+  const ordered = useMemo(() => inOrder(tasks, edges), [id]);
+  if (!tasks.length) return null;
+  const statesOf = (/** @type {string} */ key) => /** @type {[string, number][]} */ (Object.entries(counts.get(key)?.states ?? {}));
+  return html`<section class="panel graph" aria-labelledby="graph">
+    <h2 id="graph">Graph <small class="faint">${counted(tasks.length, "task")}</small></h2>
+    ${!drawable && html`<p class="faint">The graph has ${counted(tasks.length, "task")} and ${counted(edges.length, "edge")}: it is listed instead of drawn.</p>`}
+    ${layout && html`<div class="drawing" tabindex="0" role="group" aria-label="Graph of the flow; the list of tasks below says the same">
+      <svg width=${layout.width} height=${layout.height} viewBox=${`0 0 ${layout.width} ${layout.height}`} onKeyDown=${(/** @type {KeyboardEvent} */ event) => walk(event, layout)}>
+        ${layout.edges.map((edge) => html`<path key=${`${edge.from} ${edge.to}`} class=${edge.mapped ? "edge mapped" : "edge"} d=${edge.path} />`)}
+        ${tasks.map((/** @type {any} */ each) => {
+          const place = /** @type {{x: number, y: number}} */ (layout.nodes.get(each.id));
+          return html`<${Node} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
+        })}
+      </svg></div>`}
+    <details class="as-list" open=${!drawable}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
+      <span class="what"><${Name} of=${each.name} />${each.mapped ? " ▤" : ""}</span><${Bar} counts=${statesOf(each.id)} /><${Counts} counts=${statesOf(each.id)} /></a></li>`)}</ul></details>
+  </section>`;
+}
+
+/** @param {{run: any, task: any, x: number, y: number, states: [string, number][], again: number, selected: boolean}} props */
+function Node({ run, task, x, y, states, again, selected }) {
+  const all = sum(states.map(([, count]) => count));
+  const children = Math.max(0, all - 1);
+  const isMapped = task.mapped || children > 0;
+  const group = states.length ? worst(states) : "pending";
+  const only = states.length === 1 && all === 1 ? states[0][0] : null;
+  const groups = byGroup(states);
+  const words = isMapped ? groups.map((each) => `${number(each.count)} ${each.group}`).join(", ") : (only ?? "Pending");
+  let left = 10;
+  const width = NODE.width - 20;
+  const parts = [...groups].reverse().map((each) => {
+    const part = { group: each.group, x: left, width: (width * each.count) / Math.max(1, all) };
+    left += part.width;
+    return part;
+  });
+  const symbol = only ? look(only).symbol : { failed: "✕", paused: "⏸", retrying: "↻", running: "◐", success: "✓" }[group] ?? "○";
+  return html`<a href=${taskRunAddress(run.id, task.id, -1)} data-task=${task.id} class=${`node of-${group}${selected ? " selected" : ""}${isMapped ? " mapped" : ""}`} transform=${`translate(${x} ${y})`} aria-label=${`${visible(task.name)}: ${words}`}>
+    <title>${visible(task.name)}: ${words}</title>
+    ${isMapped && html`<rect class="behind" x="4" y="4" width=${NODE.width} height=${NODE.height} rx="7" />`}
+    <rect class="box" width=${NODE.width} height=${NODE.height} rx="7" />
+    <text class="shape" x="10" y="22">${symbol}</text>
+    <foreignObject x="28" y="5" width=${NODE.width - 34} height="24"><div class="node-name" dir="auto">${visible(task.name)}</div></foreignObject>
+    ${isMapped && children > 0 ? html`${parts.map((part) => html`<rect key=${part.group} class=${`fill of-${part.group}`} x=${part.x} y="34" width=${part.width} height="6" />`)}
+      <text class="small-text" x="10" y="50">${number(children)}${again ? ` · ${number(again)} ↻` : ""}</text>` : html`<text class="small-text" x="10" y="44">${words}${again ? " ↻" : ""}</text>`}
+  </a>`;
+}
+
+/** Follow an edge with an arrow key. @param {KeyboardEvent} event @param {import("../model/graph.js").Layout} layout */
+function walk(event, layout) {
+  const at = event.target instanceof Element ? event.target.closest("[data-task]")?.getAttribute("data-task") : null;
+  if (!at) return;
+  const own = layout.nodes.get(at);
+  const next = (() => {
+    if (event.key === "ArrowRight") return layout.edges.filter((edge) => edge.from === at).map((edge) => edge.to);
+    if (event.key === "ArrowLeft") return layout.edges.filter((edge) => edge.to === at).map((edge) => edge.from);
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      const way = event.key === "ArrowDown" ? 1 : -1;
+      return [...layout.nodes].filter(([, place]) => own && Math.abs(place.x - own.x) < NODE.width && (place.y - own.y) * way > 0).sort(([, a], [, b]) => (a.y - b.y) * way).map(([id]) => id);
+    }
+    return [];
+  })();
+  if (!next.length) return;
+  event.preventDefault();
+  const element = document.querySelector(`.graph [data-task="${CSS.escape(next[0])}"]`);
+  if (element instanceof SVGElement) element.focus();
+}
+

@@ -1,0 +1,186 @@
+// What all views are made of: questions with an answer, states, times, bars, dialogs.
+import { html } from "../html.js";
+import { useEffect, useRef, useState } from "../vendor/hooks.js";
+import { useSignal } from "../vendor/signals.js";
+import { ask } from "../api.js";
+import { byGroup, look } from "../model/states.js";
+import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
+import { LONG, bytes, number, pieces, visible } from "../model/text.js";
+
+/**
+ * The answer to a question, asked again when its variables change; what was answered before stays until then.
+ * @param {string | null} text @param {Record<string, unknown>} [variables]
+ * @returns {{data: any, error: Error | null, loading: boolean, again: () => void}}
+ */
+export function useAnswer(text, variables = {}) {
+  const [state, setState] = useState({ data: /** @type {any} */ (null), error: /** @type {Error | null} */ (null), loading: true, of: "" });
+  const [turn, setTurn] = useState(0);
+  const key = JSON.stringify([text, variables]);
+  const asked = useRef(0);
+  useEffect(() => {
+    if (text === null) return;
+    const mine = (asked.current += 1);
+    setState((before) => ({ ...before, loading: true }));
+    ask(text, variables).then(
+      (data) => mine === asked.current && setState({ data, error: null, loading: false, of: key }),
+      (error) => mine === asked.current && setState((before) => ({ ...before, error, loading: false })),
+    );
+  }, [key, turn]);
+  return { ...state, again: () => setTurn((before) => before + 1) };
+}
+
+/** @param {{title: string}} props */
+export function useTitle(title) {
+  useEffect(() => {
+    document.title = `${visible(title)} · flowloop`;
+  }, [title]);
+}
+
+/** @param {{error: Error | null, again: () => void, what: string}} props */
+export function Problem({ error, again, what }) {
+  if (!error) return null;
+  return html`<p class="problem" role="alert">
+    ${what} could not be read: ${error.message} <button type="button" onClick=${again}>Try again</button>
+  </p>`;
+}
+
+/** @param {{state: string | null, bare?: boolean}} props */
+export function State({ state, bare = false }) {
+  const { symbol, group } = look(state);
+  return html`<span class=${`state of-${group}`}><span class="symbol" aria-hidden="true">${symbol}</span>${bare ? html`<span class="hidden">${state ?? "Pending"}</span>` : html` ${state ?? "Pending"}`}</span>`;
+}
+
+/** @param {{at: string | number | null | undefined, ago?: boolean}} props */
+export function Time({ at, ago = false }) {
+  const moment = typeof at === "number" ? at : milliseconds(at);
+  if (moment === null || moment === undefined) return html`<span class="faint">–</span>`;
+  const iso = new Date(moment).toISOString();
+  return html`<time datetime=${iso} title=${`${full(moment)}\n${iso}`}>${ago ? relative(moment) : clock(moment)}</time>`;
+}
+
+/** How long a run has taken: it goes on counting while it runs. @param {{run: any}} props */
+export function Took({ run }) {
+  const from = milliseconds(run.start_time);
+  if (from === null) return null;
+  const over = milliseconds(run.end_time);
+  const isOver = look(run.state).group !== "running" && over !== null;
+  return html`<span class="number">${duration((isOver ? over : now.value) - from)}${isOver || look(run.state).group !== "running" ? "" : " …"}</span>`;
+}
+
+/** A bar of how many are in each group of states. @param {{counts: Iterable<[string, number]>, wide?: boolean}} props */
+export function Bar({ counts, wide = false }) {
+  const groups = byGroup(counts);
+  const all = groups.reduce((sum, each) => sum + each.count, 0);
+  if (!all) return null;
+  const words = groups.map((each) => `${number(each.count)} ${each.group}`).join(", ");
+  return html`<span class=${wide ? "bar wide" : "bar"} role="img" aria-label=${words} title=${words}>
+    ${[...groups].reverse().map((each) => html`<span key=${each.group} class=${`part of-${each.group}`} style=${{ flexGrow: each.count }}></span>`)}
+  </span>`;
+}
+
+/** @param {{counts: Iterable<[string, number]>}} props */
+export function Counts({ counts }) {
+  const groups = byGroup(counts);
+  return html`<span class="counts">${groups.map((each) => {
+    const { symbol } = { symbol: { failed: "✕", paused: "⏸", retrying: "↻", running: "◐", cancelled: "⊘", pending: "○", skipped: "–", success: "✓" }[each.group] };
+    return html`<span key=${each.group} class=${`state of-${each.group}`} title=${each.group}><span class="number">${number(each.count)}</span> <span aria-hidden="true">${symbol}</span><span class="hidden">${each.group}</span></span>`;
+  })}</span>`;
+}
+
+/** Text of users: as text, folded if it is long, with links and the colours of a terminal. @param {{text: string | null, limit?: number}} props */
+export function Text({ text, limit = LONG }) {
+  const open = useSignal(false);
+  if (!text) return null;
+  const isLong = text.length > limit;
+  const shown = isLong && !open.value ? text.slice(0, limit) : text;
+  return html`${pieces(shown).map((piece) => piece.href
+    ? html`<a href=${piece.href} target="_blank" rel="noopener noreferrer" class=${piece.style || null}>${piece.text}</a>`
+    : piece.style ? html`<span class=${piece.style}>${piece.text}</span>` : piece.text)}
+  ${isLong && html`<button type="button" class="small" onClick=${() => (open.value = !open.value)}>${open.value ? "show less" : `… show all ${bytes(text.length)}`}</button>`}`;
+}
+
+/** A name, with what cannot be seen made visible. @param {{of: string | null | undefined}} props */
+export function Name({ of }) {
+  return html`<span class="name" dir="auto">${of ? visible(of) : "(no name)"}</span>`;
+}
+
+/** @param {{value: unknown}} props */
+export function Json({ value }) {
+  const text = JSON.stringify(value, null, 2) ?? "null";
+  return html`<pre class="json"><${Text} text=${text} /></pre>`;
+}
+
+/** @param {{text: string, label?: string}} props */
+export function Copy({ text, label = "copy" }) {
+  const done = useSignal(false);
+  const copy = async () => {
+    await navigator.clipboard?.writeText(text);
+    done.value = true;
+    setTimeout(() => (done.value = false), 1500);
+  };
+  return html`<button type="button" class="small" onClick=${copy}>${done.value ? "copied" : label}</button>`;
+}
+
+/**
+ * A question that has to be answered before something is changed.
+ * @param {{title: string, action: string, close: () => void, run: () => Promise<unknown>, children?: any, danger?: boolean}} props
+ */
+export function Dialog({ title, action, close, run, children, danger = false }) {
+  const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const busy = useSignal(false);
+  const problem = useSignal("");
+  useEffect(() => {
+    const from = document.activeElement;
+    dialog.current?.showModal();
+    return () => from instanceof HTMLElement && from.isConnected && from.focus();
+  }, []);
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    if (busy.value) return;
+    busy.value = true;
+    problem.value = "";
+    try {
+      await run();
+      close();
+    } catch (error) {
+      problem.value = error instanceof Error ? error.message : String(error);
+      busy.value = false;
+    }
+  };
+  return html`<dialog ref=${dialog} aria-labelledby="question" onCancel=${close} onClose=${close}>
+    <form onSubmit=${submit}>
+      <h2 id="question">${title}</h2>
+      ${children}
+      ${problem.value && html`<p class="problem" role="alert">${problem.value}</p>`}
+      <div class="buttons">
+        <button type="button" onClick=${close}>Leave it</button>
+        <button type="submit" class=${danger ? "danger" : "primary"} disabled=${busy.value}>${action}</button>
+      </div>
+    </form>
+  </dialog>`;
+}
+
+/** @param {{name: string, tabs: {id: string, label: any}[], chosen: string, href: (id: string) => string}} props */
+export function Tabs({ name, tabs, chosen, href }) {
+  return html`<nav class="tabs" aria-label=${name}>${tabs.map((tab) => html`<a key=${tab.id} href=${href(tab.id)} aria-current=${tab.id === chosen ? "page" : null}>${tab.label}</a>`)}</nav>`;
+}
+
+/** Call something when a value changes, at most so often. @param {() => void} call @param {unknown} value @param {number} [every] */
+export function useThrottled(call, value, every = 1000) {
+  const last = useRef(0);
+  const first = useRef(true);
+  const current = useRef(call);
+  current.current = call;
+  useEffect(() => {
+    if (first.current) {
+      first.current = false;
+      return;
+    }
+    const wait = Math.max(0, last.current + every - Date.now());
+    const timer = setTimeout(() => {
+      last.current = Date.now();
+      current.current();
+    }, wait);
+    return () => clearTimeout(timer);
+  }, [value]);
+}

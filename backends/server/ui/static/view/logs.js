@@ -1,0 +1,114 @@
+// Log lines: the newest first to arrive, older ones on demand, followed until the reader scrolls up.
+import { html } from "../html.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "../vendor/hooks.js";
+import { useSignal } from "../vendor/signals.js";
+import { ask, follow } from "../api.js";
+import { query, set } from "../model/route.js";
+import { LINES, RUN_LOGS } from "../model/queries.js";
+import { isFinished } from "../model/states.js";
+import { before } from "../model/run.js";
+import { full, milliseconds, precise, zone } from "../model/time.js";
+import { counted } from "../model/text.js";
+import { Problem, Text } from "./kit.js";
+import { useKeys } from "./shell.js";
+
+const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
+const PAGE = 500;
+const KEPT = 3000;
+
+/** @param {{run: any, tasks: Map<string, any>}} props */
+export function Logs({ run }) {
+  return html`<section class="panel" aria-label="Logs"><${Lines} run=${run.id} live=${!isFinished(run.state)} tall /></section>`;
+}
+
+/** @param {{run: string, taskRun?: string, window?: {from: string, to: string} | null, live: boolean, tall: boolean}} props */
+export function Lines({ run, taskRun, window, live, tall }) {
+  const level = query.value.get("level") ?? "";
+  const text = query.value.get("find") ?? "";
+  const least = LEVELS.indexOf(level);
+  const levels = least > 0 ? LEVELS.slice(least) : null;
+  const [lines, setLines] = useState(/** @type {any[]} */ ([]));
+  const [older, setOlder] = useState(false);
+  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [loaded, setLoaded] = useState(false);
+  const wrap = useSignal(true);
+  const following = useSignal(true);
+  const unseen = useSignal(0);
+  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const key = JSON.stringify([run, taskRun, window, level, text]);
+
+  const read = async (/** @type {any[]} */ known) => {
+    /** @type {any[]} */
+    const where = [taskRun ? { task_run_id: { _eq: taskRun } } : { flow_run_id: { _eq: run } }];
+    if (levels) where.push({ level: { _in: levels } });
+    if (text) where.push({ message: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } });
+    if (window) where.push({ timestamp: { _gte: window.from, _lte: window.to } });
+    if (known.length) where.push(before("timestamp", known[0]));
+    try {
+      const { log } = await ask(LINES, { where: { _and: where }, limit: PAGE + 1 });
+      setOlder(log.length > PAGE);
+      setLines([...log.slice(0, PAGE).reverse(), ...known]);
+      setError(null);
+      setLoaded(true);
+    } catch (problem) {
+      setError(/** @type {Error} */ (problem));
+    }
+  };
+  useEffect(() => {
+    setLoaded(false);
+    read([]);
+    if (!live || window || text) return;
+    let cursor = /** @type {string | null} */ (null);
+    return follow(RUN_LOGS, () => ({ run, taskRun: taskRun ?? null, levels, after: cursor }), (change) => {
+      cursor = change.cursor;
+      if (!change.lines.length) return;
+      setLines((known) => {
+        const ids = new Set(known.slice(-PAGE).map((line) => line.id));
+        const fresh = change.lines.filter((/** @type {any} */ line) => !ids.has(line.id));
+        if (!following.peek()) unseen.value += fresh.length;
+        return [...known, ...fresh].slice(-KEPT);
+      });
+    }, () => read([]));
+  }, [key, live]);
+  useLayoutEffect(() => {
+    if (following.peek() && box.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [lines]);
+  const resume = () => {
+    following.value = true;
+    unseen.value = 0;
+    if (box.current) box.current.scrollTop = box.current.scrollHeight;
+  };
+  useKeys({ f: resume });
+  const scrolled = (/** @type {any} */ event) => {
+    const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
+    const atEnd = scrollHeight - scrollTop - clientHeight < 24;
+    if (atEnd) unseen.value = 0;
+    following.value = atEnd;
+  };
+  const download = () => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([lines.map((line) => `${line.timestamp} ${line.level} ${line.name ?? ""}: ${line.message ?? ""}`).join("\n")], { type: "text/plain" }));
+    link.download = `${taskRun ?? run}.log`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+  return html`<div class="tools">
+      <label>At least <select value=${level} onChange=${(/** @type {any} */ event) => set({ level: event.currentTarget.value })}><option value="">everything</option>${LEVELS.slice(1).map((each) => html`<option key=${each}>${each}</option>`)}</select></label>
+      <label>Text <input type="search" size="12" value=${text} onChange=${(/** @type {any} */ event) => set({ find: event.currentTarget.value })} /></label>
+      <label><input type="checkbox" checked=${wrap.value} onChange=${() => (wrap.value = !wrap.value)} /> wrap</label>
+      <button type="button" class="small" onClick=${download} disabled=${!lines.length}>Save</button>
+      ${unseen.value > 0 && html`<button type="button" class="small primary" onClick=${resume}>${counted(unseen.value, "new line")} ↓</button>`}
+    </div>
+    <${Problem} error=${error} again=${() => read(lines)} what="The log" />
+    <div class=${`lines ${tall ? "tall" : ""} ${wrap.value ? "wrapped" : ""}`} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Log lines" aria-live="off">
+      ${older && html`<button type="button" class="small" onClick=${() => read(lines)}>Older lines</button>`}
+      ${loaded && !lines.length ? html`<p class="empty">No lines${level || text || window ? " like that" : ""}.</p>` : null}
+      ${lines.map((line) => html`<${Line} key=${line.id} line=${line} zone=${zone.value} />`)}
+    </div>`;
+}
+
+/** @param {{line: any}} props */
+function Line({ line }) {
+  const at = milliseconds(line.timestamp) ?? 0;
+  return html`<div class=${`line is-${line.level}`}><time datetime=${line.timestamp} title=${full(at)}>${precise(at)}</time> <span class="level">${line.level}</span> <span class="logger">${line.name ?? ""}</span> <span class="text"><${Text} text=${line.message} /></span></div>`;
+}

@@ -1,0 +1,65 @@
+// Artifacts: Markdown from its tree, links, tables, JSON. No text becomes HTML on the way.
+import { html } from "../html.js";
+import { h } from "../vendor/preact.js";
+import { parse } from "../model/markdown.js";
+import { safeLink, safePicture, visible } from "../model/text.js";
+import { Json } from "./kit.js";
+
+/** @param {{kind: string, data: any}} props */
+export function Artifact({ kind, data }) {
+  const text = typeof data === "string" ? data : (data?.markdown ?? data?.text ?? null);
+  if (kind === "markdown" && typeof text === "string") return html`<div class="markdown">${parse(text).map(shown)}</div>`;
+  if (kind === "link") {
+    const target = typeof data === "string" ? data : (data?.link ?? "");
+    const href = typeof target === "string" ? safeLink(target) : null;
+    return href ? html`<p><a href=${href} target="_blank" rel="noopener noreferrer">${visible(String(target))}</a></p>` : html`<p>${visible(String(target))}</p>`;
+  }
+  if (kind === "image" && typeof data === "string" && safePicture(data)) return html`<img src=${data} alt="artifact" />`;
+  if (Array.isArray(data) && data.length && data.every((row) => row && typeof row === "object" && !Array.isArray(row))) return html`<${Table} rows=${data.slice(0, 200)} />`;
+  return html`<${Json} value=${data} />`;
+}
+
+/** @param {{rows: Record<string, unknown>[]}} props */
+function Table({ rows }) {
+  const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))].slice(0, 30);
+  return html`<div class="scroll" tabindex="0"><table class="facts"><thead><tr>${columns.map((name) => html`<th scope="col" key=${name}>${visible(name)}</th>`)}</tr></thead>
+    <tbody>${rows.map((row, at) => html`<tr key=${at}>${columns.map((name) => html`<td key=${name}>${Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? /** @type {string} */ (row[name]) : JSON.stringify(row[name])) : ""}</td>`)}</tr>`)}</tbody></table></div>`;
+}
+
+/** @param {import("../model/markdown.js").Node} node @param {number} at @returns {any} */
+function shown(node, at) {
+  const inside = node.children?.map(shown);
+  switch (node.type) {
+    case "text":
+      return visible(node.text ?? "");
+    case "heading":
+      return h(`h${Math.min(6, (node.level ?? 1) + 2)}`, { key: at }, inside);
+    case "paragraph":
+      return html`<p key=${at}>${inside}</p>`;
+    case "code":
+      return html`<pre key=${at} tabindex="0"><code>${visible(node.text ?? "")}</code></pre>`;
+    case "inline-code":
+      return html`<code key=${at}>${visible(node.text ?? "")}</code>`;
+    case "quote":
+      return html`<blockquote key=${at}>${inside}</blockquote>`;
+    case "rule":
+      return html`<hr key=${at} />`;
+    case "list":
+      return h(node.ordered ? "ol" : "ul", { key: at }, inside);
+    case "item":
+      return html`<li key=${at}>${inside}</li>`;
+    case "strong":
+      return html`<strong key=${at}>${inside}</strong>`;
+    case "emphasis":
+      return html`<em key=${at}>${inside}</em>`;
+    case "link":
+      return node.href ? html`<a key=${at} href=${node.href} target="_blank" rel="noopener noreferrer">${inside}</a>` : inside;
+    case "picture":
+      return html`<img key=${at} src=${node.href} alt=${node.text} />`;
+    case "table":
+      return html`<div key=${at} class="scroll" tabindex="0"><table class="facts"><thead><tr>${node.rows?.[0].map((cell, place) => html`<th scope="col" key=${place}>${cell.map(shown)}</th>`)}</tr></thead>
+        <tbody>${node.rows?.slice(1).map((row, place) => html`<tr key=${place}>${row.map((cell, column) => html`<td key=${column}>${cell.map(shown)}</td>`)}</tr>`)}</tbody></table></div>`;
+    default:
+      return null;
+  }
+}

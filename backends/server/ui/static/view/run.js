@@ -1,0 +1,215 @@
+// One flow run: what is wrong first, then its graph, its timeline, its task runs, its log.
+import { html } from "../html.js";
+import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
+import { useSignal } from "../vendor/signals.js";
+import { ask, follow } from "../api.js";
+import { go, href, isId, parts, query } from "../model/route.js";
+import { ARTIFACTS, ATTENTION, CANCEL, HEAD, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
+import { ATTENTION as WANTED, FAILED, isFinished, look } from "../model/states.js";
+import { alike, merged, sum, total } from "../model/run.js";
+import { duration, milliseconds, now } from "../model/time.js";
+import { counted, number } from "../model/text.js";
+import { Bar, Copy, Counts, Dialog, Json, Name, Problem, State, Tabs, Text, Time, Took, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Artifact } from "./markdown.js";
+import { Graph } from "./graph.js";
+import { Logs } from "./logs.js";
+import { TaskRuns } from "./tasks.js";
+import { TaskRun } from "./taskrun.js";
+import { Timeline } from "./timeline.js";
+import { may, useKeys } from "./shell.js";
+
+const TABS = ["overview", "tasks", "timeline", "logs", "artifacts", "parameters", "history"];
+
+/** The address of a task run. @param {string} run @param {string} task @param {number} index @param {string} [tab] */
+export function taskRunAddress(run, task, index, tab) {
+  return href(["runs", run, "tasks", task, index], { tab: tab ?? query.value.get("tab") });
+}
+
+export function Run() {
+  const [, id, , task, index] = parts.value;
+  return isId(id) ? html`<${Loaded} key=${id} id=${id} task=${task} index=${index} />` : html`<p class="empty">There is no run with the id ${id}.</p>`;
+}
+
+/** @param {{id: string, task?: string, index?: string}} props */
+function Loaded({ id, task, index }) {
+  const { data, error, again } = useAnswer(HEAD, { run: id });
+  const [counts, setCounts] = useState(/** @type {Map<string, any>} */ (new Map()));
+  const version = useSignal(0);
+  useEffect(() => {
+    let cursor = /** @type {string | null} */ (null);
+    return follow(RUN_CHANGES, () => ({ run: id, after: cursor }), (change) => {
+      if (!change) return;
+      cursor = change.cursor;
+      setCounts((known) => merged(known, change.tasks));
+      if (change.run) version.value = change.run.version;
+    }, () => {
+      ask(SUMMARY, { run: id }).then(({ run_summary: summary }) => {
+        setCounts((known) => merged(known, summary.tasks));
+        version.value = summary.version;
+      }, () => {});
+    });
+  }, [id]);
+  const run = data?.flow_run_by_pk;
+  useThrottled(again, version.value > (run?.version ?? 0) ? version.value : run?.version, 300);
+  useTitle(run ? `${run.flow.name} / ${run.name}` : "Run");
+  if (!run) {
+    if (data) return html`<p class="empty">There is no run with the id ${id}: it was deleted, or belongs to somebody else. <a href=${href(["runs"])}>All runs</a></p>`;
+    return html`<${Problem} error=${error} again=${again} what="The run" /><p class="faint" aria-busy="true">…</p>`;
+  }
+  return html`<${View} run=${run} counts=${counts} error=${error} again=${again} task=${task} index=${index} />`;
+}
+
+/** @param {{run: any, counts: Map<string, any>, error: Error | null, again: () => void, task?: string, index?: string}} props */
+function View({ run, counts, error, again, task, index }) {
+  const tab = TABS.includes(query.value.get("tab") ?? "") ? /** @type {string} */ (query.value.get("tab")) : "overview";
+  const tasks = useMemo(() => new Map(run.flow.tasks.map((/** @type {any} */ each) => [each.id, each])), [run.flow.id]);
+  const stamp = useMemo(() => JSON.stringify([...counts].map(([key, each]) => [key, each.states])), [counts]);
+  const attention = useAnswer(ATTENTION, { run: run.id, states: WANTED });
+  useThrottled(attention.again, stamp, 1000);
+  const rows = attention.data?.task_run ?? [];
+  const sums = total(counts.values());
+
+  // A run that failed opens at what failed first; an address that names a task run is left alone.
+  const opened = useRef(false);
+  useEffect(() => {
+    if (opened.current || !attention.data) return;
+    opened.current = true;
+    const first = [...rows].reverse().find((row) => FAILED.includes(row.state) && row.state !== "TriggerFailed") ?? rows.find((/** @type {any} */ row) => row.state === "Paused");
+    const isWide = matchMedia("(min-width: 900px)").matches;
+    if (first && !task && isWide && tab === "overview" && (look(run.state).group === "failed" || first.state === "Paused")) go(taskRunAddress(run.id, first.task_id, first.map_index), { replace: true });
+  }, [attention.data]);
+
+  const failed = rows.filter((/** @type {any} */ row) => FAILED.includes(row.state));
+  const move = (/** @type {number} */ by) => {
+    const at = failed.findIndex((/** @type {any} */ row) => row.task_id === task && String(row.map_index) === index);
+    const next = failed[(at + by + failed.length) % failed.length];
+    if (next) go(taskRunAddress(run.id, next.task_id, next.map_index));
+  };
+  const address = (/** @type {string} */ to) => (task ? taskRunAddress(run.id, task, Number(index), to) : href(["runs", run.id], { tab: to === "overview" ? null : to }));
+  useKeys({ n: () => move(1), p: () => move(-1), l: () => go(address("logs")), t: () => go(address("tasks")) });
+
+  const labels = {
+    overview: "Overview",
+    tasks: html`Task runs <span class="faint">${number(sum(sums.values()))}</span>`,
+    timeline: "Timeline",
+    logs: "Logs",
+    artifacts: "Artifacts",
+    parameters: "Parameters",
+    history: "History",
+  };
+  const shared = { run, counts, tasks, task, index: index === undefined ? undefined : Number(index), stamp };
+  return html`<div class=${task ? "run has-selection" : "run"}>
+    <${Head} run=${run} counts=${counts} sums=${sums} again=${again} />
+    <${Problem} error=${error} again=${again} what="What changed" />
+    <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((each) => ({ id: each, label: labels[/** @type {keyof typeof labels} */ (each)] }))} />
+    <div class="split">
+      <div class="left">
+        ${tab === "overview" && html`<${Attention} rows=${rows} ...${shared} total=${sum([...sums].filter(([state]) => WANTED.includes(state)).map(([, count]) => count))} />
+          <${Graph} ...${shared} />
+          <${Timeline} ...${shared} small />`}
+        ${tab === "tasks" && html`<${TaskRuns} ...${shared} />`}
+        ${tab === "timeline" && html`<${Timeline} ...${shared} />`}
+        ${tab === "logs" && html`<${Logs} run=${run} tasks=${tasks} />`}
+        ${tab === "artifacts" && html`<${Artifacts} ...${shared} />`}
+        ${tab === "parameters" && html`<${Parameters} run=${run} />`}
+        ${tab === "history" && html`<${History} run=${run} />`}
+      </div>
+      ${task && isId(task) && html`<${TaskRun} key=${`${task} ${index}`} ...${shared} close=${href(["runs", run.id], { tab: query.value.get("tab") })} />`}
+    </div>
+  </div>`;
+}
+
+/** @param {{run: any, counts: Map<string, any>, sums: Map<string, number>, again: () => void}} props */
+function Head({ run, counts, sums, again }) {
+  const asks = useSignal("");
+  const again2 = sum([...counts.values()].map((each) => each.again));
+  const open = sum([...sums].filter(([state]) => !isFinished(state)).map(([, count]) => count));
+  const done = sum(sums.values()) - open;
+  const wrong = sum([...sums].filter(([state]) => !["success", "skipped"].includes(look(state).group)).map(([, count]) => count));
+  const over = isFinished(run.state);
+  const parent = run.parent_task_run;
+  return html`<div class="head">
+    <nav class="crumbs" aria-label="Where this is"><a href=${href(["runs"])}>Runs</a> / <a href=${href(["runs"], { flow: run.flow.name })}><${Name} of=${run.flow.name} /></a> /</nav>
+    <div class="title"><h1><${Name} of=${run.name} /></h1>
+      <span class="buttons">
+        ${may("run") && !over && run.state !== "Cancelling" ? html`<button type="button" class="danger" onClick=${() => (asks.value = "cancel")}>Cancel…</button>` : null}
+        ${may("run") && over ? html`<button type="button" onClick=${() => (asks.value = "restart")} disabled=${!wrong}>Run again from failed…</button>` : null}
+        ${may("run") ? html`<a class="button" href=${href(["flows", run.flow.id], { values: run.id })}>Run with these values…</a>` : null}
+      </span></div>
+    <p class="facts"><span class="big"><${State} state=${run.state} /></span>
+      ${run.state === "Cancelling" ? html`<span class="number">for ${duration(now.value - (milliseconds(run.state_timestamp) ?? now.value))}</span>` : null}
+      <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over ? html` → <${Time} at=${run.end_time} />` : null}</span>
+      <${Took} run=${run} />
+      <span class="faint">version ${run.version} of the state · flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
+      ${(run.labels ?? []).map((/** @type {string} */ label) => html`<span class="label" key=${label}>${label}</span>`)}
+      ${parent ? html`<span>from <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
+      <${Copy} text=${run.id} label="copy id" />
+    </p>
+    ${run.state_message ? html`<p class="said"><${Text} text=${run.state_message} /></p>` : null}
+    <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${again2 ? html`<span class="faint">${number(again2)} with more than one attempt</span>` : null}</div>
+    ${asks.value === "cancel" && html`<${Dialog} title=${`Cancel ${run.name}?`} action="Cancel the run" danger close=${() => (asks.value = "")} run=${async () => { await ask(CANCEL, { input: { flow_run_id: run.id } }); again(); }}>
+      <p>${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.</p></${Dialog}>`}
+    ${asks.value === "restart" && html`<${Dialog} title=${`Run ${run.name} again?`} action="Run again" close=${() => (asks.value = "")} run=${async () => { await ask(RESTART, { input: { flow_run_id: run.id } }); again(); }}>
+      <p>${counted(wrong, "task run", "task runs")} that did not succeed would run again; ${number(done - wrong)} keep their results.</p></${Dialog}>`}
+  </div>`;
+}
+
+/** @param {{rows: any[], run: any, tasks: Map<string, any>, task?: string, index?: number, total: number}} props */
+function Attention({ rows, run, tasks, task, index, total: all }) {
+  if (!rows.length) return null;
+  const order = (/** @type {any} */ row) => ["failed", "paused", "retrying"].indexOf(look(row.state).group);
+  const groups = alike([...rows].sort((a, b) => order(a) - order(b)));
+  return html`<section class="panel attention" aria-labelledby="attention">
+    <h2 id="attention">Needs attention <${Counts} counts=${countsOf(rows)} /></h2>
+    ${all > rows.length ? html`<p class="faint">The newest ${number(rows.length)} of ${number(all)}; <a href=${href(["runs", run.id], { tab: "tasks", state: "failed" })}>all of them</a></p>` : null}
+    <ul class="list">${groups.map((group) => html`<${Alike} key=${group.first.id} group=${group} run=${run} tasks=${tasks} task=${task} index=${index} />`)}</ul>
+  </section>`;
+}
+
+/** @param {any[]} rows @returns {[string, number][]} */
+function countsOf(rows) {
+  const found = new Map();
+  for (const row of rows) found.set(row.state, (found.get(row.state) ?? 0) + 1);
+  return [...found];
+}
+
+/** @param {{group: {first: any, rows: any[]}, run: any, tasks: Map<string, any>, task?: string, index?: number}} props */
+function Alike({ group, run, tasks, task, index }) {
+  const open = useSignal(false);
+  const shown = open.value ? group.rows : [group.first];
+  return html`<li>${shown.map((row) => html`<a key=${row.id} class="entry" data-row href=${taskRunAddress(run.id, row.task_id, row.map_index)} aria-current=${row.task_id === task && row.map_index === index ? "true" : null}>
+      <${State} state=${row.state} bare />
+      <span class="what"><${Name} of=${tasks.get(row.task_id)?.name} />${row.map_index >= 0 ? html` <span class="index">[${row.map_index}]</span>` : null}</span>
+      <span class="message">${row.state_message}</span>
+      <${Time} at=${row.state_timestamp} /></a>`)}
+    ${group.rows.length > 1 && html`<button type="button" class="small" aria-expanded=${open.value ? "true" : "false"} onClick=${() => (open.value = !open.value)}>${open.value ? "only the first" : `same message: ${counted(group.rows.length, "task run")}`}</button>`}
+  </li>`;
+}
+
+/** @param {{run: any, tasks: Map<string, any>}} props */
+function Artifacts({ run, tasks }) {
+  const { data, error, again } = useAnswer(ARTIFACTS, { run: run.id });
+  return html`<${Problem} error=${error} again=${again} what="The artifacts" />
+    ${data && !data.task_run_artifact.length ? html`<p class="empty">This run has left no artifacts.</p>` : null}
+    ${(data?.task_run_artifact ?? []).map((/** @type {any} */ each) => html`<section key=${each.id} class="panel">
+      <h2>${each.kind} <small class="faint">of <a href=${taskRunAddress(run.id, each.task_run.task_id, each.task_run.map_index)}><${Name} of=${tasks.get(each.task_run.task_id)?.name} />${each.task_run.map_index >= 0 ? `[${each.task_run.map_index}]` : ""}</a>, <${Time} at=${each.created} /></small></h2>
+      <${Artifact} kind=${each.kind} data=${each.data} /></section>`)}`;
+}
+
+/** @param {{run: any}} props */
+function Parameters({ run }) {
+  const names = Object.keys(run.parameters ?? {});
+  const secret = new Set((run.flow.parameters ?? []).filter((/** @type {any} */ each) => each.secret).map((/** @type {any} */ each) => each.name));
+  return html`<section class="panel"><h2>Parameters</h2>
+    ${names.length ? html`<table class="facts"><tbody>${names.map((name) => html`<tr key=${name}><th scope="row"><${Name} of=${name} /></th><td>${secret.has(name) ? html`<span class="faint">hidden</span>` : html`<${Json} value=${run.parameters[name]} />`}</td></tr>`)}</tbody></table>` : html`<p class="empty">This run has no parameters.</p>`}</section>
+    <section class="panel"><h2>Context</h2><${Json} value=${run.context} /></section>`;
+}
+
+/** @param {{run: any}} props */
+function History({ run }) {
+  const traceback = run.serialized_state?.context?.traceback;
+  return html`<section class="panel"><h2>States of the flow run</h2>
+    <table class="facts"><thead><tr><th scope="col">#</th><th scope="col">state</th><th scope="col">at</th><th scope="col">message</th></tr></thead>
+      <tbody>${run.states.map((/** @type {any} */ state) => html`<tr key=${state.id}><td class="number">${state.version}</td><td><${State} state=${state.state} /></td><td><${Time} at=${state.timestamp} /></td><td><${Text} text=${state.message} /></td></tr>`)}</tbody></table></section>
+    ${traceback ? html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></section>` : null}`;
+}

@@ -1,0 +1,197 @@
+// The list of flow runs: newest first, filters in the address, what is planned apart.
+import { html } from "../html.js";
+import { useEffect, useMemo, useState } from "../vendor/hooks.js";
+import { useSignal } from "../vendor/signals.js";
+import { ask, follow } from "../api.js";
+import { href, query, set } from "../model/route.js";
+import { FLOW_NAMES, RUNS, RUNS_CHANGES, RUN_COUNTS, SUMMARY, UPCOMING } from "../model/queries.js";
+import { GROUPS, isFinished, look, statesOf } from "../model/states.js";
+import { before, total } from "../model/run.js";
+import { clock, now, zone } from "../model/time.js";
+import { Bar, Name, Problem, State, Time, Took, useAnswer, useTitle } from "./kit.js";
+import { paused } from "./shell.js";
+
+const PAGE = 50;
+const SPANS = new Map([["1 h", 3_600e3], ["24 h", 86_400e3], ["7 d", 7 * 86_400e3], ["30 d", 30 * 86_400e3]]);
+
+/** The filter that the address asks for. @param {URLSearchParams} given */
+function filter(given) {
+  /** @type {any[]} */
+  const all = [];
+  const groups = (given.get("state") ?? "").split(",").filter((group) => GROUPS.includes(group));
+  // What is planned for later has not happened: it is shown apart.
+  if (groups.length) all.push({ state: { _in: groups.flatMap(statesOf) } });
+  else all.push({ _or: [{ state: { _neq: "Scheduled" } }, { scheduled_start_time: { _lte: new Date(Math.floor(now.peek() / 60e3) * 60e3 + 60e3).toISOString() } }] });
+  const flow = given.get("flow");
+  if (flow) all.push({ flow: { name: { _eq: flow } } });
+  const text = given.get("text");
+  if (text) all.push({ _or: [{ name: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } }, { state_message: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } }] });
+  const label = given.get("label");
+  if (label) all.push({ labels: { _contains: [label] } });
+  const from = given.get("from");
+  if (from && SPANS.has(from)) all.push({ created: { _gte: new Date(Math.floor(now.peek() / 60e3) * 60e3 - /** @type {number} */ (SPANS.get(from))).toISOString() } });
+  const [begin, end] = (given.get("between") ?? "").split("~");
+  if (begin && end) all.push({ created: { _gte: begin, _lt: end } });
+  return all;
+}
+
+export function Runs() {
+  useTitle("Runs");
+  const given = query.value;
+  const key = given.toString();
+  const where = useMemo(() => filter(given), [key]);
+  const [rows, setRows] = useState(/** @type {any[]} */ ([]));
+  const [more, setMore] = useState(false);
+  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [loaded, setLoaded] = useState(false);
+  const [counts, setCounts] = useState(/** @type {Map<string, Map<string, number>>} */ (new Map()));
+  const above = useSignal(/** @type {Set<string>} */ (new Set()));
+
+  const read = async (/** @type {any[]} */ after) => {
+    try {
+      const condition = after.length ? [...where, before("created", after[after.length - 1])] : where;
+      const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: PAGE + 1 });
+      setMore(found.length > PAGE);
+      setRows([...after, ...found.slice(0, PAGE)]);
+      setError(null);
+      setLoaded(true);
+      if (!after.length) above.value = new Set();
+    } catch (problem) {
+      setError(/** @type {Error} */ (problem));
+    }
+  };
+  useEffect(() => {
+    setRows([]);
+    setLoaded(false);
+    read([]);
+  }, [key]);
+
+  // What changes is changed where it is; what is new waits above, so that nothing moves under the mouse.
+  useEffect(() => {
+    let cursor = /** @type {string | null} */ (null);
+    return follow(RUNS_CHANGES, () => ({ after: cursor }), (change) => {
+      cursor = change.cursor;
+      paused.value = change.paused;
+      const changed = new Map(change.flow_runs.map((/** @type {any} */ run) => [run.id, run]));
+      setRows((shown) => {
+        const known = new Set(shown.map((run) => run.id));
+        const fresh = [...changed.values()].filter((run) => !known.has(run.id) && run.version <= 2).map((run) => run.id);
+        if (fresh.length) above.value = new Set([...above.peek(), ...fresh]);
+        if (![...changed.keys()].some((id) => known.has(id))) return shown;
+        return shown.map((run) => {
+          const newer = changed.get(run.id);
+          if (!newer || newer.version <= run.version) return run;
+          return {
+            ...run,
+            state: newer.state,
+            state_message: newer.message,
+            version: newer.version,
+            start_time: run.start_time ?? (newer.state === "Running" ? newer.timestamp : null),
+            end_time: isFinished(newer.state) ? newer.timestamp : run.end_time,
+          };
+        });
+      });
+    }, () => read([]));
+  }, [key]);
+
+  // The bars of what did not simply succeed, the first ones of them.
+  const wanted = rows.filter((run) => look(run.state).group !== "success" && look(run.state).group !== "pending").slice(0, 20);
+  const asked = wanted.map((run) => `${run.id} ${run.version}`).join();
+  useEffect(() => {
+    if (!wanted.length) return;
+    const names = wanted.map((_, at) => `$r${at}: UUID!`).join(", ");
+    const fields = wanted.map((_, at) => `s${at}: ${SUMMARY.slice(SUMMARY.indexOf("{") + 1, SUMMARY.lastIndexOf("}")).trim().replace("$run", `$r${at}`).replace(/tasks \{[^}]*\}/, "tasks { task_id states }")}`);
+    ask(`query Bars(${names}) { ${fields.join(" ")} }`, Object.fromEntries(wanted.map((run, at) => [`r${at}`, run.id]))).then(
+      (data) => setCounts((known) => new Map([...known, ...wanted.map((run, at) => /** @type {[string, Map<string, number>]} */ ([run.id, total(data[`s${at}`].tasks)]))])),
+      () => {},
+    );
+  }, [asked]);
+
+  return html`<h1>Runs</h1>
+    <${Filters} given=${given} />
+    <${Histogram} given=${given} where=${where} turn=${loaded} />
+    <${Problem} error=${error} again=${() => read([])} what="The runs" />
+    <p class="above" aria-live="polite">${above.value.size > 0 && html`<button type="button" onClick=${() => read([])}>⟳ ${above.value.size} new above</button>`}</p>
+    ${loaded && !rows.length ? html`<p class="empty">No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}</p>` : null}
+    <ol class="list runs" aria-label="Flow runs">${rows.map((run) => html`<li key=${run.id}>
+      <a class="entry" data-row href=${href(["runs", run.id])}>
+        <${State} state=${run.state} bare />
+        <span class="what"><span class="flow"><${Name} of=${run.flow?.name} /></span> <${Name} of=${run.name} /></span>
+        <span class="word"><${State} state=${run.state} /></span>
+        <span class="message">${run.state_message ?? ""}</span>
+        <${Time} at=${run.start_time ?? run.created} />
+        <${Took} run=${run} />
+        ${counts.has(run.id) ? html`<${Bar} counts=${counts.get(run.id)} />` : html`<span class="bar none"></span>`}
+      </a></li>`)}</ol>
+    ${more && html`<p><button type="button" onClick=${() => read(rows)}>Older runs</button></p>`}
+    <${Upcoming} />`;
+}
+
+/** @param {{given: URLSearchParams}} props */
+function Filters({ given }) {
+  const flows = useAnswer(FLOW_NAMES);
+  const groups = new Set((given.get("state") ?? "").split(",").filter(Boolean));
+  const toggle = (/** @type {string} */ group) => {
+    if (groups.has(group)) groups.delete(group);
+    else groups.add(group);
+    set({ state: [...groups].join(",") });
+  };
+  return html`<form class="filters" role="search" aria-label="Filter the runs" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+    <span class="chips" role="group" aria-label="State">${GROUPS.filter((group) => group !== "skipped").map((group) => html`<button key=${group} type="button" class=${`chip of-${group}`} aria-pressed=${groups.has(group) ? "true" : "false"} onClick=${() => toggle(group)}>${group}</button>`)}</span>
+    <label>Flow <select value=${given.get("flow") ?? ""} onChange=${(/** @type {any} */ event) => set({ flow: event.currentTarget.value })}>
+      <option value="">all</option>
+      ${(flows.data?.flow ?? []).map((/** @type {any} */ flow) => html`<option key=${flow.id} value=${flow.name}>${flow.name}</option>`)}
+    </select></label>
+    <label>Since <select value=${given.get("from") ?? ""} onChange=${(/** @type {any} */ event) => set({ from: event.currentTarget.value, between: null })}>
+      <option value="">ever</option>
+      ${[...SPANS.keys()].map((span) => html`<option key=${span} value=${span}>${span}</option>`)}
+    </select></label>
+    <label>Label <input type="text" size="8" value=${given.get("label") ?? ""} onChange=${(/** @type {any} */ event) => set({ label: event.currentTarget.value })} /></label>
+    <label>Text <input type="search" size="14" value=${given.get("text") ?? ""} placeholder="name or message" onChange=${(/** @type {any} */ event) => set({ text: event.currentTarget.value })} /></label>
+    ${given.get("between") && html`<button type="button" onClick=${() => set({ between: null })}>only ${given.get("between")?.split("~").map((at) => clock(Date.parse(at))).join(" – ")} ×</button>`}
+  </form>`;
+}
+
+/** Runs by the hour, what failed in front. @param {{given: URLSearchParams, where: any[], turn: unknown}} props */
+function Histogram({ given, where, turn }) {
+  const span = SPANS.get(given.get("from") ?? "") ?? 86_400e3;
+  const every = span <= 3_600e3 ? "minute" : span <= 2 * 86_400e3 ? "hour" : "day";
+  const width = { minute: 60e3, hour: 3_600e3, day: 86_400e3 }[every];
+  const hour = Math.floor(now.peek() / width) * width;
+  const from = new Date(hour - Math.min(span, 30 * 86_400e3) + width).toISOString();
+  const rest = where.filter((each) => !each.created);
+  const { data } = useAnswer(RUN_COUNTS, { from, every, where: { _and: rest } });
+  const bins = useMemo(() => {
+    const found = new Map();
+    for (let at = Date.parse(from); at <= hour; at += width) found.set(at, new Map());
+    for (const row of data?.flow_run_counts ?? []) {
+      const at = Math.floor(Date.parse(row.at) / width) * width;
+      found.get(at)?.set(row.key, row.count);
+    }
+    return [...found];
+  }, [data, from, turn]);
+  const most = Math.max(1, ...bins.map(([, counts]) => [...counts.values()].reduce((a, b) => a + b, 0)));
+  if (!data?.flow_run_counts?.length) return null;
+  return html`<figure class="histogram"><div class="columns" key=${zone.value}>${bins.map(([at, counts]) => {
+    const all = [...counts.values()].reduce((a, b) => a + b, 0);
+    const label = `${clock(at)}: ${all} ${all === 1 ? "run" : "runs"}${[...counts].map(([state, count]) => `, ${count} ${state}`).join("")}`;
+    const place = `${new Date(at).toISOString()}~${new Date(at + width).toISOString()}`;
+    return html`<button key=${at} type="button" class="column" title=${label} aria-label=${label} disabled=${!all} onClick=${() => set({ between: place })}>
+      <span class="fill" style=${{ height: `${(100 * all) / most}%` }}><${Bar} counts=${[...counts]} /></span></button>`;
+  })}</div><figcaption>Runs by the ${every}, ${most} at most; press a column to see its runs.</figcaption></figure>`;
+}
+
+function Upcoming() {
+  const open = useSignal(false);
+  const minute = new Date(Math.floor(now.peek() / 60e3) * 60e3).toISOString();
+  const { data, error, again } = useAnswer(open.value ? UPCOMING : null, { now: minute });
+  return html`<details class="panel" onToggle=${(/** @type {any} */ event) => (open.value = event.currentTarget.open)}>
+    <summary><h2>Upcoming</h2></summary>
+    <${Problem} error=${error} again=${again} what="What is planned" />
+    ${data && !data.flow_run.length ? html`<p class="empty">Nothing is planned.</p>` : null}
+    <ol class="list">${(data?.flow_run ?? []).map((/** @type {any} */ run) => html`<li key=${run.id}><a class="entry" data-row href=${href(["runs", run.id])}>
+      <${State} state="Scheduled" bare /> <span class="what"><span class="flow"><${Name} of=${run.flow?.name} /></span> <${Name} of=${run.name} /></span>
+      <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span></a></li>`)}</ol>
+  </details>`;
+}
+

@@ -1,0 +1,202 @@
+// The frame around every view: where one can go, whether it is live, the zone, the theme, who is signed in.
+import { html } from "../html.js";
+import { useEffect, useRef } from "../vendor/hooks.js";
+import { signal, useSignal } from "../vendor/signals.js";
+import { ask, link, locked, reconnect, signIn, signOut } from "../api.js";
+import { go, href, parts } from "../model/route.js";
+import { chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
+import { WHO } from "../model/queries.js";
+
+
+/** What the key allows, and its name. */
+export const who = signal({ name: /** @type {string | null} */ (null), scopes: /** @type {string[]} */ (["read"]), version: "" });
+
+/** How many task runs wait for somebody. */
+export const paused = signal(0);
+
+/** @param {string} scope */
+export const may = (scope) => who.value.scopes.includes(scope);
+
+export async function introduce() {
+  const { auth_info: info, api } = await ask(WHO);
+  who.value = { name: info.key_name, scopes: info.scopes, version: api.flowloop };
+}
+
+const theme = signal(storedTheme());
+
+function storedTheme() {
+  try {
+    return localStorage.getItem("flowloop.theme") ?? "auto";
+  } catch {
+    return "auto";
+  }
+}
+
+export function applyTheme() {
+  document.documentElement.dataset.theme = theme.value;
+}
+
+function nextTheme() {
+  theme.value = { auto: "light", light: "dark", dark: "auto" }[theme.value] ?? "auto";
+  try {
+    localStorage.setItem("flowloop.theme", theme.value);
+  } catch {
+    // it is forgotten with the page
+  }
+  applyTheme();
+}
+
+const PLACES = [
+  ["runs", "Runs"],
+  ["flows", "Flows"],
+  ["inbox", "Inbox"],
+  ["workers", "Workers"],
+  ["tail", "Tail"],
+];
+
+/** @param {{children: any}} props */
+export function Shell({ children }) {
+  const here = parts.value[0] ?? "runs";
+  return html`<a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); document.querySelector("main")?.focus(); }}>Skip to the content</a>
+    <header>
+      <a class="brand" href=${href(["runs"])}>flowloop</a>
+      <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">⏸</span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
+      <button type="button" class="search" onClick=${() => go(href(["search"]))}>Search <kbd>/</kbd></button>
+      <${Link} />
+      <${Zone} />
+      <button type="button" class="plain" onClick=${nextTheme} title="Change the theme">${{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}<span class="hidden">Theme: ${theme.value}</span></button>
+      <${Who} />
+    </header>
+    <main id="main" tabindex="-1">${locked.value ? html`<${SignIn} />` : null}<div class=${locked.value ? "away" : ""}>${children}</div></main>
+    <footer>flowloop ${who.value.version} · <a href="../graphql" target="_self">GraphiQL</a> · <button type="button" class="linklike" onClick=${() => (help.value = true)}>Keys</button></footer>
+    ${help.value && html`<${Help} />`}`;
+}
+
+function Link() {
+  const { mode, since, again } = link.value;
+  const words = {
+    connecting: "connecting",
+    live: "live",
+    stream: "live (stream)",
+    polling: "live (polling)",
+    away: `away since ${clock(since)}`,
+  }[mode];
+  const wait = mode === "away" && again > now.value ? `, trying again in ${duration(again - now.value)}` : "";
+  return html`<span class=${`link is-${mode}`} role="status"><span aria-hidden="true">●</span> ${words}${wait}${mode === "away" ? html` <button type="button" class="small" onClick=${reconnect}>now</button>` : null}</span>`;
+}
+
+function Zone() {
+  return html`<label class="zone"><span class="hidden">Time zone</span>
+    <select value=${zone.value} onChange=${(/** @type {any} */ event) => chooseZone(event.currentTarget.value)}>
+      ${zones().map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
+    </select></label>`;
+}
+
+function Who() {
+  const { name, scopes } = who.value;
+  if (!name) return scopes.includes("write") ? null : html`<span class="faint">read only</span>`;
+  return html`<span class="who">key: <b>${name}</b>${scopes.includes("answer") ? "" : " (read only)"} <button type="button" class="small" onClick=${signOut}>Sign out</button></span>`;
+}
+
+function SignIn() {
+  const problem = useSignal("");
+  const field = useRef(/** @type {HTMLInputElement | null} */ (null));
+  useEffect(() => field.current?.focus(), []);
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    try {
+      await signIn(field.current?.value ?? "");
+      await introduce();
+      location.reload();
+    } catch (error) {
+      problem.value = error instanceof Error ? error.message : String(error);
+    }
+  };
+  return html`<form class="panel sign-in" onSubmit=${submit} aria-labelledby="sign-in">
+    <h1 id="sign-in">Sign in</h1>
+    <p>This server asks for an API key: <code>flowloop db create-key NAME</code> makes one.</p>
+    <label>API key <input ref=${field} type="password" name="key" autocomplete="current-password" required /></label>
+    <button type="submit" class="primary">Sign in</button>
+    ${problem.value && html`<p class="problem" role="alert">${problem.value}</p>`}
+  </form>`;
+}
+
+// -- keys ---------------------------------------------------------------------------------------------------
+
+const help = signal(false);
+
+const KEYS = [
+  ["/", "search"],
+  ["g r, g f, g i, g w", "go to runs, flows, inbox, workers"],
+  ["j, k", "next, previous row"],
+  ["Enter", "open"],
+  ["n, p", "next, previous failed task run"],
+  ["l, t", "logs, task runs of the run"],
+  ["[ ]", "attempt before, attempt after"],
+  ["f", "follow the log"],
+  ["?", "this list"],
+  ["Esc", "back"],
+];
+
+function Help() {
+  const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  useEffect(() => dialog.current?.showModal(), []);
+  return html`<dialog ref=${dialog} aria-labelledby="keys" onClose=${() => (help.value = false)}>
+    <h2 id="keys">Keys</h2>
+    <table><tbody>${KEYS.map(([key, what]) => html`<tr key=${key}><th scope="row"><kbd>${key}</kbd></th><td>${what}</td></tr>`)}</tbody></table>
+    <div class="buttons"><button type="button" onClick=${() => dialog.current?.close()}>Close</button></div>
+  </dialog>`;
+}
+
+let chord = "";
+
+/** Keys of every view; those of one view are told as an event of the document. */
+export function listen() {
+  addEventListener("keydown", (event) => {
+    const target = event.target instanceof HTMLElement ? event.target : null;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (target?.closest("input, select, textarea")) {
+      if (event.key === "Escape") target.blur();
+      return;
+    }
+    const key = chord + event.key;
+    chord = "";
+    const places = new Map([["gr", "runs"], ["gf", "flows"], ["gi", "inbox"], ["gw", "workers"], ["gt", "tail"]]);
+    const place = places.get(key);
+    if (place) go(href([place]));
+    else if (event.key === "g") chord = "g";
+    else if (event.key === "/") go(href(["search"]));
+    else if (event.key === "?") help.value = true;
+    else if (event.key === "Escape") history.back();
+    else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
+    else if (!document.dispatchEvent(new CustomEvent("flowloop-key", { detail: event.key, cancelable: true }))) {
+      // a view has taken it
+    } else return;
+    event.preventDefault();
+  });
+}
+
+/** Move to the next row that can be opened. @param {number} by */
+function step(by) {
+  const rows = [...document.querySelectorAll("main [data-row]")].filter((row) => row instanceof HTMLElement && row.offsetParent !== null);
+  const at = rows.indexOf(/** @type {Element} */ (document.activeElement));
+  const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + by))];
+  if (next instanceof HTMLElement) next.focus();
+}
+
+/** Have a view answer keys while it is shown. @param {Record<string, () => void>} keys */
+export function useKeys(keys) {
+  const current = useRef(keys);
+  current.current = keys;
+  useEffect(() => {
+    const hear = (/** @type {Event} */ event) => {
+      const call = current.current[/** @type {CustomEvent} */ (event).detail];
+      if (!call) return;
+      event.preventDefault();
+      call();
+    };
+    document.addEventListener("flowloop-key", hear);
+    return () => document.removeEventListener("flowloop-key", hear);
+  }, []);
+}
+

@@ -1,0 +1,72 @@
+// One task run beside its run: its states, its attempts, what it logged in each, what it left behind.
+import { html } from "../html.js";
+import { useMemo } from "../vendor/hooks.js";
+import { useSignal } from "../vendor/signals.js";
+import { href, query, set } from "../model/route.js";
+import { TASK_RUN } from "../model/queries.js";
+import { isFinished } from "../model/states.js";
+import { attempts } from "../model/run.js";
+import { duration, milliseconds, now } from "../model/time.js";
+import { Copy, Name, Problem, State, Text, Time, Took, useAnswer, useThrottled } from "./kit.js";
+import { Artifact } from "./markdown.js";
+import { Lines } from "./logs.js";
+import { Answer } from "./inbox.js";
+import { may, useKeys } from "./shell.js";
+
+/** @param {{run: any, tasks: Map<string, any>, task: string, index: number, counts: Map<string, any>, close: string}} props */
+export function TaskRun({ run, tasks, task, index, counts, close }) {
+  const { data, error, again } = useAnswer(TASK_RUN, { run: run.id, task, index });
+  const own = JSON.stringify(counts.get(task)?.states ?? null);
+  const row = data?.task_run?.[0];
+  useThrottled(again, row && isFinished(row.state) && isFinished(run.state) ? "" : own, 1000);
+  const definition = tasks.get(task);
+  const heading = html`<h2 id="selected"><${Name} of=${definition?.name ?? "task run"} />${index >= 0 ? html` <span class="index">[${index}]</span>` : null}</h2>`;
+  return html`<aside class="panel selected" aria-labelledby="selected">
+    <div class="title">${heading}<a class="button small" href=${close}>Close</a></div>
+    <${Problem} error=${error} again=${again} what="The task run" />
+    ${data && !row ? html`<p class="empty">It has not begun${definition?.mapped && index >= 0 ? ": this child is made when what it is mapped over is known" : ""}.</p>` : null}
+    ${row && html`<${Inside} run=${run} row=${row} definition=${definition} again=${again} />`}
+  </aside>`;
+}
+
+/** @param {{run: any, row: any, definition: any, again: () => void}} props */
+function Inside({ run, row, definition, again }) {
+  const tried = useMemo(() => attempts(row.states), [row.states]);
+  const asked = Number(query.value.get("attempt"));
+  const chosen = tried.find((each) => each.number === asked) ?? null;
+  const pick = (/** @type {number} */ by) => {
+    if (tried.length < 2) return;
+    const at = chosen ? chosen.number : tried.length;
+    set({ attempt: String(Math.min(tried.length, Math.max(1, at + by))) });
+  };
+  useKeys({ "[": () => pick(-1), "]": () => pick(1) });
+  const answering = useSignal(false);
+  const traceback = row.serialized_state?.context?.traceback;
+  const result = row.serialized_state?._result;
+  const window = chosen ? { from: new Date(chosen.from - 1).toISOString(), to: new Date((chosen.to ?? now.peek()) + 50).toISOString() } : null;
+  return html`<p class="facts"><span class="big"><${State} state=${row.state} /></span> <${Time} at=${row.start_time} /> <${Took} run=${row} />
+      ${tried.length > 1 ? html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>` : null}
+      <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
+    ${row.state_message ? html`<p class="said"><${Text} text=${row.state_message} /></p>` : null}
+    ${row.state === "Paused" && may("answer") ? html`<p><button type="button" class="primary" onClick=${() => (answering.value = true)}>Answer…</button></p>` : null}
+    ${answering.value && html`<${Answer} row=${{ ...row, task: definition, flow_run: run }} close=${() => { answering.value = false; again(); }} />`}
+    ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></details>` : null}
+    <h3>States</h3>
+    <ol class="states">${row.states.map((/** @type {any} */ state, /** @type {number} */ at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] ? html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>` : null}</li>`)}</ol>
+    ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><button type="button" class="chip" aria-pressed=${chosen ? "false" : "true"} onClick=${() => set({ attempt: null })}>all</button>${tried.map((each) => html`<button key=${each.number} type="button" class="chip" aria-pressed=${chosen?.number === each.number ? "true" : "false"} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}</button>`)}</div>`}
+    <h3>Log${chosen ? ` of attempt ${chosen.number}` : ""}</h3>
+    <${Lines} run=${run.id} taskRun=${row.id} window=${window} live=${!isFinished(row.state)} tall=${false} />
+    <h3>Result</h3>
+    <p>${result?.location ? html`<code>${result.location}</code> <span class="faint">${String(result.type ?? "")}</span>` : html`<span class="faint">not stored anywhere</span>`}</p>
+    ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><ul class="list">${row.children.map((/** @type {any} */ child) => html`<li key=${child.id}><a class="entry" href=${href(["runs", child.id])}><${State} state=${child.state} bare /> <span class="what"><${Name} of=${child.flow?.name} /> <${Name} of=${child.name} /></span></a></li>`)}</ul>`}
+    ${row.artifacts.map((/** @type {any} */ each) => html`<section key=${each.id}><h3>Artifact: ${each.kind}</h3><${Artifact} kind=${each.kind} data=${each.data} /></section>`)}
+    <details><summary>More</summary><table class="facts"><tbody>
+      <tr><th scope="row">id</th><td><code>${row.id}</code></td></tr>
+      <tr><th scope="row">task</th><td><code>${definition?.slug}</code></td></tr>
+      <tr><th scope="row">trigger</th><td>${definition?.trigger ?? "–"}</td></tr>
+      <tr><th scope="row">tags</th><td>${(definition?.tags ?? []).join(", ") || "–"}</td></tr>
+      <tr><th scope="row">cache key</th><td>${row.cache_key ?? "–"}</td></tr>
+      <tr><th scope="row">heartbeat</th><td><${Time} at=${row.heartbeat} /></td></tr>
+    </tbody></table></details>`;
+}
+

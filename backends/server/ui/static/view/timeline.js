@@ -1,0 +1,260 @@
+// The timeline, drawn on a canvas: a lane for each task, what runs in each part of the time, and where something ended.
+import { html } from "../html.js";
+import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
+import { useSignal } from "../vendor/signals.js";
+import { ask } from "../api.js";
+import { go, query, set } from "../model/route.js";
+import { ATTEMPTS, ROWS, TIMELINE } from "../model/queries.js";
+import { inOrder } from "../model/graph.js";
+import { GROUPS, byGroup, isFinished, look } from "../model/states.js";
+import { axis, density, ticks, waits } from "../model/timeline.js";
+import { clock, duration, milliseconds, now, precise, zone } from "../model/time.js";
+import { number, visible } from "../model/text.js";
+import { Counts, Problem, useAnswer, useThrottled } from "./kit.js";
+import { taskRunAddress } from "./run.js";
+
+const LANE = 26;
+const AXIS = 24;
+const LABEL = 150;
+const MOST = 60;
+const BINS = 300;
+
+/** @param {{run: any, counts: Map<string, any>, task?: string, index?: number, stamp: string, small?: boolean}} props */
+export function Timeline({ run, counts, task, stamp, small = false }) {
+  const [begin, end] = (query.value.get("zoom") ?? "").split("~");
+  const span = begin && end && !Number.isNaN(Date.parse(begin)) ? { from: begin, to: end } : {};
+  const { data, error, again } = useAnswer(run.start_time || counts.size ? TIMELINE : null, { run: run.id, bins: BINS, ...span });
+  useThrottled(again, isFinished(run.state) ? `${stamp}${run.version}` : `${stamp}${Math.floor(now.value / 5000)}`, 1500);
+  const fold = query.value.get("waits") !== "shown";
+  const timeline = data?.run_timeline;
+  const ordered = useMemo(() => inOrder(run.flow.tasks, run.flow.edges), [run.flow.id]);
+  const drawn = useMemo(() => {
+    if (!timeline) return null;
+    const known = new Map(timeline.tasks.map((/** @type {any} */ each) => [each.task_id, each]));
+    const lanes = ordered.filter((each) => known.has(each.id)).map((each) => ({ task: each, bins: density(/** @type {any} */ (known.get(each.id)), timeline.bins) }));
+    const breaks = fold ? waits(lanes.map((lane) => lane.bins), timeline.bins) : [];
+    const from = milliseconds(timeline.from) ?? 0;
+    const to = milliseconds(timeline.to) ?? 1;
+    return { lanes, breaks, place: axis(timeline.bins, breaks), from, to, bins: timeline.bins };
+  }, [timeline, ordered, fold]);
+  const opened = task && query.value.get("open") !== "no" ? task : null;
+  const children = useChildren(run.id, small ? null : opened, stamp);
+  if (!run.start_time && !drawn?.lanes.length) return html`<section class="panel"><h2>Timeline</h2><p class="empty">Nothing has begun yet.</p></section>`;
+  return html`<section class="panel timeline" aria-labelledby="timeline">
+    <div class="title"><h2 id="timeline">Timeline ${drawn && html`<small class="faint">${duration(drawn.to - drawn.from)}</small>`}</h2>
+      <span class="tools">${begin && html`<button type="button" class="small" onClick=${() => set({ zoom: null })}>The whole run</button>`}
+        <label><input type="checkbox" checked=${fold} onChange=${() => set({ waits: fold ? "shown" : null })} /> fold waits</label></span></div>
+    <${Problem} error=${error} again=${again} what="The timeline" />
+    ${drawn && html`<${Drawing} key=${zone.value} run=${run} drawn=${drawn} children=${children} task=${task} most=${small ? 12 : MOST} />`}
+    ${drawn && !small && html`<details><summary>As a table</summary><table class="facts"><thead><tr><th scope="col">task</th><th scope="col">began</th><th scope="col">ended</th><th scope="col">task runs</th></tr></thead><tbody>
+      ${drawn.lanes.map((lane) => { const known = counts.get(lane.task.id); return html`<tr key=${lane.task.id}><th scope="row"><a href=${taskRunAddress(run.id, lane.task.id, -1)}>${visible(lane.task.name)}</a></th>
+        <td>${known?.start_time ? precise(Date.parse(known.start_time)) : "–"}</td><td>${known?.end_time ? precise(Date.parse(known.end_time)) : "–"}</td><td><${Counts} counts=${Object.entries(known?.states ?? {})} /></td></tr>`; })}
+    </tbody></table></details>`}
+  </section>`;
+}
+
+/** The first children of a task with the states they went through. @param {string} run @param {string | null} task @param {string} stamp */
+function useChildren(run, task, stamp) {
+  const [found, setFound] = useState(/** @type {any[]} */ ([]));
+  const read = async () => {
+    if (!task) return setFound([]);
+    try {
+      const { task_run: rows } = await ask(ROWS, { run, task, from: -1, limit: 41 });
+      const { task_run_state: states } = rows.length ? await ask(ATTEMPTS, { ids: rows.map((/** @type {any} */ row) => row.id) }) : { task_run_state: [] };
+      const of = new Map(rows.map((/** @type {any} */ row) => [row.id, []]));
+      for (const state of states) of.get(state.task_run_id)?.push(state);
+      setFound(rows.map((/** @type {any} */ row) => ({ row, states: of.get(row.id) })));
+    } catch {
+      setFound([]);
+    }
+  };
+  useEffect(() => {
+    read();
+  }, [task]);
+  useThrottled(read, stamp, 2000);
+  return found;
+}
+
+/** @param {{run: any, drawn: any, children: any[], task?: string, most: number}} props */
+function Drawing({ run, drawn, children, task, most }) {
+  const canvas = useRef(/** @type {HTMLCanvasElement | null} */ (null));
+  const [width, setWidth] = useState(600);
+  const words = useSignal("");
+  const drag = useRef(/** @type {number | null} */ (null));
+  const theme = useTheme();
+  /** @type {{task: any, bins?: any[], row?: any, states?: any[], peak: number}[]} */
+  const lanes = [];
+  for (const lane of drawn.lanes.slice(0, most)) {
+    lanes.push({ ...lane, peak: Math.max(1, ...lane.bins.map((/** @type {any} */ bin) => bin.running)) });
+    if (lane.task.id === task) for (const child of children) if (child.row.map_index >= 0) lanes.push({ task: lane.task, row: child.row, states: child.states, peak: 1 });
+  }
+  const height = AXIS + lanes.length * LANE;
+  const left = width < 500 ? 90 : LABEL;
+  const inner = width - left - 8;
+  /** @param {number} moment */
+  const x = (moment) => left + inner * Math.min(1, Math.max(0, drawn.place(((moment - drawn.from) / (drawn.to - drawn.from)) * drawn.bins)));
+  useEffect(() => {
+    const box = canvas.current?.parentElement;
+    if (!box) return;
+    const observer = new ResizeObserver(() => setWidth(Math.max(280, box.clientWidth)));
+    observer.observe(box);
+    return () => observer.disconnect();
+  }, []);
+  useEffect(() => {
+    const frame = requestAnimationFrame(() => canvas.current && draw(canvas.current));
+    return () => cancelAnimationFrame(frame);
+  });
+
+  /** @param {HTMLCanvasElement} element */
+  function draw(element) {
+    const scale = devicePixelRatio || 1;
+    if (element.width !== Math.round(width * scale) || element.height !== Math.round(height * scale)) {
+      element.width = Math.round(width * scale);
+      element.height = Math.round(height * scale);
+      element.style.setProperty("width", `${width}px`);
+      element.style.setProperty("height", `${height}px`);
+    }
+    const pen = /** @type {CanvasRenderingContext2D} */ (element.getContext("2d"));
+    const colour = (/** @type {string} */ name) => theme.getPropertyValue(`--${name}`).trim();
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.font = "12px system-ui, sans-serif";
+    pen.textBaseline = "middle";
+    pen.strokeStyle = colour("line");
+    pen.fillStyle = colour("faint");
+    let last = -100;
+    for (const moment of ticks(drawn.from, drawn.to, Math.max(2, Math.floor(inner / 110)))) {
+      const at = x(moment);
+      if (at - last < 70 || at > width - 40) continue;
+      last = at;
+      pen.beginPath();
+      pen.moveTo(at + 0.5, AXIS - 6);
+      pen.lineTo(at + 0.5, height);
+      pen.stroke();
+      pen.fillText(drawn.to - drawn.from < 10_000 ? precise(moment).slice(3) : clock(moment), at + 3, 10);
+    }
+    lanes.forEach((lane, number) => {
+      const top = AXIS + number * LANE;
+      pen.strokeStyle = colour("line");
+      pen.beginPath();
+      pen.moveTo(0, top + LANE - 0.5);
+      pen.lineTo(width, top + LANE - 0.5);
+      pen.stroke();
+      pen.fillStyle = colour(lane.row ? "faint" : "text");
+      clipped(pen, lane.row ? `[${lane.row.map_index}]` : visible(lane.task.name), lane.row ? 18 : 4, top + LANE / 2, left - 12);
+      if (lane.states) attemptsOf(pen, lane.states, top, colour);
+      else bins(pen, lane, top, colour);
+    });
+    pen.fillStyle = colour("faint");
+    for (const [from, to] of drawn.breaks) {
+      const middle = (left + inner * drawn.place(from) + left + inner * drawn.place(to)) / 2;
+      pen.fillText("⋯", middle - 6, 10);
+      pen.setLineDash([2, 3]);
+      pen.strokeStyle = colour("faint");
+      pen.beginPath();
+      pen.moveTo(middle, AXIS - 4);
+      pen.lineTo(middle, height);
+      pen.stroke();
+      pen.setLineDash([]);
+    }
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {any} lane @param {number} top @param {(name: string) => string} colour */
+  function bins(pen, lane, top, colour) {
+    for (const bin of lane.bins) {
+      const from = left + inner * drawn.place(bin.at);
+      const to = left + inner * drawn.place(bin.at + 1);
+      if (bin.running) {
+        const tall = Math.max(3, ((LANE - 10) * bin.running) / lane.peak);
+        pen.fillStyle = colour("running");
+        pen.fillRect(from, top + LANE - 8 - tall, Math.max(1, to - from + 0.4), tall);
+      }
+      const groups = byGroup(bin.ended);
+      const all = groups.reduce((/** @type {number} */ sum, /** @type {any} */ each) => sum + each.count, 0);
+      let at = from;
+      for (const each of groups) {
+        const wide = Math.max(each.group === "success" ? 1 : 2.5, ((to - from) * each.count) / all);
+        pen.fillStyle = colour(each.group);
+        pen.fillRect(at, top + LANE - 7, wide, 5);
+        at += wide;
+      }
+    }
+  }
+
+  /** @param {CanvasRenderingContext2D} pen @param {any[]} states @param {number} top @param {(name: string) => string} colour */
+  function attemptsOf(pen, states, top, colour) {
+    states.forEach((state, number) => {
+      const from = x(milliseconds(state.timestamp) ?? 0);
+      const next = states[number + 1];
+      const to = next ? x(milliseconds(next.timestamp) ?? 0) : isFinished(state.state) ? from : x(Math.min(now.peek(), drawn.to));
+      const { group } = look(state.state);
+      pen.fillStyle = colour(group);
+      if (group === "running") pen.fillRect(from, top + 7, Math.max(1.5, to - from), LANE - 14);
+      else if (isFinished(state.state)) pen.fillRect(from, top + 5, 3, LANE - 10);
+      else pen.fillRect(from, top + LANE / 2 - 1, Math.max(1, to - from), 2);
+    });
+  }
+
+  const laneAt = (/** @type {MouseEvent} */ event) => lanes[Math.floor((event.offsetY - AXIS) / LANE)];
+  const binAt = (/** @type {number} */ offset) => {
+    let low = 0;
+    for (let high = drawn.bins - 1; low < high; ) {
+      const middle = Math.ceil((low + high) / 2);
+      if (left + inner * drawn.place(middle) <= offset) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  };
+  const momentAt = (/** @type {number} */ bin) => drawn.from + ((drawn.to - drawn.from) * bin) / drawn.bins;
+  const hover = (/** @type {MouseEvent} */ event) => {
+    const lane = laneAt(event);
+    if (!lane || event.offsetX < left) return (words.value = "");
+    const bin = binAt(event.offsetX);
+    const name = `${visible(lane.task.name)}${lane.row ? `[${lane.row.map_index}]` : ""}`;
+    if (lane.row) return (words.value = `${name}: ${lane.row.state}`);
+    const { running, ended } = /** @type {any[]} */ (lane.bins)[bin];
+    words.value = `${name} at ${precise(momentAt(bin))}: ${number(running)} running${ended.map((/** @type {any} */ [state, count]) => `, ${number(count)} ${state}`).join("")}`;
+  };
+  const release = (/** @type {MouseEvent} */ event) => {
+    const from = drag.current;
+    drag.current = null;
+    if (from === null) return;
+    if (Math.abs(event.offsetX - from) > 8) {
+      const [a, b] = [from, event.offsetX].sort((one, two) => one - two).map(binAt);
+      return set({ zoom: `${new Date(momentAt(a)).toISOString()}~${new Date(momentAt(b + 1)).toISOString()}` });
+    }
+    const lane = laneAt(event);
+    if (lane) go(taskRunAddress(run.id, lane.task.id, lane.row ? lane.row.map_index : -1));
+  };
+  return html`<div class="canvas"><canvas ref=${canvas} role="img" aria-label=${`Timeline of ${drawn.lanes.length} tasks over ${duration(drawn.to - drawn.from)}; the table says the same`}
+      onMouseMove=${hover} onMouseLeave=${() => (words.value = "")} onMouseDown=${(/** @type {MouseEvent} */ event) => (drag.current = event.offsetX)} onMouseUp=${release}></canvas></div>
+    <p class="status faint" aria-live="polite">${words.value || html`${GROUPS.length ? "▇ running" : ""} · ▂ ended · drag to zoom, press a lane to open it`}</p>
+    ${drawn.lanes.length > most && html`<p class="faint">The first ${most} of ${number(drawn.lanes.length)} tasks.</p>`}`;
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {string} text @param {number} x @param {number} y @param {number} width */
+function clipped(pen, text, x, y, width) {
+  pen.save();
+  pen.beginPath();
+  pen.rect(0, y - 10, width, 20);
+  pen.clip();
+  pen.fillText(text, x, y);
+  pen.restore();
+}
+
+/** The colours of the page, again when they change. */
+function useTheme() {
+  const [, setTurn] = useState(0);
+  useEffect(() => {
+    const media = matchMedia("(prefers-color-scheme: dark)");
+    const turn = () => setTurn((before) => before + 1);
+    const observer = new MutationObserver(turn);
+    observer.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+    media.addEventListener("change", turn);
+    return () => {
+      media.removeEventListener("change", turn);
+      observer.disconnect();
+    };
+  }, []);
+  return getComputedStyle(document.documentElement);
+}
