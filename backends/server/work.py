@@ -11,6 +11,7 @@ from graphql import GraphQLSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...engine.lifecycle import WAITING
+from ..store.queue import suits
 from ..store.schema import metadata
 from .database import reading
 from .execution import Resolver
@@ -43,17 +44,15 @@ async def _workers(call: Call, field: Field, given: dict[str, Any]) -> list[dict
 async def _seen(connection: AsyncConnection, call: Call) -> list[dict[str, Any]]:
     """Return the workers, the one seen last first, with the flow runs that they hold."""
     now = call.store.clock.now()
-    worker, reservation, run = (metadata.tables[name].c for name in ("worker", "reservation", "flow_run"))
+    worker, run = metadata.tables["worker"].c, metadata.tables["flow_run"].c
     wanted = sa.select(worker.name, worker.labels, worker.flow_names, worker.room, worker.created, worker.updated)
     found = await _rows(connection, _mine(call, "worker", wanted).order_by(worker.updated.desc()).limit(_SHOWN))
-    held = (
-        sa.select(reservation.worker_id, run.id, run.name)
-        .join_from(metadata.tables["reservation"], metadata.tables["flow_run"], run.id == reservation.flow_run_id)
-        .where(reservation.worker_id.in_([row["name"] for row in found]), reservation.expires > now)
+    held = sa.select(run.owner, run.id, run.name).where(
+        run.owner.in_([row["name"] for row in found]), run.lease_expires > now
     )
     runs: dict[str, list[dict[str, Any]]] = {}
     for row in await _rows(connection, held):
-        runs.setdefault(row["worker_id"], []).append({"id": row["id"], "name": row["name"]})
+        runs.setdefault(row["owner"], []).append({"id": row["id"], "name": row["name"]})
     return [
         {
             "name": row["name"],
@@ -90,7 +89,7 @@ async def _limits_of(connection: AsyncConnection, call: Call, table: str, key: s
 
 async def _queue(call: Call, field: Field, given: dict[str, Any]) -> dict[str, Any]:
     now = call.store.clock.now()
-    run, flow, reservation = (metadata.tables[name].c for name in ("flow_run", "flow", "reservation"))
+    run, flow = metadata.tables["flow_run"].c, metadata.tables["flow"].c
     waiting = run.state.in_(sorted(WAITING))
     async with reading(call.store, call.budget.seconds) as connection:
         counted = _mine(call, "flow_run", sa.select(sa.func.count()).where(waiting))
@@ -105,14 +104,10 @@ async def _queue(call: Call, field: Field, given: dict[str, Any]) -> dict[str, A
                 run.state_start_time,
                 flow.id.label("flow_id"),
                 flow.name.label("flow_name"),
-                reservation.worker_id,
-                reservation.expires,
+                run.owner,
+                run.lease_expires,
             )
-            .select_from(
-                metadata.tables["flow_run"]
-                .join(metadata.tables["flow"], flow.id == run.flow_id)
-                .outerjoin(metadata.tables["reservation"], reservation.flow_run_id == run.id)
-            )
+            .join_from(metadata.tables["flow_run"], metadata.tables["flow"], flow.id == run.flow_id)
             .where(waiting, run.state_start_time <= now)
             .order_by(run.state_start_time, run.id)
             .limit(_QUEUED)
@@ -140,19 +135,17 @@ async def _queue(call: Call, field: Field, given: dict[str, Any]) -> dict[str, A
 
 def _why(row: Row, workers: Sequence[Row], limits: Mapping[str, Row], now: datetime.datetime) -> str:
     """Say in words why a flow run whose time has come has not begun."""
-    if row["worker_id"] is not None and row["expires"] > now:
-        return f"worker {row['worker_id']} has taken it"
+    if row["owner"] is not None and row["lease_expires"] is not None and row["lease_expires"] > now:
+        return f"{row['owner']} has taken it"
     full = [name for name in row["labels"] or () if name in limits and limits[name]["used"] >= limits[name]["limit"]]
     if full:
         return f"the limit {full[0]!r} is full: {limits[full[0]]['used']} of {limits[full[0]]['limit']}"
     if not workers:
         return "there is no live worker"
-    labels = set(row["labels"] or ())
-    fitting = [each for each in workers if (labels <= set(each["labels"]) if labels else not each["labels"])]
+    fitting = [each for each in workers if suits(row, each["labels"], is_worker=True)]
     if not fitting:
-        return (
-            f"no live worker has the labels {', '.join(sorted(labels))}" if labels else "all live workers have labels"
-        )
+        labels = ", ".join(row["labels"] or ())
+        return f"no live worker has the labels {labels}" if labels else "all live workers have labels"
     able = [each for each in fitting if each["flow_names"] is None or row["flow_name"] in each["flow_names"]]
     if not able:
         return f"no live worker has the flow {row['flow_name']!r}"

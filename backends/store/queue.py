@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, exists, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, true, update
 
 from ...engine.backend import LEASE_SECONDS, MAX_LAPSES
 from ...engine.errors import BackendRejected
@@ -96,10 +96,11 @@ def get_runs_in_queue(
     run = tables["flow_run"].c
     ready = select(run.id, run.labels).where(run.tenant_id == owner, _ready(tx, before or tx.now))
     rows = tx.all(ready.order_by(run.state_start_time.asc().nulls_last(), run.id).limit(_FETCHED))
-    return {"flow_run_ids": [row["id"] for row in rows if _suits(row, labels)][:_ANSWERED]}
+    return {"flow_run_ids": [row["id"] for row in rows if suits(row, labels)][:_ANSWERED]}
 
 
-def _suits(row: RowMapping, labels: Sequence[str], *, is_worker: bool = False) -> bool:
+def suits(row: Any, labels: Sequence[str], *, is_worker: bool = False) -> bool:
+    """Whether a flow run goes to an agent, or a worker, with these labels."""
     wanted = {label for label in row["labels"] or [] if not (is_worker and label.startswith(AGENTLESS))}
     return wanted <= set(labels) if wanted else not labels
 
@@ -168,7 +169,7 @@ def reserve_flow_runs(
     )
     taken: list[Payload] = []
     while len(taken) < limit:
-        suited = [row for row in tx.all(found) if _suits(row, labels, is_worker=True)][: limit - len(taken)]
+        suited = [row for row in tx.all(found) if suits(row, labels, is_worker=True)][: limit - len(taken)]
         if not suited:
             break
         # Of several processes that found the same run one wins, and the others look again.

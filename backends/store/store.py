@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ...engine.clock import Clock, SystemClock
 from ...engine.errors import FlowloopError
 from . import (
+    answers,
     creation,
     flow_groups,
     flow_runs,
@@ -337,6 +338,7 @@ class Store:
     get_task_run_info = _read(task_runs.get_task_run_info)
     get_latest_cached_states = _read(reads.get_latest_cached_states)
     mapped_children = _read(task_runs.mapped_children)
+    answer_task_run = _write(answers.answer_task_run)
     set_task_run_name = _write(task_runs.set_task_run_name)
     update_task_run_heartbeat = _write(task_runs.update_task_run_heartbeat)
 

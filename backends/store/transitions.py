@@ -97,11 +97,11 @@ def state_update(run_id: str, state: str, message: str, **fields: Any) -> StateU
     made = {
         "type": state,
         "message": message,
-        **fields,
         "__version__": VERSION,
         "context": {},
         "cached_inputs": {},
         "_result": no_result(),
+        **fields,
     }
     return StateUpdate(run_id, document(made).encode())
 

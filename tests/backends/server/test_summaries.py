@@ -147,7 +147,7 @@ async def test_the_queue_says_why_a_run_has_not_begun(served: Served, world: Wor
     await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=0)
     assert await why() == "every worker that could take it is full"
     assert len(await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=5)) == 1
-    assert await why() == "worker w has taken it"
+    assert await why() == "w has taken it"
     (worker,) = (await served.data("{ workers { name running concurrency alive flow_runs { id } } }"))["workers"]
     assert worker == {
         "name": "w",

@@ -91,7 +91,8 @@ export function read(input, text) {
     }
     default:
       try {
-        return { value: JSON.parse(plain) };
+        const value = JSON.parse(plain);
+        return { value: /\d{16}/.test(plain) ? new Typed(plain) : value };
       } catch {
         return { problem: `${input.name} is ${input.hint}` };
       }

@@ -9,7 +9,7 @@ const LOOKS = new Map(
     TriggerFailed: { symbol: "✕", group: "failed" },
     TimedOut: { symbol: "✕", group: "failed" },
     ValidationFailed: { symbol: "✕", group: "failed" },
-    Paused: { symbol: "⏸", group: "paused" },
+    Paused: { symbol: "‖", group: "paused" },
     Retrying: { symbol: "↻", group: "retrying" },
     Looped: { symbol: "↻", group: "running" },
     Running: { symbol: "◐", group: "running" },

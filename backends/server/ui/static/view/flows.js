@@ -134,7 +134,7 @@ function Grid({ flow }) {
         const states = /** @type {[string, number][]} */ (Object.entries(grid.cells[at].get(task.id) ?? {}));
         const bad = states.filter(([state]) => look(state).group === "failed").reduce((sum, [, count]) => sum + count, 0);
         const group = states.length ? worst(states) : "pending";
-        const shape = { failed: "✕", paused: "⏸", retrying: "↻", running: "◐", cancelled: "⊘", skipped: "–", success: "✓" }[group] ?? "○";
+        const shape = { failed: "✕", paused: "‖", retrying: "↻", running: "◐", cancelled: "⊘", skipped: "–", success: "✓" }[group] ?? "○";
         return html`<td key=${run.id}><a class=${`of-${group}`} href=${taskRunAddress(run.id, task.id, -1)} aria-label=${`${task.name} in ${run.name}: ${group}`}>${shape}${bad > 1 ? number(bad) : ""}</a></td>`;
       })}</tr>`)}</tbody></table></div></section>`;
 }

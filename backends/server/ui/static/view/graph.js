@@ -56,7 +56,7 @@ function Node({ run, task, x, y, states, again, selected }) {
     left += part.width;
     return part;
   });
-  const symbol = only ? look(only).symbol : { failed: "✕", paused: "⏸", retrying: "↻", running: "◐", success: "✓" }[group] ?? "○";
+  const symbol = only ? look(only).symbol : { failed: "✕", paused: "‖", retrying: "↻", running: "◐", success: "✓" }[group] ?? "○";
   return html`<a href=${taskRunAddress(run.id, task.id, -1)} data-task=${task.id} class=${`node of-${group}${selected ? " selected" : ""}${isMapped ? " mapped" : ""}`} transform=${`translate(${x} ${y})`} aria-label=${`${visible(task.name)}: ${words}`}>
     <title>${visible(task.name)}: ${words}</title>
     ${isMapped && html`<rect class="behind" x="4" y="4" width=${NODE.width} height=${NODE.height} rx="7" />`}

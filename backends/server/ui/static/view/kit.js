@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
-import { byGroup, look } from "../model/states.js";
+import { byGroup, isFinished, look } from "../model/states.js";
 import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
 
@@ -62,9 +62,9 @@ export function Time({ at, ago = false }) {
 export function Took({ run }) {
   const from = milliseconds(run.start_time);
   if (from === null) return null;
-  const over = milliseconds(run.end_time);
-  const isOver = look(run.state).group !== "running" && over !== null;
-  return html`<span class="number">${duration((isOver ? over : now.value) - from)}${isOver || look(run.state).group !== "running" ? "" : " …"}</span>`;
+  const over = isFinished(run.state) ? milliseconds(run.end_time) : now.value;
+  if (over === null) return null; // what is mapped has no end of its own
+  return html`<span class="number">${duration(over - from)}${isFinished(run.state) ? "" : " …"}</span>`;
 }
 
 /** A bar of how many are in each group of states. @param {{counts: Iterable<[string, number]>, wide?: boolean}} props */
@@ -82,7 +82,7 @@ export function Bar({ counts, wide = false }) {
 export function Counts({ counts }) {
   const groups = byGroup(counts);
   return html`<span class="counts">${groups.map((each) => {
-    const { symbol } = { symbol: { failed: "✕", paused: "⏸", retrying: "↻", running: "◐", cancelled: "⊘", pending: "○", skipped: "–", success: "✓" }[each.group] };
+    const { symbol } = { symbol: { failed: "✕", paused: "‖", retrying: "↻", running: "◐", cancelled: "⊘", pending: "○", skipped: "–", success: "✓" }[each.group] };
     return html`<span key=${each.group} class=${`state of-${each.group}`} title=${each.group}><span class="number">${number(each.count)}</span> <span aria-hidden="true">${symbol}</span><span class="hidden">${each.group}</span></span>`;
   })}</span>`;
 }

@@ -122,7 +122,7 @@ function View({ run, counts, error, again, task, index }) {
 /** @param {{run: any, counts: Map<string, any>, sums: Map<string, number>, again: () => void}} props */
 function Head({ run, counts, sums, again }) {
   const asks = useSignal("");
-  const again2 = sum([...counts.values()].map((each) => each.again));
+  const repeated = sum([...counts.values()].map((each) => each.again));
   const open = sum([...sums].filter(([state]) => !isFinished(state)).map(([, count]) => count));
   const done = sum(sums.values()) - open;
   const wrong = sum([...sums].filter(([state]) => !["success", "skipped"].includes(look(state).group)).map(([, count]) => count));
@@ -141,12 +141,12 @@ function Head({ run, counts, sums, again }) {
       <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over ? html` → <${Time} at=${run.end_time} />` : null}</span>
       <${Took} run=${run} />
       <span class="faint">version ${run.version} of the state · flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
-      ${(run.labels ?? []).map((/** @type {string} */ label) => html`<span class="label" key=${label}>${label}</span>`)}
+      ${(run.labels ?? []).filter((/** @type {string} */ label) => !label.startsWith("agentless-")).map((/** @type {string} */ label) => html`<span class="label" key=${label}>${label}</span>`)}
       ${parent ? html`<span>from <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
       <${Copy} text=${run.id} label="copy id" />
     </p>
     ${run.state_message ? html`<p class="said"><${Text} text=${run.state_message} /></p>` : null}
-    <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${again2 ? html`<span class="faint">${number(again2)} with more than one attempt</span>` : null}</div>
+    <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${repeated ? html` <span class="faint">· ${number(repeated)} with more than one attempt</span>` : null}</div>
     ${asks.value === "cancel" && html`<${Dialog} title=${`Cancel ${run.name}?`} action="Cancel the run" danger close=${() => (asks.value = "")} run=${async () => { await ask(CANCEL, { input: { flow_run_id: run.id } }); again(); }}>
       <p>${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.</p></${Dialog}>`}
     ${asks.value === "restart" && html`<${Dialog} title=${`Run ${run.name} again?`} action="Run again" close=${() => (asks.value = "")} run=${async () => { await ask(RESTART, { input: { flow_run_id: run.id } }); again(); }}>
@@ -157,7 +157,8 @@ function Head({ run, counts, sums, again }) {
 /** @param {{rows: any[], run: any, tasks: Map<string, any>, task?: string, index?: number, total: number}} props */
 function Attention({ rows, run, tasks, task, index, total: all }) {
   if (!rows.length) return null;
-  const order = (/** @type {any} */ row) => ["failed", "paused", "retrying"].indexOf(look(row.state).group);
+  // The cause comes before what it stopped.
+  const order = (/** @type {any} */ row) => ["failed", "paused", "retrying"].indexOf(look(row.state).group) + (row.state === "TriggerFailed" ? 0.5 : 0);
   const groups = alike([...rows].sort((a, b) => order(a) - order(b)));
   return html`<section class="panel attention" aria-labelledby="attention">
     <h2 id="attention">Needs attention <${Counts} counts=${countsOf(rows)} /></h2>

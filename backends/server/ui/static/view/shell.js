@@ -60,7 +60,7 @@ export function Shell({ children }) {
   return html`<a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); document.querySelector("main")?.focus(); }}>Skip to the content</a>
     <header>
       <a class="brand" href=${href(["runs"])}>flowloop</a>
-      <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">⏸</span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
+      <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">‖</span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
       <button type="button" class="search" onClick=${() => go(href(["search"]))}>Search <kbd>/</kbd></button>
       <${Link} />
       <${Zone} />

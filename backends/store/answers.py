@@ -1,0 +1,91 @@
+"""Answering a task run that waits for a person: it goes on with the answer, or fails because it was declined."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from sqlalchemy import select
+
+from ...engine.errors import BackendRejected, VersionLockMismatch
+from ...engine.lifecycle import FINISHED, WAITING
+from . import queue
+from .flow_runs import set_one
+from .idempotency import once
+from .records import Payload
+from .transitions import set_states, state_update
+from .tx import Tx, tables
+
+__all__ = ["answer_task_run"]
+
+_ALIVE = datetime.timedelta(minutes=1)
+
+
+def answer_task_run(
+    tx: Tx,
+    *,
+    task_run_id: str,
+    version: int,
+    approve: bool,
+    note: str | None = None,
+    value: Any = None,
+    idempotency_key: str | None = None,
+) -> Payload:
+    """Answer a Paused task run, once: of two people who answer the same question the second is told of the first.
+
+    Args:
+        - task_run_id: the task run
+        - version: the version of the Paused state that is answered
+        - approve: whether it is to go on (Resume); else it fails
+        - note: why
+        - value: what the body is to find beside the note, in the context of the Resume state under ``answer``
+        - idempotency_key: the same answer sent again under this key is answered as it was the first time
+
+    Returns:
+        - Payload: ``state``, ``version``, and ``picked_up_by``: ``runner``, ``workers`` or ``nobody``
+    """
+
+    def answer(tx: Tx) -> Payload:
+        return _answer(tx, task_run_id, version, approve, note, value)
+
+    if idempotency_key is None:
+        return answer(tx)
+    answered: Payload = once(tx, f"answer:{idempotency_key}", answer)
+    return answered
+
+
+def _answer(tx: Tx, task_run_id: str, version: int, approve: bool, note: str | None, value: Any) -> Payload:
+    row = tx.row("task_run", task_run_id, f"Task run {task_run_id} not found", lock=True)
+    run = tx.row("flow_run", row["flow_run_id"], "Invalid flow run ID.", lock=True)
+    if row["state"] != "Paused" or row["version"] != version:
+        raise VersionLockMismatch(
+            f"Task run {row['id']} is {row['state']} (version {row['version']}): {row['state_message']!r}"
+        )
+    if run["state"] in FINISHED:
+        raise BackendRejected(f"Flow run {run['id']} is {run['state']}: its task runs wait for nobody any more.")
+    by = tx.caller.key_name
+    said = f"{'approved' if approve else 'declined'}{f' by {by}' if by else ''}{f': {note}' if note else ''}"
+    answered = {"value": value, "note": note, "by": by, "at": tx.now.isoformat()}
+    fields: dict[str, Any] = {"start_time": tx.now.isoformat()} if approve else {}
+    state = "Resume" if approve else "Failed"
+    made = state_update(row["id"], state, said, context={"answer": answered}, **fields)
+    outcome = set_states(tx, "task_run", [made])[0]
+    if outcome.error is not None:
+        raise outcome.error
+    if run["state"] in WAITING and (run["state_start_time"] is None or run["state_start_time"] > tx.now):
+        set_one(tx, state_update(run["id"], "Scheduled", said, start_time=tx.now.isoformat()))
+    return {"state": state, "version": outcome.version, "picked_up_by": _who_goes_on(tx, run)}
+
+
+def _who_goes_on(tx: Tx, run: Any) -> str:
+    """Say who will go on with a flow run: its own runner, the workers that there are, or nobody."""
+    if run["owner"] is not None and run["lease_expires"] is not None and run["lease_expires"] > tx.lease_now:
+        return "runner"
+    worker, flow = tables["worker"].c, tables["flow"].c
+    name = tx.scalar(select(flow.name).where(flow.id == run["flow_id"]))
+    seen = tx.all(select(worker.labels, worker.flow_names).where(tx.mine("worker"), worker.updated > tx.now - _ALIVE))
+    able = any(
+        queue.suits(run, row["labels"], is_worker=True) and (row["flow_names"] is None or name in row["flow_names"])
+        for row in seen
+    )
+    return "workers" if able else "nobody"

@@ -1,0 +1,122 @@
+"""A browser, and servers for it: Debian's Chromium by its path, or whichever is on the PATH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowloop.backends.server import ServerSettings
+from flowloop.backends.store import ANYONE, Store
+
+from ..backends.server.served import QUIET, listening
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+OPEN = ServerSettings(require_api_key=False, poll_seconds=0.1, **QUIET)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if CHROMIUM is None and not os.environ.get("FLOWLOOP_BROWSER_REQUIRED"):
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason="there is no Chromium on the PATH"))
+
+
+class Visit:
+    """A page in a browser, that must have nothing to complain of when it is left."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.problems: list[str] = []
+        self.requests: list[Any] = []
+        self.allowed: list[str] = []
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.problems.append(f"{error}"))
+        page.on("dialog", lambda dialog: self.problems.append(f"a dialog: {dialog.message}"))
+        page.on("request", lambda request: self.requests.append(request))
+
+    def _hear(self, message: Any) -> None:
+        if message.type in ("error", "warning") and not any(text in message.text for text in self.allowed):
+            self.problems.append(f"{message.type}: {message.text}")
+
+    async def open(self, url: str) -> None:
+        await self.page.goto(url)
+        await self.page.wait_for_selector("main h1, main .empty")
+
+    async def live(self) -> None:
+        await self.page.wait_for_selector(".link.is-live")
+
+    async def text(self, selector: str = "main") -> str:
+        return str(await self.page.inner_text(selector))
+
+    async def see(self, text: str) -> None:
+        """Wait until a text is shown."""
+        await self.page.get_by_text(text).first.wait_for()
+
+    async def nodes(self) -> int:
+        return int(await self.page.evaluate("document.querySelectorAll('*').length"))
+
+
+class Browser:
+    """Opens pages."""
+
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+
+    @asynccontextmanager
+    async def visit(self, width: int = 1440, theme: str = "light", **options: Any) -> AsyncIterator[Visit]:
+        context = await self._browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=theme,
+            timezone_id="Europe/Berlin",
+            reduced_motion="reduce",
+            **options,
+        )
+        context.set_default_timeout(20_000)
+        visit = Visit(await context.new_page())
+        try:
+            yield visit
+            assert visit.problems == []
+        finally:
+            await context.close()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    from playwright.async_api import async_playwright
+
+    assert CHROMIUM is not None, "there is no Chromium on the PATH: apt-get install chromium"
+    async with async_playwright() as playwright:
+        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS])
+        try:
+            yield Browser(opened)
+        finally:
+            await opened.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """The database that the server of `url` serves, as another process has it open."""
+    async with Store(f"sqlite:///{tmp_path / 'flowloop.db'}", synchronous="OFF") as opened:
+        await opened.default_tenant(ANYONE)
+        yield opened
+
+
+@pytest.fixture
+async def url(tmp_path: Path, store: Store) -> AsyncIterator[str]:
+    async with listening(f"sqlite:///{tmp_path / 'flowloop.db'}", OPEN, synchronous="OFF") as at:
+        yield at

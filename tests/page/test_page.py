@@ -1,0 +1,251 @@
+"""The page in a browser: what a person does with it, and that it has nothing to complain of while they do."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowloop.backends.server import ServerSettings
+from flowloop.backends.store import ANYONE, Store
+
+from ..backends.server.served import QUIET, listening
+from .axe import axe_source
+from .conftest import Browser, Visit
+from .world import Recorded, failed_run, paused_run
+
+PICTURES = Path(os.environ["FLOWLOOP_PICTURES"]) if os.environ.get("FLOWLOOP_PICTURES") else None
+"""Where to leave pictures of all views, to be looked at."""
+
+pytestmark = [pytest.mark.browser, pytest.mark.heavy]
+
+
+@pytest.fixture
+async def recorded(store: Store) -> Recorded:
+    found = Recorded(store)
+    await found.register(
+        parameters=[{"name": "n", "type": "Parameter", "required": True, "slug": "n", "default": None}]
+    )
+    return found
+
+
+async def test_from_a_failed_run_to_its_log_and_again(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await failed_run(recorded)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/")
+        await visit.live()
+        assert page.url == f"{url}/ui/runs"
+        await page.get_by_role("link", name="hasty-gannet").click()
+        # It opens where it hurts: the first child that failed is chosen, and its log is there.
+        await page.wait_for_selector("aside .traceback")
+        assert page.url == f"{url}/ui/runs/{run.id}/tasks/{run.tasks['price']}/7"
+        selected = await visit.text("aside")
+        assert "RuntimeError: bad row 7" in selected
+        await visit.see("bad row 7, see")
+        assert (
+            await page.get_by_role("link", name="https://example.test/7").get_attribute("rel") == "noopener noreferrer"
+        )
+        assert await page.locator("aside .markdown strong").inner_text() == "bad"
+        for word in ("Retrying", "attempt 3"):
+            assert word in await visit.text("aside")
+        await page.get_by_role("button", name=re.compile("^2 ")).click()
+        assert "attempt=2" in page.url
+        await page.get_by_role("button", name="Run again from failed…").click()
+        dialog = page.get_by_role("dialog")
+        assert "2 task runs that did not succeed would run again" in await dialog.inner_text()
+        await dialog.get_by_role("button", name="Run again").click()
+        await page.wait_for_selector(".head .big .of-pending")
+        assert (await recorded.store.get_flow_run_state(ANYONE, flow_run_id=run.id))["state"] == "Scheduled"
+
+
+async def test_a_run_is_cancelled_by_keys_alone(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await recorded.begin("vivid-lynx")
+    await run.task("numbers", "Running")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/")
+        await page.wait_for_selector("[data-row]")
+        await page.keyboard.press("j")
+        assert await page.evaluate("document.activeElement.textContent.includes('vivid-lynx')")
+        await page.keyboard.press("Enter")
+        button = page.get_by_role("button", name="Cancel…")
+        await button.focus()
+        await page.keyboard.press("Enter")
+        await visit.see("would be cancelled")
+        await page.keyboard.press("Escape")
+        await page.wait_for_selector("dialog", state="detached")
+        assert await page.evaluate("document.activeElement.textContent") == "Cancel…"
+        await page.keyboard.press("Enter")
+        await page.get_by_role("button", name="Cancel the run").focus()
+        await page.keyboard.press("Enter")
+        await visit.see("Cancelling")
+        await page.keyboard.press("g")
+        await page.keyboard.press("i")
+        await visit.see("Nothing waits for anybody.")
+
+
+async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await paused_run(recorded)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/inbox")
+        await visit.see("3 prices are above the limit")
+        await page.wait_for_selector("nav .badge")
+        await page.get_by_role("button", name="Answer…").click()
+        await page.get_by_label("Note").fill("fine for this week")
+        await page.get_by_label("Value").fill("0.95")
+        await page.get_by_role("button", name="Approve").click()
+        # No worker is there: it is said, and what was recorded stays recorded.
+        await visit.see("Nobody will go on with this run")
+        (row,) = [row for row in await _rows(recorded.store, run.id) if row["id"] == run.task_runs["price"]]
+        assert row["state"] == "Resume"
+        assert row["state_message"] == "approved: fine for this week"
+        await page.get_by_role("button", name="Leave it").click()
+        await visit.see("Nothing waits for anybody.")
+
+
+async def _rows(store: Store, flow_run_id: str) -> list[dict[str, Any]]:
+    from sqlalchemy import select
+
+    from flowloop.backends.store.schema import metadata
+
+    run = metadata.tables["task_run"].c
+    async with store.engine.connect() as connection:
+        wanted = select(run.id, run.state, run.state_message).where(run.flow_run_id == flow_run_id)
+        return [dict(row) for row in (await connection.execute(wanted)).mappings()]
+
+
+async def test_a_run_changes_while_it_is_looked_at(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await recorded.begin("quick-otter")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        await visit.live()
+        await run.task("numbers", "Running", "Success")
+        await page.wait_for_selector(".node.of-success")
+        ids = await run.map("price", 50)
+        await run.all(ids, "Running")
+        await page.locator(".total .of-running", has_text="50").wait_for()
+        await run.all(ids, "Success")
+        await run.flow("Success", "all is well")
+        await visit.see("all is well")
+        await page.wait_for_selector(".head .big .of-success")
+
+
+async def test_a_flow_is_run_with_the_values_of_a_form(browser: Browser, url: str, recorded: Recorded) -> None:
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/flows")
+        await page.get_by_role("link", name="Run now…").click()
+        await page.get_by_label("n *").fill("12345678901234567890")
+        await page.get_by_role("button", name="Run", exact=True).click()
+        await page.wait_for_selector(".head")
+        run_id = page.url.rpartition("/")[2]
+        await page.get_by_role("link", name="Parameters").click()
+        await page.wait_for_selector(".json")
+        (parameters,) = [row for row in await _parameters(recorded.store) if row["id"] == run_id]
+        assert parameters["parameters"] == {"n": 12345678901234567890}
+
+
+async def _parameters(store: Store) -> list[dict[str, Any]]:
+    from sqlalchemy import select
+
+    from flowloop.backends.store.schema import metadata
+
+    run = metadata.tables["flow_run"].c
+    async with store.engine.connect() as connection:
+        return [dict(row) for row in (await connection.execute(select(run.id, run.parameters))).mappings()]
+
+
+async def test_a_key_is_asked_for_and_forgotten(browser: Browser, tmp_path: Path, store: Store) -> None:
+    recorded = Recorded(store)
+    await recorded.register()
+    await recorded.begin("hidden-heron")
+    reader = (await store.create_api_key(ANYONE, name="ada", scopes=["read"]))["key"]
+    locked = ServerSettings(require_api_key=True, poll_seconds=0.1, key_cache_seconds=0, **QUIET)
+    database = f"sqlite:///{tmp_path / 'flowloop.db'}"
+    async with listening(database, locked, synchronous="OFF") as url, browser.visit() as visit:
+        visit.allowed += ["401", "WebSocket"]
+        page = visit.page
+        await page.goto(f"{url}/ui/runs")
+        await page.get_by_label("API key").fill("wrong")
+        await page.get_by_role("button", name="Sign in").click()
+        await visit.see("There is no such API key")
+        await page.get_by_label("API key").fill(reader)
+        await page.get_by_role("button", name="Sign in").click()
+        await visit.see("hidden-heron")
+        await visit.live()
+        assert "ada" in await visit.text("header")
+        (cookie,) = await page.context.cookies()
+        assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("flowloop_session", True, "Strict")
+        assert cookie["value"] != reader
+        await page.get_by_role("link", name="hidden-heron").click()
+        await page.wait_for_selector(".head")
+        assert await page.get_by_role("button", name="Cancel…").count() == 0  # it may only read
+        await page.get_by_role("button", name="Sign out").click()
+        await page.get_by_label("API key").wait_for()
+        assert await page.context.cookies() == []
+
+
+async def test_graphiql_shows(browser: Browser, url: str) -> None:
+    async with browser.visit() as visit:
+        await visit.page.goto(f"{url}/graphql")
+        await visit.page.wait_for_selector(".graphiql-container")
+
+
+def addresses(run: Any, flow_id: str) -> dict[str, str]:
+    child = f"runs/{run.id}/tasks/{run.tasks['price']}/7"
+    return {
+        "runs": "runs",
+        "run": f"runs/{run.id}",
+        "tasks": f"runs/{run.id}?tab=tasks",
+        "timeline": f"runs/{run.id}?tab=timeline",
+        "logs": f"runs/{run.id}?tab=logs",
+        "history": f"runs/{run.id}?tab=history",
+        "child": child,
+        "flows": "flows",
+        "form": f"flows/{flow_id}?form=run",
+        "inbox": "inbox",
+        "workers": "workers",
+        "search": "search?q=price",
+        "tail": "tail",
+    }
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+async def test_each_view_can_be_read_by_everybody(
+    browser: Browser, url: str, recorded: Recorded, width: int, theme: str
+) -> None:
+    run = await failed_run(recorded)
+    await paused_run(recorded)
+    await recorded.store.update_task_tag_limit(ANYONE, tag="db", limit=5)
+    await recorded.store.reserve_flow_runs(ANYONE, worker_id="etl-1", limit=0, labels=["gpu"])
+    axe = axe_source()
+    found: dict[str, Any] = {}
+    async with browser.visit(width, theme) as visit:
+        for view, address in addresses(run, recorded.flow_id).items():
+            await visit.open(f"{url}/ui/{address}")
+            await settled(visit)
+            if PICTURES:
+                await visit.page.screenshot(path=str(PICTURES / f"{view}-{width}-{theme}.png"))
+            assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width, view
+            assert await visit.nodes() < 1_500, view
+            await visit.page.evaluate(axe)
+            findings = await visit.page.evaluate(
+                "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']}).then("
+                "found => found.violations.map(each => [each.id, each.nodes.map(node => node.html).slice(0, 3)]))"
+            )
+            if findings:
+                found[view] = findings
+    assert found == {}
+
+
+async def settled(visit: Visit) -> None:
+    """Wait until everything that a view asks for is there."""
+    await visit.page.wait_for_load_state("networkidle")
+    await visit.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
