@@ -2,6 +2,7 @@
 #   make demo    run examples/seattle_weather.py, recorded in .flowloop/
 #   make test    run the tests
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
+#   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
 #   make check   format, lint and types
 #   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
 #                docs/benchmarks.md, about 40 minutes; bench-guard: what CI runs, a minute; bench-page: the page alone
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo test prefect1 check format lint types clean bench bench-full bench-guard bench-page bench-env
+.PHONY: demo test prefect1 faults check format lint types clean bench bench-full bench-guard bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -26,6 +27,9 @@ test: $(VENV)/.installed-dev
 
 prefect1: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/prefect1 $(ARGS)
+
+faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/faults -m faults --tries 100 $(ARGS)
 
 check: format lint types
 

@@ -11,6 +11,11 @@ from flowloop.engine._run.drive import Drive
 from flowloop.engine.testing import VirtualLoop
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tries", type=int, default=5, help="how often each fault is tried in tests/faults")
+    parser.addoption("--seed", type=int, default=1, help="what the faults in tests/faults are chosen by")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_time: runs on flowloop.engine.testing.VirtualLoop")
     Drive.keeps_story = True

@@ -34,7 +34,7 @@ from ...engine.backend import (
     TaskRunInfoResult,
 )
 from ...engine.clock import Clock, SystemClock
-from ...engine.errors import BackendRejected, FlowRunOwned, OwnershipLost
+from ...engine.errors import BackendRejected, FlowRunOwned
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
 from ...engine.state import Cached, Cancelled, Cancelling, Failed, Pending, Queued, Running, Scheduled, State, Success
@@ -300,10 +300,11 @@ class MemoryBackend:
         sent = _encode(state)
         await asyncio.sleep(0)  # as everywhere else, other coroutines come in between
         run = self._flow_run(flow_run_id)
+        run.fence(epoch)
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
-        run.fence(state, epoch, self._clock.now())
+        run.check_unowned(state, epoch, self._clock.now())
         run.check_version(version)
         run.check_not_finished(state)
         run.prolong(state, epoch, self._clock.now())
@@ -330,10 +331,11 @@ class MemoryBackend:
         sent = _encode(state)
         await asyncio.sleep(0)
         run = self._task_run(task_run_id)
+        run.flow_run.fence(epoch)
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
-        run.flow_run.fence(state, epoch, self._clock.now())
+        run.flow_run.check_unowned(state, epoch, self._clock.now())
         run.check_version(version)
         if state.is_running() and run.flow_run.state is not Running:
             raise BackendRejected(
@@ -359,8 +361,7 @@ class MemoryBackend:
     async def update_flow_run_heartbeat(self, flow_run_id: str, epoch: int | None = None) -> None:
         """See `Backend.update_flow_run_heartbeat`."""
         run = self._flow_run(flow_run_id)
-        if epoch not in (None, run.epoch):
-            raise OwnershipLost(f"flow run {run.id} has another owner since: its epoch is {run.epoch}, not {epoch}")
+        run.fence(epoch)
         self.heartbeats[run.id] = run.heartbeat = self._clock.now()
 
     async def write_run_logs(self, records: Sequence[LogRecord]) -> None:

@@ -135,10 +135,13 @@ class FlowRun(Run):
         free_at = self.free_at()
         return free_at is None or free_at <= now
 
-    def fence(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
-        """Refuse what a former owner sends, and a Running beside an owner that lives."""
-        if epoch is not None and epoch != self.epoch:
+    def fence(self, epoch: int | None) -> None:
+        """Refuse what a former owner sends, also if it reads like what is recorded: that is its successor's."""
+        if epoch not in (None, self.epoch):
             raise OwnershipLost(f"flow run {self.id} has another owner since: its epoch is {self.epoch}, not {epoch}")
+
+    def check_unowned(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
+        """Refuse a Running without an epoch beside an owner that lives."""
         if epoch is None and type(state) is Running and self.owner is not None and not self.is_silent(now):
             raise VersionLockMismatch(f"State update failed: flow run {self.id} has an owner that is alive")
 

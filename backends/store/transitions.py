@@ -230,12 +230,19 @@ class _Batch:
         flow = self.flows[run.flow_key]
         strict = self.fenced or flow.locked
         new, version = item.head.type, item.update.version
+        owned = flow if self.kind == "task_run" else run
+        if item.update.epoch not in (None, owned.epoch):
+            # also if it reads like what is recorded: that is its successor's
+            why = f": the flow run has another owner since: epoch {item.update.epoch} is not {owned.epoch}."
+            return self.refuse(item, run, why, OWNERSHIP_LOST)
         # What says the version that its run has is no repetition: nothing has followed that version yet.
         if strict and version != run.version and (repeated := self.find_repeated(run, item)) is not None:
             return repeated
-        fenced_off = self.find_fence(item, run, flow if self.kind == "task_run" else run)
-        if fenced_off is not None:
-            return fenced_off
+        if item.head.type == "Running" and owned.owner is not None:
+            if item.update.epoch is not None:
+                self.prolong(run.flow_key if self.kind == "task_run" else run.id, owned)
+            elif self.is_living(owned):
+                return self.refuse(item, run, ": the flow run has an owner that is alive.", VERSION_LOCKING_ERROR)
         if new == "Submitted" and self.is_submitted(run):
             message = "State update failed: this run has already been submitted."
             return Outcome(run.id, "ERROR", message, run.version)
@@ -247,20 +254,6 @@ class _Batch:
         if strict and not lifecycle.may_follow(run.state, new):
             return self.refuse(item, run, f": the run is finished ({run.state}).")
         return self.accept(run, flow, item)
-
-    def find_fence(self, item: _Item, run: _Run, owned: _Run | _Flow) -> Outcome | None:
-        """Return the refusal of what a former owner sends, or of a Running beside an owner that lives."""
-        epoch = item.update.epoch
-        if epoch is not None:
-            if epoch == owned.epoch:
-                if item.head.type == "Running" and owned.owner is not None:
-                    self.prolong(run.flow_key if self.kind == "task_run" else run.id, owned)
-                return None
-            why = f": the flow run has another owner since: epoch {epoch} is not the current epoch {owned.epoch}."
-            return self.refuse(item, run, why, OWNERSHIP_LOST)
-        if owned.owner is None or item.head.type != "Running" or not self.is_living(owned):
-            return None
-        return self.refuse(item, run, ": the flow run has an owner that is alive.", VERSION_LOCKING_ERROR)
 
     def prolong(self, flow_run_id: str, owned: _Run | _Flow) -> None:
         """Begin a lease anew of which little is left: what begins is a sign of life, too."""

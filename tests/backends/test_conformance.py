@@ -863,6 +863,8 @@ async def test_a_claim_raises_the_epoch_and_shuts_the_former_owner_out(backend: 
     with pytest.raises(OwnershipLost):
         await backend.set_flow_run_state(run.id, 2, Failed("late"), epoch=1)
     with pytest.raises(OwnershipLost):
+        await backend.set_flow_run_state(run.id, 1, Running("go"), epoch=1)  # what it recorded itself before
+    with pytest.raises(OwnershipLost):
         await backend.update_flow_run_heartbeat(run.id, 1)
     assert isinstance(await backend.get_task_run_state(run.task_run_id), Running)
     await backend.set_task_run_state(run.task_run_id, 2, Success("mine"), epoch=2)
