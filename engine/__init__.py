@@ -27,7 +27,7 @@ from .flow_runner import FlowRunner
 from .limits import Limits, Rate
 from .parameter import DateTimeParameter, Parameter
 from .resources import ResourceManager, resource_manager
-from .secrets import Secret
+from .secrets import EnvVarSecret, Secret
 from .settings import Settings
 from .state import State
 from .subflow import FlowTask, subflow
@@ -38,6 +38,7 @@ from .wiring import apply_map
 __all__ = [
     "DateTimeParameter",
     "Edge",
+    "EnvVarSecret",
     "Flow",
     "FlowRunner",
     "FlowTask",

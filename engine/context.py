@@ -205,7 +205,7 @@ def now() -> datetime.datetime:
     return clock.now()
 
 
-def dates(day: datetime.datetime) -> dict[str, str]:
+def dates(day: datetime.date) -> dict[str, str]:
     """Return the date values of a run context, as the run started on `day`."""
     one = datetime.timedelta(days=1)
     named = {"today": day, "yesterday": day - one, "tomorrow": day + one}

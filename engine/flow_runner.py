@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -363,13 +364,14 @@ class FlowRunner(Runner):
         defaults = {p.name: p.default for p in self.flow.parameters() if not p.required}
         hide([given.get(p.name, p.default) for p in self.flow.parameters() if p.secret])
         started = now()
+        day = context.get("date") or run_context.get("date")
         self.flow_run_id = context.get("flow_run_id") or run_context.get("flow_run_id") or str(uuid.uuid4())
         values = {
             "caches": {},
             "checkpointing": False,
             "raise_on_exception": False,
             "scheduled_start_time": started,
-            **dates(started),
+            **dates(day if isinstance(day, datetime.date) else started),
             **run_context.to_dict(),
             "flow_run_id": self.flow_run_id,
             "flow_name": self.flow.name,

@@ -18,6 +18,7 @@ __all__ = [
     "Div",
     "Equal",
     "FloorDiv",
+    "GetAttr",
     "GetItem",
     "GreaterThan",
     "GreaterThanOrEqual",
@@ -118,12 +119,60 @@ class Dict(_Generated):
         return dict(zip(keys, values, strict=True))
 
 
-class GetItem(_Generated):
-    """Takes an element, or an attribute of that name where there is no such element."""
+class _NoDefault:
+    def __repr__(self) -> str:
+        return "no_default"
 
-    async def run(self, value: Any, key: Any) -> Any:
-        """Return the element."""
-        return value[key]
+
+_NO_DEFAULT = _NoDefault()
+
+
+class _Getter(_Generated):
+    """Takes a part of a value.
+
+    Args:
+        - default: what to take where there is no such part; without one that is an error
+        - kwargs: as for `Task`
+    """
+
+    def __init__(self, default: Any = _NO_DEFAULT, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.default = default
+
+    def _default(self, given: Any, error: LookupError | AttributeError) -> Any:
+        default = self.default if given is _NO_DEFAULT else given
+        if default is _NO_DEFAULT:
+            raise error
+        return default
+
+
+class GetItem(_Getter):
+    """Takes an element of a value: ``value[key]``."""
+
+    async def run(self, value: Any, key: Any, default: Any = _NO_DEFAULT) -> Any:
+        """Return the element, or the default."""
+        try:
+            return value[key]
+        except LookupError as error:
+            return self._default(default, error)
+
+
+class GetAttr(_Getter):
+    """Takes an attribute of a value; one of its attributes where the name has dots.
+
+    Example:
+
+        ```python
+        street = GetAttr()(customer, "address.street")
+        ```
+    """
+
+    async def run(self, value: Any, attr: str, default: Any = _NO_DEFAULT) -> Any:
+        """Return the attribute, or the default."""
+        try:
+            return operator.attrgetter(attr)(value)
+        except AttributeError as error:
+            return self._default(default, error)
 
 
 class _Binary(_Generated):

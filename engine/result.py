@@ -31,7 +31,7 @@ class Result:
     Args:
         - value: the value itself
         - location: where it is stored: a path, a key, a template in ``str.format`` style that is filled from the run's
-            parameters, context and task inputs, or a function of those that returns the location
+            parameters, context and task inputs, or a function of those that returns a location or such a template
         - serializer: how the value becomes bytes; cloudpickle by default
 
     A subclass writes ``async def read``, ``write`` and ``exists``, in the last two a ``/`` after their first argument,
@@ -129,7 +129,7 @@ class Result:
         new = self.copy()
         if new._location_function is not None:
             new.location, new._location_function = new._location_function(**_template_values(kwargs)), None
-        elif new.location is None:
+        if new.location is None:
             new.location = new.default_location
         elif "{" in new.location or "}" in new.location:
             new.location = _filled(new.location, _template_values(kwargs))

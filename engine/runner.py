@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from ._run.net import goes_on, meant, shown
 from .context import RunLogger
+from .context import values as _values
 from .explain import brief, with_reason
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
 from .state import Failed, Pending, State, _MetaState
@@ -193,6 +194,8 @@ class Runner:
         if isinstance(error, (ENDRUN, PrefectStateSignal)):
             return error
         if goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled()):
+            raise error
+        if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
             raise error
         failed = Failed(f"Exception raised while calling state handlers: {shown(error)}", result=error)
         end = ENDRUN(self._explained(failed))

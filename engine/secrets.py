@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from .context import context
@@ -11,7 +12,7 @@ from .masking import hide
 from .results import SecretResult
 from .task import Task
 
-__all__ = ["Secret"]
+__all__ = ["EnvVarSecret", "Secret"]
 
 _PREFIX = "FLOWLOOP_SECRET__"
 
@@ -57,3 +58,42 @@ class Secret(Task[[], str]):
             f"secret {self.secret_name!r} was not found: put it under 'secrets' in the run context, "
             f"or into the environment variable {variable}"
         )
+
+
+class EnvVarSecret(Secret):
+    """A secret that is the value of an environment variable.
+
+    Args:
+        - env_var: the variable
+        - name: the name of the task; that of the variable if None
+        - cast: a function that makes the secret of the text
+        - raise_if_missing: whether it is an error if there is no such variable; otherwise the secret is None
+        - kwargs: as for `Task`
+    """
+
+    def __init__(
+        self,
+        env_var: str,
+        name: str | None = None,
+        cast: Callable[[str], Any] | None = None,
+        raise_if_missing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.env_var = env_var
+        self.cast = cast
+        self.raise_if_missing = raise_if_missing
+        super().__init__(name or env_var, **kwargs)
+
+    async def run(self) -> Any:
+        """Return the secret.
+
+        Raises:
+            - FlowloopError: if the variable has to be there, and is not
+        """
+        text = os.environ.get(self.env_var)
+        if text is None and self.raise_if_missing:
+            raise FlowloopError(f"secret {self.name!r} was not found: set the environment variable {self.env_var}")
+        if text is None:
+            return None
+        hide(text)
+        return text if self.cast is None else hide(self.cast(text))

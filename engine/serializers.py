@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import importlib
 import io
+import json
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -72,16 +75,33 @@ class PickleSerializer(_ByAttributes):
         try:
             return cloudpickle.loads(value)
         except Exception as error:
+            pickled = _from_base64(value)  # as Prefect wrote pickles once
+            if pickled is not None:
+                return self.deserialize(pickled)
             raise SerializationError(f"cannot unpickle {len(value)} bytes: {error}") from error
 
 
+def _from_base64(value: bytes) -> bytes | None:
+    try:
+        pickled = base64.b64decode(value, validate=True)
+    except (ValueError, TypeError):
+        return None
+    return pickled if pickled.startswith(b"\x80") else None
+
+
 class JSONSerializer(_ByAttributes):
-    """Writes JSON; a value comes back as JSON knows it, so a tuple returns as a list."""
+    """Writes JSON; a value comes back as JSON knows it, so a tuple returns as a list.
+
+    NaN and the infinities, for which JSON has no numbers, are written as Python's own ``json`` does.
+    """
 
     def serialize(self, value: Any) -> bytes:
         """Return `value` as JSON."""
         try:
-            return msgspec.json.encode(value)
+            data = msgspec.json.encode(value)
+            if b"null" not in data:
+                return data
+            return json.dumps(msgspec.to_builtins(value, str_keys=True), separators=(",", ":")).encode()
         except Exception as error:
             raise _cannot("write as JSON", value, error) from error
 
@@ -89,6 +109,11 @@ class JSONSerializer(_ByAttributes):
         """Return the value of a JSON text."""
         try:
             return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise SerializationError(f"not a JSON text: {error}") from error
         except Exception as error:
             raise SerializationError(f"not a JSON text: {error}") from error
 
@@ -110,7 +135,7 @@ class DateTimeSerializer(_ByAttributes):
             raise SerializationError(f"not an ISO 8601 datetime: {error}") from error
 
 
-_COMPRESSIONS = ("bz2", "lzma", "zlib")
+_COMPRESSIONS = ("bz2", "gzip", "lzma", "zlib")
 
 
 class CompressedSerializer(_ByAttributes):
@@ -118,26 +143,46 @@ class CompressedSerializer(_ByAttributes):
 
     Args:
         - serializer: the other serializer
-        - format: ``"zlib"`` (the default), ``"bz2"`` or ``"lzma"``
+        - format: ``"zlib"`` (where nothing else is said), ``"bz2"``, ``"gzip"`` or ``"lzma"``
+        - compress, decompress: functions from bytes to bytes that take the place of a format; both or none
+        - compress_kwargs, decompress_kwargs: further arguments of the functions
+
+    Raises:
+        - ValueError: for a format that is not known, and for functions beside a format or without each other
     """
 
-    def __init__(self, serializer: Serializer, format: str = "zlib") -> None:
-        if format not in _COMPRESSIONS:
-            raise ValueError(f"format is one of {', '.join(_COMPRESSIONS)}, not {format!r}")
+    def __init__(
+        self,
+        serializer: Serializer,
+        format: str | None = None,
+        compress: Callable[..., bytes] | None = None,
+        decompress: Callable[..., bytes] | None = None,
+        compress_kwargs: Mapping[str, Any] | None = None,
+        decompress_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        has_functions = compress is not None or decompress is not None
+        if has_functions and (format is not None or compress is None or decompress is None):
+            raise ValueError("give either a format, or both functions: compress and decompress")
         self.serializer = serializer
-        self.format = format
+        self.format = None if has_functions else format or "zlib"
+        if self.format is not None and self.format not in _COMPRESSIONS:
+            raise ValueError(f"format is one of {', '.join(_COMPRESSIONS)}, not {format!r}")
+        self.compress, self.decompress = compress, decompress
+        self.compress_kwargs, self.decompress_kwargs = dict(compress_kwargs or {}), dict(decompress_kwargs or {})
 
     def serialize(self, value: Any) -> bytes:
         """Return `value` serialized, then compressed."""
-        data: bytes = importlib.import_module(self.format).compress(self.serializer.serialize(value))
+        compress = self.compress or importlib.import_module(str(self.format)).compress
+        data: bytes = compress(self.serializer.serialize(value), **self.compress_kwargs)
         return data
 
     def deserialize(self, value: bytes) -> Any:
         """Return the value of the decompressed bytes."""
         try:
-            data = importlib.import_module(self.format).decompress(value)
+            decompress = self.decompress or importlib.import_module(str(self.format)).decompress
+            data = decompress(value, **self.decompress_kwargs)
         except Exception as error:
-            raise SerializationError(f"not {self.format} data: {error}") from error
+            raise SerializationError(f"not {self.format or 'compressed'} data: {error}") from error
         return self.serializer.deserialize(data)
 
 

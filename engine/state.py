@@ -193,12 +193,18 @@ class State:
     async def load_cached_results(self, results: Mapping[str, Result] | None = None) -> Self:
         """Read the values of `cached_inputs` that are stored and not here yet, each with the result of its name.
 
+        Args:
+            - results: by name, the results whose settings to read with; each gives the location, too, where the input
+                has none
+
         Returns:
             - State: this state
         """
         for name, given in list(self.cached_inputs.items()):
-            if given.value is None and given.location is not None:
-                self.cached_inputs[name] = await _reader(given, (results or {}).get(name)).read(given.location)
+            reader = (results or {}).get(name)
+            location = given.location if given.location is not None or reader is None else reader.location
+            if given.value is None and location is not None:
+                self.cached_inputs[name] = await _reader(given, reader).read(location)
         return self
 
     # -- what kind of state this is ------------------------------------------------------------------

@@ -6,13 +6,13 @@ import datetime
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from . import _signature, cache_validators, triggers
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
-from .context import context, values
+from .context import RunLogger, context, values
 from .edge import mapped
 from .errors import FlowDefinitionError
 from .result import Result
@@ -49,6 +49,13 @@ class _Unmade(FlowDefinitionError, AttributeError):
     """A task whose class does not call ``super().__init__()``."""
 
 
+class _RunLogger:
+    """Gives a task the logger of the run that goes on; a task may have one of its own instead."""
+
+    def __get__(self, task: object, owner: type) -> RunLogger:
+        return cast("RunLogger", context.logger)
+
+
 class Task(Generic[P, R]):
     """A unit of work: subclass it and write `run`, or use the `task` decorator on a function.
 
@@ -78,6 +85,9 @@ class Task(Generic[P, R]):
     Raises:
         - FlowDefinitionError: for arguments that cannot work together
     """
+
+    logger: Any = _RunLogger()
+    """Where a body logs, as `context.logger`: the lines carry the ids of the run that they are written in."""
 
     reruns_on_restart: bool = False
     """Whether the result is lost with the process that made it, so that a run continued elsewhere makes it anew."""
@@ -150,7 +160,7 @@ class Task(Generic[P, R]):
             )
         self.name: str = type(self).__name__ if name is None else checked(owner, "name", name)
         self.slug: str | None = checked(owner, "slug", slug)
-        self.tags: set[str] = checked(owner, "tags", tags) | values.get().get("tags", _NOTHING)
+        self.tags: set[str] = checked(owner, "tags", tags) | _outer_tags()
         self.max_retries: int = checked(owner, "max_retries", max_retries)
         self.retry_delay: RetryDelay | None = checked(owner, "retry_delay", retry_delay)
         self.retry_on: tuple[type[BaseException], ...] | None = checked(owner, "retry_on", retry_on)
@@ -230,7 +240,7 @@ class Task(Generic[P, R]):
         # one by one, because attributes that are set like this take a third of the memory of a copied dict
         for field, value in self.__dict__.items():
             setattr(new, field, value)
-        new.tags = self.tags | values.get().get("tags", _NOTHING)
+        new.tags = self.tags | _outer_tags()
         if new.slug is not None:
             new._copy_of = None if "slug" in task_args else self._original
         if task_args:
@@ -239,7 +249,7 @@ class Task(Generic[P, R]):
 
     def _change(self, task_args: dict[str, Any]) -> None:
         on_failure = task_args.pop("on_failure", None)
-        outer_tags = values.get().get("tags", _NOTHING)
+        outer_tags = _outer_tags()
         for field, value in task_args.items():
             if field not in self.__dict__ or field.startswith("_"):
                 raise self._wrong("task_args", f"names {field!r}, which tasks do not have")
@@ -531,6 +541,14 @@ def _operator(name: str, left: Any, right: Any) -> Any:
     return getattr(operators, name)().bind(left, right)
 
 
+def _outer_tags() -> Set[str]:
+    """Return the tags that the context gives to every task."""
+    found = values.get().get("tags")
+    if not found:
+        return _NOTHING
+    return {found} if isinstance(found, str) else set(found)
+
+
 def _made(task: Task[..., Any]) -> None:
     """Note that a task was made inside a flow's block, where it should also be used."""
     fresh: set[Task[..., Any]] | None = values.get().get("new_tasks")
@@ -623,7 +641,7 @@ def task(fn: Callable[..., Any] | None = None, /, **task_args: Any) -> Any:
 @contextmanager
 def tags(*names: str) -> Iterator[None]:
     """Give every task that is made or called in the block these tags."""
-    with context(tags=context.get("tags", set()) | set(names)):
+    with context(tags=_outer_tags() | set(names)):
         yield
 
 

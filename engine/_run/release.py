@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..result import NoResult
-from ..state import Mapped, State
+from ..state import Cached, Mapped, State
 from .ledger import Graph, Key
 
 __all__ = ["Release"]
@@ -64,8 +64,8 @@ class Release:
                 self._let_go(task, child)
         elif state is not None and state.is_successful():
             result = state._result
-            if result.location is None:
-                state._result = NoResult
-            else:  # it can be read again
+            if result.location is not None:  # it can be read again
                 state._result = result.copy()
                 state._result.value = None
+            elif not isinstance(state, Cached):  # which serves later runs
+                state._result = NoResult

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import msgspec
-
 from ..errors import SerializationError
 from ..result import Result
 from ..serializers import JSONSerializer
 
 __all__ = ["PrefectResult"]
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 class PrefectResult(Result, wire_type="PrefectResult"):
@@ -43,8 +38,8 @@ class PrefectResult(Result, wire_type="PrefectResult"):
         """
         new = self.copy()
         try:
-            new.value = _decode(location)
-        except msgspec.DecodeError as error:
+            new.value = self.serializer.deserialize(location.encode())
+        except SerializationError as error:
             raise SerializationError(
                 f"the location of a PrefectResult is JSON text, not {location!r}: {error}"
             ) from error
@@ -58,17 +53,14 @@ class PrefectResult(Result, wire_type="PrefectResult"):
             - SerializationError: if JSON cannot carry the value
         """
         new = self.copy()
-        try:
-            new.location = _encode(value).decode()
-        except Exception as error:
-            raise SerializationError(f"cannot write a value of type {type(value).__name__} as JSON: {error}") from error
+        new.location = self.serializer.serialize(value).decode()
         new.value = value
         return new
 
     async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether `location` is JSON text."""
         try:
-            _decode(location)
-        except msgspec.DecodeError:
+            self.serializer.deserialize(location.encode())
+        except SerializationError:
             return False
         return True
