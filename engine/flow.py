@@ -27,6 +27,7 @@ from .wiring import as_task, is_constant, refuse_coroutine
 if TYPE_CHECKING:
     from .executors import Executor
     from .state import State
+    from .visualize import Drawing
 
 __all__ = ["Flow"]
 
@@ -737,17 +738,22 @@ class Flow:
 
         return run_sync(self.run(parameters, **kwargs), instead="await flow.run(...)")
 
-    def visualize(self, flow_state: State | None = None, filename: str | None = None, format: str = "svg") -> str:
-        """Return a drawing of the graph in the DOT language, or also write it as a picture.
+    def visualize(self, flow_state: State | None = None, filename: str | None = None, format: str = "svg") -> Drawing:
+        """Return a drawing of the graph, which a notebook shows as a picture; or also write it to a file.
 
         Args:
             - flow_state: a final state of this flow: colours each task by its state
-            - filename: where to write a picture, without the ending; needs Graphviz
-            - format: the ending and kind of the picture
+            - filename: where to write it, without the ending
+            - format: the ending: ``svg``, ``dot``, ``mermaid``, or one of the pictures that Graphviz draws, as ``png``
         """
         from .visualize import visualize
 
         return visualize(self, flow_state, filename, format)
+
+    def _repr_html_(self) -> str:
+        from .notebook import flow_html
+
+        return flow_html(self)
 
 
 def _listed(field: str, tasks: Iterable[Any] | None, owner: Task[..., Any]) -> Iterable[Any]:

@@ -7,7 +7,7 @@ import datetime
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -150,6 +150,7 @@ async def run_flow(
     runner_options: Mapping[str, Any] | None = None,
     on_paused: OnPaused | None = None,
     flow_run_name: str | None = None,
+    progress: bool = False,
     **more_parameters: Any,
 ) -> State:
     """Run a flow until it is finished, waiting for whatever it schedules on the way.
@@ -167,6 +168,7 @@ async def run_flow(
         - on_paused: asked about each paused run once nothing else is left to wait for; if None, somebody at the
             terminal is asked, and where there is no terminal the flow comes back as it is
         - flow_run_name: the name of the run, in the context
+        - progress: whether to show how far the run is: a bar in a notebook or a terminal, else one line in the end
         - more_parameters: values of further parameters
 
     Returns:
@@ -214,10 +216,17 @@ async def run_flow(
                 "task_contexts": task_contexts,
             }
             runner = (runner_cls or FlowRunner)(flow, **(runner_options or {}))
-            final = await _Rounds(runner, on_paused or _ask, caches, arguments).run(state, task_states)
+            async with _showing(runner) if progress else nullcontext():
+                final = await _Rounds(runner, on_paused or _ask, caches, arguments).run(state, task_states)
             event = _next_event(flow) if on_schedule else None
             if event is None:
                 return _with_result_of(final, flow, chosen)
+
+
+def _showing(runner: FlowRunner) -> AbstractAsyncContextManager[None]:
+    from .progress import shown_progress
+
+    return shown_progress(runner.progress)
 
 
 def _next_event(flow: Flow) -> Any:

@@ -484,7 +484,7 @@ class FlowRunner(Runner):
             return await self.determine_final_state(
                 state,
                 key_states=keys,
-                return_states=TaskStates({task: states[task] for task in return_tasks}, self.flow.slugs),
+                return_states=TaskStates({task: states[task] for task in return_tasks}, self.flow.slugs, drive.times()),
                 terminal_states=terminals,
             )
         except (asyncio.CancelledError, KeyboardInterrupt) as error:
@@ -541,7 +541,7 @@ class FlowRunner(Runner):
         else:
             state = stopped_state(cause)
         returned = {task: states[task] for task in return_tasks if task in states}
-        state.result = TaskStates(returned, self.flow.slugs)
+        state.result = TaskStates(returned, self.flow.slugs, drive.times())
         return state
 
     async def determine_final_state(

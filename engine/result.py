@@ -49,6 +49,11 @@ class Result:
     wire_types: ClassVar[dict[str, type[Result]]] = {}
     """The classes that the documents of states know by name; see `flowloop.engine.serialization`."""
 
+    def _repr_html_(self) -> str:
+        from .notebook import result_html
+
+        return result_html(self)
+
     def __init_subclass__(
         cls, *, wire_type: str | None = None, wire_fields: tuple[str, ...] = ("location",), **kwargs: Any
     ) -> None:

@@ -24,11 +24,14 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from .context import now, values
 from .result import NoResult, NoResultType, Result
 from .task_states import TaskStates
+
+if TYPE_CHECKING:
+    from .visualize import Drawing
 
 __all__ = [
     "Cached",
@@ -297,6 +300,24 @@ class State:
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__}: "{self.message}">' if self.message else f"<{type(self).__name__}>"
+
+    def _repr_html_(self) -> str:
+        from .notebook import state_html
+
+        return state_html(self)
+
+    def timeline(self, filename: str | None = None) -> Drawing:
+        """Return when the task runs of a flow run went on, as a picture that a notebook shows.
+
+        Args:
+            - filename: where to write it, with the ending ``.svg``
+
+        Raises:
+            - FlowloopError: for a state whose task runs went on elsewhere, or for another format
+        """
+        from .timeline import timeline
+
+        return timeline(self, filename)
 
     def __getstate__(self) -> dict[str, Any]:
         content = {name: getattr(self, name) for name in ("message", "_result", "context", "cached_inputs")}

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskStates"]
 
+Times = Mapping[tuple[Any, int], tuple[float, float]]
+
 
 class TaskStates(dict[Any, "State"]):
     """The states of the tasks of a flow run, by task: the result of its state.
@@ -17,13 +19,19 @@ class TaskStates(dict[Any, "State"]):
     Args:
         - states: the states
         - slugs: the slugs of all tasks of the flow
+        - times: when the runs of tasks (and a mapped child, or -1) began and ended here, on the monotonic clock
     """
 
-    __slots__ = ("_slugs",)
+    __slots__ = ("_slugs", "times")
 
-    def __init__(self, states: Mapping[Any, State], slugs: Mapping[Any, str]) -> None:
+    def __init__(self, states: Mapping[Any, State], slugs: Mapping[Any, str], times: Times | None = None) -> None:
         super().__init__(states)
         self._slugs = slugs
+        self.times: Times = {} if times is None else times
+
+    def slug(self, task: Any) -> str:
+        """Return the slug of a task."""
+        return self._slugs.get(task) or str(task.name)
 
     def of(self, which: Any) -> State:
         """Return the state of a task.

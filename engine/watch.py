@@ -48,6 +48,16 @@ class Progress(msgspec.Struct, frozen=True):
     finished: int
     states: dict[str, int]
 
+    def describe(self) -> str:
+        """Return it in a few words."""
+        counts = "".join(f", {count} {name}" for name, count in sorted(self.states.items()))
+        return f"{self.finished} of {self.total} task runs{counts}"
+
+    def _repr_html_(self) -> str:
+        from .notebook import progress_html
+
+        return progress_html(self)
+
 
 class Events:
     """A stream of the changes of state of a flow run, from the moment it was asked for until the run is over.

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # each line may import from the lines above it
 LAYERS = """
-    errors clock lifecycle presence watchdog _containers _large masking _one_pass _run
+    errors clock lifecycle presence watchdog _containers _large _layout masking _one_pass _run
     context edge hashing plain retries serializers settings _run.ledger _signature
     result stdout task_states
     results state _checks
@@ -27,7 +27,8 @@ LAYERS = """
     executors
     task
     _run.caching operators parameter secrets
-    _run.body _run.steps limits visualize wiring
+    _run.body _run.steps limits notebook visualize wiring
+    progress timeline
     task_runner
     control flow
     resources _run.drive _run.restart

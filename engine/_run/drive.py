@@ -12,6 +12,7 @@ import contextvars
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any, ClassVar
 
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
@@ -32,6 +33,9 @@ from .release import Release
 __all__ = ["Drive", "Plan", "plan_of"]
 
 _log = RunLogger(logging.getLogger("flowloop.runs"))
+
+_MOST_TIMED = 2_000
+"""Task runs whose beginning and end are kept, for the picture of a run: more than that nobody can look at."""
 
 _TURN = 0.005
 """Seconds after which the loop gets a turn."""
@@ -138,12 +142,21 @@ class Drive:
         self._cancelled_meanwhile = False
         self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._began_at: dict[Key, float] = {}
+        self._ended_at: dict[Key, float] = {}
         self._tells = _log.isEnabledFor(logging.DEBUG)
         watch.total += len(plan.tasks)
 
     def final_states(self) -> dict[Task[..., Any], State]:
         """Return the states of all tasks that have one."""
         return {task: state for task, state in zip(self._plan.tasks, self.states, strict=True) if state is not None}
+
+    def times(self) -> dict[tuple[Task[..., Any], int], tuple[float, float]]:
+        """Return when the task runs began and ended, on the monotonic clock; of the first few thousand, if there are
+        more.
+        """
+        tasks, ended = self._plan.tasks, self._ended_at
+        return {(tasks[key[0]], key[1]): (began, ended[key]) for key, began in self._began_at.items() if key in ended}
 
     def is_released(self, task: Task[..., Any]) -> bool:
         """Whether results of a task are gone because no other task needed them any more."""
@@ -200,6 +213,8 @@ class Drive:
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
         if self._tells:
             _log.debug("%s begins", self._name(key))
+        if len(self._began_at) < _MOST_TIMED:
+            self._began_at[key] = monotonic()
         try:
             task = _spawn(self._run_task(*key), loop)
         except BaseException as error:
@@ -274,6 +289,8 @@ class Drive:
     def _completed(self, key: Key, state: State) -> None:
         number, child = key
         self._watch.count(state)
+        if key in self._began_at:
+            self._ended_at[key] = monotonic()
         if self._tells:
             _log.debug("%s ends as %s", self._name(key), type(state).__name__)
         if child >= 0:

@@ -1,0 +1,88 @@
+"""When the task runs of a flow run went on, as a picture."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import FlowloopError
+from .state import Mapped, State
+from .task_states import TaskStates
+from .visualize import Drawing
+
+__all__ = ["timeline"]
+
+_ROW = 18
+_BAR = 12
+_WIDTH = 640
+_LETTER = 7.0
+_TICKS = 6
+
+
+class _Bar(NamedTuple):
+    name: str
+    state: State
+    begin: float
+    end: float
+
+
+def timeline(state: State, filename: str | None = None) -> Drawing:
+    """Return when the task runs of a flow run went on, as a picture that a notebook shows.
+
+    Args:
+        - state: the state of a flow run, as its runner returned it
+        - filename: where to write it, with the ending ``.svg``
+
+    Raises:
+        - FlowloopError: for a state whose task runs went on elsewhere, or for another format
+    """
+    bars = sorted(_bars(state), key=lambda bar: (bar.begin, bar.end))
+    if not bars:
+        raise FlowloopError("there is no timeline: this is not the state of a flow run that went on in this process")
+    text = _picture(bars)
+    if filename is not None:
+        if not filename.endswith(".svg"):
+            raise FlowloopError(f"a timeline is written as SVG: give a name that ends with .svg, not {filename!r}")
+        Path(filename).write_text(text, encoding="utf-8")
+    return Drawing(text, lambda: text)
+
+
+def _bars(state: State) -> Iterator[_Bar]:
+    states = state.result
+    if not isinstance(states, TaskStates):
+        return
+    for task, ended in states.items():
+        if (times := states.times.get((task, -1))) is not None and not isinstance(ended, Mapped):
+            yield _Bar(states.slug(task), ended, *times)
+        for index, child in enumerate(ended.map_states if isinstance(ended, Mapped) else ()):
+            if child is not None and (times := states.times.get((task, index))) is not None:
+                yield _Bar(f"{states.slug(task)}[{index}]", child, *times)
+
+
+def _picture(bars: Sequence[_Bar]) -> str:
+    begin, end = min(bar.begin for bar in bars), max(bar.end for bar in bars)
+    scale = _WIDTH / max(end - begin, 1e-9)
+    left = max(len(bar.name) for bar in bars) * _LETTER + 16
+    width, height = left + _WIDTH + 60, len(bars) * _ROW + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" '
+        f'height="{height}" font-family="sans-serif" font-size="11" role="img"><title>timeline</title>'
+    ]
+    for number in range(_TICKS + 1):
+        x = left + _WIDTH * number / _TICKS
+        parts.append(
+            f'<path d="M{x:.1f} 20V{height - 12}" stroke="#ddd"/><text x="{x:.1f}" y="14" text-anchor="middle" '
+            f'fill="#777">{(end - begin) * number / _TICKS:.3g} s</text>'
+        )
+    for number, bar in enumerate(bars):
+        y = 24 + number * _ROW
+        x, length = left + (bar.begin - begin) * scale, max((bar.end - bar.begin) * scale, 1.0)
+        told = f"{bar.name} {type(bar.state).__name__}, {bar.end - bar.begin:.3g} s"
+        parts.append(
+            f'<text x="{left - 8:.1f}" y="{y + _BAR - 2}" text-anchor="end">{html.escape(bar.name)}</text>'
+            f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="{_BAR}" rx="2" fill="{bar.state.color}">'
+            f"<title>{html.escape(told)}</title></rect>"
+        )
+    return "\n".join([*parts, "</svg>"])
