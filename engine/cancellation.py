@@ -8,8 +8,11 @@ next place where it can.
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import math
-from collections.abc import Coroutine, Iterable, Iterator
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Self, TypeVar
@@ -18,6 +21,7 @@ import anyio
 
 from ._run.net import LeftBehind
 from .context import values
+from .errors import BackendUnavailable
 from .signals import ENDRUN
 from .state import Cancelled, Pending, State
 
@@ -55,14 +59,29 @@ _MESSAGES: dict[str, str] = {
 class Cancellation:
     """Whether, and why, a flow run is being stopped."""
 
-    __slots__ = ("_deadline", "_outer", "cause", "interrupted_by", "interruptible", "left_behind")
+    __slots__ = (
+        "_deadline",
+        "_outer",
+        "_timeouts",
+        "cause",
+        "interrupted_by",
+        "interruptible",
+        "left_behind",
+        "look",
+        "outage",
+    )
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
         self.interrupted_by: KeyboardInterrupt | None = None
         """What goes on to the caller once everything has been stopped."""
+        self.outage: BackendUnavailable | None = None
+        """Why nothing can be recorded any more."""
         self._outer: Cancellation | None = None
         self._deadline = math.inf
+        self._timeouts: list[Callable[[], bool]] = []
+        self.look: Callable[[], Awaitable[None]] = _nowhere
+        """Finds out whether the run was stopped elsewhere, and requests it then; here there is no elsewhere."""
         self.interruptible: set[asyncio.Task[Any]] = set()
         """The asyncio tasks that are at a place where they can be cut short."""
         self.left_behind: set[asyncio.Task[Any]] = set()
@@ -80,18 +99,57 @@ class Cancellation:
         self.interrupted_by = self.interrupted_by or error
         self.request("shutdown")
 
+    def lose(self, outage: BackendUnavailable) -> None:
+        """Stop the run because nothing can be recorded any more: another process goes on with it."""
+        self.outage = self.outage or outage
+        self.request("handover")
+
     def look_around(self) -> Self:
-        """Note what may cut this run short from outside: the flow run around it, and the deadline of an anyio scope."""
+        """Note what may cut this run short from outside: the flow run around it, and the timeouts around both."""
         self._outer = current_cancellation()
         self._deadline = min(anyio.current_effective_deadline(), body_deadline.get())
+        task = asyncio.current_task()
+        if task is not None:
+            # a coroutine shows what it is inside of while it waits, so the look is taken when this one does
+            asyncio.get_running_loop().call_soon(self._find_timeouts, task)
         return self
+
+    def _find_timeouts(self, task: asyncio.Task[Any]) -> None:
+        self._timeouts = list(_timeouts_around(task))
 
     @property
     def cause_from_outside(self) -> Cause:
         """Why this run ends if its asyncio task is cancelled."""
         if self._outer is not None and self._outer.cause is not None:
             return self._outer.cause
-        return "timeout" if anyio.current_time() >= self._deadline else "shutdown"
+        has_expired = anyio.current_time() >= self._deadline or any(expired() for expired in self._timeouts)
+        return "timeout" if has_expired else "shutdown"
+
+
+async def _nowhere() -> None: ...
+
+
+def _timeouts_around(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]:
+    """Tell of each ``asyncio.timeout`` that the coroutines of a waiting task are inside of whether it has expired.
+
+    asyncio cancels for a timeout as it does for anything else. What a coroutine has entered and not left yet, nobody
+    shows but the garbage collector.
+    """
+    inside: Any = task.get_coro()
+    while inside is not None:
+        for held in gc.get_referents(inside):
+            entered = getattr(held, "__self__", held)
+            if isinstance(entered, asyncio.Timeout):
+                yield entered.expired
+        inside = getattr(inside, "cr_await", None)
+    if sys.version_info < (3, 12):  # there wait_for makes a task of what it waits for
+        for held in gc.get_referents(task):
+            if isinstance(held, functools.partial) and getattr(held.func, "__name__", "") == "_release_waiter":
+                yield functools.partial(_is_released, held.args[0])
+
+
+def _is_released(waiter: asyncio.Future[Any]) -> bool:
+    return waiter.done() and not waiter.cancelled()
 
 
 def current_cancellation() -> Cancellation | None:

@@ -131,6 +131,7 @@ class FlowRunner(Runner):
         self._running = False
         self._cancellation = Cancellation()
         self._drive: Drive | None = None
+        self._driving = False
 
     # -- from outside ------------------------------------------------------------------------------------
 
@@ -239,6 +240,7 @@ class FlowRunner(Runner):
         token, hidden = _values.set(outer), hiding.set(Mask(hiding.get()))
         self._open_watch()
         self._running = True
+        self._cancellation.look_around()
         try:
             await self._prepared()
             chosen = self._checked_tasks(return_tasks)
@@ -296,7 +298,7 @@ class FlowRunner(Runner):
             if isinstance(error, asyncio.CancelledError):
                 if being_cancelled():
                     if self._drive is None and start is not None:
-                        await at_last(self._cancelled_before_tasks(start), self.settings.cancel_grace)
+                        await at_last(self._stopped_before_tasks(start), self.settings.cancel_grace)
                     raise
             elif goes_on(error) or (isinstance(error, Exception) and _values.get().get("raise_on_exception")):
                 raise
@@ -307,10 +309,11 @@ class FlowRunner(Runner):
             except (ENDRUN, PrefectStateSignal) as end:
                 return end.state
 
-    async def _cancelled_before_tasks(self, state: State) -> None:
-        """End a flow run that was cancelled before its first task."""
+    async def _stopped_before_tasks(self, state: State) -> None:
+        """End a flow run whose caller was cancelled before its first task."""
         if not state.is_finished():
-            await self.handle_state_change(state, stopped_state("shutdown"))
+            cause = self._cancellation.cause or self._cancellation.cause_from_outside
+            await self.handle_state_change(state, _stopped_flow(cause))
 
     async def _prepared(self) -> None:
         """Check the flow, and number its tasks."""
@@ -444,7 +447,7 @@ class FlowRunner(Runner):
         """
         if not state.is_running():
             raise ENDRUN(state)
-        cancellation = self._cancellation.look_around()
+        cancellation = self._cancellation
         handlers = list(task_runner_state_handlers or ())
         _values.set(
             {
@@ -472,10 +475,14 @@ class FlowRunner(Runner):
             grace=self.settings.cancel_grace,
         )
         try:
-            async with self.check_for_cancellation(), executor.open() as place:
-                _values.set({**_values.get(), "place": place})
-                with watched_loop():
-                    await drive.run()
+            self._driving = True
+            try:
+                async with self.check_for_cancellation(), executor.open() as place:
+                    _values.set({**_values.get(), "place": place})
+                    with watched_loop():
+                        await drive.run()
+            finally:
+                self._driving = False
             if cancellation.interrupted_by is not None:
                 raise cancellation.interrupted_by
             if cancellation.cause is not None:
@@ -533,13 +540,7 @@ class FlowRunner(Runner):
 
     def _stopped(self, cancellation: Cancellation, drive: Drive, return_tasks: Iterable[Task[..., Any]]) -> State:
         states = drive.final_states()
-        cause = cancellation.cause or "shutdown"
-        if cause == "sibling":
-            state: State = Failed("A task failed, and the others were stopped.", context={"cause": cause})
-        elif cause == "handover":
-            state = Scheduled("Handed over to another process.", start_time=now())
-        else:
-            state = stopped_state(cause)
+        state = _stopped_flow(cancellation.cause or cancellation.cause_from_outside)
         returned = {task: states[task] for task in return_tasks if task in states}
         state.result = TaskStates(returned, self.flow.slugs, drive.times())
         return state
@@ -575,6 +576,15 @@ class FlowRunner(Runner):
         many = {name for name, count in Counter(task.name for task in flow.ordered_tasks()).items() if count > 1}
         names = {task: flow.slugs[task] if task.name in many else task.name for task in flow.ordered_tasks()}
         return reference_failures(flow.reference_tasks(), drive.final_states(), names, flow.upstream_tasks)
+
+
+def _stopped_flow(cause: Cause) -> State:
+    """Return the state of a flow run that was stopped."""
+    if cause == "sibling":
+        return Failed("A task failed, and the others were stopped.", context={"cause": cause})
+    if cause == "handover":
+        return Scheduled("Handed over to another process.", start_time=now())
+    return stopped_state(cause)
 
 
 def _with_children(states: Iterable[State]) -> list[State]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Literal
 
 import anyio
 
 from .._run import rules
+from .._run.net import goes_on
 from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, connect
-from ..cancellation import Cause, stopped_state
+from ..cancellation import Cause, at_last, stopped_state, undisturbed
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
 from ..errors import (
     BackendError,
     BackendRejected,
+    BackendUnavailable,
     FlowloopError,
     FlowRunOwned,
     OwnershipLost,
@@ -36,13 +39,14 @@ from ..results import DefaultResult
 from ..runner import being_cancelled
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
-from ..state import Cancelled, Cancelling, Failed, Mapped, Queued, Running, State
+from ..state import Cancelled, Cancelling, ClientFailed, Failed, Mapped, Queued, Running, State
 from ..task import Task
 from ..triggers import all_successful
 from .creation import create_flow_run, recorded_parameters
 from .logs import LogShipper
 from .ownership import Ownership
 from .task_runner import CloudTaskRunner
+from .unrecordable import is_too_much, small
 
 __all__ = ["CloudFlowRunner"]
 
@@ -118,7 +122,10 @@ class CloudFlowRunner(FlowRunner):
         self._opened: Backend | None = None
         self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
+        self._has_spoken = False
+        """Whether this run has sent a state of the flow run."""
         self._woken = anyio.Event()
+        self._looking = anyio.Lock()
 
     # -- the whole run -----------------------------------------------------------------------------------
 
@@ -156,6 +163,8 @@ class CloudFlowRunner(FlowRunner):
             - BackendError: if the flow cannot be registered, or the flow run cannot be created
             - FlowRunOwned: if the flow run has an owner that lives
             - OwnershipLost: if another owner has claimed the flow run meanwhile; it goes on there
+            - BackendUnavailable: if the backend was away for longer than `Settings.outage_limit`; what was recorded
+                until then stands, and the flow run can be gone on with
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
         await self._prepared()
@@ -180,6 +189,8 @@ class CloudFlowRunner(FlowRunner):
             self._opened = backend
             stack.callback(self._forget_backend)
             self._changed_elsewhere = None
+            self._has_spoken = False
+            self._looking = anyio.Lock()
             known |= {
                 "ownership": ownership,
                 "flow_run_id": flow_run_id,
@@ -188,9 +199,25 @@ class CloudFlowRunner(FlowRunner):
                 "runner_id": uuid.uuid4().hex[:12],
             }
             while True:
-                final = await super().run(
-                    state, task_states, return_tasks, given, task_runner_state_handlers, executor, known, task_contexts
-                )
+                cancellation = self._cancellation
+                try:
+                    final = await super().run(
+                        state,
+                        task_states,
+                        return_tasks,
+                        given,
+                        task_runner_state_handlers,
+                        executor,
+                        known,
+                        task_contexts,
+                    )
+                except asyncio.CancelledError:
+                    if not self._has_spoken:
+                        cause = cancellation.cause or cancellation.cause_from_outside
+                        await at_last(self._end_unbegun(ownership, cause), self.settings.cancel_grace)
+                    raise
+                if cancellation.outage is not None:
+                    raise self._unfinished(cancellation.outage) from cancellation.outage
                 if ownership.lost:
                     raise OwnershipLost(
                         f"flow run {flow_run_id} was claimed by another owner while it ran here: it goes on there, and "
@@ -201,9 +228,16 @@ class CloudFlowRunner(FlowRunner):
                 wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
                 if wait is None:
                     return final
-                stopped = await self._wait_in_queue(backend, flow_run_id, wait)
+                stopped = await self._wait_in_queue(ownership, wait)
                 if stopped is not None:
-                    return final if stopped == "handover" else stopped_state(stopped)
+                    return await self._end_unbegun(ownership, stopped) or final
+
+    def _unfinished(self, outage: BackendUnavailable) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"flow run {self.flow_run_id} was left unfinished, because nothing can be recorded: {outage}. What "
+            "was acknowledged stands. A worker goes on with it once the backend answers again, or run it again with "
+            f"context={{'flow_run_id': '{self.flow_run_id}'}}"
+        )
 
     async def follow(self) -> State:
         """Await the end of the flow run that `run` found to have another owner; if that one dies, go on with the run.
@@ -241,12 +275,29 @@ class CloudFlowRunner(FlowRunner):
             options["name"] = name
         if idempotency_key is not None:
             options["idempotency_key"] = idempotency_key
-            flow_run_id = await create_flow_run(self.flow, backend, parameters, **options)
+            flow_run_id = await self._making(backend, parameters, options, owner)
             return await self._claimed(backend, flow_run_id, follows=True)
         lease = self.settings.lease_seconds
         options |= {"owner": owner, "lease_seconds": lease}
-        flow_run_id = await create_flow_run(self.flow, backend, parameters, **options)
+        flow_run_id = await self._making(backend, parameters, options, owner)
         return Ownership(backend, flow_run_id, FlowRunClaim(owner, None, lease), began)
+
+    async def _making(self, backend: Backend, parameters: dict[str, Any], options: dict[str, Any], owner: str) -> str:
+        """Create a flow run; one that is created although the caller was cancelled meanwhile ends at once."""
+        cancellation = self._cancellation.look_around()
+        ids: list[str] = []
+
+        async def create() -> None:
+            ids.append(await create_flow_run(self.flow, backend, parameters, **options))
+
+        try:
+            await undisturbed(create(), self.settings.cancel_grace)
+        except asyncio.CancelledError:
+            for flow_run_id in ids:
+                made = Ownership(backend, flow_run_id, FlowRunClaim(owner, None), 0.0)
+                await at_last(self._end_unbegun(made, cancellation.cause_from_outside), self.settings.cancel_grace)
+            raise
+        return ids[0]
 
     async def _claimed(self, backend: Backend, flow_run_id: str, *, follows: bool) -> Ownership:
         """Claim a flow run, also at once from an owner that is known to be dead; follow one that lives, if wanted.
@@ -258,19 +309,26 @@ class CloudFlowRunner(FlowRunner):
         self.flow_run_id = flow_run_id
         if self.claim is not None:
             return Ownership(backend, flow_run_id, self.claim)
+        cancellation = self._cancellation.look_around()
         owner, gone = new_owner(), None
         while True:
             asked = loop.time()
+            claiming = backend.claim_flow_run(
+                flow_run_id,
+                owner,
+                lease_seconds=self.settings.lease_seconds,
+                max_lapses=self.settings.max_lapses,
+                takeover=bool(self.takeover),
+                gone=gone,
+            )
             try:
-                claim = await backend.claim_flow_run(
-                    flow_run_id,
-                    owner,
-                    lease_seconds=self.settings.lease_seconds,
-                    max_lapses=self.settings.max_lapses,
-                    takeover=bool(self.takeover),
-                    gone=gone,
-                )
+                claim = await undisturbed(claiming, self.settings.cancel_grace)
                 return Ownership(backend, flow_run_id, claim, asked)
+            except asyncio.CancelledError:
+                claimed = Ownership(backend, flow_run_id, FlowRunClaim(owner, None), asked)
+                ending = self._end_unbegun(claimed, cancellation.cause_from_outside, follows=follows)
+                await at_last(ending, self.settings.cancel_grace)
+                raise
             except FlowRunOwned as owned:
                 if owned.owner != gone and is_gone(owned.owner):
                     gone = owned.owner
@@ -314,19 +372,39 @@ class CloudFlowRunner(FlowRunner):
     def _forget_backend(self) -> None:
         self._opened = None
 
-    async def _wait_in_queue(self, backend: Backend, flow_run_id: str, seconds: float) -> Cause | None:
+    async def _wait_in_queue(self, ownership: Ownership, seconds: float) -> Cause | None:
         """Wait before asking again for a place, and return why the run was stopped meanwhile, if it was."""
-        cause: Cause | None = "shutdown"
+        cancellation = self._cancellation.look_around()
+        self._woken = anyio.Event()
         try:
-            self._woken = anyio.Event()
             with anyio.move_on_after(seconds):
                 await self._woken.wait()
-            cause = self._cancellation.cause
-        finally:
-            if cause is not None and cause != "handover":
-                with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
-                    await backend.cancel_flow_run(flow_run_id)
-        return cause
+        except asyncio.CancelledError:
+            await at_last(self._end_unbegun(ownership, cancellation.cause_from_outside), self.settings.cancel_grace)
+            raise
+        return cancellation.cause
+
+    async def _end_unbegun(self, ownership: Ownership, cause: Cause, *, follows: bool = False) -> State | None:
+        """End a flow run that was stopped before it began, unless another process is to begin it, or has.
+
+        Args:
+            - ownership: by which it is this runner's, or was to be
+            - cause: why it was stopped
+            - follows: whether it may be left to nobody: its end was only to be awaited
+        """
+        if cause == "handover":
+            return None
+        backend, flow_run_id = ownership.backend, ownership.flow_run_id
+        info = await backend.get_flow_run_info(flow_run_id)
+        others = info.owner != ownership.claim.owner and (follows or info.owner is not None)
+        if others or info.state.is_running() or info.state.is_finished():
+            return info.state
+        try:
+            ended = await backend.set_flow_run_state(flow_run_id, info.version, stopped_state(cause))
+        except VersionLockMismatch:  # somebody was quicker
+            return await backend.get_flow_run_state(flow_run_id)
+        ownership.given_up = True
+        return ended
 
     def cancel(self, cause: Cause = "user") -> None:
         """Stop the run that is going on; see `FlowRunner.cancel`.
@@ -383,7 +461,34 @@ class CloudFlowRunner(FlowRunner):
                         await one.load_result(result)
                     except Exception as error:
                         self.logger.warning("the result of %s cannot be read: %s", task.name, error)
-        return await super().determine_final_state(state, key_states, return_states, terminal_states)
+        final = await super().determine_final_state(state, key_states, return_states, terminal_states)
+        if final.is_finished():
+            return final
+        final = await self._last_look(final)
+        lost = self._unrecorded_tasks()
+        if lost and not final.is_finished():
+            return Failed(f"States of these tasks could not be recorded: {', '.join(lost)}.", result=final.result)
+        return final
+
+    def _unrecorded_tasks(self) -> list[str]:
+        """Return the names of tasks of which a state was refused for good, so that nobody goes on with them."""
+        states = {} if self._drive is None else self._drive.final_states()
+        return [
+            repr(task.name)
+            for task, state in states.items()
+            if any(
+                isinstance(one, ClientFailed) for one in (state.map_states if isinstance(state, Mapped) else [state])
+            )
+        ]
+
+    async def _last_look(self, state: State) -> State:
+        """Return what a flow run ends as that is not finished, once it is known that nobody has moved it meanwhile."""
+        current = _values.get()
+        await self._look(self._port, current["flow_run_id"])
+        if self._changed_elsewhere is None:
+            return state
+        await self._refresh_version(self._port, current["flow_run_id"])
+        return _cancelled_as(state)
 
     def known_states(
         self, task_states: dict[Task[..., Any], State], task_contexts: dict[Task[..., Any], dict[str, Any]]
@@ -430,6 +535,7 @@ class CloudFlowRunner(FlowRunner):
             message = f"The flow run could not be read: {error}"
             self.logger.error("%s", message)
             raise ENDRUN(Failed(message, result=error) if state is None else state) from error
+        self._cancellation.look = functools.partial(self._look, self._port, info.id, refused=True)
         recorded = self._restored(info.parameters)
         context = {
             **context,
@@ -509,10 +615,14 @@ class CloudFlowRunner(FlowRunner):
         Raises:
             - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
         """
+        if self._cancellation.outage is not None:
+            raise ENDRUN(new_state)
         ended = self._changed_elsewhere
         if ended is not None and ended.is_finished():
             ended.result = new_state.result
             raise ENDRUN(ended)
+        if isinstance(ended, Cancelling) and not isinstance(new_state, Cancelled):
+            new_state = _cancelled_as(new_state)
         try:
             new_state = await super().call_runner_target_handlers(old_state, new_state)
         except BaseException as raised:
@@ -533,8 +643,11 @@ class CloudFlowRunner(FlowRunner):
             new_state.context["runner"] = current.get("runner_id")
         epoch = None if ownership is None else ownership.claim.epoch
         asked = asyncio.get_running_loop().time()
+        self._has_spoken = True
+        sending = backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
         try:
-            answer = await backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
+            # the caller may be cancelled while the state is on its way: what becomes of it is waited for
+            answer = await (sending if new_state.is_finished() else undisturbed(sending, self.settings.cancel_grace))
         except OwnershipLost:
             self._lose()
             raise ENDRUN(new_state) from None
@@ -544,6 +657,15 @@ class CloudFlowRunner(FlowRunner):
             self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, error)
             if old_state.is_finished() and isinstance(error, BackendRejected):
                 return old_state  # a handler's second thoughts: what is recorded stands
+            if isinstance(error, BackendUnavailable):
+                self._cancellation.lose(error)
+            elif new_state.is_finished() and is_too_much(new_state):
+                instead = small(new_state, error, new_state.result)
+                try:
+                    return await self._record(old_state, instead)
+                except ENDRUN as end:
+                    if end.state is not instead:
+                        raise
             raise ENDRUN(new_state) from error
         if isinstance(answer, Queued):
             answer.state = old_state
@@ -559,12 +681,13 @@ class CloudFlowRunner(FlowRunner):
         try:
             info = await backend.get_flow_run_info(flow_run_id)
         except BackendError as error:
+            if isinstance(error, BackendUnavailable):
+                self._cancellation.lose(error)
             raise ENDRUN(new_state) from error
-        if isinstance(info.state, Cancelling) and new_state.is_finished():
+        if isinstance(info.state, Cancelling) and (new_state.is_finished() or self._drive is not None):
             # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
             _values.set({**_values.get(), "flow_run_version": info.version})
-            final = new_state if isinstance(new_state, Cancelled) else stopped_state("user")
-            final.result = new_state.result
+            final = new_state if isinstance(new_state, Cancelled) else _cancelled_as(new_state)
             return await self.call_runner_target_handlers(old_state, final)
         if info.state.is_running():
             raise ENDRUN(info.state)
@@ -577,7 +700,8 @@ class CloudFlowRunner(FlowRunner):
         """Contextmanager used to wrap a cancellable section of a flow run.
 
         Inside it the backend hears a heartbeat, gets the lines that the run logs, and is asked whether the flow run was
-        cancelled: at once where the backend can tell by itself, else at an interval.
+        cancelled: at once where the backend can tell by itself, else at an interval. If it was, the section is cut
+        short, the code after it goes on, and the flow run ends as Cancelled.
         """
         current = _values.get()
         backend = self._port
@@ -594,7 +718,8 @@ class CloudFlowRunner(FlowRunner):
                     group.start_soon(self._help, "poll", self._poll, backend, flow_run_id)
                     group.start_soon(self._help, "log shipper", shipper.ship, _LOG_INTERVAL, grace)
                     try:
-                        yield
+                        with self._section():
+                            yield
                     finally:
                         group.cancel_scope.cancel()
         finally:
@@ -604,23 +729,47 @@ class CloudFlowRunner(FlowRunner):
                     await self._refresh_version(backend, flow_run_id)
             shipper.conclude()
 
+    @contextmanager
+    def _section(self) -> Iterator[None]:
+        """Let a block be cut short when the flow run is stopped; what drives the tasks of a flow stops them itself."""
+        cancellation, task = self._cancellation, asyncio.current_task()
+        assert task is not None
+        before = task in cancellation.interruptible
+        if self._driving:
+            cancellation.interruptible.discard(task)
+        else:
+            cancellation.interruptible.add(task)
+            if cancellation.cause is not None:
+                task.cancel()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._driving or cancellation.cause is None:
+                raise
+            task.uncancel()
+            if task.cancelling():
+                raise
+        finally:
+            if before:
+                cancellation.interruptible.add(task)
+            else:
+                cancellation.interruptible.discard(task)
+
     async def _help(self, name: str, work: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Let something help the run that the run can do without: what it raises ends it, and nothing else."""
         try:
             await work(*args)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and being_cancelled():
+            if goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled()):
                 raise
             told = "the %s of flow run %s has ended, and the run goes on: %r"
             self.logger.warning(told, name, self.flow_run_id, error)
 
-    async def _cancelled_before_tasks(self, state: State) -> None:
+    async def _stopped_before_tasks(self, state: State) -> None:
         current = _values.get()
         # the state on its way when the cancel came may have been recorded
         await self._refresh_version(self._port, current["flow_run_id"])
-        await super()._cancelled_before_tasks(state)
+        await super()._stopped_before_tasks(state)
 
     async def _refresh_version(self, backend: Backend, flow_run_id: str) -> None:
         try:
@@ -662,10 +811,27 @@ class CloudFlowRunner(FlowRunner):
     async def _poll(self, backend: Backend, flow_run_id: str) -> None:
         while self._changed_elsewhere is None:
             await anyio.sleep(self.settings.check_cancellation_interval)
+            await self._look(backend, flow_run_id)
+
+    async def _look(self, backend: Backend, flow_run_id: str, *, refused: bool = False) -> None:
+        """Read the state of the flow run, and obey it; one look is enough for all who ask.
+
+        Args:
+            - backend: where to look
+            - flow_run_id: the flow run
+            - refused: whether a task run was refused for it, so that it must not have been scheduled anew either
+        """
+        async with self._looking:
+            if self._cancellation.cause is not None:
+                return
             try:
-                self._noticed(await backend.get_flow_run_state(flow_run_id))
+                state = await backend.get_flow_run_state(flow_run_id)
             except BackendError as error:
                 self.logger.debug("flow run %s could not be read: %s", flow_run_id, error)
+                return
+            self._noticed(state)
+            if refused and not state.is_running() and self._cancellation.cause is None:
+                self.cancel("handover")
 
     async def _listen(self, backend: Backend, flow_run_id: str) -> None:
         while self._changed_elsewhere is None:
@@ -698,6 +864,13 @@ def _ambient_flow_run() -> str | None:
     current = _values.get()
     found: str | None = current.get("flow_run_id") if "task_run_count" not in current else None
     return found
+
+
+def _cancelled_as(state: State) -> State:
+    """Return what a flow run ends as that was cancelled when it was about to take `state`."""
+    cancelled = stopped_state("user")
+    cancelled.result = state.result
+    return cancelled
 
 
 def _without_results(state: State) -> State:

@@ -11,18 +11,20 @@ from .._run.net import shown
 from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
 from .._run.steps import own_steps
 from ..backend import Backend, TaskRunInfoResult
-from ..cancellation import Cancellation
+from ..cancellation import Cancellation, current_cancellation, stopped_state
 from ..context import now
 from ..context import values as _values
 from ..edge import Edge
 from ..errors import (
     BackendError,
     BackendRejected,
+    BackendUnavailable,
     FlowloopError,
     OwnershipLost,
     TaskRunError,
     VersionLockMismatch,
 )
+from ..parameter import Parameter
 from ..result import NoResult, NotStored, Result
 from ..results import DefaultResult
 from ..retries import delay_after
@@ -46,6 +48,7 @@ from ..state import (
 from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
 from .ownership import Ownership
+from .unrecordable import is_too_much, small, without_value
 
 __all__ = ["CloudTaskRunner"]
 
@@ -116,6 +119,7 @@ class CloudTaskRunner(TaskRunner):
                 return await super().initialize_run(state, context)
             context["unread"] = True
             if state is None:
+                _note_outage(error)
                 message = f"The task run of '{self.task.name}' could not be read: {error}"
                 state = self._explained(Failed(message, result=error))
             raise ENDRUN(state) from error
@@ -127,6 +131,8 @@ class CloudTaskRunner(TaskRunner):
             state = continued(info.state, takeover=bool(context.get("takeover")))
             if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
                 state._result = NotStored
+            elif type(state) is Success and state._result.location is None and isinstance(self.task, Parameter):
+                state.result = await self.task.run()  # too large for a state, it lies with the flow run alone
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
             if "waited_until" in context or context.get("continues"):  # somebody else has ended it meanwhile
                 state = info.state
@@ -144,6 +150,7 @@ class CloudTaskRunner(TaskRunner):
             self._lose(ownership)
             raise ENDRUN(state) from error
         except Exception as error:
+            _note_outage(error)
             message = f"The given state could not be recorded: {error}"
             raise ENDRUN(ClientFailed(message, state=state)) from error
         context["task_run_version"] = info.version + 1
@@ -198,7 +205,13 @@ class CloudTaskRunner(TaskRunner):
     async def _read_children(self, width: int) -> None:
         current = _values.get()
         flow_run_id = current["flow_run_id"]
-        infos = await self._port.get_task_run_infos(flow_run_id, current["task_id"], range(width))
+        try:
+            infos = await self._port.get_task_run_infos(flow_run_id, current["task_id"], range(width))
+        except BackendError as error:
+            # each child asks for its own, then
+            _note_outage(error)
+            self.logger.warning("the task runs of the children of %s could not be read: %s", self.task.name, error)
+            return
         self._children = {**(self._children or {}), **{(flow_run_id, info.map_index): info for info in infos}}
 
     # -- recording -------------------------------------------------------------------------------------
@@ -225,12 +238,6 @@ class CloudTaskRunner(TaskRunner):
             end = self._ended_by(raised)
             end.state = await self._record(old_state, end.state)
             raise end from end.__cause__
-        attempt = _values.get().get("task_run_count", 1)
-        task = self.task
-        if type(old_state) is Running and rules.is_retried(
-            new_state, run_count=attempt, max_retries=task.max_retries, retry_on=task.retry_on
-        ):
-            new_state.context[RETRY_FOLLOWS] = attempt
         return await self._record(old_state, new_state)
 
     async def _record(self, old_state: State, new_state: State) -> State:
@@ -242,17 +249,20 @@ class CloudTaskRunner(TaskRunner):
         if new_state.is_running():
             # without it, the same words of another runner would pass for this one's said twice
             new_state.context["runner"] = current.get("runner_id")
+        elif type(old_state) is Running and isinstance(new_state, Failed):
+            self._mark_retry(new_state)
         if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:
             await self._keep_what_was_left(new_state)
         ownership: Ownership | None = current.get("ownership")
         epoch = None if ownership is None else ownership.claim.epoch
         asked = asyncio.get_running_loop().time()
+        sent = new_state
+        if isinstance(self.task, Parameter) and type(new_state) is Success:
+            sent = without_value(new_state)
         try:
             if ownership is not None and ownership.lost:
                 raise OwnershipLost("the flow run has another owner since")
-            answer = await self._port.set_task_run_state(
-                task_run_id, version, new_state, self.task.cache_for, epoch=epoch
-            )
+            answer = await self._port.set_task_run_state(task_run_id, version, sent, self.task.cache_for, epoch=epoch)
             if ownership is not None and new_state.is_running():
                 ownership.acknowledged(asked)
                 if not ownership.holds:
@@ -263,11 +273,15 @@ class CloudTaskRunner(TaskRunner):
         except (VersionLockMismatch, VersionLockMismatchSignal):
             return await self._adopted(task_run_id, old_state, new_state)
         except Exception as error:
-            self.logger.error("the state of task run %s could not be recorded: %s", task_run_id, error)
             if old_state.is_finished() and isinstance(error, BackendRejected):
                 return old_state  # a handler's second thoughts: what is recorded stands
-            message = f"The state could not be recorded: {error}"
-            raise ENDRUN(ClientFailed(message, state=new_state)) from error
+            instead = await self._instead(new_state, error)
+            try:
+                return await self._record(old_state, instead)
+            except ENDRUN as end:
+                if isinstance(end.state, ClientFailed):
+                    end.state.state = new_state
+                raise
         if isinstance(answer, Queued):
             answer.state = old_state
             raise ENDRUN(answer)
@@ -300,6 +314,32 @@ class CloudTaskRunner(TaskRunner):
                 state._result = stored
                 return
 
+    def _mark_retry(self, state: State) -> None:
+        """Note in a Failed state that a retry follows: this runner may not get to that."""
+        attempt, task = _values.get().get("task_run_count", 1), self.task
+        if rules.is_retried(state, run_count=attempt, max_retries=task.max_retries, retry_on=task.retry_on):
+            state.context[RETRY_FOLLOWS] = attempt
+
+    async def _instead(self, refused: State, error: Exception) -> State:
+        """Return the state to record in the place of one that could not be.
+
+        Raises:
+            - ENDRUN: if there is none
+        """
+        self.logger.error("the state of task run %s could not be recorded: %s", _values.get()["task_run_id"], error)
+        if _note_outage(error):
+            raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=refused)) from error
+        cancellation = current_cancellation()
+        if refused.is_running() and cancellation is not None:
+            await cancellation.look()
+            if cancellation.cause == "handover":
+                raise ENDRUN(stopped_state("handover")) from error
+            if cancellation.cause is not None:
+                return stopped_state(cancellation.cause)
+        if is_too_much(refused):
+            return small(refused, error)
+        raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=refused)) from error
+
     async def _adopted(self, task_run_id: str, old_state: State, refused: State) -> State:
         """Go on after somebody else has moved the run: with what is recorded, if it is not theirs to go on with."""
         try:
@@ -320,6 +360,7 @@ class CloudTaskRunner(TaskRunner):
             else:
                 return state
         except Exception as error:
+            _note_outage(error)
             message = f"The recorded state could not be read: {shown(error)}"
             raise ENDRUN(ClientFailed(message, state=refused)) from error
         return await self._record(old_state, refused)
@@ -358,9 +399,14 @@ class CloudTaskRunner(TaskRunner):
 
     async def _recorded_cache(self, inputs: dict[str, Result]) -> Cached | None:
         assert self.task.cache_for is not None
-        candidates = await self._port.get_latest_cached_states(
-            _values.get()["task_id"], self.task.cache_key, now() - self.task.cache_for
-        )
+        try:
+            candidates = await self._port.get_latest_cached_states(
+                _values.get()["task_id"], self.task.cache_key, now() - self.task.cache_for
+            )
+        except BackendError as error:
+            _note_outage(error)
+            self.logger.warning("the cached states of %s could not be read: %s", self.task.name, error)
+            return None
         for candidate in candidates:
             if isinstance(candidate, Cached) and await self._may_serve(candidate, inputs):
                 served = await self._read_cached(candidate)
@@ -459,3 +505,11 @@ def _of_errors(result: Result) -> Result:
     place = result.at(None)
     place.serializer = Result.serializer_default
     return place
+
+
+def _note_outage(error: Exception) -> bool:
+    """Stop the flow run if the backend is away, and return whether it is."""
+    cancellation = current_cancellation()
+    if isinstance(error, BackendUnavailable) and cancellation is not None:
+        cancellation.lose(error)
+    return isinstance(error, BackendUnavailable)

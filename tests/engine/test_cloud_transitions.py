@@ -22,8 +22,11 @@ from flowloop.engine.state import (
     Retrying,
     Running,
     Scheduled,
+    Skipped,
     Submitted,
     Success,
+    TimedOut,
+    TriggerFailed,
 )
 from flowloop.engine.testing import FaultyBackend, RecordingBackend
 
@@ -315,9 +318,22 @@ async def test_handlers_come_before_the_record_and_may_change_it(memory, setting
     assert "replaced" in {run.state.message for run in info.task_runs}
 
 
-async def test_a_state_of_a_task_that_cannot_be_recorded_ends_its_run_as_client_failed(memory, settings):
+async def test_a_state_that_cannot_be_recorded_is_replaced_by_a_small_failed_one_that_says_why(memory, settings):
     backend = FaultyBackend(memory)
     backend.fail("set_task_run_state", BackendRejected("no room"), where=of_task("first"), nth=2)
+    one = One()
+    state = await one.run(backend, settings)
+    failed = state.result[one.first]
+    assert type(failed) is Failed
+    assert failed.message == "The state Success could not be recorded: no room"
+    assert [type(state), type(state.result[one.second])] == [Failed, TriggerFailed]
+    assert (await histories(memory))["first-1"] == ["Pending", "Running", "Failed"]
+
+
+async def test_if_that_is_refused_too_the_run_is_client_failed_and_the_flow_run_says_so(memory, settings):
+    backend = FaultyBackend(memory)
+    is_over = lambda sent: sent["state"].is_finished() and of_task("first")(sent)  # noqa: E731
+    backend.fail("set_task_run_state", BackendRejected("no room"), where=is_over, times=None)
     one = One()
     state = await one.run(backend, settings)
     failed = state.result[one.first]
@@ -326,29 +342,127 @@ async def test_a_state_of_a_task_that_cannot_be_recorded_ends_its_run_as_client_
     assert failed.state.result == "made"
     assert "no room" in failed.message
     assert type(state.result[one.second]) is Pending
-    assert type(state) is Running, "the flow run is not over: it goes on from the last acknowledged states"
+    assert (type(state), state.message) == (Failed, "States of these tasks could not be recorded: 'first'.")
     assert (await histories(memory))["first-1"] == ["Pending", "Running"]
+    [run] = await memory.list_flow_runs()
+    assert (run.state, run.state_message) == ("Failed", state.message)
 
 
-async def test_a_state_of_a_flow_that_cannot_be_recorded_ends_the_run_with_that_state(memory, settings):
+@pytest.mark.parametrize(("refusals", "recorded"), [(1, "Failed"), (None, "Running")])
+async def test_a_state_of_a_flow_that_is_refused_is_replaced_too_or_else_returned_as_it_is(
+    memory, settings, refusals, recorded, caplog
+):
     backend = FaultyBackend(memory)
-    backend.fail("set_flow_run_state", BackendRejected("no room"), where=lambda sent: sent["state"].is_finished())
+    is_over = lambda sent: sent["state"].is_finished()  # noqa: E731
+    backend.fail("set_flow_run_state", BackendRejected("no room"), where=is_over, times=refusals)
     one = One()
     state = await one.run(backend, settings)
-    assert type(state) is Success
+    assert type(state) is (Failed if refusals else Success)
     assert state.result[one.second].is_successful()
     [run] = await memory.list_flow_runs()
-    assert run.state == "Running"
+    assert run.state == recorded
+    assert "could not be recorded: no room" in caplog.text
 
 
-async def test_a_state_too_large_to_record_is_client_failed_and_the_others_go_on(memory, settings):
+async def test_a_message_too_large_to_record_is_cut_and_its_length_noted(backend, settings):
     async def fail_long():
         raise ValueError("x" * 2_000_000)
 
-    one = One(fail_long)
-    state = await one.run(memory, settings)
-    assert type(state.result[one.first]) is ClientFailed
-    assert "too large" in state.result[one.first].message
+    one = One(fail_long, max_retries=1, retry_delay=1)
+    state = await one.run(backend, settings)
+    failed = state.result[one.first]
+    assert type(failed) is Failed
+    assert failed.message.startswith("Error during execution of task: ValueError('xxx")
+    assert "characters) (the state could not be recorded whole: State payload is too large" in failed.message
+    assert len(failed.message) < 12_000
+    assert (await histories(backend))["first-1"] == ["Pending", "Running", "Failed", "Retrying", "Running", "Failed"]
+    [run] = await backend.list_flow_runs()
+    assert run.state == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"), [("x" * 2_000_000, Cancelled), ("x" * 2_000_000, TimedOut), ("x" * 2_000_000, Skipped)]
+)
+async def test_what_a_run_ended_as_it_stays(backend, settings, message, kind):
+    """Only a success is none any more: its result is nowhere."""
+
+    def ends(task, old, new):
+        return kind(message) if new.is_successful() else None
+
+    one = One(state_handlers=[ends])
+    state = await one.run(backend, settings)
+    kept = kind if kind is not Skipped else Failed
+    assert type(state.result[one.first]) is kept
+    assert (await histories(backend))["first-1"][-1] == kept.__name__
+
+
+async def test_a_large_parameter_lies_with_its_run_and_not_in_a_state(backend, settings):
+    ran = []
+
+    @task(max_retries=1, retry_delay=3600)
+    async def later(value):
+        ran.append(len(value))
+        if len(ran) == 1:
+            raise ValueError("the first time")
+
+    with Flow("large") as flow:
+        value = Parameter("value")
+        later(value)
+    flow_run_id = await create_flow_run(flow, backend, {"value": "x" * 1_200_000}, settings=settings)
+
+    async def run():
+        runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+        return await runner.run(context={"flow_run_id": flow_run_id})
+
+    assert not (await run()).is_finished()
+    await anyio.sleep(3601)
+    state = await run()
+    assert state.is_successful()
+    assert ran == [1_200_000] * 2
+    assert (await histories(backend))["value"] == ["Pending", "Running", "Success"]
+
+
+# -- outages ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "where"),
+    [
+        ("set_task_run_state", lambda sent: sent["state"].is_running()),
+        ("set_task_run_state", lambda sent: sent["state"].is_finished()),
+        ("set_flow_run_state", lambda sent: sent["state"].is_running()),
+        ("set_flow_run_state", lambda sent: sent["state"].is_finished()),
+        ("get_task_run_infos", None),
+    ],
+)
+async def test_an_outage_longer_than_the_patience_leaves_the_run_to_another_process(memory, settings, method, where):
+    ran = []
+
+    @task
+    async def one(n):
+        ran.append(n)
+        return n
+
+    @task
+    async def numbers():
+        return [1, 2]
+
+    with Flow("outage") as flow:
+        one.map(numbers())
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    backend = FaultyBackend(memory)
+    backend.fail(method, BackendUnavailable("the wire is cut"), where=where, times=1)
+    with pytest.raises(
+        BackendUnavailable, match=rf"flow run {flow_run_id} was left unfinished.*the wire is cut.*run it"
+    ):
+        await CloudFlowRunner(flow, backend=backend, settings=settings).run(context={"flow_run_id": flow_run_id})
+    sent = backend.counts["set_flow_run_state"]
+    assert sent == (1 if method != "set_flow_run_state" or where is None else sent), "nothing more is recorded"
+    assert not (await memory.get_flow_run_state(flow_run_id)).is_finished()
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings, takeover=True)
+    assert (await runner.run(context={"flow_run_id": flow_run_id})).is_successful()
+    assert {1, 2} == set(ran)
+    assert type(await memory.get_flow_run_state(flow_run_id)) is Success
 
 
 # -- version locks ---------------------------------------------------------------------------------------
@@ -440,7 +554,7 @@ async def test_the_end_that_somebody_else_recorded_for_a_flow_run_stands(memory,
 async def test_where_nothing_can_be_read_after_a_mismatch_the_run_ends(memory, settings):
     backend = FaultyBackend(memory)
     backend.fail("set_task_run_state", VersionLockMismatch("moved"), where=of_task("first"))
-    backend.fail("get_task_run_state", BackendUnavailable("away"))
+    backend.fail("get_task_run_state", BackendRejected("cannot be read"))
     one = One()
     state = await one.run(backend, settings)
     assert type(state.result[one.first]) is ClientFailed

@@ -17,7 +17,7 @@ from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.context import now
 from flowloop.engine.edge import Edge
-from flowloop.engine.errors import BackendUnavailable
+from flowloop.engine.errors import BackendRejected
 from flowloop.engine.result import NoResult
 from flowloop.engine.results import LocalResult, PrefectResult
 from flowloop.engine.runner import Runner, call_state_handlers
@@ -287,18 +287,20 @@ async def test_12_version_lock_ends_the_run_if_it_is_running_elsewhere_and_adopt
 
 
 async def test_13_a_write_error_wraps_the_state_of_a_task_and_leaves_that_of_a_flow_bare(settings: Settings) -> None:
-    def ends_well(sent: dict[str, Any]) -> bool:
-        return sent["state"].is_successful()
+    """Where neither the state nor a small one in its place is taken."""
+
+    def is_over(sent: dict[str, Any]) -> bool:
+        return sent["state"].is_finished()
 
     recorded = Recorded(one_task(), settings)
-    recorded.faulty.fail("set_task_run_state", BackendUnavailable("gone"), where=ends_well)
+    recorded.faulty.fail("set_task_run_state", BackendRejected("no"), where=is_over, times=None)
     state = await recorded.run()
     (one,) = state.result.values()
     assert type(one) is ClientFailed
     assert type(one.state) is Success
 
     recorded = Recorded(one_task(), settings)
-    recorded.faulty.fail("set_flow_run_state", BackendUnavailable("gone"), where=ends_well)
+    recorded.faulty.fail("set_flow_run_state", BackendRejected("no"), where=is_over, times=None)
     assert type(await recorded.run()) is Success
 
 

@@ -1,0 +1,60 @@
+"""What is recorded in the place of a state that cannot be: a small one that says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..results import PrefectResult
+from ..state import Cancelled, Failed, State, Success
+
+__all__ = ["is_too_much", "small", "without_value"]
+
+_LONGEST_MESSAGE = 5_000
+_LARGEST_VALUE = 100_000
+_INSTEAD_OF = "instead_of"
+"""Where a state says which one it stands for."""
+
+
+def is_too_much(state: State) -> bool:
+    """Whether something smaller may be recorded in the place of a state that was refused: it is not small yet."""
+    return (state.is_finished() or state.is_running()) and _INSTEAD_OF not in state.context
+
+
+def small(state: State, error: Exception, result: Any = None) -> State:
+    """Return what is recorded in the place of a state that the backend refused.
+
+    A run that failed, or was cancelled, still did so; any other has failed now, as its result is nowhere. Of a message
+    that is too long the beginning stays, and its length is noted.
+
+    Args:
+        - state: the state that was refused
+        - error: why
+        - result: the result; that of a failed run, or else the error, if None
+    """
+    name, why = type(state).__name__, _cut(error)
+    if state.is_failed() or isinstance(state, Cancelled):
+        text, kind = f"{_cut(state.message)} (the state could not be recorded whole: {why})", type(state)
+        result = state._result if result is None else result
+    else:
+        text, kind = f"The state {name} could not be recorded: {why}", Failed
+        result = error if result is None else result
+    return kind(text, result=result, context={_INSTEAD_OF: name})
+
+
+def without_value(state: Success) -> State:
+    """Return the state of a parameter as it is recorded: a large value lies with the flow run alone."""
+    result = state._result
+    if not isinstance(result, PrefectResult) or len(result.location or "") <= _LARGEST_VALUE:
+        return state
+    return Success(state.message, context=state.context)
+
+
+def _cut(text: object) -> str:
+    """Return a text of a bounded length: of a longer one the beginning, and how long it is."""
+    try:
+        text = str(text)
+    except Exception as error:
+        return f"<a {type(text).__name__} that cannot be shown: {type(error).__name__}>"
+    if len(text) <= _LONGEST_MESSAGE:
+        return text
+    return f"{text[:_LONGEST_MESSAGE]} ... ({len(text):,} characters)"
