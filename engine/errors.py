@@ -6,7 +6,8 @@
     ├─ FlowDefinitionError (ValueError)   a flow that cannot run: a cycle, a missing parameter, a duplicate slug
     ├─ InvalidTransition                  a defect in flowloop itself; carries the key, both states and the story
     ├─ SerializationError                 a value or a document that cannot be encoded or decoded
-    ├─ ExecutorError                      a task body could not be handed to its executor, or was lost there
+    ├─ ExecutorError                      a task body could not be handed to its executor
+    │  └─ Lost                            nobody knows what became of it: its process or its machine is gone
     ├─ TaskRunError                       what a task run failed with in another process, if only its text is left
     └─ BackendError                       the backend could not do what was asked
        ├─ BackendUnavailable              try again: the network, a 5xx answer, a 429 answer
@@ -35,6 +36,7 @@ __all__ = [
     "FlowRunOwned",
     "FlowloopError",
     "InvalidTransition",
+    "Lost",
     "OwnershipLost",
     "SerializationError",
     "TaskRunError",
@@ -75,6 +77,24 @@ class SerializationError(FlowloopError):
 
 class ExecutorError(FlowloopError):
     """A task body could not be handed to its executor, or was lost there."""
+
+
+class Lost(ExecutorError):
+    """Nobody knows what became of a task body: the process or the machine that had it is gone.
+
+    A task that may be run twice names it: ``@task(max_retries=1, retry_delay=0, retry_on=Lost)``.
+
+    Args:
+        - message: what happened
+        - may_have_run: whether the body may have begun
+    """
+
+    def __init__(self, message: str, may_have_run: bool = True) -> None:
+        super().__init__(message)
+        self.may_have_run = may_have_run
+
+    def __reduce__(self) -> tuple[type[Lost], tuple[str, bool]]:
+        return type(self), (str(self), self.may_have_run)
 
 
 class TaskRunError(FlowloopError):

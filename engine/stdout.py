@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TextIO, cast
+from typing import Any, Protocol, TextIO, cast
 
 from .context import context
 
-__all__ = ["captured_stdout"]
+__all__ = ["Lines", "captured_stdout", "redirected"]
 
-_capturing: ContextVar[_LineLogger | None] = ContextVar("flowloop_capturing_stdout", default=None)
+_capturing: ContextVar[Lines | None] = ContextVar("flowloop_capturing_stdout", default=None)
 _lock = threading.Lock()
 _captures = 0
 
@@ -72,15 +72,33 @@ def captured_stdout(enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    logger = _LineLogger()
-    token = _capturing.set(logger)
+    with redirected(_LineLogger()):
+        yield
+
+
+class Lines(Protocol):
+    """Takes what is printed."""
+
+    def write(self, text: str, /) -> int:
+        """Take some text."""
+        ...
+
+    def finish(self) -> None:
+        """Take it that there is no more."""
+        ...
+
+
+@contextmanager
+def redirected(lines: Lines) -> Iterator[None]:
+    """Send what is printed in this block, and not elsewhere, to `lines`."""
+    token = _capturing.set(lines)
     _install()
     try:
         yield
     finally:
         _remove()
         _capturing.reset(token)
-        logger.finish()
+        lines.finish()
 
 
 def _install() -> None:

@@ -56,6 +56,7 @@ class BodyRunner(Runner):
         # asking once saves asking for every run
         self._body = task.body
         self._is_async = _signature.is_async(self._body)
+        self._needs = place.needed(task.needs, task.tags)
         self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout
 
     def _template_values(self, inputs: Mapping[str, Result]) -> dict[str, Any]:
@@ -159,6 +160,7 @@ class BodyRunner(Runner):
             is_async=self._is_async,
             is_read=not self.task.reruns_on_restart,
             inputs=arguments,
+            needs=self._needs,
             timeout=self.task.timeout,
             grace=self.settings.cancel_grace,
         )

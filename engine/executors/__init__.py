@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Executor, SimpleExecutor
 from .local import HERE, LocalExecutor
+from .place import Needs
 
 if TYPE_CHECKING:
     from .dask import DaskExecutor
     from .processes import ProcessExecutor
 
-__all__ = ["HERE", "DaskExecutor", "Executor", "LocalExecutor", "ProcessExecutor", "SimpleExecutor"]
+__all__ = ["HERE", "DaskExecutor", "Executor", "LocalExecutor", "Needs", "ProcessExecutor", "SimpleExecutor"]
 
 _LATER = {"DaskExecutor": "dask", "ProcessExecutor": "processes"}
 """What is imported when it is first asked for, and its module."""

@@ -39,6 +39,11 @@ class TaskTicket(Ticket):
         self._work = self._loop.create_task(work(self))
         self._work.add_done_callback(self._finished)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the body has begun."""
+        return self._began_at is not None
+
     # -- what the work says ------------------------------------------------------------------------------
 
     def has_begun(self) -> None:

@@ -7,13 +7,16 @@ import importlib
 import inspect
 import io
 import operator
+import os
 import pickle
 import sys
+import threading
 import time
 import traceback
 import types
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -23,9 +26,22 @@ from ..context import context as run_context
 from ..context import values
 from ..errors import ExecutorError
 from ._errors import has_its_own_way, reduced
-from .place import Done, Outcome, Raised
+from .place import Done, Lost, Outcome, Raised
 
-__all__ = ["Answer", "ByName", "Request", "outcome_of_answer", "pickled", "request_for", "run", "unpickled"]
+__all__ = [
+    "Answer",
+    "ByName",
+    "Lying",
+    "Request",
+    "Told",
+    "answer_to",
+    "outcome_of_answer",
+    "pickled",
+    "request_for",
+    "run",
+    "unpickled",
+    "written",
+]
 
 _AT_HOME = frozenset(
     {
@@ -69,8 +85,16 @@ class Request(NamedTuple):
     context: dict[str, Any]
 
 
+class Lying(NamedTuple):
+    """Stands in a request for an input that lies where the body runs."""
+
+    number: int
+
+
 class Answer(NamedTuple):
-    """What became of a body: ``value``, ``error``, ``unpicklable`` (the answer), or ``unknown`` (the body's name)."""
+    """What became of a body: ``value``, ``error``, ``unpicklable`` (the answer), ``unknown`` (the body's name), or
+    ``lost``.
+    """
 
     kind: str
     content: Any
@@ -148,14 +172,20 @@ def by_name(fn: Callable[..., Any]) -> ByName | None:
     return ByName(module, qualname) if getattr(found, "fn", None) is fn else None
 
 
-def pickled(request: Request, name: str) -> bytes:
+def pickled(request: Request, name: str, *, with_module: bool = False) -> bytes:
     """Return a request as a pickle.
+
+    Args:
+        - request: the request
+        - name: what errors call the body
+        - with_module: whether the module of the body travels, too, with those that lie beside it
 
     Raises:
         - ExecutorError: if it cannot be one; it names what of it cannot
     """
     try:
-        frame = _dumps(request)
+        with _by_value(request.body) if with_module else nullcontext():
+            frame = _dumps(request)
     except Exception as error:
         if _problem(request.context) is not None:
             # a value that cannot travel is missing there, as it would be if nobody had set it
@@ -163,6 +193,32 @@ def pickled(request: Request, name: str) -> bytes:
             return pickled(request._replace(context=kept), name)
         raise ExecutorError(f"task {name!r} cannot run in another process: {_culprit(request, error)}") from error
     return frame
+
+
+_registering = threading.Lock()
+
+
+@contextmanager
+def _by_value(body: Any) -> Iterator[None]:
+    """Let the functions and classes of a body's module travel, and those of the modules that lie beside it."""
+    own = sys.modules.get(getattr(inspect.unwrap(body), "__module__", None) or "")
+    folder = _folder(own)
+    beside = [] if folder is None else [one for one in list(sys.modules.values()) if _folder(one) == folder]
+    with _registering:
+        known = cloudpickle.list_registry_pickle_by_value()
+        fresh = [one for one in beside if one.__name__ not in known and one.__name__ != "__main__"]
+        for module in fresh:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            for module in fresh:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+def _folder(module: Any) -> str | None:
+    file = getattr(module, "__file__", None)
+    return os.path.dirname(os.path.abspath(file)) if isinstance(file, str) else None
 
 
 def _problem(value: Any) -> Exception | None:
@@ -227,53 +283,71 @@ def _kind(value: Any) -> str:
 # -- over there ----------------------------------------------------------------------------------------
 
 
-def _silently(kind: str, said: Any) -> None:
-    """Tell nobody."""
+class Told:
+    """Hears of a body while it runs."""
+
+    def began(self) -> None:
+        """The body begins now."""
+
+    def awaits(self, task: asyncio.Task[Any]) -> None:
+        """The body is a coroutine, awaited by this task."""
+
+    def ended(self, seconds: float) -> None:
+        """The body has ended; its answer has yet to be written."""
 
 
-def run(frame: bytes, tell: Callable[[str, Any], None] = _silently) -> bytes:
+def run(frame: bytes, told: Told, values: Sequence[Any] = ()) -> bytes:
     """Run the body of a request, and return the answer; both are pickles.
 
     Args:
         - frame: the request
-        - tell: called when the body has ``began``, and when it has ``ended``, with the seconds it took
+        - told: hears of the body
+        - values: what stands in the request as a `Lying` value
     """
+    return written(answer_to(frame, told, values))
+
+
+def answer_to(frame: bytes, told: Told, values: Sequence[Any] = ()) -> Answer:
+    """Run the body of a request; see `run`."""
     try:
         request = pickle.loads(frame)  # noqa: S301 - it comes from the process that this one works for
     except Exception as error:
-        answer = Answer("unknown", None, f"{type(error).__name__}: {error}")
-    else:
-        answer = _answer(request, tell)
-    return _pickled_answer(answer)
+        return Answer("unknown", None, f"{type(error).__name__}: {error}")
+    return _answer(request, told, values)
 
 
-def _answer(request: Request, tell: Callable[[str, Any], None]) -> Answer:
+def _answer(request: Request, told: Told, lying: Sequence[Any]) -> Answer:
     try:
         body = request.body.resolve() if isinstance(request.body, ByName) else request.body
     except (ImportError, AttributeError) as error:
         return Answer("unknown", None, str(error))
     token = values.set(request.context)
-    tell("began", None)
+    told.began()
     began = time.monotonic()
     try:
-        value = body(*request.args, **request.kwargs)
+        inputs = {key: lying[one.number] if isinstance(one, Lying) else one for key, one in request.kwargs.items()}
+        value = body(*request.args, **inputs)
         if inspect.isawaitable(value):
-            value = asyncio.run(_awaited(value))
+            value = asyncio.run(_awaited(value, told))
         if needs_reading(value):
             value = asyncio.run(gathered(read(value)))
         return Answer("value", value)
     except BaseException as error:
         return Answer("error", error, "".join(traceback.format_exception(error)))
     finally:
-        tell("ended", time.monotonic() - began)
+        told.ended(time.monotonic() - began)
         values.reset(token)
 
 
-async def _awaited(answer: Any) -> Any:
+async def _awaited(answer: Any, told: Told) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    told.awaits(task)
     return await answer
 
 
-def _pickled_answer(answer: Answer) -> bytes:
+def written(answer: Answer) -> bytes:
+    """Return an answer as a pickle; one that cannot be one says so."""
     problem: Exception | None = None
     for is_careful in (False, True):
         try:
@@ -301,12 +375,14 @@ def unpickled(frame: bytes) -> Answer:
     return answer
 
 
-def outcome_of_answer(answer: Answer, name: str) -> Outcome:
+def outcome_of_answer(answer: Answer, name: str, *, has_begun: bool = True) -> Outcome:
     """Return what became of a body."""
     if answer.kind == "value":
         return Done(answer.content)
     if answer.kind == "error":
         return Raised(_told(answer.content, answer.detail, name))
+    if answer.kind == "lost":
+        return Lost(answer.detail, may_have_run=has_begun)
     if answer.kind == "unpicklable":
         kind, what, problem = answer.content
         if kind == "value":

@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
-from ._travel import run
+from ._travel import Told, run
 
 __all__ = ["main", "read_frame", "write_frame"]
 
@@ -86,6 +86,19 @@ class _Logged(logging.handlers.QueueHandler):
         self.queue.send("logged", frame)  # type: ignore[attr-defined]
 
 
+class _Told(Told):
+    """Passes on what becomes of a body."""
+
+    def __init__(self, output: _Output) -> None:
+        self._output = output
+
+    def began(self) -> None:
+        self._output.send("began", b"")
+
+    def ended(self, seconds: float) -> None:
+        self._output.send("ended", pickle.dumps(seconds))
+
+
 class _Input:
     """Reads frames in a thread, so that a process whose parent is gone ends even while it runs a body."""
 
@@ -112,6 +125,7 @@ class _Input:
 def main() -> None:
     """Run bodies until the input ends."""
     output = _Output(os.fdopen(os.dup(1), "wb"))
+    told = _Told(output)
     frames = _Input(os.fdopen(os.dup(0), "rb"))
     # what a body starts must not write between the frames: from here on, it writes to stderr
     os.dup2(2, 1)
@@ -129,7 +143,7 @@ def main() -> None:
         if printed.closed:
             printed = _stdout(output)
         sys.stdout = printed
-        answer = run(frame, lambda kind, said: output.send(kind, pickle.dumps(said)))
+        answer = run(frame, told)
         if not printed.closed:
             printed.flush()
         output.send("answer", answer)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
+import importlib.metadata
+import logging
+import os
+import pickle
+import socket
+import sys
+import types
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -13,9 +22,9 @@ import anyio.to_thread
 
 from ..errors import ExecutorError
 from ._ticket import TaskTicket
-from ._travel import ByName, outcome_of_answer, pickled, request_for, run, unpickled
+from ._travel import Answer, Lying, outcome_of_answer, pickled, request_for, unpickled
 from .base import PlaceExecutor
-from .place import Fate, Job, Outcome, Place, Ticket
+from .place import Fate, Job, Lost, Needs, Outcome, Place, Refused, Ticket
 
 __all__ = ["DaskExecutor"]
 
@@ -32,6 +41,7 @@ class DaskExecutor(PlaceExecutor):
         - cluster_kwargs: its arguments
         - adapt_kwargs: arguments of its ``adapt``, to let it grow and shrink
         - client_kwargs: arguments of ``distributed.Client``
+        - window: how many bodies are handed over at once; the others wait here
 
     Raises:
         - ExecutorError: if Dask is not installed
@@ -44,6 +54,7 @@ class DaskExecutor(PlaceExecutor):
         cluster_kwargs: Mapping[str, Any] | None = None,
         adapt_kwargs: Mapping[str, Any] | None = None,
         client_kwargs: Mapping[str, Any] | None = None,
+        window: int = 1000,
     ) -> None:
         if address is not None and (cluster_class is not None or cluster_kwargs or adapt_kwargs):
             raise ValueError("a DaskExecutor has an address, or arguments of a cluster that it makes, not both")
@@ -53,11 +64,15 @@ class DaskExecutor(PlaceExecutor):
         self.cluster_kwargs = dict(cluster_kwargs or {})
         self.adapt_kwargs = dict(adapt_kwargs or {})
         self.client_kwargs = dict(client_kwargs or {})
+        self.window = window
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Place]:
         async with AsyncExitStack() as stack:
-            yield _DaskPlace(await self._open(stack))
+            place = _DaskPlace(await self._open(stack), self.window)
+            place.listen()
+            stack.push_async_callback(place.close)
+            yield place
 
     async def _open(self, stack: AsyncExitStack) -> Any:
         try:
@@ -78,35 +93,320 @@ class DaskExecutor(PlaceExecutor):
         return _CUT_SHORT
 
 
-_CUT_SHORT = "If it had begun, its Dask worker brings it to its end."
+_CUT_SHORT = "Its Dask worker was told to stop it, but it goes on: a sync body hears of that between two of its steps."
+
+_HOME = [socket.gethostname(), os.getpid()]
+"""The process of the run, whose loggers a worker in the same process need not send anything."""
+
+_LARGE = 64 * 1024
+"""Bytes from which on an input is put on the cluster once, instead of into each job."""
+
+_SMALL = frozenset({type(None), bool, int, float})
+
+_MANY = 1000
+"""Bodies after which the scheduler is told that they are over."""
+
+_TRIES = 4
+"""How often a job is handed over before its body has begun."""
+
+
+class _Sent:
+    """A job on the cluster.
+
+    Args:
+        - name: the name of the job there, in which those of its Dask tasks begin
+        - job: the job
+        - ticket: its ticket
+    """
+
+    def __init__(self, name: str, job: Job, ticket: TaskTicket) -> None:
+        self.name = name
+        self.job = job
+        self.ticket = ticket
+        self.worker: str | None = None
+        self.ended = asyncio.Event()
+        # what it prints is printed where the run prints
+        self._context = contextvars.copy_context()
+
+    def hear(self, kind: str, said: Any) -> None:
+        """Take an event of the worker."""
+        if kind == "began":
+            self.worker = said
+            self.ticket.has_begun()
+        elif kind == "ended":
+            self.ticket.has_taken(said)
+            self.ended.set()
+        elif kind == "printed":
+            self._context.run(sys.stdout.write, said)
+        else:
+            record = pickle.loads(said)  # noqa: S301 - from a worker that runs the user's own code
+            logging.getLogger(record.name).handle(record)
 
 
 class _DaskPlace(Place):
-    """A cluster, as its client sees it."""
+    """A cluster, as its client sees it.
+
+    Args:
+        - client: the client
+        - window: how many jobs are handed over at once
+    """
+
+    def __init__(self, client: Any, window: int) -> None:
+        self._client = client
+        self._window = anyio.Semaphore(window, fast_acquire=True)
+        self._topic = f"flowloop-{uuid.uuid4().hex}"
+        self._sent: dict[str, _Sent] = {}
+        self._put = _Put(client)
+        self._over: list[str] = []
+        self._lock = anyio.Lock()
+        self._problems: list[str] | None = None
+
+    # -- opening and closing -------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Hear what the workers say."""
+        self._client.subscribe_topic(self._topic, self._hear)
+
+    async def close(self) -> None:
+        """Listen no more, and leave nothing behind at the scheduler."""
+        with suppress(Exception):
+            await self._client._unsubscribe_topic(self._topic)
+            await self._client.run_on_scheduler(_FORGET, self._over, self._topic)
+
+    def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        _, said = event
+        sent = self._sent.get(said["name"])
+        if sent is not None:
+            sent.hear(said["kind"], said["said"])
+
+    async def check(self) -> list[str]:
+        """Return why bodies cannot run on this cluster."""
+        found = await self._client.get_versions(packages=["flowloop"])
+        own = _versions(found["client"])
+        problems = _mismatches("scheduler", {"python": own["python"]}, _versions(found["scheduler"]))
+        for address, info in found["workers"].items():
+            problems += _mismatches(f"worker {address}", own, _versions(info))
+        return problems
+
+    async def _refusal(self) -> str | None:
+        async with self._lock:
+            if self._problems is None:
+                self._problems = await self.check()
+        return self._problems[0] if self._problems else None
+
+    # -- jobs ----------------------------------------------------------------------------------------
+
+    async def submit(self, job: Job) -> Ticket:
+        """Take a job; waits while the window is full."""
+        await self._window.acquire()
+        ticket = TaskTicket(job, functools.partial(self._work, job), _CUT_SHORT)
+        ticket.at_the_end(self._window.release)
+        return ticket
+
+    async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:
+        refusal = await self._refusal()
+        if refusal is not None:
+            return Refused(refusal)
+        sent = _Sent(f"body-{uuid.uuid5(uuid.NAMESPACE_OID, job.id).hex}", job, ticket)
+        self._sent[sent.name] = sent
+        try:
+            return await self._seen_to(sent)
+        finally:
+            del self._sent[sent.name]
+            self._over.append(sent.name)
+            if len(self._over) >= _MANY:
+                over, self._over = self._over, []
+                await self._client.run_on_scheduler(_FORGET, over)
+
+    async def _seen_to(self, sent: _Sent) -> Outcome:
+        job = sent.job
+        request = request_for(job.body, job.args, dict(job.inputs))
+        outcome: Outcome = Lost("it could not be handed to the Dask cluster", may_have_run=False)
+        with_module = False
+        for number in range(1, _TRIES + 1):
+            async with self._put.lying(request.kwargs) as (inputs, values):
+                by_value = functools.partial(pickled, with_module=with_module)
+                frame = await anyio.to_thread.run_sync(by_value, request._replace(kwargs=inputs), job.name)
+                answer = await self._answered(sent, f"{sent.name}-{number}", frame, values)
+            if isinstance(answer, Answer):
+                if answer.kind != "unknown" or with_module:
+                    return outcome_of_answer(answer, job.name)
+                request, with_module = request._replace(body=job.body), True
+                continue
+            outcome = answer
+            # one that never began can be handed over again
+            if not isinstance(outcome, Lost) or await self._client.scheduler.event_is_set(name=sent.name):
+                break
+        return outcome
+
+    async def _answered(self, sent: _Sent, key: str, frame: bytes, values: list[Any]) -> Answer | Outcome:
+        about = {
+            "name": sent.name,
+            "topic": self._topic,
+            "home": _HOME,
+            "levels": _log_levels(),
+            "may_rerun": sent.job.needs.may_rerun,
+        }
+        options = _options(sent.job.needs)
+        future = self._client.submit(_START, _OVER_THERE, frame, about, *values, key=key, pure=False, **options)
+        try:
+            _fire_and_forget(future)
+            return unpickled(await future)
+        except asyncio.CancelledError as error:
+            if type(error) is not asyncio.CancelledError:  # that of the future, which Dask gave up
+                return Lost(f"it was lost on the Dask cluster: {error}", may_have_run=True)
+            sent.ticket.fate = await self._stopped(sent, future)
+            raise
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "flowloop":
+                return Lost(f"it was lost on the Dask cluster: {error!r}", may_have_run=True)
+            return Refused(f"a Dask worker has no flowloop: {_install()}")
+        except Exception as error:
+            return Lost(f"it was lost on the Dask cluster: {error!r}", may_have_run=True)
+        finally:
+            future.release()
+
+    async def _stopped(self, sent: _Sent, future: Any) -> Fate | None:
+        """Stop a body over there, and return what became of it; None if it ended, or never began."""
+        try:
+            if sent.worker is None:
+                # whoever begins it from now on finds that it has begun
+                await self._client.scheduler.event_set(name=sent.name)
+                return None
+            await self._client.run(_STOP, _OVER_THERE, sent.name, workers=[sent.worker])
+            with anyio.move_on_after(sent.job.grace):
+                await sent.ended.wait()
+                return None
+            return Fate.GOES_ON
+        except Exception:
+            return Fate.UNKNOWN
+        finally:
+            await self._client.cancel([future], force=True)
+
+
+class _Put:
+    """The large inputs that lie on the cluster, each once however many bodies take it.
+
+    Args:
+        - client: the client
+    """
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._lying: dict[int, _Lying] = {}
 
-    async def submit(self, job: Job) -> Ticket:
-        """Take a job."""
-        return TaskTicket(job, functools.partial(self._work, job), _CUT_SHORT)
+    @asynccontextmanager
+    async def lying(self, inputs: Mapping[str, Any]) -> AsyncIterator[tuple[dict[str, Any], list[Any]]]:
+        """Give the inputs of a job with places in them for those that lie on the cluster, and these as futures."""
+        from dask.sizeof import sizeof
 
-    async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:
-        request = request_for(job.body, job.args, dict(job.inputs))
-        frame = await anyio.to_thread.run_sync(pickled, request, job.name)
-        ticket.has_begun()
-        ticket.fate = Fate.UNKNOWN
-        answer = await self._answered(frame, job.name)
-        if answer.kind == "unknown" and isinstance(request.body, ByName):
-            frame = await anyio.to_thread.run_sync(pickled, request._replace(body=job.body), job.name)
-            answer = await self._answered(frame, job.name)
-        return outcome_of_answer(answer, job.name)
+        kept: dict[str, Any] = {}
+        values: list[Any] = []
+        async with AsyncExitStack() as held:
+            for name, value in inputs.items():
+                if type(value) in _SMALL or sizeof(value) < _LARGE:
+                    kept[name] = value
+                else:
+                    kept[name] = Lying(len(values))
+                    values.append(await held.enter_async_context(self._held(value)))
+            yield kept, values
 
-    async def _answered(self, frame: bytes, name: str) -> Any:
-        future = self._client.submit(run, frame, key=f"{name}-{uuid.uuid4()}", pure=False)
+    @asynccontextmanager
+    async def _held(self, value: Any) -> AsyncIterator[Any]:
+        entry = self._lying.setdefault(id(value), _Lying(value))
+        entry.users += 1
         try:
-            return unpickled(await future)
-        except Exception as error:
-            raise ExecutorError(f"task {name!r} was lost on the Dask cluster: {error!r}") from error
+            async with entry.lock:
+                if entry.future is None or entry.future.status != "finished":
+                    (entry.future,) = await self._client.scatter([value], hash=False)
+            yield entry.future
         finally:
-            future.release()
+            entry.users -= 1
+            if not entry.users:
+                self._lying.pop(id(value), None)
+
+
+class _Lying:
+    """A value that lies on the cluster as long as bodies need it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value  # as long as it lives, nothing else has its id
+        self.users = 0
+        self.future: Any = None
+        self.lock = anyio.Lock(fast_acquire=True)
+
+
+def _versions(info: Mapping[str, Any]) -> dict[str, str | None]:
+    packages = dict(info["packages"])
+    return {"python": ".".join(str(packages["python"]).split(".")[:2]), "flowloop": packages.get("flowloop")}
+
+
+def _mismatches(who: str, own: Mapping[str, str | None], found: Mapping[str, str | None]) -> list[str]:
+    """Return in what a part of the cluster differs from this process."""
+    problems = []
+    for what, version in own.items():
+        if found[what] is None:
+            problems.append(f"the Dask {who} has no {what}: {_install()}")
+        elif found[what] != version:
+            problems.append(f"the Dask {who} has {what} {found[what]}, and this process {version}: use the same")
+    return problems
+
+
+def _install() -> str:
+    return f"pip install flowloop=={importlib.metadata.version('flowloop')}"
+
+
+def _options(needs: Needs) -> dict[str, Any]:
+    """Return the arguments of Dask's ``submit`` for what a body needs."""
+    resources = dict(needs.resources)
+    if needs.gpus is not None:
+        resources["GPU"] = needs.gpus
+    found: dict[str, Any] = {"resources": resources} if resources else {}
+    if needs.priority:
+        found["priority"] = needs.priority
+    return {**found, **needs.options.get("dask", {})}
+
+
+def _fire_and_forget(future: Any) -> None:
+    from distributed import fire_and_forget
+
+    let_go: Callable[[Any], None] = fire_and_forget
+    let_go(future)
+
+
+def _log_levels() -> dict[str, int]:
+    return {name: logging.getLogger(name).getEffectiveLevel() for name in ("", "flowloop")}
+
+
+# -- what travels as it is, so that nothing of flowloop has to be there to read it -----------------------
+
+
+def _start(place: str, frame: bytes, about: dict[str, Any], *values: Any) -> Any:
+    import importlib
+
+    return importlib.import_module(place).run(frame, about, *values)
+
+
+def _stop(place: str, name: str) -> Any:
+    import importlib
+
+    return importlib.import_module(place).stop(name)
+
+
+def _forget(names: list[str], topic: str | None = None, dask_scheduler: Any = None) -> None:
+    begun = dask_scheduler.extensions["events"]
+    for name in names:
+        begun.event_clear(name=name)
+    if topic is not None:
+        dask_scheduler._broker._topics.pop(topic, None)
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function as one of no module, which is pickled with its code."""
+    found = types.FunctionType(function.__code__, {"__builtins__": __builtins__}, None, function.__defaults__)
+    found.__module__ = "__main__"
+    return found
+
+
+_START, _STOP, _FORGET = _alone(_start), _alone(_stop), _alone(_forget)
+_OVER_THERE = f"{__package__}._dask_worker"

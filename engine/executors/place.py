@@ -8,14 +8,65 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Never
 
 import msgspec
 
+from .. import errors
 from ..errors import ExecutorError
 
-__all__ = ["Done", "Fate", "Job", "Lost", "Outcome", "Place", "Raised", "Refused", "Ticket", "TimedOut", "settled"]
+__all__ = [
+    "Done",
+    "Fate",
+    "Job",
+    "Lost",
+    "Needs",
+    "Outcome",
+    "Place",
+    "Raised",
+    "Refused",
+    "Ticket",
+    "TimedOut",
+    "settled",
+]
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What the body of a task needs to run: ``@task(needs=Needs(gpus=1, place="gpu"))``.
+
+    Args:
+        - cpus, gpus: how many of each
+        - memory: bytes
+        - resources: others, by name, as the workers offer them
+        - priority: bodies with a higher one go first
+        - place: the name of the executor, where the flow has several; its default if None
+        - options: by kind of executor, for instance ``{"dask": {...}}``; passed on unread
+        - may_rerun: whether the body may be run again by itself when nobody knows what became of it
+    """
+
+    cpus: float | None = None
+    gpus: float | None = None
+    memory: int | None = None
+    resources: Mapping[str, float] = {}
+    priority: int = 0
+    place: str | None = None
+    options: Mapping[str, Mapping[str, Any]] = {}
+    may_rerun: bool = False
+
+
+_RESOURCE_TAG = "dask-resource:"
+
+
+def needed(needs: Needs | None, tags: Iterable[str]) -> Needs:
+    """Return what a task needs; its tags may name resources too, as ``dask-resource:GPU=1``."""
+    found = needs or Needs()
+    named = {}
+    for tag in tags:
+        if tag.startswith(_RESOURCE_TAG):
+            name, _, amount = tag.removeprefix(_RESOURCE_TAG).partition("=")
+            named[name] = float(amount)
+    return msgspec.structs.replace(found, resources={**named, **found.resources}) if named else found
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +78,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         - body: the function
         - is_async: whether it is awaited
         - args, inputs: its arguments, by position and by name
+        - needs: what it needs to run
         - timeout: seconds that it may take from its beginning
         - is_read: whether a result that can be read only once is read where the body ran, and kept as a list
         - grace: seconds that it gets to end, once it was told to stop
@@ -39,6 +91,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[Any, ...] = ()
     inputs: Mapping[str, Any] = {}
     is_read: bool = False
+    needs: Needs = Needs()
     timeout: float | None = None
     grace: float = 5.0
 
@@ -136,6 +189,10 @@ class Place(ABC):
     async def submit(self, job: Job) -> Ticket:
         """Take a job; waits while the place is full."""
 
+    async def check(self) -> list[str]:
+        """Return why bodies cannot run here, one sentence for each reason."""
+        return []
+
 
 def settled(outcome: Outcome, name: str) -> Any:
     """Return what a body returned, or raise what it raised.
@@ -156,5 +213,7 @@ def _fail(outcome: TimedOut | Lost | Refused, name: str) -> Never:
     match outcome:
         case TimedOut(_, detail):
             raise ExecutorError(f"task {name!r} took longer than its timeout. {detail}".rstrip())
-        case Lost(reason) | Refused(reason):
+        case Lost(reason, may_have_run):
+            raise errors.Lost(f"task {name!r}: {reason}", may_have_run)
+        case Refused(reason):
             raise ExecutorError(f"task {name!r}: {reason}")

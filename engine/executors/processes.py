@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, cast
 import anyio
 import anyio.to_thread
 
-from ..errors import ExecutorError
 from ._ticket import TaskTicket
 from ._travel import Answer, ByName, Request, outcome_of_answer, pickled, request_for, unpickled
 from ._worker import read_frame, write_frame
@@ -97,17 +96,17 @@ class _ProcessPlace(Place):
         answer = await self._answered(request, job.name, ticket)
         if answer.kind == "unknown" and isinstance(request.body, ByName):
             answer = await self._answered(request._replace(body=job.body), job.name, ticket)
-        return outcome_of_answer(answer, job.name)
+        return outcome_of_answer(answer, job.name, has_begun=ticket.is_under_way)
 
     async def _answered(self, request: Request, name: str, ticket: TaskTicket) -> Answer:
         frame = await _in_thread(pickled, request, name)
         worker = self._idle.pop() if self._idle else _Worker()
         ended = False
         try:
-            answer: Answer = await _in_thread(worker.run, frame, name, _Told(ticket))
+            answer: Answer = await _in_thread(worker.run, frame, _Told(ticket))
             ended = True
         finally:
-            if ended and not self._is_closed:
+            if ended and answer.kind != "lost" and not self._is_closed:
                 self._idle.append(worker)
             elif worker.kill():
                 ticket.fate = Fate.KILLED
@@ -137,7 +136,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._is_killed = False
 
-    def run(self, frame: bytes, name: str, told: _Told) -> Answer:
+    def run(self, frame: bytes, told: _Told) -> Answer:
         """Run a body to its end."""
         process = self._started()
         if process is None:
@@ -168,7 +167,7 @@ class _Worker:
         code = process.wait()
         if self._is_killed:
             return _LOST
-        raise ExecutorError(f"task {name!r}: the process that ran it ended: {_how(code)}")
+        return Answer("lost", None, f"the process that ran it ended: {_how(code)}")
 
     def _started(self) -> subprocess.Popen[bytes] | None:
         with self._lock:

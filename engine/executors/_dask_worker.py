@@ -1,0 +1,194 @@
+"""What runs on a Dask worker: a body, what is heard of it, and how it is stopped.
+
+Of each body the coordinator hears over one topic of the scheduler: when it began and where, what it prints and logs,
+and when it ended. The events of a worker arrive in order, and before the result of the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import logging.handlers
+import os
+import pickle
+import socket
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from ..stdout import redirected
+from ._travel import Answer, Told, answer_to, written
+
+__all__ = ["run", "stop"]
+
+_running: dict[str, _Body] = {}
+"""The bodies of this process, by the names of their jobs."""
+
+_current: ContextVar[_Body | None] = ContextVar("flowloop_dask_body", default=None)
+
+
+class _Stopped(BaseException):
+    """Raised in the thread of a sync body that is to stop."""
+
+
+class _Body(Told):
+    """A body that runs here."""
+
+    def __init__(self, name: str, topic: str, may_rerun: bool) -> None:
+        from distributed import get_worker
+
+        self._worker: Any = get_worker()
+        self._name = name
+        self._topic = topic
+        self._may_rerun = may_rerun
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_stopped = False
+
+    # -- what the coordinator hears ------------------------------------------------------------------
+
+    def tell(self, kind: str, said: Any = None) -> None:
+        """Send an event, from any thread."""
+        self._worker.log_event(self._topic, {"name": self._name, "kind": kind, "said": said})
+
+    def began(self) -> None:
+        """Begin, unless this very body has begun before: on a worker that is gone now."""
+        from distributed.utils import sync
+
+        scheduler = self._worker.scheduler
+        if not self._may_rerun:
+            if sync(self._worker.loop, scheduler.event_is_set, name=self._name):
+                raise _BegunBeforeError
+            sync(self._worker.loop, scheduler.event_set, name=self._name)
+        with self._lock:
+            if self._is_stopped:
+                raise _Stopped
+            self._thread = threading.get_ident()
+        self.tell("began", self._worker.address)
+
+    def awaits(self, task: asyncio.Task[Any]) -> None:
+        """Note what is to be cancelled."""
+        with self._lock:
+            self._thread = None
+            self._task, self._loop = task, asyncio.get_running_loop()
+            if self._is_stopped:
+                task.cancel()
+
+    def ended(self, seconds: float) -> None:
+        """Say so, and be stopped no more."""
+        with self._lock:
+            self._task = self._loop = None
+            if self._thread is not None:
+                _raise_in(self._thread, None)
+                self._thread = None
+        self.tell("ended", seconds)
+
+    # -- being stopped -------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Cancel an async body in its loop; raise in the thread of a sync one, which hears of it between two steps."""
+        with self._lock:
+            self._is_stopped = True
+            if self._task is not None and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+            elif self._thread is not None:
+                _raise_in(self._thread, _Stopped)
+
+
+class _BegunBeforeError(Exception):
+    """The body began before, and is not run again."""
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an error in another thread, or take one back that has not been raised yet."""
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+
+
+class _Forwarding(logging.handlers.QueueHandler):
+    """Sends what the bodies of this process log."""
+
+    def __init__(self) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        body = _current.get()
+        if body is not None:
+            body.tell("logged", pickle.dumps(self.prepare(record)))
+
+
+_forwarding = _Forwarding()
+
+
+def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes:
+    """Run a body, and return its answer as a pickle.
+
+    Args:
+        - frame: the request
+        - about: the ``name`` of its job, the ``topic`` of the run, its ``home``, the ``levels`` of its loggers, and
+            whether the body ``may_rerun``
+        - values: the inputs that lie here
+    """
+    name = about["name"]
+    body = _Body(name, about["topic"], about["may_rerun"])
+    is_home = about["home"] == [socket.gethostname(), os.getpid()]
+    if not is_home:
+        _forward(about["levels"])
+    token = _current.set(None if is_home else body)
+    _running[name] = body
+    try:
+        with redirected(_Lines(body.tell)):
+            answer = answer_to(frame, body, values)
+    except _BegunBeforeError:
+        answer = Answer("lost", None, "its Dask worker was lost after it had begun, and it is not run twice")
+    except _Stopped:  # in the very moment it ended
+        answer = _CANCELLED
+    finally:
+        if _running.get(name) is body:
+            del _running[name]
+        _current.reset(token)
+    return written(_CANCELLED if isinstance(answer.content, _Stopped) else answer)
+
+
+_CANCELLED = Answer("error", asyncio.CancelledError())
+
+
+def stop(name: str) -> bool:
+    """Stop a body, if it runs here."""
+    body = _running.get(name)
+    if body is not None:
+        body.stop()
+    return body is not None
+
+
+def _forward(levels: dict[str, int]) -> None:
+    root = logging.getLogger()
+    if _forwarding not in root.handlers:
+        root.addHandler(_forwarding)
+    for name, level in levels.items():
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() > level:
+            logger.setLevel(level)
+
+
+class _Lines:
+    """Sends what is printed, line by line."""
+
+    def __init__(self, tell: Callable[[str, Any], None]) -> None:
+        self._tell = tell
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        lines, newline, self._rest = (self._rest + text).rpartition("\n")
+        if newline:
+            self._tell("printed", lines + newline)
+        return len(text)
+
+    def finish(self) -> None:
+        if self._rest:
+            self._tell("printed", self._rest)
+            self._rest = ""
