@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import FlowDefinitionError
@@ -169,10 +169,22 @@ def _state_handlers(value: Any) -> list[StateHandler]:
 
 
 def _executor(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        from .executors.several import SeveralExecutors
+
+        return SeveralExecutors({name: _executor(one) for name, one in value.items()})
     if isinstance(value, type):
         raise ValueError(f"is an executor, not the class {value.__name__}: write {value.__name__}()")
     if value is not None and not (hasattr(value, "submit") and hasattr(value, "start")):
-        raise ValueError(f"is an executor, not {value!r}")
+        raise ValueError(f"is an executor, or a dict of executors by name, not {value!r}")
+    return value
+
+
+def _needs(value: Any) -> Any:
+    from .executors.place import Needs
+
+    if value is not None and not isinstance(value, Needs):
+        raise ValueError(f"is a Needs(...), not {value!r}")
     return value
 
 
@@ -201,6 +213,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "target": _template,
     "task_run_name": _template,
     "nout": _nout,
+    "needs": _needs,
     "executor": _executor,
     "schedule": _schedule,
 }

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from ._checks import checked
 from ._containers import OwnCopies
 from ._large import aside
 from ._run import rules
@@ -21,7 +22,7 @@ from .context import context as run_context
 from .context import dates, merge, now
 from .context import values as _values
 from .errors import FlowDefinitionError, FlowloopError
-from .executors import Executor, LocalExecutor
+from .executors import Executor, LocalExecutor, executor_named
 from .explain import children_counted, reference_failures
 from .flow import Flow
 from .limits import Limits
@@ -287,7 +288,7 @@ class FlowRunner(Runner):
                 task_contexts=contexts,
                 return_tasks=return_tasks,
                 task_runner_state_handlers=task_runner_state_handlers,
-                executor=executor or self.flow.executor or LocalExecutor(self.settings.thread_limit),
+                executor=self._executor(executor),
             )
         except FlowDefinitionError:
             raise
@@ -533,6 +534,12 @@ class FlowRunner(Runner):
     def _flow_result(self) -> Result | None:
         """Return where the results of tasks are stored that do not say it themselves."""
         return self.flow.result
+
+    def _executor(self, given: Executor | None) -> Executor:
+        chosen: Executor | None = checked(f"flow {self.flow.name!r}", "executor", given) or self.flow.executor
+        if chosen is None and self.settings.executor:
+            chosen = executor_named(self.settings.executor)
+        return chosen or LocalExecutor(self.settings.thread_limit)
 
     def _backlog(self) -> int:
         """Return how many writes wait to be acknowledged; here nothing is recorded."""

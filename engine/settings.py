@@ -90,6 +90,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     thread_limit: int = 64
     """How many synchronous task bodies run at once, each in a thread."""
 
+    executor: str = ""
+    """Where task bodies run of flows that have no executor of their own: ``local:8``, ``processes``, ``processes:4``,
+    ``dask`` or ``dask://host:8786``; empty means the loop and threads."""
+
     log_level: str = "INFO"
     """Level of the ``flowloop`` logger as the command line sets it up."""
 

@@ -15,6 +15,7 @@ from ._checks import FailureHandler, StateHandler, checked, failure_handler
 from .context import RunLogger, context, values
 from .edge import mapped
 from .errors import FlowDefinitionError
+from .executors.place import Needs
 from .result import Result
 from .retries import RetryDelay
 
@@ -81,6 +82,7 @@ class Task(Generic[P, R]):
         - task_run_name: a name for each run: a template, or a function of parameters, context and inputs
         - nout: how many values the result can be unpacked into; if None, as many as a return annotation such as
             ``tuple[int, str]`` says
+        - needs: what the body needs to run: processors, other resources, the place
 
     Raises:
         - FlowDefinitionError: for arguments that cannot work together
@@ -149,6 +151,7 @@ class Task(Generic[P, R]):
         target: str | Callable[..., str] | None = None,
         task_run_name: str | Callable[..., str] | None = None,
         nout: int | None = None,
+        needs: Needs | None = None,
     ) -> None:
         owner = f"task {name or type(self).__name__!r}"
         overwritten = sorted(_FIELDS & (self.__dict__.keys() | _class_fields(cast("Any", type(self)))))
@@ -181,6 +184,7 @@ class Task(Generic[P, R]):
         self.target: str | Callable[..., str] | None = checked(owner, "target", target)
         self.task_run_name: str | Callable[..., str] | None = checked(owner, "task_run_name", task_run_name)
         self.nout: int | None = _signature.values_returned(self.body) if nout is None else checked(owner, "nout", nout)
+        self.needs: Needs | None = checked(owner, "needs", needs)
         self.auto_generated = False
         self._check_together()
         self._place_result()

@@ -21,11 +21,10 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from ...engine import executors
 from ...engine.backend import Backend
 from ...engine.cloud import CloudFlowRunner, create_flow_run
 from ...engine.errors import FlowloopError
-from ...engine.executors import Executor
+from ...engine.executors import executor_named
 from ...engine.flow import Flow
 from ...engine.flow_runner import FlowRunner
 from ...engine.settings import Settings
@@ -40,7 +39,6 @@ __all__ = ["ending_within", "handling", "run"]
 
 _REFRESH_SECONDS = 0.1
 _TERMINATED = 143
-_EXECUTORS = {"local": "LocalExecutor", "processes": "ProcessExecutor", "dask": "DaskExecutor"}
 
 
 @click.command()
@@ -50,7 +48,12 @@ _EXECUTORS = {"local": "LocalExecutor", "processes": "ProcessExecutor", "dask": 
 @click.option("--name", metavar="NAME", help="The name of the flow run.")
 @click.option("--label", "labels", multiple=True, help="A label of the flow run; repeatable.")
 @click.option("--fail-fast", is_flag=True, help="The first failed task stops all others.")
-@click.option("--executor", type=click.Choice([*_EXECUTORS]), help="Where bodies run. Else where the flow says.")
+@click.option(
+    "--executor",
+    metavar="WHERE",
+    help="Where bodies run: local, local:8 (threads), processes, processes:4, dask, dask://HOST:8786. Else where the "
+    "flow says, else FLOWLOOP_EXECUTOR.",
+)
 @click.option("--no-record", is_flag=True, help="Record nothing.")
 @click.option("--open", "opens", is_flag=True, help="Show the flow run in the browser, where a server records it.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but what failed, and how the flow run ended.")
@@ -93,7 +96,7 @@ def run(
     console = Console()
     screen = _Screen(flow, console, quiet=quiet, as_json=as_json)
     set_up_logging(settings, Console(stderr=True) if as_json else console, quiet=quiet)
-    given = {"parameters": parameters, "executor": None if executor is None else _executor(executor)}
+    given = {"parameters": parameters, "executor": None if executor is None else executor_named(executor)}
     state: State | None
     if no_record:
         state = _run_unrecorded(FlowRunner(flow, settings=settings, fail_fast=fail_fast), screen, settings, given)
@@ -153,11 +156,6 @@ async def _flow_run(chosen: _Chosen, backend: Backend, settings: Settings) -> st
     return await create_flow_run(
         chosen.flow, backend, chosen.parameters, settings=settings, name=chosen.name, labels=labels
     )
-
-
-def _executor(name: str) -> Executor:
-    made: Executor = getattr(executors, _EXECUTORS[name])()
-    return made
 
 
 def _open_page(url: str, flow_run_id: str | None) -> None:

@@ -12,7 +12,7 @@ import anyio
 from .. import _one_pass, _signature
 from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state
 from ..context import values as _values
-from ..errors import SerializationError
+from ..errors import Lost, SerializationError
 from ..executors import HERE, place
 from ..explain import with_reason
 from ..result import Result, ResultNotImplementedError
@@ -57,7 +57,8 @@ class BodyRunner(Runner):
         self._body = task.body
         self._is_async = _signature.is_async(self._body)
         self._needs = place.needed(task.needs, task.tags)
-        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout
+        at_default = self._needs.place is None
+        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout and at_default
 
     def _template_values(self, inputs: Mapping[str, Result]) -> dict[str, Any]:
         current = _values.get()
@@ -122,7 +123,10 @@ class BodyRunner(Runner):
             raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
             raise error
-        return self._attempt_failed(Failed(f"Error during execution of task: {shown(error)}", result=error))
+        # a Failed like any other where it is recorded, for clients that know no other
+        mark = {"lost": {"may_have_run": error.may_have_run}} if isinstance(error, Lost) else None
+        message = f"Error during execution of task: {shown(error)}"
+        return self._attempt_failed(Failed(message, result=error, context=mark))
 
     def _attempt_failed(self, state: State, error: BaseException | None = None) -> State:
         """Say why an attempt failed, in its state and, unless another one follows that says it, in the log."""

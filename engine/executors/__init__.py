@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Executor, SimpleExecutor
 from .local import HERE, LocalExecutor
+from .named import executor_named
 from .place import Needs
+from .several import SeveralExecutors
 
 if TYPE_CHECKING:
     from .dask import DaskExecutor
     from .processes import ProcessExecutor
 
-__all__ = ["HERE", "DaskExecutor", "Executor", "LocalExecutor", "Needs", "ProcessExecutor", "SimpleExecutor"]
+__all__ = [
+    "HERE",
+    "DaskExecutor",
+    "Executor",
+    "LocalExecutor",
+    "Needs",
+    "ProcessExecutor",
+    "SeveralExecutors",
+    "SimpleExecutor",
+    "executor_named",
+]
 
 _LATER = {"DaskExecutor": "dask", "ProcessExecutor": "processes"}
 """What is imported when it is first asked for, and its module."""

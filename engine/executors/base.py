@@ -167,7 +167,7 @@ class _SimplePlace(Place):
 
         async def work(ticket: TaskTicket) -> Outcome:
             ticket.has_begun()
-            ticket.fate = Fate.UNKNOWN if detail else None
+            ticket.fate = None if job.is_async and not detail else Fate.UNKNOWN
             outcome = await outcome_of(self._call(job))
             ticket.fate = None
             return outcome

@@ -168,9 +168,8 @@ class _DaskPlace(Place):
         self._client.subscribe_topic(self._topic, self._hear)
 
     async def close(self) -> None:
-        """Listen no more, and leave nothing behind at the scheduler."""
-        with suppress(Exception):
-            await self._client._unsubscribe_topic(self._topic)
+        """Leave nothing behind at the scheduler."""
+        with suppress(Exception):  # the cluster may be gone
             await self._client.run_on_scheduler(_FORGET, self._over, self._topic)
 
     def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:

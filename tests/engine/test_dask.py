@@ -1,17 +1,25 @@
 """Task bodies on a Dask cluster."""
 
+import logging
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
+import time
+from pathlib import Path
 
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
-from flowloop.engine import Flow, FlowRunner, context, task
-from flowloop.engine.errors import ExecutorError
-from flowloop.engine.executors import DaskExecutor
+from flowloop.engine import Flow, FlowRunner, Settings, context, task, unmapped
+from flowloop.engine.errors import ExecutorError, Lost
+from flowloop.engine.executors import DaskExecutor, Needs
 from flowloop.engine.signals import SKIP
-from flowloop.engine.state import Skipped, TimedOut
+from flowloop.engine.state import Cancelled, Skipped, TimedOut
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -25,11 +33,52 @@ def executor(**kwargs):
         cluster_kwargs={
             "n_workers": 1,
             "threads_per_worker": 2,
-            "dashboard_address": None,
+            "dashboard_address": "127.0.0.1:0",
+            "worker_dashboard_address": "127.0.0.1:0",
             "processes": False,
             **kwargs,
         }
     )
+
+
+def started(*arguments):
+    command = [sys.executable, str(Path(__file__).with_name("dask_cluster.py")), *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+    return process, process.stdout.readline().strip()
+
+
+def ended(process):
+    process.stdin.close()
+    process.wait(30)
+    process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a cluster of two worker processes, each with two threads."""
+    process, address = started("2", "2")
+    yield address
+    ended(process)
+
+
+@pytest.fixture(scope="module")
+def bare_cluster():
+    """The address of a cluster that has no flowloop."""
+    process, address = started("1", "1", "without-flowloop")
+    yield address
+    ended(process)
+
+
+async def one(body, address, *, runner_options=None, **inputs):
+    """Run one task, and return its state."""
+    made = body if hasattr(body, "copy") else task(body)
+    with Flow("one") as flow:
+        done = made(**inputs)
+    state = await FlowRunner(flow, **(runner_options or {})).run(executor=DaskExecutor(address))
+    return state.result[done]
+
+
+# -- bodies --------------------------------------------------------------------------------------------
 
 
 async def test_bodies_run_on_a_worker_and_see_the_run_context():
@@ -57,48 +106,272 @@ async def test_bodies_run_on_a_worker_and_see_the_run_context():
     assert "fails" in "".join(state.result[fourth].result.__notes__)
 
 
-async def test_bodies_run_in_other_processes():
-    with Flow("dask") as flow:
-        pid = task(lambda: os.getpid(), name="pid")()
-    state = await FlowRunner(flow).run(executor=executor(processes=True))
-    assert state.result[pid].result not in (None, os.getpid())
+async def test_bodies_run_in_other_processes(cluster):
+    assert (await one(os.getpid, cluster)).result not in (None, os.getpid())
 
 
-async def test_a_cluster_that_is_there_is_used_and_left():
-    async with distributed.LocalCluster(
-        asynchronous=True, n_workers=1, processes=False, dashboard_address=None
-    ) as cluster:
-        made = DaskExecutor(cluster.scheduler_address)
-        for _ in range(2):
-            async with made.start(), made.start():
-                assert await made.submit(divmod, 7, 2) == (3, 1)
-            async with made.start():
-                assert await made.submit(len, "abc") == 3
+async def test_a_cluster_that_is_there_is_used_and_left(cluster):
+    made = DaskExecutor(cluster)
+    for _ in range(2):
+        async with made.start(), made.start():
+            assert await made.submit(divmod, 7, 2) == (3, 1)
+        async with made.start():
+            assert await made.submit(len, "abc") == 3
 
 
-async def test_a_timeout_does_not_wait_for_the_body():
-    @task(timeout=1)
-    def stuck():
-        threading.Event().wait(2)
-
-    with Flow("stuck") as flow:
-        done = stuck()
-    state = await FlowRunner(flow).run(executor=executor())
-    assert isinstance(state.result[done], TimedOut)
-    assert "its Dask worker brings it to its end" in state.result[done].message
-
-
-async def test_what_cannot_travel_is_named():
+async def test_what_cannot_travel_is_named(cluster):
     def uses(lock):
         pass
 
-    with Flow("lock") as flow:
-        done = task(uses)(threading.Lock())
-    state = await FlowRunner(flow).run(executor=executor())
-    assert "its argument 'lock' (a _thread.lock) cannot be pickled" in str(state.result[done].result)
+    state = await one(uses, cluster, lock=threading.Lock())
+    assert "its argument 'lock' (a _thread.lock) cannot be pickled" in str(state.result)
 
 
-async def test_a_worker_that_is_lost_fails_the_body():
+async def test_the_file_of_a_flow_travels_with_its_helpers(cluster, tmp_path, monkeypatch):
+    (tmp_path / "helpers_beside.py").write_text("def double(n):\n    return 2 * n\n")
+    (tmp_path / "flow_of_a_file.py").write_text(
+        textwrap.dedent("""
+            from flowloop.engine import Flow, task
+            from helpers_beside import double
+
+            def add_one(n):
+                return double(n) + 1
+
+            @task
+            def compute(n):
+                return add_one(n)
+
+            with Flow("file") as flow:
+                done = compute(3)
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import flow_of_a_file
+
+    state = await FlowRunner(flow_of_a_file.flow).run(executor=DaskExecutor(cluster))
+    assert state.result[flow_of_a_file.done].result == 7
+
+
+async def test_a_large_unmapped_input_is_put_there_once(cluster):
+    pickles = []
+
+    class Large:
+        def __sizeof__(self):
+            return 1_000_000
+
+        def __reduce__(self):
+            pickles.append(1)
+            return list, ([7],)
+
+    def takes(n, large):
+        return n + large[0]
+
+    with Flow("large") as flow:
+        done = task(takes).map(list(range(20)), unmapped(Large()))
+    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster))
+    assert state.result[done].result == [n + 7 for n in range(20)]
+    assert len(pickles) == 1
+
+
+def nothing():
+    pass
+
+
+async def test_what_a_task_needs_is_asked_of_dask(cluster):
+    seen = []
+
+    class Client(distributed.Client):
+        def submit(self, *args, **kwargs):
+            seen.append({name: kwargs.get(name) for name in ("resources", "priority", "key", "retries")})
+            return super().submit(*args, **{**kwargs, "resources": None})
+
+    with Flow("needs") as flow:
+        task(nothing, name="one", tags=["dask-resource:disk=2"], needs=Needs(gpus=1, priority=5))()
+        task(nothing, name="two", needs=Needs(resources={"x": 1}, options={"dask": {"retries": 0}}))()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "Client", Client)
+        assert (await FlowRunner(flow).run(executor=DaskExecutor(cluster))).is_successful()
+    # they may be handed over twice: this module does not lie where the workers look
+    first, second = (next(one for one in seen if one["priority"] == priority) for priority in (5, None))
+    assert (first["resources"], first["priority"]) == ({"disk": 2.0, "GPU": 1}, 5)
+    assert (second["resources"], second["retries"]) == ({"x": 1}, 0)
+    # one prefix for all of them, however many there are
+    assert {dask.utils.key_split(one["key"]) for one in seen} == {"body"}
+
+
+# -- what is heard of them -----------------------------------------------------------------------------
+
+
+async def test_all_that_bodies_log_and_print_is_heard(cluster, caplog, capsys):
+    def says(n):
+        for line in range(100):
+            context.logger.info("line %d of %d", line, n)
+        logging.getLogger("mine").debug("too quiet")
+        print(f"printed {n}")
+        print("to the end", end="")
+
+    @task(log_stdout=True)
+    def to_the_log():
+        print("printed to the log")
+
+    with Flow("says") as flow:
+        task(says).map(list(range(20)))
+        to_the_log()
+    with caplog.at_level(logging.INFO, "flowloop"):
+        assert (await FlowRunner(flow).run(executor=DaskExecutor(cluster))).is_successful()
+    lines = [record for record in caplog.records if record.name == "flowloop.run"]
+    assert len({record.getMessage() for record in lines}) == 2000 + 1
+    assert all(record.flow_run_id for record in lines)
+    assert "too quiet" not in caplog.text
+    out = capsys.readouterr().out
+    assert all(f"printed {n}\n" in out for n in range(20))
+    assert out.count("to the end") == 20
+
+
+# -- when it takes too long, or is stopped -------------------------------------------------------------
+
+
+async def test_a_timeout_does_not_count_the_wait_for_a_worker():
+    @task(timeout=1)
+    def works(n):
+        time.sleep(0.45)
+        return n
+
+    with Flow("queue") as flow:
+        done = works.map([0, 1, 2, 3])
+    state = await FlowRunner(flow).run(executor=executor(threads_per_worker=1))
+    assert state.result[done].result == [0, 1, 2, 3]
+
+
+def marked(path, text):
+    with open(path, "a") as file:
+        file.write(text + "\n")
+
+
+def marks(path):
+    return Path(path).read_text().split()
+
+
+def sleeps(path):
+    try:
+        for _ in range(6000):
+            time.sleep(0.01)
+        marked(path, "to the end")
+    except BaseException:
+        marked(path, "stopped")
+        raise
+
+
+async def sleeps_on_the_loop(path):
+    try:
+        await anyio.sleep(60)
+        marked(path, "to the end")
+    except BaseException:
+        marked(path, "stopped")
+        raise
+
+
+@pytest.mark.parametrize("body", [sleeps, sleeps_on_the_loop])
+async def test_a_timeout_stops_the_body(cluster, tmp_path, body):
+    state = await one(task(body, timeout=1), cluster, path=str(tmp_path / "marks"))
+    assert isinstance(state, TimedOut)
+    assert (tmp_path / "marks").read_text() == "stopped\n"
+
+
+@pytest.mark.parametrize("body", [sleeps, sleeps_on_the_loop])
+async def test_a_cancel_stops_the_body(cluster, tmp_path, body, caplog):
+    def begins(path):
+        logging.getLogger("mine").warning("it begins")
+        return body(path)
+
+    heard = threading.Event()
+
+    class Hears(logging.Handler):
+        def emit(self, record):
+            heard.set()
+
+    logging.getLogger("mine").addHandler(handler := Hears())
+    with Flow("cancelled") as flow:
+        done = task(begins)(str(tmp_path / "marks"))
+    runner = FlowRunner(flow)
+
+    async def cancel():
+        await anyio.to_thread.run_sync(heard.wait, 30)
+        runner.cancel("user")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel)
+        state = await runner.run(executor=DaskExecutor(cluster))
+    logging.getLogger("mine").removeHandler(handler)
+    assert isinstance(state.result[done], Cancelled)
+    assert (tmp_path / "marks").read_text() == "stopped\n"
+
+
+async def test_a_body_that_cannot_be_stopped_is_said_to_go_on():
+    def stuck():
+        time.sleep(2)  # in C, where nothing hears of anything
+
+    with Flow("stuck") as flow:
+        done = task(stuck, timeout=1)()
+    state = await FlowRunner(flow, settings=Settings(cancel_grace=0.2)).run(executor=executor())
+    assert isinstance(state.result[done], TimedOut)
+    assert "goes on" in state.result[done].message
+
+
+# -- when something is lost ----------------------------------------------------------------------------
+
+
+async def test_a_body_whose_worker_dies_runs_once_and_is_lost(cluster, tmp_path):
+    path = str(tmp_path / "marks")
+
+    def dies(n):
+        marked(path, str(n))
+        if n == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02)
+        return n
+
+    with Flow("dies") as flow:
+        done = task(dies).map(list(range(12)))
+    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster))
+    children = state.result[done].map_states
+    lost = {n for n, child in enumerate(children) if child.is_failed()}
+    assert 1 in lost
+    assert all(isinstance(children[n].result, Lost) for n in lost)
+    assert all(children[n].context["lost"] == {"may_have_run": True} for n in lost)
+    assert [children[n].result for n in range(12) if n not in lost] == [n for n in range(12) if n not in lost]
+    # each body once, or visibly lost
+    assert sorted(marks(path)) == sorted(map(str, range(12)))
+
+
+async def test_a_lost_body_is_run_again_where_the_task_says_so(cluster, tmp_path):
+    path = str(tmp_path / "marks")
+
+    @task(max_retries=1, retry_delay=0, retry_on=Lost)
+    def dies_once():
+        marked(path, "ran")
+        if context.task_run_count == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "there"
+
+    assert (await one(dies_once, cluster)).result == "there"
+    assert marks(path) == ["ran", "ran"]
+
+
+async def test_a_body_that_may_rerun_does_so_by_itself(cluster, tmp_path):
+    path = str(tmp_path / "marks")
+
+    @task(needs=Needs(may_rerun=True))
+    def dies_once():
+        if not os.path.exists(path):
+            marked(path, "ran")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "there"
+
+    assert (await one(dies_once, cluster)).result == "there"
+
+
+async def test_a_worker_that_is_given_up_loses_the_body():
     def dies():
         os._exit(1)
 
@@ -106,8 +379,50 @@ async def test_a_worker_that_is_lost_fails_the_body():
         done = task(dies)()
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         state = await FlowRunner(flow).run(executor=executor(processes=True))
-    assert isinstance(state.result[done].result, ExecutorError)
-    assert "task 'dies' was lost on the Dask cluster" in str(state.result[done].result)
+    assert isinstance(state.result[done].result, Lost)
+    assert "task 'dies': it was lost on the Dask cluster" in str(state.result[done].result)
+
+
+async def test_a_second_client_gets_the_answer_of_the_first(cluster, tmp_path):
+    from flowloop.engine.executors import place
+
+    path = str(tmp_path / "marks")
+
+    def slow():
+        marked(path, "ran")
+        time.sleep(1)
+        return "there"
+
+    job = place.Job(id="same", name="slow", body=slow, is_async=False)
+    async with DaskExecutor(cluster).open() as first, DaskExecutor(cluster).open() as second:
+        tickets = [await one.submit(job) for one in (first, second)]
+        assert [await ticket.outcome() for ticket in tickets] == [place.Done("there")] * 2
+    assert marks(path) == ["ran"]
+
+
+# -- a cluster that does not fit -----------------------------------------------------------------------
+
+
+async def test_a_cluster_without_flowloop_is_refused_and_left_alive(bare_cluster):
+    def body():
+        return 1
+
+    state = await one(body, bare_cluster)
+    assert isinstance(state.result, ExecutorError)
+    assert "has no flowloop: pip install flowloop==" in str(state.result)
+    async with distributed.Client(bare_cluster, asynchronous=True) as client:
+        assert await client.submit(len, "abc") == 3
+
+
+async def test_a_worker_of_another_version_is_refused(cluster, monkeypatch):
+    from flowloop.engine.executors import dask as module
+
+    monkeypatch.setattr(module, "_versions", lambda info: {"python": "3.1", "flowloop": str(id(info))})
+    state = await one(nothing, cluster)
+    assert "use the same" in str(state.result)
+
+
+# -- the executor --------------------------------------------------------------------------------------
 
 
 async def test_it_is_pickled_before_and_after_it_is_started():
@@ -125,9 +440,18 @@ def test_an_address_and_a_cluster_exclude_each_other():
 
 
 async def test_without_dask_the_error_says_what_to_install(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ExecutorError, match=r"pip install 'flowloop\[dask\]'"):
         async with DaskExecutor().start():
             pass
+
+
+async def test_nothing_is_left_at_the_scheduler(cluster):
+    def left(dask_scheduler):
+        names = [name for name in dask_scheduler._broker._topics if name.startswith("flowloop-")]
+        begun = [name for name in dask_scheduler.extensions["events"]._events if name.startswith("body-")]
+        return names + begun
+
+    assert (await one(nothing, cluster)).is_successful()
+    async with distributed.Client(cluster, asynchronous=True) as client:
+        assert await client.run_on_scheduler(left) == []

@@ -1,0 +1,59 @@
+"""Several executors in one flow, each task at the one that it names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from ..errors import FlowDefinitionError
+from .base import Executor
+from .local import LocalExecutor
+from .place import Job, Place, Ticket
+
+__all__ = ["SeveralExecutors"]
+
+
+class SeveralExecutors(Executor):
+    """Runs each body where its task says (`Needs.place`): what ``Flow(executor={"": ..., "gpu": ...})`` makes.
+
+    Args:
+        - executors: by name; the one named "" is for all tasks that name none, `LocalExecutor` if there is none
+    """
+
+    def __init__(self, executors: Mapping[str, Any]) -> None:
+        self.executors: dict[str, Executor] = {"": LocalExecutor(), **executors}
+
+    @asynccontextmanager
+    async def _all(self) -> AsyncIterator[Place]:
+        async with AsyncExitStack() as opened:
+            places = {name: await opened.enter_async_context(one.open()) for name, one in self.executors.items()}
+            yield _SeveralPlaces(places)
+
+    def open(self) -> Any:
+        """Open all places on this event loop."""
+        return self._all()
+
+
+class _SeveralPlaces(Place):
+    """Several places, by name."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self._places = places
+        self.is_here = places[""].is_here
+
+    async def submit(self, job: Job) -> Ticket:
+        """Take a job to the place that it names.
+
+        Raises:
+            - FlowDefinitionError: if there is none of that name
+        """
+        name = job.needs.place or ""
+        if name not in self._places:
+            known = ", ".join(repr(one) for one in self._places)
+            raise FlowDefinitionError(f"task {job.name!r} needs the place {name!r}; the executors here are {known}")
+        return await self._places[name].submit(job)
+
+    async def check(self) -> list[str]:
+        """Return why bodies cannot run at any of the places."""
+        return [problem for place in self._places.values() for problem in await place.check()]

@@ -1,0 +1,383 @@
+"""What every place keeps to, wherever the bodies run."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import threading
+import time
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from flowloop.engine import Flow, FlowRunner, Settings, context, task
+from flowloop.engine.errors import ExecutorError, FlowDefinitionError, Lost
+from flowloop.engine.executors import (
+    DaskExecutor,
+    LocalExecutor,
+    Needs,
+    ProcessExecutor,
+    SeveralExecutors,
+    SimpleExecutor,
+    executor_named,
+    place,
+)
+from flowloop.engine.signals import SKIP
+
+# what Dask does at its own edges is not for these tests to judge
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+class Calls(SimpleExecutor):
+    """Calls bodies where it is."""
+
+    async def submit(self, fn, *args, extra_context=None, **kwargs):
+        if asyncio.iscoroutinefunction(fn):
+            return await fn(*args, **kwargs)
+        return await anyio.to_thread.run_sync(lambda: fn(*args, **kwargs))
+
+
+class Jobs(LocalExecutor):
+    """Launches each body as a job with a name, looks after it now and then, and terminates it.
+
+    The jobs live in a service of their own, which outlives whoever launched them.
+    """
+
+    service: dict[str, asyncio.Task] = {}
+
+    @contextlib.asynccontextmanager
+    async def open(self):
+        yield _JobsPlace(self.service)
+
+
+class _JobsPlace(place.Place):
+    def __init__(self, service):
+        self._service = service
+        self._room = anyio.Semaphore(2)
+
+    async def submit(self, job):
+        await self._room.acquire()
+        if job.id not in self._service:  # a second launch of the same name finds the first
+            self._service[job.id] = asyncio.create_task(_pod(job))
+        ticket = _JobTicket(job, self._service[job.id])
+        self._service[job.id].add_done_callback(lambda _: self._room.release())
+        return ticket
+
+
+async def _pod(job):
+    call = (
+        job.body(**job.inputs)
+        if job.is_async
+        else anyio.to_thread.run_sync(lambda: job.body(**job.inputs), abandon_on_cancel=True)
+    )
+    try:
+        return place.Done(await call)
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return place.Raised(error)
+
+
+class _JobTicket(place.Ticket):
+    def __init__(self, job, pod):
+        self.id = job.id
+        self._job, self._pod = job, pod
+
+    async def began(self):
+        await anyio.lowlevel.checkpoint()
+
+    async def outcome(self):
+        done, _ = await asyncio.wait((self._pod,), timeout=self._job.timeout)
+        if not done:
+            return place.TimedOut(await self.stop("timeout", self._job.grace), "Its job was deleted.")
+        if self._pod.cancelled():
+            return place.Raised(asyncio.CancelledError())
+        return self._pod.result()
+
+    async def stop(self, cause, grace):
+        if self._pod.done():
+            return place.Fate.ENDED
+        self._pod.cancel()
+        await asyncio.wait((self._pod,), timeout=grace)
+        return place.Fate.KILLED
+
+
+def dask():
+    pytest.importorskip("distributed")
+    return DaskExecutor(
+        window=2,
+        cluster_kwargs={
+            "n_workers": 1,
+            "threads_per_worker": 2,
+            "processes": False,
+            "dashboard_address": "127.0.0.1:0",
+            "worker_dashboard_address": "127.0.0.1:0",
+        },
+    )
+
+
+MAKERS = {
+    "local": lambda: LocalExecutor(threads=2),
+    "processes": lambda: ProcessExecutor(2),
+    "dask": dask,
+    "simple": Calls,
+    "jobs": Jobs,
+    "several": lambda: SeveralExecutors({"": LocalExecutor(threads=2), "other": ProcessExecutor(1)}),
+}
+WITH_A_WINDOW = ("processes", "dask", "jobs", "local", "several")
+HEARD = ("local", "processes", "dask", "several")
+
+
+@pytest.fixture(params=MAKERS)
+async def opened(request):
+    async with MAKERS[request.param]().open() as found:
+        found.kind = request.param
+        yield found
+
+
+numbers = itertools.count()
+
+
+def job(body, **kwargs):
+    return place.Job(
+        id=f"job-{next(numbers)}",
+        name=body.__name__,
+        body=body,
+        is_async=asyncio.iscoroutinefunction(body),
+        **{"grace": 2.0, **kwargs},
+    )
+
+
+async def outcome(opened, body, **kwargs):
+    return await (await opened.submit(job(body, **kwargs))).outcome()
+
+
+async def test_what_a_body_returns(opened):
+    def sync(a, b):
+        return a + b
+
+    async def coroutine(a, b):
+        await anyio.lowlevel.checkpoint()
+        return a * b
+
+    assert await outcome(opened, sync, inputs={"a": 2, "b": 3}) == place.Done(5)
+    assert await outcome(opened, coroutine, inputs={"a": 2, "b": 3}) == place.Done(6)
+
+
+@pytest.mark.parametrize("error", [KeyError("k"), SKIP("s"), SystemExit(3)], ids=repr)
+async def test_what_a_body_raises(opened, error):
+    def raises():
+        raise error
+
+    found = await outcome(opened, raises)
+    assert type(found) is place.Raised
+    assert type(found.error) is type(error)
+    assert found.error.args == error.args
+
+
+async def test_an_outcome_can_be_asked_for_again_and_a_stop_after_it_changes_nothing(opened):
+    def answers():
+        return 1
+
+    ticket = await opened.submit(job(answers))
+    await ticket.began()
+    assert [await ticket.outcome() for _ in range(2)] == [place.Done(1)] * 2
+    assert await ticket.stop("user", 1.0) is place.Fate.ENDED
+    assert await ticket.outcome() == place.Done(1)
+
+
+async def test_whoever_waits_and_is_cancelled_stops_nothing(opened):
+    def slow():
+        time.sleep(0.3)
+        return 1
+
+    ticket = await opened.submit(job(slow))
+    with anyio.move_on_after(0.05):
+        await ticket.outcome()
+    assert await ticket.outcome() == place.Done(1)
+
+
+async def test_an_async_body_is_stopped(opened):
+    async def waits():
+        await asyncio.sleep(30)
+
+    ticket = await opened.submit(job(waits))
+    await ticket.began()
+    assert await ticket.stop("user", 5.0) in (place.Fate.ENDED, place.Fate.KILLED)
+    found = await ticket.outcome()
+    assert isinstance(found, place.Raised)
+    assert isinstance(found.error, asyncio.CancelledError)
+
+
+async def test_a_sync_body_is_stopped_or_said_to_go_on(opened):
+    def waits():
+        for _ in range(300):
+            time.sleep(0.01)
+
+    ticket = await opened.submit(job(waits))
+    await ticket.began()
+    fate = await ticket.stop("user", 2.0)
+    expected = {"local": "GOES_ON", "several": "GOES_ON", "processes": "KILLED", "dask": "ENDED", "jobs": "KILLED"}
+    assert fate.name == expected.get(opened.kind, "UNKNOWN")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_timeout_says_what_became_of_the_body(opened, is_async):
+    def waits():
+        for _ in range(200):
+            time.sleep(0.01)
+
+    async def waits_on_the_loop():
+        await asyncio.sleep(2)
+
+    found = await outcome(opened, waits_on_the_loop if is_async else waits, timeout=0.2)
+    assert isinstance(found, place.TimedOut)
+    assert found.fate is not place.Fate.NEVER_BEGAN
+    assert ("killed" in found.detail) == (found.fate is place.Fate.KILLED and opened.kind != "jobs")
+
+
+async def test_a_full_place_lets_jobs_wait_and_a_timeout_does_not_count_that(opened):
+    if opened.kind not in WITH_A_WINDOW:
+        pytest.skip("it has no end of room")
+
+    def slow():
+        time.sleep(0.4)
+        return 1
+
+    found = []
+
+    async def one():
+        found.append(await outcome(opened, slow, timeout=1.0))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(6):
+            group.start_soon(one)
+    assert found == [place.Done(1)] * 6
+
+
+async def test_what_a_body_logs_and_prints_is_heard(opened, caplog, capsys):
+    if opened.kind not in HEARD:
+        pytest.skip("it leaves that to whoever calls the body")
+
+    def says():
+        logging.getLogger("mine").warning("logged")
+        print("printed")
+
+    with caplog.at_level(logging.INFO):
+        assert await outcome(opened, says) == place.Done(None)
+    assert [record.getMessage() for record in caplog.records if record.name == "mine"] == ["logged"]
+    assert "printed\n" in capsys.readouterr().out
+
+
+async def test_nothing_is_wrong_with_any_of_them(opened):
+    assert await opened.check() == []
+
+
+async def test_a_value_that_can_be_read_once_comes_as_a_list(opened):
+    def generates():
+        yield from range(3)
+
+    if opened.kind == "jobs":
+        pytest.skip("what a job returns is its own affair")
+    assert await outcome(opened, generates, is_read=True) == place.Done([0, 1, 2])
+
+
+async def test_a_job_with_a_name_is_launched_once():
+    begun = []
+
+    def body():
+        begun.append(1)
+        return 1
+
+    made = job(body)
+    async with Jobs().open() as first:
+        ticket = await first.submit(made)
+        await ticket.began()
+    async with Jobs().open() as second:
+        assert await (await second.submit(made)).outcome() == place.Done(1)
+    assert begun == [1]
+
+
+# -- outcomes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "said"),
+    [
+        (place.TimedOut(place.Fate.KILLED, "Killed."), ExecutorError, "'x' took longer than its timeout. Killed."),
+        (place.Lost("gone", may_have_run=False), Lost, "'x': gone"),
+        (place.Refused("no room"), ExecutorError, "'x': no room"),
+        (place.Raised(KeyError(1)), KeyError, "1"),
+    ],
+)
+def test_an_outcome_that_is_no_value_is_an_error(found, kind, said):
+    with pytest.raises(kind, match=said) as raised:
+        place.settled(found, "x")
+    assert getattr(raised.value, "may_have_run", False) is False
+
+
+# -- several places in one flow ------------------------------------------------------------------------
+
+
+async def test_each_task_runs_at_the_place_that_it_names():
+    def where():
+        return threading.current_thread().name, context.get("task_name")
+
+    async def here():
+        return threading.current_thread() is threading.main_thread()
+
+    with Flow("several", executor={"other": ProcessExecutor(1)}) as flow:
+        first = task(where, name="first")()
+        second = task(where, name="second", needs=Needs(place="other"))()
+        third = task(here, name="third")()
+        fourth = task(here, name="fourth", needs=Needs(place="other"))()
+        fifth = task(where, name="fifth", needs=Needs(place="nowhere"))()
+    state = await FlowRunner(flow).run()
+    assert state.result[first].result == ("flowloop body", "first")
+    assert state.result[second].result == ("MainThread", "second")
+    assert (state.result[third].result, state.result[fourth].result) == (True, True)
+    error = state.result[fifth].result
+    assert isinstance(error, FlowDefinitionError)
+    assert "needs the place 'nowhere'; the executors here are '', 'other'" in str(error)
+
+
+def test_what_a_task_needs_is_checked():
+    with pytest.raises(FlowDefinitionError, match=r"task 'one': needs is a Needs\(...\), not 1"):
+        task(lambda: 1, name="one", needs=1)
+    with pytest.raises(FlowDefinitionError, match="executor is an executor, or a dict of executors by name, not 1"):
+        Flow("x", executor={"": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "holds"),
+    [
+        ("local", LocalExecutor, {"threads": 64}),
+        ("local:8", LocalExecutor, {"threads": 8}),
+        ("processes:3", ProcessExecutor, {"processes": 3}),
+        ("dask", DaskExecutor, {"address": None}),
+        ("dask://there:8786", DaskExecutor, {"address": "tcp://there:8786"}),
+        ("dask+tls://there:8786/", DaskExecutor, {"address": "tls://there:8786"}),
+    ],
+)
+def test_an_executor_as_text(text, kind, holds):
+    found = executor_named(text)
+    assert type(found) is kind
+    assert {name: getattr(found, name) for name in holds} == holds
+
+
+@pytest.mark.parametrize("text", ["", "thread", "local:x", "processes:0", "http://there"])
+def test_a_text_that_names_no_executor_says_what_does(text):
+    with pytest.raises(FlowDefinitionError, match="there is no executor"):
+        executor_named(text)
+
+
+async def test_the_settings_name_the_executor_of_flows_without_one():
+    def where():
+        return threading.current_thread() is threading.main_thread()
+
+    with Flow("settings") as flow:
+        done = task(where)()
+    for settings, expected in ((Settings(), False), (Settings(executor="processes:1"), True)):
+        assert (await FlowRunner(flow, settings=settings).run()).result[done].result is expected
