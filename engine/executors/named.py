@@ -15,8 +15,8 @@ def executor_named(text: str) -> Executor:
     """Return the executor that a text names.
 
     Args:
-        - text: ``local`` (the loop and threads) or ``processes``, with a number after a colon if need be; ``dask`` for a cluster on this
-            computer, or ``dask://host:8786`` for one that is there (``dask+tls://`` for one that wants TLS)
+        - text: ``local`` (the loop and threads) or ``processes``, with a number after a colon if need be; ``dask`` for
+            a cluster on this computer, or ``dask://host:8786`` for one that is there (``dask+tls://`` if it wants TLS)
 
     Raises:
         - FlowDefinitionError: if it names none
