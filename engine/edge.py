@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import FlowDefinitionError
@@ -102,6 +102,17 @@ class Edge:
         self.mapped = mapped
         self.flattened = flattened
         self._hash = hash((id(upstream_task), id(downstream_task), key, mapped, flattened))
+
+    @staticmethod
+    def deserialize(document: Mapping[str, Any]) -> Edge:
+        """Return the edge of a document, between tasks of which only the slugs are known.
+
+        Raises:
+            - DialectError: if the document is not that of an edge
+        """
+        from .documents import deserialize_edge
+
+        return deserialize_edge(document)
 
     @property
     def tasks(self) -> set[Task[..., Any]]:

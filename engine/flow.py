@@ -682,6 +682,17 @@ class Flow:
 
         return serialize_flow(self)
 
+    @staticmethod
+    def deserialize(document: Mapping[str, Any]) -> Flow:
+        """Return the flow of a document, to look at: it has tasks and edges, and no bodies to run.
+
+        Raises:
+            - DialectError: if the document is not that of a flow
+        """
+        from .documents import deserialize_flow
+
+        return deserialize_flow(document)
+
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented

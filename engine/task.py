@@ -6,7 +6,7 @@ import datetime
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Set
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
@@ -93,6 +93,9 @@ class Task(Generic[P, R]):
 
     reruns_on_restart: bool = False
     """Whether the result is lost with the process that made it, so that a run continued elsewhere makes it anew."""
+
+    document_type: str | None = None
+    """The class that the document of the task names; that of the task if None."""
 
     travels: ClassVar[bool] = True
     """Whether the body runs where the executor says; otherwise it always runs in the process of the run."""
@@ -392,6 +395,17 @@ class Task(Generic[P, R]):
         from .serialization import serialize_task
 
         return serialize_task(self)
+
+    @staticmethod
+    def deserialize(document: Mapping[str, Any]) -> Task[..., Any]:
+        """Return the task, or the parameter, of a document: with all that it says, and without a body.
+
+        Raises:
+            - DialectError: if the document is not that of a task
+        """
+        from .documents import deserialize_task
+
+        return deserialize_task(document)
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"

@@ -31,7 +31,7 @@ LAYERS = """
     progress timeline
     task_runner
     control flow
-    resources _run.drive _run.restart
+    documents resources _run.drive _run.restart
     flow_runner
     cloud flow_loop
     subflow

@@ -49,7 +49,8 @@ NAMES = """
     Task(name, slug, tags, max_retries, retry_delay, retry_on, timeout, trigger, skip_on_upstream_skip, cache_for, \
 cache_validator, cache_key, checkpoint, state_handlers, on_failure, log_stdout, result, target, task_run_name, nout)
     Task.run  Task.copy  Task.bind  Task.__call__  Task.map  Task.pipe  Task.set_upstream  Task.set_downstream
-    Task.set_dependencies  Task.inputs  Task.outputs  Task.serialize  Task.is_equal  Task.is_not_equal  Task.not_
+    Task.set_dependencies  Task.inputs  Task.outputs  Task.serialize  Task.deserialize  Task.logger
+    Task.is_equal  Task.is_not_equal  Task.not_
     Task.or_  Task.__getitem__  Task.__iter__
     Parameter(name, default, required, tags)  DateTimeParameter
     Edge(upstream_task, downstream_task, key, mapped, flattened, flow)
@@ -59,6 +60,7 @@ terminal_state_handler)
     Flow.get_tasks  Flow.parameters  Flow.root_tasks  Flow.terminal_tasks  Flow.reference_tasks
     Flow.set_reference_tasks  Flow.edges_to  Flow.edges_from  Flow.all_upstream_edges  Flow.all_downstream_edges
     Flow.upstream_tasks  Flow.downstream_tasks  Flow.sorted_tasks  Flow.validate  Flow.run  Flow.serialize
+    Flow.deserialize
     Flow.visualize  Flow.slugs  Flow.constants
     task  tags  apply_map  pause_task  defaults_from_attrs  unmapped  mapped  flatten  case  switch  merge
     resource_manager

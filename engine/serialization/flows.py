@@ -96,7 +96,7 @@ def _task(task: Task[..., Any], slug: str, trigger: dict[str, Any], cache_valida
     return {
         "slug": slug,
         "name": task.name,
-        "type": _qualified(type(task)),
+        "type": task.document_type or _qualified(type(task)),
         "tags": sorted(task.tags),
         "max_retries": task.max_retries,
         "retry_delay": _first_delay(task.retry_delay),
@@ -124,7 +124,7 @@ def serialize_parameter(parameter: Parameter) -> dict[str, Any]:
     return {
         "name": parameter.name,
         "slug": parameter.slug or parameter.name,
-        "type": _qualified(type(parameter)),
+        "type": parameter.document_type or _qualified(type(parameter)),
         "default": _plain(parameter.default, f"parameter {parameter.name!r}: its default"),
         "required": parameter.required,
         "tags": sorted(parameter.tags),
@@ -161,6 +161,9 @@ def function_reference(function: Callable[..., Any]) -> dict[str, Any]:
 
     ``some_failed(at_least=2)`` becomes ``{"fn": "prefect.triggers.some_failed", "kwargs": {"at_least": 2, ...}}``.
     """
+    known: dict[str, Any] | None = getattr(function, "reference", None)
+    if known is not None:  # it was read from a document
+        return known
     target: Any = function if hasattr(function, "__qualname__") and hasattr(function, "__module__") else type(function)
     module = _DIALECT_MODULES.get(target.__module__, target.__module__)
     name = target.__qualname__.partition(".<locals>")[0]
