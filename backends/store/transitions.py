@@ -291,6 +291,8 @@ class _Batch:
             return Outcome(run.id, "QUEUED", self.slots.message, version + 1, document=text)
         if state != item.head.type or not rules.same_state(item.text, text):
             return None
+        if self.kind == "flow_run" and state == _CASCADE and item.update.version is None:
+            self.cancelled.append(item)  # said again by a person: what has not finished since is meant
         return Outcome(run.id, version=version + 1, document=None if text == item.text else text)
 
     # -- accepting -------------------------------------------------------------------------------------

@@ -46,12 +46,12 @@ async def upgrade(url: str) -> tuple[str | None, str | None]:
     return versions[0], versions[1]
 
 
-def apply_migrations(connection: Connection) -> None:
-    """Apply the migrations that a database has not seen, in its transaction."""
+def apply_migrations(connection: Connection, revision: str = "head") -> None:
+    """Apply the migrations that a database has not seen, up to a revision, in its transaction."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, select
 
 from flowloop.backends.store import ANYONE, StateUpdate, Store
 from flowloop.backends.store.databases import sqlite as sqlite_store
 from flowloop.backends.store.databases.base import HEAD
 from flowloop.backends.store.migrations import apply_migrations, upgrade
 from flowloop.backends.store.store import open_database
-from flowloop.backends.store.tx import Tx
+from flowloop.backends.store.tx import Tx, tables
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, FlowloopError
 
 from ..conftest import Postgres
@@ -248,6 +248,44 @@ async def test_the_migrations_make_the_tables_of_the_schema(
         made_tables = await made.write(ANYONE, lambda tx: tables_of(tx.connection))
     assert migrated_tables == made_tables
     assert len(made_tables) > 25
+
+
+async def test_what_workers_had_reserved_is_theirs_after_the_upgrade_to_owners(empty_url: str) -> None:
+    now = "'2030-01-01T00:00:00.000000+00:00'"
+    ids = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(6)]
+
+    def insert(connection: Connection, table: str, columns: str, *values: object) -> None:
+        texts = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values[1:])
+        connection.exec_driver_sql(
+            f"INSERT INTO {table} (id, created, updated, {columns}) VALUES ('{values[0]}', {now}, {now}, {texts})"
+        )
+
+    def make(connection: Connection, _: str = "") -> None:
+        apply_migrations(connection, "0002")
+        insert(connection, "tenant", "name, slug", ids[0], "t", "t")
+        insert(connection, "flow_group", "tenant_id, name", ids[1], ids[0], "g")
+        columns = "tenant_id, flow_group_id, version_group_id, name, version"
+        insert(connection, "flow", columns, ids[2], ids[0], ids[1], "v", "f", 1)
+        for number, kind in enumerate(("Running", "Success", "Running"), 3):
+            insert(connection, "flow_run", "tenant_id, flow_id, version, state", ids[number], ids[0], ids[2], 2, kind)
+        for number in (3, 4):
+            connection.exec_driver_sql(
+                f"INSERT INTO reservation (flow_run_id, worker_id, expires) VALUES ('{ids[number]}', 'w', {now})"
+            )
+
+    database = open_database(empty_url)
+    await execute(empty_url, "CREATE TABLE flowloop_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    await database.open(make)
+    await database.close()
+    assert await upgrade(empty_url) == ("0002", HEAD)
+    async with Store(empty_url) as store:
+        run = tables["flow_run"]
+        rows = await store.read(ANYONE, lambda tx: tx.all(select(run.c.owner, run.c.epoch).order_by(run.c.id)))
+        assert [tuple(row.values()) for row in rows] == [("w", 1), (None, 0), (None, 0)]
+        refused = await store.claim_flow_run(FENCED, flow_run_id=ids[3], owner="heir")
+        assert (refused["claimed"], refused["owner"]) == (False, "w"), "until its reservation would have run out"
+        claimed = await store.claim_flow_run(FENCED, flow_run_id=ids[3], owner="heir", takeover=True)
+        assert claimed["epoch"] == 2
 
 
 async def test_upgrading_what_needs_no_upgrade(empty_url: str) -> None:

@@ -532,3 +532,37 @@ async def test_ordinary_transitions_are_updates_in_place(postgres_url: str) -> N
             updated, in_place = counted.one()
         assert updated == 400
         assert in_place == updated
+
+
+# -- what a cancelled flow run takes with it -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["Success", "Failed", "Cancelled"])
+@pytest.mark.parametrize("caller", [PREFECT, FENCED], ids=["plain", "locked"])
+async def test_cancelled_over_a_finished_run_ends_what_has_not_finished(world: World, caller: Caller, end: str) -> None:
+    await world.build(caller=caller)
+    await world.start(caller)
+    await world.flow_state(state(end), 2, caller)
+    await world.task_state("a", state("Pending"), None, PREFECT)
+    outcome = await world.flow_state(state("Cancelled"), None, PREFECT)
+    recorded = outcome.status == "SUCCESS"
+    assert recorded == (caller is PREFECT or end == "Cancelled"), "a locked run that ended otherwise is final"
+    assert (await world.task_run("a"))["state"] == ("Cancelled" if recorded else "Pending")
+
+
+async def test_cancelling_a_flow_run_leaves_the_task_runs_of_others(world: World) -> None:
+    await world.build()
+    other, theirs = world.run_id, dict(world.task_runs)
+    await world.new_run()
+    await world.flow_state(state("Cancelled"))
+    assert {(await world.row("task_run", run_id))["state"] for run_id in world.task_runs.values()} == {"Cancelled"}
+    assert {(await world.row("task_run", run_id))["state"] for run_id in theirs.values()} == {"Pending"}
+    assert (await world.row("flow_run", other))["state"] == "Scheduled"
+
+
+async def test_of_two_submissions_in_one_batch_the_second_is_refused(world: World) -> None:
+    await world.build()
+    updates = [StateUpdate(world.run_id, state("Submitted", message), None) for message in ("one", "two")]
+    first, second = await world.store.set_flow_run_states(PREFECT, updates)
+    assert (first.status, second.status) == ("SUCCESS", "ERROR")
+    assert "already been submitted" in (second.message or "")
