@@ -30,6 +30,7 @@ from ..engine.backend import (
     TaskRunInfoResult,
 )
 from ..engine.clock import Clock, SystemClock
+from ..engine.directives import Directive
 from ..engine.errors import BackendRejected, FlowloopError, FlowRunOwned
 from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
@@ -311,6 +312,39 @@ class StoreBackend:
 
     # -- looking after runs ------------------------------------------------------------------------
 
+    async def direct_flow_run(
+        self,
+        flow_run_id: str,
+        kind: str,
+        *,
+        task: str | None = None,
+        map_index: int = -1,
+        value: Any = None,
+        note: str | None = None,
+        author: str | None = None,
+    ) -> Directive:
+        """See `Backend.direct_flow_run`."""
+        row = await self._call(
+            self.store.direct_flow_run,
+            flow_run_id=flow_run_id,
+            kind=kind,
+            task=task,
+            map_index=map_index,
+            value=value,
+            note=note,
+            author=author,
+        )
+        return _directive(row)
+
+    async def list_directives(self, flow_run_id: str) -> list[Directive]:
+        """See `Backend.list_directives`."""
+        return [_directive(row) for row in await self._call(self.store.list_directives, flow_run_id=flow_run_id)]
+
+    async def obey_directive(self, directive_id: str, epoch: int | None = None) -> bool:
+        """See `Backend.obey_directive`."""
+        done = await self._call(self.store.obey_directive, directive_id=directive_id, epoch=epoch)
+        return bool(done["success"])
+
     async def restart_flow_run(self, flow_run_id: str) -> int:
         """See `Backend.restart_flow_run`."""
         return int((await self._call(self.store.restart_flow_run, flow_run_id=flow_run_id))["task_runs"])
@@ -444,6 +478,10 @@ def _state(document: Any) -> State:
 def _task_run(row: Mapping[str, Any], task_id: str, map_index: int) -> TaskRunInfoResult:
     state = _state(row["serialized_state"])
     return TaskRunInfoResult(row["id"], task_id, row.get("task_slug"), row["version"], state, map_index)
+
+
+def _directive(row: Mapping[str, Any]) -> Directive:
+    return Directive(**{name: row[name] for name in Directive.__struct_fields__})
 
 
 def _summary(row: Mapping[str, Any]) -> FlowRunSummary:

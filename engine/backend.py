@@ -35,6 +35,7 @@ from typing import Any, Protocol, Self, cast
 
 import msgspec
 
+from .directives import Directive
 from .errors import FlowloopError
 from .state import State
 
@@ -476,6 +477,41 @@ class Backend(Protocol):
         ...
 
     # -- looking after runs ------------------------------------------------------------------------
+
+    async def direct_flow_run(
+        self,
+        flow_run_id: str,
+        kind: str,
+        *,
+        task: str | None = None,
+        map_index: int = -1,
+        value: Any = None,
+        note: str | None = None,
+        author: str | None = None,
+    ) -> Directive:
+        """Ask something of a flow run, or of one of its task runs; see `flowloop.engine.directives`.
+
+        Args:
+            - flow_run_id: the flow run
+            - kind: what is asked
+            - task: the slug of the task that it is about; of an event its name
+            - map_index: the mapped child; -1 for the task itself
+            - value: what it brings, as JSON
+            - note: why
+            - author: who asks
+
+        Raises:
+            - BackendRejected: if there is no such thing to ask, or if it cannot be done now
+        """
+        ...
+
+    async def list_directives(self, flow_run_id: str) -> list[Directive]:
+        """Return what was asked of a flow run, oldest first."""
+        ...
+
+    async def obey_directive(self, directive_id: str, epoch: int | None = None) -> bool:
+        """Note that what was asked is done, under this epoch; return whether it was not done before."""
+        ...
 
     async def restart_flow_run(self, flow_run_id: str) -> int:
         """Schedule a finished flow run again, and return how many task runs run again: those that did not succeed.

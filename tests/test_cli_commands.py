@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import getpass
 import json
 import logging
 import os
@@ -187,19 +188,33 @@ def test_runs_are_cancelled_and_restarted_one_by_one_or_by_a_filter(home: Path) 
     assert "Cancel 1 flow runs? [y/N]" in asked
     assert invoke("cancel", "--state", "Running", "--yes").stdout == f"{second.info.name} is Cancelling\n"
     failed = recorded(home, Failed("no"), flow=Failed("no"))
-    assert "is Scheduled; 1 task runs run again" in invoke("restart", failed.id).stdout
+    assert f"{failed.info.name} is Scheduled" in invoke("restart", failed.id).stdout
     assert "only a finished flow run can be restarted" in invoke("restart", failed.id, code=1).output
 
 
 @pytest.mark.parametrize(("verb", "state"), [("resume", "Resume"), ("approve", "Resume"), ("reject", "Failed")])
 def test_what_is_paused_is_decided_by_a_person_whose_name_is_recorded(home: Path, verb: str, state: str) -> None:
     run = recorded(home, Running("go"), Paused("wait"))
-    assert "no task run 'task-2'" in invoke(verb, run.id, "task-2", code=1).output
-    invoke(verb, run.info.name, "task-1", "--note", "looked at it")
+    assert "is for what is Paused" in invoke(verb, run.id, "task-2", code=1).output
+    invoke(verb, run.info.name, *(["task-1"] if verb == "resume" else []), "--note", "looked at it")
     newest = documents(invoke("show", run.id, "--task", "task-1", "--json"))[0]["task_runs"][0]["states"][-1]
     assert newest["state"] == state
-    assert newest["message"].endswith("looked at it")
-    assert "paused is: nothing" in invoke(verb, run.id, code=1).output
+    assert newest["message"].endswith(f" by {getpass.getuser()}: looked at it")
+    assert "nothing of" in invoke(verb, run.id, code=1).output
+
+
+def test_what_has_not_begun_is_skipped_or_given_a_result(home: Path) -> None:
+    run = recorded(home, Running("go"), tasks=3)
+    invoke("skip", run.id, "task-2")
+    invoke("set-result", run.id, "task-3[4]", '{"a": 1}', "--note", "by hand")
+    invoke("event", run.id, "approved", "--value", "7")
+    assert "is for what has not begun" in invoke("skip", run.id, "task-1", code=1).output
+    asked = on_database(home, lambda backend: backend.list_directives(run.id))
+    assert [(one.kind, one.task, one.map_index, one.value, one.note) for one in asked] == [
+        ("skip", "task-2", -1, None, None),
+        ("set_result", "task-3", 4, {"a": 1}, "by hand"),
+        ("event", "approved", -1, 7, None),
+    ]
 
 
 def test_runs_are_created_one_or_one_for_each_date(home: Path) -> None:
@@ -246,7 +261,7 @@ def shapes() -> dict[str, set[str]]:
     section = (ROOT / "docs/cli.md").read_text(encoding="utf-8").partition("## JSON")[2]
     found = {}
     for row in re.findall(r"^\| (`.*) \| (.*) \|$", section, re.MULTILINE):
-        for name in re.findall(r"`([a-z ]+)`", row[0]):
+        for name in re.findall(r"`([a-z -]+)`", row[0]):
             found[name] = set(re.findall(r"`([a-z_]+)`", row[1]))
     for name in ("show", "watch"):
         found[name] |= found["runs"]
@@ -288,6 +303,9 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -
         "resume": (0, (paused.id,)),
         "approve": (0, (again.id,)),
         "reject": (0, (third.id,)),
+        "skip": (0, (paused.id, "task-2")),
+        "set-result": (0, (again.id, "task-2", "3")),
+        "event": (0, (third.id, "approved")),
         "restart": (0, (done.id,)),
         "cancel": (0, (done.id,)),
         "run": (1, (str(home / "flows.py:failing"),)),

@@ -21,6 +21,7 @@ LAYERS = """
     context edge hashing plain retries serializers settings _run.ledger _signature
     result stdout task_states
     results state _checks
+    directives
     backend cache_validators explain serialization signals watch _run.mapping _run.release
     _run.net
     cancellation runner schedules triggers _run.rules

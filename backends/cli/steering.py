@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from ...engine.backend import Backend, FlowRunSummary, FlowSummary, TaskRunHistory
+from ...engine.backend import Backend, FlowRunSummary, FlowSummary
 from ...engine.errors import FlowloopError
-from ...engine.state import Failed, Resume, State
 from .common import (
     as_async,
     backend_option,
@@ -90,97 +91,181 @@ async def cancel(runs: tuple[str, ...], yes: bool, backend: str | None, as_json:
     """
     async with opened(settings_for(backend)) as open_backend:
         for run in await _chosen(open_backend, runs, "cancel", filters, certain=yes):
-            state = await open_backend.cancel_flow_run(run.id)
+            await open_backend.direct_flow_run(run.id, "cancel", author=_author())
+            state = (await open_backend.find_flow_run(run.id)).state
             _told(as_json, f"{run.name} is {state}", {"id": run.id, "name": run.name, "state": state})
 
 
 @_command("restart")
 @_many
+@click.option("--at", metavar="TASK", help="Also this task, or child as in fetch-1[7], and all that follows from it.")
+@click.option("--note", metavar="TEXT", help="Why.")
 @backend_option
 @json_option
 @as_async
-async def restart(runs: tuple[str, ...], yes: bool, backend: str | None, as_json: bool, **filters: Any) -> None:
+async def restart(
+    runs: tuple[str, ...],
+    yes: bool,
+    at: str | None,
+    note: str | None,
+    backend: str | None,
+    as_json: bool,
+    **filters: Any,
+) -> None:
     """Schedule finished flow runs again, from the tasks that did not succeed.
 
     RUNS are names, ids, or beginnings of ids; else the options choose. A worker that has the flow takes them up.
     """
+    task, map_index = (None, -1) if at is None else _split(at)
     async with opened(settings_for(backend)) as open_backend:
         for run in await _chosen(open_backend, runs, "restart", filters, certain=yes):
-            again = await open_backend.restart_flow_run(run.id)
-            document = {"id": run.id, "name": run.name, "state": "Scheduled", "task_runs": again}
-            _told(as_json, f"{run.name} is Scheduled; {again} task runs run again", document)
+            asked: dict[str, Any] = {"task": task, "map_index": map_index, "note": note, "author": _author()}
+            await open_backend.direct_flow_run(run.id, "restart", **asked)
+            _told(as_json, f"{run.name} is Scheduled", {"id": run.id, "name": run.name, "state": "Scheduled"})
 
 
-# -- what is paused ------------------------------------------------------------------------------------
+# -- tasks of a run ------------------------------------------------------------------------------------
 
 
-def _paused_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
-        run_argument,
-        click.argument("task", required=False),
-        click.option("--note", metavar="TEXT", help="What the state says of it."),
-        backend_option,
-        json_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _author() -> str:
+    return getpass.getuser()
 
 
-async def _decide(
-    run: str, task: str | None, backend: str | None, as_json: bool, state_of: Callable[[], State], done: str
+def _split(place: str) -> tuple[str, int]:
+    """Return the slug and the index of a task run that is written as in fetch-1[7]."""
+    found = re.fullmatch(r"(.+)\[(\d+)\]", place)
+    return (place, -1) if found is None else (found[1], int(found[2]))
+
+
+def _of_task(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        options = [
+            run_argument,
+            click.argument("task", required=required),
+            click.option("--note", metavar="TEXT", help="Why."),
+            backend_option,
+            json_option,
+        ]
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_value_option = click.option(
+    "--value", metavar="JSON", help="What the body finds in context.answer. JSON, or else text."
+)
+
+
+async def _direct(
+    kind: str,
+    run: str,
+    task: str | None,
+    done: str,
+    backend: str | None,
+    as_json: bool,
+    *,
+    value: Any = None,
+    note: str | None = None,
 ) -> None:
+    """Ask something of a task run, or of the flow run itself; of what is paused where no task is named."""
     async with opened(settings_for(backend)) as open_backend:
-        summary, task_runs = await open_backend.get_flow_run_history(run)
-        paused = [each for each in task_runs if each.states and each.states[-1].state == "Paused"]
-        chosen = [each for each in paused if task is None or task in _names(each)]
-        if task is None and summary.state == "Paused":
-            await open_backend.set_flow_run_state(summary.id, None, state_of())
-            _told(as_json, f"{summary.name} was {done}", {"id": summary.id, "task": None, "map_index": -1})
-        elif not chosen:
-            waiting = ", ".join(place(each.task_slug, each.map_index) for each in paused) or "nothing"
-            raise FlowloopError(f"no task run {task or ''!r} of {summary.name} is paused; paused is: {waiting}")
-        for each in chosen:
-            await open_backend.set_task_run_state(each.id, each.states[-1].version, state_of())
-            name = place(each.task_slug, each.map_index)
-            document = {"id": each.id, "task": each.task_slug, "map_index": each.map_index}
-            _told(as_json, f"{name} of {summary.name} was {done}", document)
+        summary = await open_backend.find_flow_run(run)
+        chosen: list[tuple[str | None, int]] = [_split(task)] if task is not None else [(None, -1)]
+        if task is None and summary.state != "Paused":
+            chosen = await _paused(open_backend, summary)
+        for slug, map_index in chosen:
+            given = {"task": slug, "map_index": map_index, "value": value, "note": note, "author": _author()}
+            asked = await open_backend.direct_flow_run(summary.id, kind, **given)
+            name = summary.name if slug is None else f"{place(slug, map_index)} of {summary.name}"
+            document = {"id": asked.id, "kind": kind, "task": slug, "map_index": map_index}
+            _told(as_json, f"{name} {done}", document)
 
 
-def _names(task_run: TaskRunHistory) -> set[str | None]:
-    return {task_run.id, task_run.name, task_run.task_slug, place(task_run.task_slug, task_run.map_index)}
-
-
-def _message(verb: str, note: str | None) -> str:
-    by = f"{verb} by {getpass.getuser()}"
-    return f"{by}: {note}" if note else f"{by}."
+async def _paused(backend: Backend, run: FlowRunSummary) -> list[tuple[str | None, int]]:
+    _, task_runs = await backend.get_flow_run_history(run.id)
+    found = [
+        (each.task_slug, each.map_index) for each in task_runs if each.states and each.states[-1].state == "Paused"
+    ]
+    if not found:
+        raise FlowloopError(f"nothing of {run.name} is paused")
+    return list(found)
 
 
 @_command("resume")
-@_paused_options
+@_of_task(required=False)
+@_value_option
 @as_async
-async def resume(run: str, task: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
+async def resume(
+    run: str, task: str | None, value: str | None, note: str | None, backend: str | None, as_json: bool
+) -> None:
     """Let a flow run go on that is paused, or all its paused task runs, or one of them.
 
     TASK is a slug, with the index of a mapped child where it is one: `fetch-1[7]`.
     """
-    await _decide(run, task, backend, as_json, lambda: Resume(_message("Resumed", note)), "resumed")
+    given = None if value is None else _value(value)
+    await _direct("resume", run, task, "was resumed", backend, as_json, value=given, note=note)
 
 
 @_command("approve")
-@_paused_options
+@_of_task(required=False)
+@_value_option
 @as_async
-async def approve(run: str, task: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
-    """Approve what waits for a person; as `resume`, and the state says that it was approved."""
-    await _decide(run, task, backend, as_json, lambda: Resume(_message("Approved", note)), "approved")
+async def approve(
+    run: str, task: str | None, value: str | None, note: str | None, backend: str | None, as_json: bool
+) -> None:
+    """Approve what waits for a person: the same as `resume`."""
+    given = None if value is None else _value(value)
+    await _direct("resume", run, task, "was approved", backend, as_json, value=given, note=note)
 
 
 @_command("reject")
-@_paused_options
+@_of_task(required=False)
 @as_async
 async def reject(run: str, task: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
     """Reject what waits for a person: it fails."""
-    await _decide(run, task, backend, as_json, lambda: Failed(_message("Rejected", note)), "rejected")
+    await _direct("reject", run, task, "was rejected", backend, as_json, note=note)
+
+
+@_command("skip")
+@_of_task(required=True)
+@as_async
+async def skip(run: str, task: str, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Skip a task run that has not begun: what follows from it is skipped, too, unless it wants to run all the same."""
+    await _direct("skip", run, task, "is skipped", backend, as_json, note=note)
+
+
+@_command("set-result")
+@_of_task(required=True)
+@click.argument("value")
+@as_async
+async def set_result(run: str, task: str, value: str, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Give a task run that has not begun a result, in the place of running it. VALUE is JSON, or else text."""
+    await _direct("set_result", run, task, "has its result", backend, as_json, value=_value(value), note=note)
+
+
+@_command("event")
+@run_argument
+@click.argument("name")
+@click.option("--value", metavar="JSON", help="What it brings. JSON, or else text.")
+@click.option("--note", metavar="TEXT", help="Why.")
+@backend_option
+@json_option
+@as_async
+async def event(run: str, name: str, value: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Send an event to a flow run: a task that waits for this NAME goes on with the value."""
+    async with opened(settings_for(backend)) as open_backend:
+        summary = await open_backend.find_flow_run(run)
+        given: dict[str, Any] = {
+            "task": name,
+            "value": None if value is None else _value(value),
+            "note": note,
+            "author": _author(),
+        }
+        asked = await open_backend.direct_flow_run(summary.id, "event", **given)
+    document = {"id": asked.id, "kind": "event", "task": name, "map_index": -1}
+    _told(as_json, f"event {name} was sent to {summary.name}", document)
 
 
 # -- new runs ------------------------------------------------------------------------------------------
@@ -269,8 +354,6 @@ def _dated(text: str, date: datetime.datetime | None) -> str:
 
 
 def _value(text: str) -> Any:
-    import json
-
     try:
         return json.loads(text)
     except ValueError:

@@ -39,6 +39,7 @@ from ...engine.backend import (
     TaskRunInfoResult,
 )
 from ...engine.clock import Clock, SystemClock
+from ...engine.directives import Directive
 from ...engine.errors import (
     BackendRejected,
     BackendUnavailable,
@@ -428,6 +429,31 @@ class GraphQLBackend:
         return str((await self._mutate("cancel_flow_run", flow_run_id=flow_run_id))["state"])
 
     # -- looking after runs ------------------------------------------------------------------------
+
+    async def direct_flow_run(
+        self,
+        flow_run_id: str,
+        kind: str,
+        *,
+        task: str | None = None,
+        map_index: int = -1,
+        value: Any = None,
+        note: str | None = None,
+        author: str | None = None,
+    ) -> Directive:
+        """See `Backend.direct_flow_run`."""
+        given = {"flow_run_id": flow_run_id, "kind": kind, "task": task, "map_index": map_index}
+        row = await self._mutate("direct_flow_run", **given, value=value, note=note, author=author)
+        return documents.directive(row)
+
+    async def list_directives(self, flow_run_id: str) -> list[Directive]:
+        """See `Backend.list_directives`."""
+        answer = await self._read(documents.DIRECTIVES, id=flow_run_id)
+        return [documents.directive(row) for row in answer["directive"]]
+
+    async def obey_directive(self, directive_id: str, epoch: int | None = None) -> bool:
+        """See `Backend.obey_directive`."""
+        return bool((await self._mutate("obey_directive", directive_id=directive_id, epoch=epoch))["success"])
 
     async def restart_flow_run(self, flow_run_id: str) -> int:
         """See `Backend.restart_flow_run`."""

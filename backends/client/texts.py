@@ -25,6 +25,7 @@ from ...engine.backend import (
     TaskRunHistory,
     TaskRunInfoResult,
 )
+from ...engine.directives import Directive
 from ...engine.errors import DialectError
 from ...engine.serialization import decode_state
 from ...engine.serialization.text import storable
@@ -88,6 +89,13 @@ query {
   flow_concurrency_limit(order_by: {name: asc}) { id name limit }
 }"""
 
+_DIRECTIVE = "id flow_run_id kind author created task map_index value note obeyed epoch"
+
+DIRECTIVES = f"""
+query ($id: uuid!) {{
+  directive(where: {{flow_run_id: {{_eq: $id}}}}, order_by: [{{created: asc}}, {{id: asc}}]) {{ {_DIRECTIVE} }}
+}}"""
+
 LOGS = """
 query ($id: uuid!, $skip: Int!, $limit: Int!) {
   log(where: {flow_run_id: {_eq: $id}}, order_by: [{created: asc}, {id: asc}], offset: $skip, limit: $limit) {
@@ -145,6 +153,8 @@ _ANSWERS = {
     "cancel_flow_run": "state",
     "delete_flow_concurrency_limit": "success",
     "delete_task_tag_limit": "success",
+    "direct_flow_run": _DIRECTIVE,
+    "obey_directive": "success",
     "restart_flow_run": "task_runs",
     "set_schedule_active": "success",
     "set_schedule_inactive": "success",
@@ -368,6 +378,12 @@ def flow_summary(row: Mapping[str, Any]) -> FlowSummary:
         schedule_active=row["is_schedule_active"],
         next_run=moment(planned[0]["scheduled_start_time"]) if planned else None,
     )
+
+
+def directive(row: Mapping[str, Any]) -> Directive:
+    """Return what was asked of a flow run, from a row as `DIRECTIVES` selects it."""
+    times = {"created": _known(moment(row["created"])), "obeyed": moment(row["obeyed"])}
+    return Directive(**{name: row[name] for name in Directive.__struct_fields__} | times)
 
 
 def log_record(row: Mapping[str, Any]) -> LogRecord:

@@ -34,10 +34,23 @@ from ...engine.backend import (
     TaskRunInfoResult,
 )
 from ...engine.clock import Clock, SystemClock
+from ...engine.directives import Directive, check_state, checked, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
-from ...engine.state import Cached, Cancelled, Cancelling, Failed, Pending, Queued, Running, Scheduled, State, Success
+from ...engine.state import (
+    Cached,
+    Cancelled,
+    Cancelling,
+    Failed,
+    Paused,
+    Pending,
+    Queued,
+    Running,
+    Scheduled,
+    State,
+    Success,
+)
 from .._hub import Hub
 from .rows import Entry, Flow, FlowRun, Run, TaskRun
 
@@ -84,6 +97,7 @@ class MemoryBackend:
         self._flow_runs: dict[str, FlowRun] = {}
         self._flow_run_keys: dict[tuple[str, str], str] = {}
         self._task_runs: dict[str, TaskRun] = {}
+        self._directives: dict[str, Directive] = {}
         self._hub = Hub()
 
     @property
@@ -375,7 +389,10 @@ class MemoryBackend:
 
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""
-        run = self._flow_run(flow_run_id)
+        await self.direct_flow_run(flow_run_id, "cancel")
+        return self._flow_run(flow_run_id).state.__name__
+
+    def _cancel(self, run: FlowRun) -> None:
         is_dead = run.owner is not None and run.is_silent(self._clock.now())
         if run.meaning.runs and not is_dead:
             self._record(run, Cancelling("Flow run is cancelling"))
@@ -383,13 +400,102 @@ class MemoryBackend:
             cancelled = Cancelled("Flow run is cancelled")
             self._record(run, cancelled)
             self._end_task_runs(run, cancelled)
-        return run.state.__name__
 
     # -- looking after runs ------------------------------------------------------------------------
 
+    async def direct_flow_run(
+        self,
+        flow_run_id: str,
+        kind: str,
+        *,
+        task: str | None = None,
+        map_index: int = -1,
+        value: Any = None,
+        note: str | None = None,
+        author: str | None = None,
+    ) -> Directive:
+        """See `Backend.direct_flow_run`."""
+        checked(kind, task)
+        run, now = self._flow_run(flow_run_id), self._clock.now()
+        asked = Directive(
+            id=str(uuid.uuid4()),
+            flow_run_id=run.id,
+            kind=kind,
+            author=author,
+            created=now,
+            task=task,
+            map_index=map_index,
+            value=msgspec.json.decode(msgspec.json.encode(value)),
+            note=note,
+            obeyed=None if kind == "event" else now,
+            epoch=None if kind == "event" else run.epoch,
+        )
+        if kind == "event" and run.meaning.ends:
+            raise BackendRejected(f"Flow run {run.id} is {run.state.__name__}: nothing in it waits for an event.")
+        if kind == "cancel":
+            self._cancel(run)
+        elif kind == "restart":
+            self._restart(run, asked)
+        elif kind != "event":
+            self._move(run, asked)
+        self._directives[asked.id] = asked
+        return asked
+
+    async def list_directives(self, flow_run_id: str) -> list[Directive]:
+        """See `Backend.list_directives`."""
+        return [asked for asked in self._directives.values() if asked.flow_run_id == flow_run_id]
+
+    async def obey_directive(self, directive_id: str, epoch: int | None = None) -> bool:
+        """See `Backend.obey_directive`."""
+        asked = self._directives.get(directive_id)
+        if asked is None:
+            raise BackendRejected(f"Directive {directive_id} not found")
+        if asked.obeyed is not None:
+            return False
+        self._directives[directive_id] = msgspec.structs.replace(asked, obeyed=self._clock.now(), epoch=epoch)
+        return True
+
+    def _move(self, run: FlowRun, asked: Directive) -> None:
+        if run.meaning.ends:
+            raise BackendRejected(f"Flow run {run.id} is {run.state.__name__}: its task runs wait for nobody any more.")
+        state = state_of(asked)
+        if asked.task is None:
+            check_state(asked.kind, run.state.__name__, f"Flow run {run.name}")
+            self._record(run, state)
+            return
+        task_id = self._task_id(run, asked.task)
+        found = run.task_runs.get((task_id, asked.map_index)) or self._new_task_run(run, task_id, asked.map_index)
+        check_state(asked.kind, found.state.__name__, f"Task run {asked.task}")
+        self._record(found, state)
+        waits_for_nobody = run.owner is None and run.epoch and run.state is Running
+        if waits_for_nobody or run.state is Paused:
+            self._record(run, Scheduled(state.message, start_time=self._clock.now()))
+
+    def _task_id(self, run: FlowRun, slug: str) -> str:
+        if slug not in run.flow.task_ids:
+            raise BackendRejected(f"Flow run {run.name} has no task {slug!r}.")
+        return run.flow.task_ids[slug]
+
+    def _restart(self, run: FlowRun, asked: Directive) -> None:
+        if asked.task is not None:
+            self._task_id(run, asked.task)
+        self._restart_failed(run)
+        if asked.task is None:
+            return
+        after = run.flow.downstream(asked.task)
+        for task_run in run.task_runs.values():
+            is_chosen = task_run.task_slug == asked.task and asked.map_index in (-1, task_run.map_index)
+            if (is_chosen or task_run.task_slug in after) and task_run.state is not Pending:
+                self._record(task_run, Pending("Flow run restarted."))
+
     async def restart_flow_run(self, flow_run_id: str) -> int:
         """See `Backend.restart_flow_run`."""
-        flow_run = self._flow_run(flow_run_id)
+        run = self._flow_run(flow_run_id)
+        before = sum(task_run.state is Pending for task_run in run.task_runs.values())
+        await self.direct_flow_run(flow_run_id, "restart")
+        return sum(task_run.state is Pending for task_run in run.task_runs.values()) - before
+
+    def _restart_failed(self, flow_run: FlowRun) -> None:
         if not flow_run.meaning.ends:
             raise BackendRejected(
                 f"Flow run {flow_run.id} is {flow_run.state.__name__}: only a finished flow run can be restarted."
@@ -399,7 +505,6 @@ class MemoryBackend:
             self._record(task_run, Pending("Flow run restarted."))
         self._record(flow_run, Scheduled("Flow run restarted.", start_time=self._clock.now()))
         flow_run.lapses = 0
-        return len(again)
 
     async def set_schedule_active(self, flow_id: str, active: bool) -> bool:
         """See `Backend.set_schedule_active`."""

@@ -106,6 +106,21 @@ class Flow:
     task_ids: dict[str, str]
     """Slug to id."""
 
+    def downstream(self, slug: str) -> set[str]:
+        """Return the slugs of all tasks that follow from a task."""
+        found: set[str] = set()
+        waiting = [slug]
+        while waiting:
+            upstream = waiting.pop()
+            following = {
+                edge["downstream_task"]["slug"]
+                for edge in self.document.get("edges", ())
+                if edge["upstream_task"]["slug"] == upstream
+            }
+            waiting += following - found
+            found |= following
+        return found
+
 
 @dataclasses.dataclass(slots=True)
 class FlowRun(Run):

@@ -23,6 +23,7 @@ _LESS = {
     "answer_task_run": "answer",
     "cancel_flow_run": "run",
     "create_flow_run": "run",
+    "direct_flow_run": "run",
     "restart_flow_run": "run",
     "set_schedule_active": "run",
     "set_schedule_inactive": "run",

@@ -325,6 +325,19 @@ _table(
     Index(None, "flow_run_id", "created"),
 )
 _table(
+    "directive",
+    _reference("flow_run_id", "flow_run"),
+    Column("kind", Text, nullable=False),
+    Column("author", Text),
+    Column("task", Text),
+    Column("map_index", Integer, nullable=False, server_default=text("-1")),
+    _json("value"),
+    Column("note", Text),
+    Column("obeyed", UtcDateTime),
+    Column("epoch", Integer),
+    Index(None, "flow_run_id", "created"),
+)
+_table(
     "log",
     _reference("flow_run_id", "flow_run", nullable=True),
     _reference("task_run_id", "task_run", nullable=True),
@@ -481,6 +494,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         _many("task_runs", "task_run", "flow_run_id"),
         _many("logs", "log", "flow_run_id"),
         _many("artifacts", "task_run_artifact", "flow_run_id"),
+        _many("directives", "directive", "flow_run_id"),
         _one("parent_task_run", "task_run", "parent_task_run_id"),
     ),
     "task_run": (
@@ -500,6 +514,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
         _one("task_run", "task_run", "task_run_id"),
         _one("flow_run", "flow_run", "flow_run_id"),
     ),
+    "directive": (_one("flow_run", "flow_run", "flow_run_id"),),
     "log": (),
     "message": (),
     "cloud_hook": (),

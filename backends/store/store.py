@@ -18,6 +18,7 @@ from ...engine.errors import FlowloopError
 from . import (
     answers,
     creation,
+    directives,
     flow_groups,
     flow_runs,
     flows,
@@ -321,8 +322,11 @@ class Store:
     set_flow_run_name = _write(flow_runs.set_flow_run_name)
     set_flow_run_labels = _write(flow_runs.set_flow_run_labels)
     update_flow_run_heartbeat = _write(flow_runs.update_flow_run_heartbeat)
-    cancel_flow_run = _write(flow_runs.cancel_flow_run)
-    restart_flow_run = _write(flow_runs.restart_flow_run)
+    cancel_flow_run = _write(directives.cancel_flow_run)
+    restart_flow_run = _write(directives.restart_flow_run)
+    direct_flow_run = _write(directives.direct_flow_run)
+    obey_directive = _write(directives.obey_directive)
+    list_directives = _read(directives.list_directives)
     get_flow_run_info = _read(reads.get_flow_run_info)
     get_flow_run_state = _read(reads.get_flow_run_state)
     list_flow_runs = _read(reads.list_flow_runs)

@@ -30,6 +30,7 @@ from flowloop.engine.errors import (
     VersionLockMismatch,
 )
 from flowloop.engine.result import Result
+from flowloop.engine.results import PrefectResult
 from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
 from flowloop.engine.serialization import encode_state
 from flowloop.engine.settings import Settings
@@ -40,6 +41,7 @@ from flowloop.engine.state import (
     Failed,
     Looped,
     Mapped,
+    Paused,
     Pending,
     Resume,
     Retrying,
@@ -759,6 +761,94 @@ async def test_a_finished_run_is_restarted_from_what_did_not_succeed(backend: Ba
     info = await backend.get_flow_run_info(run.id)
     assert type(info.state) is Scheduled
     assert {task.task_slug: type(task.state) for task in info.task_runs} == {"task-1": Success, "task-2": Pending}
+
+
+# ---- directives --------------------------------------------------------------------------------------
+
+
+async def test_each_directive_is_recorded_and_leads_to_its_state(backend: Backend) -> None:
+    run = await started(backend, tasks=3)
+    one, two, three = (task.task_slug for task in run.tasks)
+    skipped = await backend.direct_flow_run(run.id, "skip", task=one, note="not today", author="ann")
+    await backend.direct_flow_run(run.id, "set_result", task=two, value={"n": [1, None]})
+    await backend.direct_flow_run(run.id, "skip", task=three, map_index=4, author="ann")
+    await backend.set_task_run_state(run.tasks[2].id, 1, Paused("wait"))
+    await backend.direct_flow_run(run.id, "resume", task=three, value=7)
+    info = await backend.get_flow_run_info(run.id)
+    states = {task.task_slug: task.state for task in info.task_runs}
+    assert (type(states[one]), states[one].message) == (Skipped, "Skipped by ann: not today")
+    assert type(states[two]) is Success
+    assert (await PrefectResult().read(states[two]._result.location)).value == {"n": [1, None]}
+    assert type(states[three]) is Resume
+    assert states[three].context["answer"]["value"] == 7
+    (child,) = await backend.get_task_run_infos(run.id, run.tasks[2].task_id, [4])
+    assert type(child.state) is Skipped
+    asked = await backend.list_directives(run.id)
+    assert [(one.kind, one.task, one.map_index, one.author, one.value) for one in asked] == [
+        ("skip", one, -1, "ann", None),
+        ("set_result", two, -1, None, {"n": [1, None]}),
+        ("skip", three, 4, "ann", None),
+        ("resume", three, -1, None, 7),
+    ]
+    assert asked[0] == skipped
+    assert all(one.obeyed is not None for one in asked)
+
+
+async def test_a_directive_that_cannot_be_done_is_refused_and_not_recorded(backend: Backend) -> None:
+    run = await started(backend, tasks=2)
+    slug = run.tasks[0].task_slug
+    await backend.set_task_run_state(run.tasks[0].id, 1, Running("go"))
+    for kind, given, reason in [
+        ("moon", {}, "no directive 'moon'"),
+        ("skip", {}, "needs a task"),
+        ("event", {}, "needs a name"),
+        ("cancel", {"task": slug}, "as a whole"),
+        ("skip", {"task": "missing"}, "has no task 'missing'"),
+        ("skip", {"task": slug}, "is for what has not begun"),
+        ("set_result", {"task": slug, "value": 1}, "is for what has not begun"),
+        ("resume", {"task": slug}, "is for what is Paused"),
+        ("reject", {}, "is for what is Paused"),
+        ("restart", {}, "only a finished"),
+    ]:
+        with pytest.raises(BackendRejected, match=reason):
+            await backend.direct_flow_run(run.id, kind, **given)
+    with pytest.raises(BackendRejected):
+        await backend.direct_flow_run(MISSING, "cancel")
+    assert await backend.list_directives(run.id) == []
+
+
+async def test_a_wire_cancel_is_a_directive_and_an_event_is_obeyed_once(backend: Backend) -> None:
+    run = await started(backend)
+    sent = await backend.direct_flow_run(run.id, "event", task="approved", value={"by": "ann"})
+    assert sent.obeyed is None
+    assert await backend.obey_directive(sent.id, 3)
+    assert not await backend.obey_directive(sent.id, 4)
+    assert await backend.cancel_flow_run(run.id) == "Cancelling"
+    asked = await backend.list_directives(run.id)
+    assert [(one.kind, one.epoch) for one in asked] == [("event", 3), ("cancel", asked[1].epoch)]
+    await backend.set_flow_run_state(run.id, None, Cancelled("over"))
+    with pytest.raises(BackendRejected, match="nothing in it waits"):
+        await backend.direct_flow_run(run.id, "event", task="approved")
+
+
+async def test_a_run_is_restarted_from_a_task_and_all_that_follows(backend: Backend) -> None:
+    ends = [("task-1", "task-2"), ("task-2", "task-3")]
+    edges = [
+        {"upstream_task": {"slug": one}, "downstream_task": {"slug": two}, "key": None, "mapped": False}
+        for one, two in ends
+    ]
+    run = await started(backend, document=flow_document(unique("chain"), tasks=4, edges=edges))
+    for task in run.tasks:
+        await backend.set_task_run_state(task.id, 1, Success("done"))
+    await backend.set_flow_run_state(run.id, 2, Success("done"))
+    await backend.direct_flow_run(run.id, "restart", task="task-2")
+    info = await backend.get_flow_run_info(run.id)
+    assert {task.task_slug: type(task.state) for task in info.task_runs} == {
+        "task-1": Success,
+        "task-2": Pending,
+        "task-3": Pending,
+        "task-4": Success,
+    }
 
 
 # ---- heartbeats, logs, artifacts, watching -----------------------------------------------------------

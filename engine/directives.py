@@ -1,0 +1,119 @@
+"""Directives: what people ask of a flow run while it goes on, recorded with who asked and when.
+
+=============  ===========  ===================================================================================
+kind           of           what it asks
+=============  ===========  ===================================================================================
+cancel         flow run     that it ends as Cancelled
+restart        flow run,    that a finished flow run goes on from what did not succeed, or from a task, a mapped
+               task         child, and all that follows from it
+resume         either       that what is paused goes on, with a value that the body finds in ``context.answer``
+reject         either       that what is paused fails
+skip           task         that a task run that has not begun ends as Skipped
+set_result     task         that a task run that has not begun ends as Success, with this value
+event          flow run     nothing by itself: a task that waits for an event of this name goes on with the value
+=============  ===========  ===================================================================================
+
+What can be done at once is done in the transaction that records the directive: the states it leads to are in the
+history of the run, and whoever runs it, now or after a takeover, goes on from there. An event is obeyed by the task run
+that waits for it, which notes its epoch.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import msgspec
+
+from . import lifecycle
+from .errors import BackendRejected
+from .results import PrefectResult
+from .state import Failed, Resume, Skipped, State, Success
+
+__all__ = ["KINDS", "OF_TASKS", "Directive", "check_state", "checked", "state_of"]
+
+KINDS = ("cancel", "event", "reject", "restart", "resume", "set_result", "skip")
+"""What can be asked."""
+
+OF_TASKS = frozenset({"skip", "set_result"})
+"""What is asked of a task run alone."""
+
+_NOT_BEGUN = lifecycle.UNFINISHED - lifecycle.RUNNING
+_FROM = {
+    "resume": frozenset({"Paused"}),
+    "reject": frozenset({"Paused"}),
+    "skip": _NOT_BEGUN,
+    "set_result": _NOT_BEGUN,
+}
+_DONE = {"resume": "Resumed", "reject": "Rejected", "skip": "Skipped", "set_result": "Result set"}
+
+
+class Directive(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was asked of a flow run.
+
+    Args:
+        - id: its id
+        - flow_run_id: the flow run
+        - kind: one of `KINDS`
+        - author: who asked, as far as is known
+        - created: when
+        - task: the slug of the task that it is about; of an event its name
+        - map_index: the mapped child; -1 for the task itself
+        - value: what it brings, as JSON
+        - note: why
+        - obeyed: since when it is done
+        - epoch: under which epoch of the flow run
+    """
+
+    id: str
+    flow_run_id: str
+    kind: str
+    author: str | None
+    created: datetime.datetime
+    task: str | None = None
+    map_index: int = -1
+    value: Any = None
+    note: str | None = None
+    obeyed: datetime.datetime | None = None
+    epoch: int | None = None
+
+
+def checked(kind: str, task: str | None) -> None:
+    """Check that a directive asks for something that there is.
+
+    Raises:
+        - BackendRejected: if it does not
+    """
+    if kind not in KINDS:
+        raise BackendRejected(f"there is no directive {kind!r}; there are: {', '.join(KINDS)}")
+    if task is None and (kind in OF_TASKS or kind == "event"):
+        raise BackendRejected(f"the directive {kind!r} needs {'a name' if kind == 'event' else 'a task'}")
+    if task is not None and kind == "cancel":
+        raise BackendRejected("a flow run is cancelled as a whole; to leave out one task, skip it")
+
+
+def check_state(kind: str, state: str, name: str) -> None:
+    """Check that what is in this state can do what a directive asks.
+
+    Raises:
+        - BackendRejected: if it cannot
+    """
+    if state not in _FROM[kind]:
+        wanted = "is Paused" if kind in ("resume", "reject") else "has not begun"
+        raise BackendRejected(f"{name} is {state}: the directive {kind!r} is for what {wanted}")
+
+
+def state_of(directive: Directive) -> State:
+    """Return the state that a directive leads to; of those that lead to one."""
+    by = f" by {directive.author}" if directive.author else ""
+    message = f"{_DONE[directive.kind]}{by}{f': {directive.note}' if directive.note else '.'}"
+    if directive.kind == "skip":
+        return Skipped(message)
+    if directive.kind == "set_result":
+        text = msgspec.json.encode(directive.value).decode()
+        return Success(message, result=PrefectResult(location=text))
+    at = directive.created.isoformat()
+    answer = {"value": directive.value, "note": directive.note, "by": directive.author, "at": at}
+    if directive.kind == "reject":
+        return Failed(message, context={"answer": answer})
+    return Resume(message, start_time=directive.created, context={"answer": answer})
