@@ -15,6 +15,7 @@ from ._containers import OwnCopies
 from ._large import aside
 from ._run import rules
 from ._run.drive import Drive, plan_of
+from ._run.keeping import may_stay
 from ._run.net import goes_on, meant, shown
 from ._run.restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
@@ -125,6 +126,7 @@ class FlowRunner(Runner):
         self.fail_fast = fail_fast
         self.release_results = release_results
         self._named: list[Task[..., Any]] = []
+        self._is_named = False
         self._own_copies: Mapping[Task[..., Any], OwnCopies] = {}
         self._watch = Watch()
         self.flow_run_id: str | None = None
@@ -245,7 +247,8 @@ class FlowRunner(Runner):
         try:
             await self._prepared()
             chosen = self._checked_tasks(return_tasks)
-            self._named = [] if return_tasks is None else chosen
+            self._is_named = return_tasks is not None
+            self._named = chosen if self._is_named else []
             return await self._run(
                 state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
             )
@@ -523,13 +526,16 @@ class FlowRunner(Runner):
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> TaskRunner:
         """Return a runner for a task of the flow."""
-        return self.task_runner_cls(
+        runner = self.task_runner_cls(
             task,
             state_handlers,
             self._flow_result(),
             constants=self._own_copies.get(task) or self.flow.constants.get(task),
             settings=self.settings,
         )
+        is_asked_for = not (self._is_named or self.release_results) or task in self._named
+        runner.leaves_results = not is_asked_for and not runner.state_handlers and may_stay(self.flow, task)
+        return runner
 
     def _flow_result(self) -> Result | None:
         """Return where the results of tasks are stored that do not say it themselves."""

@@ -32,7 +32,7 @@ LAYERS = """
     progress timeline
     task_runner
     control flow
-    documents resources _run.drive _run.restart
+    documents resources _run.drive _run.keeping _run.restart
     flow_runner
     cloud flow_loop
     subflow

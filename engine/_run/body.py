@@ -28,6 +28,7 @@ from .net import LeftBehind, goes_on, meant, shown
 __all__ = ["BodyRunner"]
 
 _NOWHERE = Result()
+_NO_NEEDS = place.Needs()
 
 
 class BodyRunner(Runner):
@@ -56,7 +57,9 @@ class BodyRunner(Runner):
         # asking once saves asking for every run
         self._body = task.body
         self._is_async = _signature.is_async(self._body)
-        self._needs = place.needed(task.needs, task.tags)
+        self.leaves_results = False
+        """Whether a result may stay where the body ran: only bodies there take it."""
+        self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
         at_default = self._needs.place is None
         self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout and at_default
 
@@ -164,6 +167,7 @@ class BodyRunner(Runner):
             is_async=self._is_async,
             is_read=not self.task.reruns_on_restart,
             inputs=arguments,
+            keep=self.leaves_results and where.keeps_values and current.get("checkpointing") is not True,
             needs=self._needs,
             timeout=self.task.timeout,
             grace=self.settings.cancel_grace,

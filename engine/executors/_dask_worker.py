@@ -124,16 +124,35 @@ class _Forwarding(logging.handlers.QueueHandler):
 _forwarding = _Forwarding()
 
 
-def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes:
-    """Run a body, and return its answer as a pickle.
+class Held:
+    """A result that stays on its worker."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __sizeof__(self) -> int:
+        from dask.sizeof import sizeof
+
+        size: int = sizeof(self.value)
+        return size
+
+
+def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
+    """Run a body, and return its answer as a pickle, or a large one itself where it is to stay.
 
     Args:
         - frame: the request
-        - about: the ``name`` of its job, the ``topic`` of the run, its ``home``, the ``levels`` of its loggers, and
-            whether the body ``may_rerun``
+        - about: the ``name`` of its job, the ``topic`` of the run, its ``home``, the ``levels`` of its loggers, whether
+            the body ``may_rerun``, the size from which on its result ``stays`` here, and the numbers of the values
+            that are ``held`` results of other bodies
         - values: the inputs that lie here
     """
     name = about["name"]
+    lying = [value.value if isinstance(value, Held) else value for value in values]
+    if any(not isinstance(values[number], Held) for number in about["held"]):
+        return written(Answer("lost", None, "an input of it was lost with its Dask worker"))
     body = _Body(name, about["topic"], about["may_rerun"])
     is_home = about["home"] == [socket.gethostname(), os.getpid()]
     if not is_home:
@@ -142,7 +161,7 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes:
     _running[name] = body
     try:
         with redirected(_Lines(body.tell)):
-            answer = answer_to(frame, body, values)
+            answer = answer_to(frame, body, lying)
     except _BegunBeforeError:
         answer = Answer("lost", None, "its Dask worker was lost after it had begun, and it is not run twice")
     except _Stopped:  # in the very moment it ended
@@ -151,6 +170,8 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes:
         if _running.get(name) is body:
             del _running[name]
         _current.reset(token)
+    if about["stays"] is not None and answer.kind == "value" and Held(answer.content).__sizeof__() >= about["stays"]:
+        return Held(answer.content)
     return written(_CANCELLED if isinstance(answer.content, _Stopped) else answer)
 
 

@@ -24,7 +24,7 @@ from ..errors import ExecutorError
 from ._ticket import TaskTicket
 from ._travel import Answer, Lying, outcome_of_answer, pickled, request_for, unpickled
 from .base import PlaceExecutor
-from .place import Fate, Job, Lost, Needs, Outcome, Place, Refused, Ticket
+from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Remote, Ticket
 
 __all__ = ["DaskExecutor"]
 
@@ -151,6 +151,8 @@ class _DaskPlace(Place):
         - window: how many jobs are handed over at once
     """
 
+    keeps_values = True
+
     def __init__(self, client: Any, window: int) -> None:
         self._client = client
         self._window = anyio.Semaphore(window, fast_acquire=True)
@@ -223,10 +225,10 @@ class _DaskPlace(Place):
         outcome: Outcome = Lost("it could not be handed to the Dask cluster", may_have_run=False)
         with_module = False
         for number in range(1, _TRIES + 1):
-            async with self._put.lying(request.kwargs) as (inputs, values):
+            async with self._put.lying(request.kwargs) as (inputs, values, held):
                 by_value = functools.partial(pickled, with_module=with_module)
                 frame = await anyio.to_thread.run_sync(by_value, request._replace(kwargs=inputs), job.name)
-                answer = await self._answered(sent, f"{sent.name}-{number}", frame, values)
+                answer = await self._answered(sent, f"{sent.name}-{number}", frame, values, held)
             if isinstance(answer, Answer):
                 if answer.kind != "unknown" or with_module:
                     return outcome_of_answer(answer, job.name)
@@ -238,18 +240,29 @@ class _DaskPlace(Place):
                 break
         return outcome
 
-    async def _answered(self, sent: _Sent, key: str, frame: bytes, values: list[Any]) -> Answer | Outcome:
+    async def _answered(
+        self, sent: _Sent, key: str, frame: bytes, values: list[Any], held: list[int]
+    ) -> Answer | Outcome:
         about = {
             "name": sent.name,
             "topic": self._topic,
             "home": _HOME,
             "levels": _log_levels(),
             "may_rerun": sent.job.needs.may_rerun,
+            "stays": _LARGE if sent.job.keep else None,
+            "held": held,
         }
+        from ._dask_worker import Held
+
+        distributed: Any = importlib.import_module("distributed")
         options = _options(sent.job.needs)
         future = self._client.submit(_START, _OVER_THERE, frame, about, *values, key=key, pure=False, **options)
         try:
-            _fire_and_forget(future)
+            distributed.fire_and_forget(future)
+            if sent.job.keep:
+                await distributed.wait(future)
+                if future.status == "finished" and issubclass(future.type, Held):
+                    return Done(Remote(future))
             return unpickled(await future)
         except asyncio.CancelledError as error:
             if type(error) is not asyncio.CancelledError:  # that of the future, which Dask gave up
@@ -262,8 +275,6 @@ class _DaskPlace(Place):
             return Refused(f"a Dask worker has no flowloop: {_install()}")
         except Exception as error:
             return Lost(f"it was lost on the Dask cluster: {error!r}", may_have_run=True)
-        finally:
-            future.release()
 
     async def _stopped(self, sent: _Sent, future: Any) -> Fate | None:
         """Stop a body over there, and return what became of it; None if it ended, or never began."""
@@ -295,20 +306,27 @@ class _Put:
         self._lying: dict[int, _Lying] = {}
 
     @asynccontextmanager
-    async def lying(self, inputs: Mapping[str, Any]) -> AsyncIterator[tuple[dict[str, Any], list[Any]]]:
-        """Give the inputs of a job with places in them for those that lie on the cluster, and these as futures."""
+    async def lying(self, inputs: Mapping[str, Any]) -> AsyncIterator[tuple[dict[str, Any], list[Any], list[int]]]:
+        """Give the inputs of a job with places in them for those that lie on the cluster, these as futures, and the
+        numbers of those that bodies left there.
+        """
         from dask.sizeof import sizeof
 
         kept: dict[str, Any] = {}
         values: list[Any] = []
+        left: list[int] = []
         async with AsyncExitStack() as held:
             for name, value in inputs.items():
-                if type(value) in _SMALL or sizeof(value) < _LARGE:
+                if isinstance(value, Remote):
+                    kept[name] = Lying(len(values))
+                    left.append(len(values))
+                    values.append(value.held)
+                elif type(value) in _SMALL or sizeof(value) < _LARGE:
                     kept[name] = value
                 else:
                     kept[name] = Lying(len(values))
                     values.append(await held.enter_async_context(self._held(value)))
-            yield kept, values
+            yield kept, values, left
 
     @asynccontextmanager
     async def _held(self, value: Any) -> AsyncIterator[Any]:
@@ -364,13 +382,6 @@ def _options(needs: Needs) -> dict[str, Any]:
     if needs.priority:
         found["priority"] = needs.priority
     return {**found, **needs.options.get("dask", {})}
-
-
-def _fire_and_forget(future: Any) -> None:
-    from distributed import fire_and_forget
-
-    let_go: Callable[[Any], None] = fire_and_forget
-    let_go(future)
 
 
 def _log_levels() -> dict[str, int]:

@@ -26,6 +26,7 @@ __all__ = [
     "Place",
     "Raised",
     "Refused",
+    "Remote",
     "Ticket",
     "TimedOut",
     "settled",
@@ -78,6 +79,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         - body: the function
         - is_async: whether it is awaited
         - args, inputs: its arguments, by position and by name
+        - keep: whether a large result may stay there, as a `Remote`
         - needs: what it needs to run
         - timeout: seconds that it may take from its beginning
         - is_read: whether a result that can be read only once is read where the body ran, and kept as a list
@@ -91,9 +93,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[Any, ...] = ()
     inputs: Mapping[str, Any] = {}
     is_read: bool = False
+    keep: bool = False
     needs: Needs = Needs()
     timeout: float | None = None
     grace: float = 5.0
+
+
+class Remote(msgspec.Struct, frozen=True, eq=False):
+    """A value that stays at the place where a body made it; let go of with the last reference to this.
+
+    Args:
+        - held: what the place knows it by
+    """
+
+    held: Any
 
 
 class Fate(enum.Enum):
@@ -184,6 +197,9 @@ class Place(ABC):
 
     is_here = False
     """Whether async bodies run on the loop of the run itself, so that those without a timeout need no job."""
+
+    keeps_values = False
+    """Whether results can stay there."""
 
     @abstractmethod
     async def submit(self, job: Job) -> Ticket:

@@ -41,6 +41,7 @@ class _SeveralPlaces(Place):
     def __init__(self, places: Mapping[str, Place]) -> None:
         self._places = places
         self.is_here = places[""].is_here
+        self.keeps_values = all(place.keeps_values for place in places.values())
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job to the place that it names.
