@@ -34,7 +34,7 @@ _Entry: TypeAlias = tuple[T, int, Hashable, asyncio.Future[R]]
 
 
 class RequestRejected(BackendRejected):
-    """A request was refused as a whole, and nothing of it recorded, because something in it is malformed."""
+    """A request was refused as a whole, and nothing of it recorded: something is malformed, or there is too much."""
 
 
 class Batcher(Generic[T, R]):

@@ -65,6 +65,7 @@ logger = logging.getLogger(__name__)
 
 _LANES = 4
 _PAGE = 500
+_CHILDREN = 5_000
 _ITEM_OVERHEAD = 150
 _FIELD_WEIGHT = 80_000  # what has a field of its own: the limit of a batch in bytes then keeps the document short
 _MAX_STATE_BYTES = 1_000_000
@@ -121,6 +122,7 @@ class GraphQLBackend:
         self._subscriptions = Subscriptions(self._transport, self._post_url, self.url, self._headers, timeout)
         self._stack = AsyncExitStack()
         self._session: Any = None
+        self._most_rows, self._most_children = _PAGE, _CHILDREN
         self._is_flowloop = False
         self._outboxes: list[Batcher[Write, Any]] = []
 
@@ -241,8 +243,13 @@ class GraphQLBackend:
     async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
         """See `Backend.get_flow_run_info`."""
         text = documents.OWNED_FLOW_RUN_INFO if self._is_flowloop else documents.FLOW_RUN_INFO
-        answer = await self._read(text, id=flow_run_id)
-        return documents.flow_run_info(_found(answer["flow_run_by_pk"], "Flow run", flow_run_id))
+        answer, limit = await self._page(text, id=flow_run_id)
+        row = _found(answer["flow_run_by_pk"], "Flow run", flow_run_id)
+        rows = row["task_runs"]
+        if len(rows) == limit:
+            more = self._pages("task_run", documents.MORE_TASK_RUNS, after=rows[-1]["id"], id=flow_run_id)
+            rows.extend([task_run async for task_run in more])
+        return documents.flow_run_info(row)
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
         """See `Backend.get_flow_run_state`."""
@@ -270,13 +277,25 @@ class GraphQLBackend:
         """See `Backend.get_task_run_infos`."""
         if not self._is_flowloop:
             return await self._task_run_infos_one_by_one(flow_run_id, task_id, map_indices)
-        answer = await self._mutate(
-            "get_or_create_task_runs", flow_run_id=flow_run_id, task_id=task_id, map_indices=list(map_indices)
-        )
-        return [
-            TaskRunInfoResult(row["id"], task_id, None, row["version"], documents.row_state(row), row["map_index"])
-            for row in answer["task_runs"]
-        ]
+        infos: list[TaskRunInfoResult] = []
+        while len(infos) < len(map_indices):
+            asked = list(map_indices[len(infos) : len(infos) + self._most_children])
+            try:
+                answer = await self._mutate(
+                    "get_or_create_task_runs", flow_run_id=flow_run_id, task_id=task_id, map_indices=asked
+                )
+            except RequestRejected:
+                if len(asked) == 1:
+                    raise
+                self._most_children = len(asked) // 2
+            else:
+                infos += [
+                    TaskRunInfoResult(
+                        row["id"], task_id, None, row["version"], documents.row_state(row), row["map_index"]
+                    )
+                    for row in answer["task_runs"]
+                ]
+        return infos
 
     async def _task_run_infos_one_by_one(
         self, flow_run_id: str, task_id: str, map_indices: Sequence[int]
@@ -355,16 +374,29 @@ class GraphQLBackend:
         histories = [documents.task_run_history(row, tracebacks.get(row["id"], {})) for row in rows]
         return flow_run, sorted(histories, key=lambda run: (run.task_slug, run.map_index))
 
-    async def _pages(self, field: str, document: str, **variables: Any) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(
+        self, field: str, document: str, after: str = _NO_ID, **variables: Any
+    ) -> AsyncIterator[dict[str, Any]]:
         """Yield the rows of a query that is answered in pages, by id."""
-        last = _NO_ID
         while True:
-            rows = (await self._read(document, **variables, after=last, limit=_PAGE))[field]
+            answer, limit = await self._page(document, **variables, after=after)
+            rows = answer[field]
             for row in rows:
                 yield row
-            if len(rows) < _PAGE:
+            if len(rows) < limit:
                 return
-            last = rows[-1]["id"]
+            after = rows[-1]["id"]
+
+    async def _page(self, document: str, **variables: Any) -> tuple[dict[str, Any], int]:
+        """Read a page, and return it with its limit; where that is too much for the server, less from then on."""
+        while True:
+            limit = self._most_rows
+            try:
+                return await self._read(document, **variables, limit=limit), limit
+            except RequestRejected:
+                if limit == 1:
+                    raise
+                self._most_rows = min(self._most_rows, limit // 2)
 
     # -- writing -----------------------------------------------------------------------------------
 

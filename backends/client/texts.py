@@ -39,15 +39,24 @@ HELLO = "query { hello }"
 _TASK_RUN = "id version map_index serialized_state task { id slug }"
 
 _FLOW_RUN_INFO = """
-query ($id: uuid!) {{
+query ($id: uuid!, $limit: Int!) {{
   flow_run_by_pk(id: $id) {{
     id name flow_id version serialized_state parameters context scheduled_start_time heartbeat{more}
     flow {{ project {{ id name }} }}
-    task_runs(where: {{map_index: {{_eq: -1}}}}) {{ {task_run} }}
+    task_runs(where: {{map_index: {{_eq: -1}}}}, order_by: {{id: asc}}, limit: $limit) {{ {task_run} }}
   }}
 }}"""
 FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more="")
 OWNED_FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more=" owner epoch")
+
+MORE_TASK_RUNS = f"""
+query ($id: uuid!, $after: uuid!, $limit: Int!) {{
+  task_run(
+    where: {{flow_run_id: {{_eq: $id}}, map_index: {{_eq: -1}}, id: {{_gt: $after}}}}
+    order_by: {{id: asc}}
+    limit: $limit
+  ) {{ {_TASK_RUN} }}
+}}"""
 
 FLOW_RUN_STATE = "query ($id: uuid!) { flow_run_by_pk(id: $id) { serialized_state } }"
 

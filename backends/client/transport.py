@@ -158,6 +158,8 @@ def error_of(errors: list[Any], url: str) -> BackendError:
         return VersionLockMismatch(text)
     if "OWNERSHIP_LOST" in codes:
         return OwnershipLost(text)
+    if "TOO_MUCH" in codes:
+        return RequestRejected(text)
     if "API_ERROR" in codes or "API_ERROR" in text:
         return BackendUnavailable(text)
     if "UNAUTHENTICATED" in codes or "Malformed Authorization header" in text:

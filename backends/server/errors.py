@@ -43,6 +43,10 @@ class Forbidden(BackendRejected):
     """The API key does not allow this."""
 
 
+class TooMuch(BackendRejected):
+    """A request wants more than one may; in parts it can be answered."""
+
+
 class ShuttingDown(BackendRejected):
     """The server stops: whoever subscribes again finds the next one."""
 
@@ -57,6 +61,8 @@ def item_code(error: Exception) -> str:
         return "UNAUTHENTICATED"
     if isinstance(error, Forbidden):
         return "FORBIDDEN"
+    if isinstance(error, TooMuch):
+        return "TOO_MUCH"
     if isinstance(error, ShuttingDown):
         return "SHUTTING_DOWN"
     if isinstance(error, BackendUnavailable):

@@ -8,11 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ...engine.errors import BackendRejected
 from ..store import Caller, Store
 from .auth import Identity
 from .database import reading
-from .errors import Forbidden, Unauthenticated
+from .errors import Forbidden, TooMuch, Unauthenticated
 from .operation_cache import Field
 from .settings import ServerSettings
 
@@ -52,19 +51,17 @@ class Budget:
         """Count rows that were read.
 
         Raises:
-            - BackendRejected: if they are more than the request may read
+            - TooMuch: if they are more than the request may read
         """
         self.rows -= len(rows)
         if self.rows < 0:
-            raise BackendRejected(
+            raise TooMuch(
                 f"the query reads more than {self._settings.row_limit} rows: give it a limit, or a narrower filter"
             )
         self._size -= sum(len(value) for row in rows for value in row if isinstance(value, str))
         if self._size < 0:
             limit = self._settings.answer_limit
-            raise BackendRejected(
-                f"the query reads more than {limit} bytes: give it a limit, or select less of each row"
-            )
+            raise TooMuch(f"the query reads more than {limit} bytes: give it a limit, or select less of each row")
 
 
 @dataclasses.dataclass(slots=True)
