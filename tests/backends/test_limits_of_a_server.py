@@ -26,7 +26,7 @@ async def one(n: int) -> int:
 
 @task
 async def numbers() -> list[int]:
-    return list(range(2_000))
+    return list(range(400))
 
 
 def many() -> Flow:
@@ -44,7 +44,7 @@ def wide() -> Flow:
 
 @pytest.mark.parametrize(
     ("flow", "limits"),
-    [(many(), {"row_limit": 50}), (many(), {"answer_limit": 12_000}), (wide(), {"body_limit": 30_000})],
+    [(many(), {"row_limit": 50}), (many(), {"answer_limit": 12_000}), (wide(), {"body_limit": 20_000})],
 )
 async def test_a_run_is_recorded_whatever_a_server_takes_at_once(
     tmp_path: Path, flow: Flow, limits: dict[str, int]
@@ -57,11 +57,11 @@ async def test_a_run_is_recorded_whatever_a_server_takes_at_once(
             assert state.is_successful()
             [run] = await backend.list_flow_runs()
             _, task_runs = await backend.get_flow_run_history(run.id)
-            assert len(task_runs) == (60 if flow.name == "many" else 2_002)
+            assert len(task_runs) == (60 if flow.name == "many" else 402)
             assert {task_run.states[-1].state for task_run in task_runs} <= {"Success", "Mapped"}
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("rows", [1, 3])
 async def test_a_flow_run_is_read_whole_in_pages_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
