@@ -23,7 +23,7 @@ export function Flows() {
   return html`<${List} flows=${flows} data=${data} error=${error} again=${again} />`;
 }
 
-/** A version of a flow that a newer one has taken the place of. @param {{id: string, again: () => void}} props */
+/** A version of a flow that a newer one has taken the place of. */
 function Older({ id }) {
   useTitle("Flow");
   const found = useAnswer(isId(id) ? `query Older($id: uuid!) { flow_by_pk(id: $id) { id name version description parameters archived is_schedule_active schedule flow_group { id description schedule default_parameters labels } } }` : null, { id });
@@ -31,7 +31,6 @@ function Older({ id }) {
   return html`<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`;
 }
 
-/** @param {{flows: any[], data: any, error: Error | null, again: () => void}} props */
 function List({ flows, data, error, again }) {
   useTitle("Flows");
   return html`<h1>Flows</h1>
@@ -40,13 +39,12 @@ function List({ flows, data, error, again }) {
     <ul class="list flows" aria-label="Flows">${flows.map((flow) => html`<li key=${flow.id} class="panel"><${Summary} flow=${flow} again=${again} /></li>`)}</ul>`;
 }
 
-/** @param {{flow: any, again: () => void, heading?: any}} props */
 function Summary({ flow, again }) {
   const { data } = useAnswer(LAST_RUNS, { flow: flow.id });
   const runs = data?.flow_run ?? [];
-  const over = runs.filter((/** @type {any} */ run) => isFinished(run.state));
-  const good = over.filter((/** @type {any} */ run) => look(run.state).group === "success").length;
-  const spans = over.map((/** @type {any} */ run) => (milliseconds(run.end_time) ?? 0) - (milliseconds(run.start_time) ?? 0)).filter((/** @type {number} */ span) => span > 0).sort((/** @type {number} */ a, /** @type {number} */ b) => a - b);
+  const over = runs.filter((run) => isFinished(run.state));
+  const good = over.filter((run) => look(run.state).group === "success").length;
+  const spans = over.map((run) => (milliseconds(run.end_time) ?? 0) - (milliseconds(run.start_time) ?? 0)).filter((span) => span > 0).sort((a, b) => a - b);
   return html`<div class="title"><h2><a data-row href=${href(["flows", flow.id])}><${Name} of=${flow.name} /></a> <small class="faint">version ${flow.version}</small></h2>
       <span class="buttons">${may("run") && html`<a class="button" href=${href(["flows", flow.id], { form: "run" })}>Run now…</a>`}</span></div>
     <p class="facts"><${Sparks} runs=${runs} />
@@ -55,14 +53,13 @@ function Summary({ flow, again }) {
     <${Schedule} flow=${flow} again=${again} />`;
 }
 
-/** The last runs as bars: tall ones took long. @param {{runs: any[]}} props */
+/** The last runs as bars: tall ones took long. */
 function Sparks({ runs }) {
   const spans = runs.map((run) => Math.max(0, (milliseconds(run.end_time) ?? 0) - (milliseconds(run.start_time) ?? 0)));
   const most = Math.max(1, ...spans);
   return html`<span class="sparks">${[...runs].reverse().map((run, at) => html`<a key=${run.id} href=${href(["runs", run.id])} title=${`${run.name}: ${run.state}`} aria-label=${`${run.name}: ${run.state}`}><span class=${`of-${look(run.state).group}`} style=${{ height: `${6 + (18 * spans[runs.length - 1 - at]) / most}px` }}></span></a>`)}</span>`;
 }
 
-/** @param {{flow: any, again: () => void}} props */
 function Schedule({ flow, again }) {
   const schedule = flow.flow_group?.schedule ?? flow.schedule;
   const problem = useSignal("");
@@ -87,7 +84,6 @@ function Schedule({ flow, again }) {
     ${problem.value && html`<span class="problem" role="alert">${problem.value}</span>`}</p>`;
 }
 
-/** @param {any} clock */
 function clockWords(clock) {
   const zone = clock.start_date?.tz ?? clock.timezone ?? "";
   if (clock.cron) return `cron ${clock.cron}${zone ? ` ${zone}` : ""}`;
@@ -96,7 +92,6 @@ function clockWords(clock) {
   return String(clock.type ?? "dates");
 }
 
-/** @param {{flow: any, again: () => void}} props */
 function Flow({ flow, again }) {
   useTitle(flow.name);
   const wanted = query.value.get("form") === "run" || query.value.get("values");
@@ -109,10 +104,10 @@ function Flow({ flow, again }) {
     <p><a href=${href(["runs"], { flow: flow.name })}>All runs of this flow</a></p>`;
 }
 
-/** Tasks by runs: a task that fails again and again is a row of crosses. @param {{flow: any}} props */
+/** Tasks by runs: a task that fails again and again is a row of crosses. */
 function Grid({ flow }) {
   const { data } = useAnswer(LAST_RUNS, { flow: flow.id });
-  const [grid, setGrid] = useState(/** @type {any} */ (null));
+  const [grid, setGrid] = useState(null);
   const runs = [...(data?.flow_run ?? [])].reverse();
   useEffect(() => {
     if (!runs.length) return;
@@ -121,7 +116,7 @@ function Grid({ flow }) {
     ask(`query Grid(${names}) { ${fields} }`, Object.fromEntries(runs.map((run, at) => [`r${at}`, run.id]))).then(
       async (answer) => {
         const head = await ask(HEAD, { run: runs[runs.length - 1].id });
-        setGrid({ cells: runs.map((_, at) => new Map(answer[`s${at}`].tasks.map((/** @type {any} */ task) => [task.task_id, task.states]))), tasks: head.flow_run_by_pk.flow.tasks });
+        setGrid({ cells: runs.map((_, at) => new Map(answer[`s${at}`].tasks.map((task) => [task.task_id, task.states]))), tasks: head.flow_run_by_pk.flow.tasks });
       },
       () => {},
     );
@@ -129,9 +124,9 @@ function Grid({ flow }) {
   if (!grid) return null;
   return html`<section class="panel"><h2>Tasks in the last ${runs.length} runs</h2><div class="scroll" tabindex="0"><table class="grid"><thead><tr><th scope="col">task</th>
       ${runs.map((run) => html`<th scope="col" key=${run.id}><a href=${href(["runs", run.id])} aria-label=${run.name}><${State} state=${run.state} bare /></a></th>`)}</tr></thead>
-    <tbody>${grid.tasks.map((/** @type {any} */ task) => html`<tr key=${task.id}><th scope="row"><${Name} of=${task.name} />${task.mapped ? " ▤" : ""}</th>
+    <tbody>${grid.tasks.map((task) => html`<tr key=${task.id}><th scope="row"><${Name} of=${task.name} />${task.mapped ? " ▤" : ""}</th>
       ${runs.map((run, at) => {
-        const states = /** @type {[string, number][]} */ (Object.entries(grid.cells[at].get(task.id) ?? {}));
+        const states = (Object.entries(grid.cells[at].get(task.id) ?? {}));
         const bad = states.filter(([state]) => look(state).group === "failed").reduce((sum, [, count]) => sum + count, 0);
         const group = states.length ? worst(states) : "pending";
         const shape = { failed: "✕", paused: "‖", retrying: "↻", running: "◐", cancelled: "⊘", skipped: "–", success: "✓" }[group] ?? "○";
@@ -139,13 +134,12 @@ function Grid({ flow }) {
       })}</tr>`)}</tbody></table></div></section>`;
 }
 
-/** @param {{flow: any}} props */
 function Form({ flow }) {
   const source = query.value.get("values");
   const from = useAnswer(isId(source) ? HEAD : null, { run: source });
   const defaults = flow.flow_group?.default_parameters ?? {};
   const fields = useMemo(() => inputs(flow.parameters ?? [], { ...defaults, ...(from.data?.flow_run_by_pk?.parameters ?? {}) }), [flow.id, from.data]);
-  const [typed, setTyped] = useState(/** @type {Map<string, string | null>} */ (new Map()));
+  const [typed, setTyped] = useState(new Map());
   const [problem, setProblem] = useState("");
   const [busy, setBusy] = useState(false);
   const [name, setName] = useState("");
@@ -155,11 +149,11 @@ function Form({ flow }) {
   const key = useMemo(() => crypto.randomUUID?.() ?? String(Math.random()), []);
   if (source && from.loading) return html`<p class="faint" aria-busy="true">…</p>`;
   const copied = Boolean(source);
-  const isSet = (/** @type {any} */ field) => (typed.has(field.name) ? typed.get(field.name) !== null : field.required || copied);
-  const textOf = (/** @type {any} */ field) => typed.get(field.name) ?? field.initial;
-  const type = (/** @type {string} */ field, /** @type {string | null} */ text) => setTyped((before) => new Map(before).set(field, text));
+  const isSet = (field) => (typed.has(field.name) ? typed.get(field.name) !== null : field.required || copied);
+  const textOf = (field) => typed.get(field.name) ?? field.initial;
+  const type = (field, text) => setTyped((before) => new Map(before).set(field, text));
   const values = () => {
-    /** @type {Record<string, unknown>} */
+    
     const found = Object.create(null);
     for (const field of fields) {
       if (!isSet(field)) continue;
@@ -169,7 +163,7 @@ function Form({ flow }) {
     }
     return found;
   };
-  const submit = async (/** @type {Event} */ event) => {
+  const submit = async (event) => {
     event.preventDefault();
     setProblem("");
     try {
@@ -198,23 +192,22 @@ function Form({ flow }) {
     <h2 id="run-now">Run ${flow.name}</h2>
     ${fields.map((field) => html`<div class="field" key=${field.name}>
       <label for=${`p-${field.name}`}><${Name} of=${field.name} />${field.required ? " *" : ""} <small class="faint">${field.hint}</small></label>
-      ${isSet(field) ? html`<${Input} field=${field} value=${textOf(field)} change=${(/** @type {string} */ text) => type(field.name, text)} />` : html`<span class="faint default">default: ${field.secret ? "hidden" : html`<code>${JSON.stringify(field.default ?? null)}</code>`}</span>`}
+      ${isSet(field) ? html`<${Input} field=${field} value=${textOf(field)} change=${(text) => type(field.name, text)} />` : html`<span class="faint default">default: ${field.secret ? "hidden" : html`<code>${JSON.stringify(field.default ?? null)}</code>`}</span>`}
       ${field.required ? null : html`<label class="switch"><input type="checkbox" checked=${!isSet(field)} onChange=${() => type(field.name, isSet(field) ? null : field.initial)} /> leave to the default</label>`}
     </div>`)}
     ${!fields.length && html`<p class="faint">This flow has no parameters.</p>`}
-    <div class="field"><label for="run-name">Name <small class="faint">two random words if empty</small></label><input id="run-name" type="text" value=${name} onInput=${(/** @type {any} */ event) => setName(event.currentTarget.value)} /></div>
-    <div class="field"><label for="run-when">When <small class="faint">now if empty, else in the zone of this browser</small></label><input id="run-when" type="datetime-local" value=${when} onInput=${(/** @type {any} */ event) => setWhen(event.currentTarget.value)} /></div>
-    <div class="field"><label for="run-labels">Labels <small class="faint">those of the flow if empty</small></label><input id="run-labels" type="text" value=${labels} onInput=${(/** @type {any} */ event) => setLabels(event.currentTarget.value)} /></div>
+    <div class="field"><label for="run-name">Name <small class="faint">two random words if empty</small></label><input id="run-name" type="text" value=${name} onInput=${(event) => setName(event.currentTarget.value)} /></div>
+    <div class="field"><label for="run-when">When <small class="faint">now if empty, else in the zone of this browser</small></label><input id="run-when" type="datetime-local" value=${when} onInput=${(event) => setWhen(event.currentTarget.value)} /></div>
+    <div class="field"><label for="run-labels">Labels <small class="faint">those of the flow if empty</small></label><input id="run-labels" type="text" value=${labels} onInput=${(event) => setLabels(event.currentTarget.value)} /></div>
     ${problem && html`<p class="problem" role="alert">${problem}</p>`}
     <div class="buttons"><button type="submit" class="primary" disabled=${busy}>Run</button> <a class="button" href=${href(["flows", flow.id])}>Leave it</a> <${Copy} text=${command()} label="as a command" /></div>
   </form>`;
 }
 
-/** @param {{field: any, value: string, change: (text: string) => void}} props */
 function Input({ field, value, change }) {
-  const shared = { id: `p-${field.name}`, value, onInput: (/** @type {any} */ event) => change(event.currentTarget.value) };
+  const shared = { id: `p-${field.name}`, value, onInput: (event) => change(event.currentTarget.value) };
   if (field.kind === "boolean") return html`<select ...${shared}><option value="true">yes</option><option value="false">no</option></select>`;
-  if (field.kind === "choice") return html`<select ...${shared}>${field.options.map((/** @type {unknown} */ option) => html`<option key=${String(option)} value=${String(option)}>${String(option)}</option>`)}</select>`;
+  if (field.kind === "choice") return html`<select ...${shared}>${field.options.map((option) => html`<option key=${String(option)} value=${String(option)}>${String(option)}</option>`)}</select>`;
   if (field.kind === "json") return html`<textarea ...${shared} rows=${Math.min(8, 1 + value.split("\n").length)} spellcheck=${false}></textarea>`;
   return html`<input ...${shared} type=${field.secret ? "password" : "text"} inputmode=${field.kind === "integer" ? "numeric" : field.kind === "number" ? "decimal" : null} />`;
 }

@@ -8,11 +8,10 @@ import { counted, number, visible } from "../model/text.js";
 import { Bar, Counts, Name } from "./kit.js";
 import { taskRunAddress } from "./run.js";
 
-/** @param {{run: any, counts: Map<string, any>, task?: string, stamp: string}} props */
 export function Graph({ run, counts, task, stamp }) {
   const { tasks, edges, id } = run.flow;
   const drawable = isDrawable(tasks, edges);
-  const [layout, setLayout] = useState(/** @type {import("../model/graph.js").Layout | null} */ (null));
+  const [layout, setLayout] = useState(null);
   useEffect(() => {
     if (!drawable || !tasks.length) return;
     let wanted = true;
@@ -23,15 +22,15 @@ export function Graph({ run, counts, task, stamp }) {
   }, [id]);
   const ordered = useMemo(() => inOrder(tasks, edges), [id]);
   if (!tasks.length) return null;
-  const statesOf = (/** @type {string} */ key) => /** @type {[string, number][]} */ (Object.entries(counts.get(key)?.states ?? {}));
+  const statesOf = (key) => (Object.entries(counts.get(key)?.states ?? {}));
   return html`<section class="panel graph" aria-labelledby="graph">
     <h2 id="graph">Graph <small class="faint">${counted(tasks.length, "task")}</small></h2>
     ${!drawable && html`<p class="faint">The graph has ${counted(tasks.length, "task")} and ${counted(edges.length, "edge")}: it is listed instead of drawn.</p>`}
     ${layout && html`<div class="drawing" tabindex="0" role="group" aria-label="Graph of the flow; the list of tasks below says the same">
-      <svg width=${layout.width} height=${layout.height} viewBox=${`0 0 ${layout.width} ${layout.height}`} onKeyDown=${(/** @type {KeyboardEvent} */ event) => walk(event, layout)}>
+      <svg width=${layout.width} height=${layout.height} viewBox=${`0 0 ${layout.width} ${layout.height}`} onKeyDown=${(event) => walk(event, layout)}>
         ${layout.edges.map((edge) => html`<path key=${`${edge.from} ${edge.to}`} class=${edge.mapped ? "edge mapped" : "edge"} d=${edge.path} />`)}
-        ${tasks.map((/** @type {any} */ each) => {
-          const place = /** @type {{x: number, y: number}} */ (layout.nodes.get(each.id));
+        ${tasks.map((each) => {
+          const place = (layout.nodes.get(each.id));
           return html`<${Node} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
         })}
       </svg></div>`}
@@ -40,7 +39,6 @@ export function Graph({ run, counts, task, stamp }) {
   </section>`;
 }
 
-/** @param {{run: any, task: any, x: number, y: number, states: [string, number][], again: number, selected: boolean}} props */
 function Node({ run, task, x, y, states, again, selected }) {
   const all = sum(states.map(([, count]) => count));
   const children = Math.max(0, all - 1);
@@ -68,7 +66,7 @@ function Node({ run, task, x, y, states, again, selected }) {
   </a>`;
 }
 
-/** Follow an edge with an arrow key. @param {KeyboardEvent} event @param {import("../model/graph.js").Layout} layout */
+/** Follow an edge with an arrow key. */
 function walk(event, layout) {
   const at = event.target instanceof Element ? event.target.closest("[data-task]")?.getAttribute("data-task") : null;
   if (!at) return;

@@ -15,12 +15,12 @@ export function Inbox() {
   const { data, error, again } = useAnswer(INBOX);
   const problems = useAnswer(PROBLEMS);
   useThrottled(again, paused.value, 1000);
-  const [answering, setAnswering] = useState(/** @type {any} */ (null));
+  const [answering, setAnswering] = useState(null);
   const rows = data?.task_run ?? [];
   return html`<h1>Inbox</h1>
     <${Problem} error=${error} again=${again} what="What waits" />
     ${data && !rows.length ? html`<p class="empty">Nothing waits for anybody.</p>` : null}
-    <ul class="list inbox" aria-label="Task runs that wait">${rows.map((/** @type {any} */ row) => html`<li key=${row.id} class="panel">
+    <ul class="list inbox" aria-label="Task runs that wait">${rows.map((row) => html`<li key=${row.id} class="panel">
       <p class="facts"><${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${Name} of=${row.task.name} />${row.map_index >= 0 ? ` [${row.map_index}]` : ""}</a>
         <span class="faint"><${Name} of=${row.flow_run.flow.name} /> / <${Name} of=${row.flow_run.name} /></span>
         <span class="number">waits ${duration(now.value - (milliseconds(row.state_timestamp) ?? now.value))}</span></p>
@@ -32,12 +32,11 @@ export function Inbox() {
     <section class="panel"><h2>Newest failures</h2>
       <${Problem} error=${problems.error} again=${problems.again} what="The failures" />
       ${problems.data && !problems.data.task_run.length ? html`<p class="empty">Nothing has failed.</p>` : null}
-      <ul class="list">${(problems.data?.task_run ?? []).map((/** @type {any} */ row) => html`<li key=${row.id}><a class="entry" data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}>
+      <ul class="list">${(problems.data?.task_run ?? []).map((row) => html`<li key=${row.id}><a class="entry" data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}>
         <${State} state=${row.state} bare /><span class="what"><span class="flow"><${Name} of=${row.flow_run.flow.name} /></span> <${Name} of=${row.task.name} />${row.map_index >= 0 ? ` [${row.map_index}]` : ""}</span>
         <span class="message">${row.state_message}</span><${Time} at=${row.state_timestamp} /></a></li>`)}</ul></section>`;
 }
 
-/** @param {{row: any, close: () => void}} props */
 export function Answer({ row, close }) {
   const schema = row.serialized_state?.context?.answer_schema ?? null;
   const approve = useSignal(true);
@@ -62,7 +61,7 @@ export function Answer({ row, close }) {
     <fieldset><legend>Answer</legend>
       <label><input type="radio" name="answer" checked=${approve.value} onChange=${() => (approve.value = true)} /> approve</label>
       <label><input type="radio" name="answer" checked=${!approve.value} onChange=${() => (approve.value = false)} /> decline</label></fieldset>
-    <label>Note <input type="text" value=${note.value} onInput=${(/** @type {any} */ event) => (note.value = event.currentTarget.value)} /></label>
-    ${approve.value && html`<label>Value <small class="faint">${input.hint}; may stay empty</small> <input type="text" value=${value.value} onInput=${(/** @type {any} */ event) => (value.value = event.currentTarget.value)} /></label>`}
+    <label>Note <input type="text" value=${note.value} onInput=${(event) => (note.value = event.currentTarget.value)} /></label>
+    ${approve.value && html`<label>Value <small class="faint">${input.hint}; may stay empty</small> <input type="text" value=${value.value} onInput=${(event) => (value.value = event.currentTarget.value)} /></label>`}
   </${Dialog}>`;
 }

@@ -7,13 +7,9 @@ import { byGroup, isFinished, look } from "../model/states.js";
 import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
 
-/**
- * The answer to a question, asked again when its variables change; what was answered before stays until then.
- * @param {string | null} text @param {Record<string, unknown>} [variables]
- * @returns {{data: any, error: Error | null, loading: boolean, again: () => void}}
- */
+/** The answer to a question, asked again when its variables change; what was answered before stays until then. */
 export function useAnswer(text, variables = {}) {
-  const [state, setState] = useState({ data: /** @type {any} */ (null), error: /** @type {Error | null} */ (null), loading: true, of: "" });
+  const [state, setState] = useState({ data: (null), error: (null), loading: true, of: "" });
   const [turn, setTurn] = useState(0);
   const key = JSON.stringify([text, variables]);
   const asked = useRef(0);
@@ -29,14 +25,12 @@ export function useAnswer(text, variables = {}) {
   return { ...state, again: () => setTurn((before) => before + 1) };
 }
 
-/** @param {{title: string}} props */
 export function useTitle(title) {
   useEffect(() => {
     document.title = `${visible(title)} · flowloop`;
   }, [title]);
 }
 
-/** @param {{error: Error | null, again: () => void, what: string}} props */
 export function Problem({ error, again, what }) {
   if (!error) return null;
   return html`<p class="problem" role="alert">
@@ -44,13 +38,11 @@ export function Problem({ error, again, what }) {
   </p>`;
 }
 
-/** @param {{state: string | null, bare?: boolean}} props */
 export function State({ state, bare = false }) {
   const { symbol, group } = look(state);
   return html`<span class=${`state of-${group}`}><span class="symbol" aria-hidden="true">${symbol}</span>${bare ? html`<span class="hidden">${state ?? "Pending"}</span>` : html` ${state ?? "Pending"}`}</span>`;
 }
 
-/** @param {{at: string | number | null | undefined, ago?: boolean}} props */
 export function Time({ at, ago = false }) {
   const moment = typeof at === "number" ? at : milliseconds(at);
   if (moment === null || moment === undefined) return html`<span class="faint">–</span>`;
@@ -58,7 +50,7 @@ export function Time({ at, ago = false }) {
   return html`<time datetime=${iso} title=${`${full(moment)}\n${iso}`}>${ago ? relative(moment) : clock(moment)}</time>`;
 }
 
-/** How long a run has taken: it goes on counting while it runs. @param {{run: any}} props */
+/** How long a run has taken: it goes on counting while it runs. */
 export function Took({ run }) {
   const from = milliseconds(run.start_time);
   if (from === null) return null;
@@ -67,7 +59,7 @@ export function Took({ run }) {
   return html`<span class="number">${duration(over - from)}${isFinished(run.state) ? "" : " …"}</span>`;
 }
 
-/** A bar of how many are in each group of states. @param {{counts: Iterable<[string, number]>, wide?: boolean}} props */
+/** A bar of how many are in each group of states. */
 export function Bar({ counts, wide = false }) {
   const groups = byGroup(counts);
   const all = groups.reduce((sum, each) => sum + each.count, 0);
@@ -78,7 +70,6 @@ export function Bar({ counts, wide = false }) {
   </span>`;
 }
 
-/** @param {{counts: Iterable<[string, number]>}} props */
 export function Counts({ counts }) {
   const groups = byGroup(counts);
   return html`<span class="counts">${groups.map((each) => {
@@ -87,7 +78,7 @@ export function Counts({ counts }) {
   })}</span>`;
 }
 
-/** Text of users: as text, folded if it is long, with links and the colours of a terminal. @param {{text: string | null, limit?: number}} props */
+/** Text of users: as text, folded if it is long, with links and the colours of a terminal. */
 export function Text({ text, limit = LONG }) {
   const open = useSignal(false);
   if (!text) return null;
@@ -99,18 +90,16 @@ export function Text({ text, limit = LONG }) {
   ${isLong && html`<button type="button" class="small" onClick=${() => (open.value = !open.value)}>${open.value ? "show less" : `… show all ${bytes(text.length)}`}</button>`}`;
 }
 
-/** A name, with what cannot be seen made visible. @param {{of: string | null | undefined}} props */
+/** A name, with what cannot be seen made visible. */
 export function Name({ of }) {
   return html`<span class="name" dir="auto">${of ? visible(of) : "(no name)"}</span>`;
 }
 
-/** @param {{value: unknown}} props */
 export function Json({ value }) {
   const text = JSON.stringify(value, null, 2) ?? "null";
   return html`<pre class="json"><${Text} text=${text} /></pre>`;
 }
 
-/** @param {{text: string, label?: string}} props */
 export function Copy({ text, label = "copy" }) {
   const done = useSignal(false);
   const copy = async () => {
@@ -121,12 +110,9 @@ export function Copy({ text, label = "copy" }) {
   return html`<button type="button" class="small" onClick=${copy}>${done.value ? "copied" : label}</button>`;
 }
 
-/**
- * A question that has to be answered before something is changed.
- * @param {{title: string, action: string, close: () => void, run: () => Promise<unknown>, children?: any, danger?: boolean}} props
- */
+/** A question that has to be answered before something is changed. */
 export function Dialog({ title, action, close, run, children, danger = false }) {
-  const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const dialog = useRef(null);
   const busy = useSignal(false);
   const problem = useSignal("");
   useEffect(() => {
@@ -134,7 +120,7 @@ export function Dialog({ title, action, close, run, children, danger = false }) 
     dialog.current?.showModal();
     return () => from instanceof HTMLElement && from.isConnected && from.focus();
   }, []);
-  const submit = async (/** @type {Event} */ event) => {
+  const submit = async (event) => {
     event.preventDefault();
     if (busy.value) return;
     busy.value = true;
@@ -160,12 +146,11 @@ export function Dialog({ title, action, close, run, children, danger = false }) 
   </dialog>`;
 }
 
-/** @param {{name: string, tabs: {id: string, label: any}[], chosen: string, href: (id: string) => string}} props */
 export function Tabs({ name, tabs, chosen, href }) {
   return html`<nav class="tabs" aria-label=${name}>${tabs.map((tab) => html`<a key=${tab.id} href=${href(tab.id)} aria-current=${tab.id === chosen ? "page" : null}>${tab.label}</a>`)}</nav>`;
 }
 
-/** Call something when a value changes, at most so often. @param {() => void} call @param {unknown} value @param {number} [every] */
+/** Call something when a value changes, at most so often. */
 export function useThrottled(call, value, every = 1000) {
   const last = useRef(0);
   const first = useRef(true);

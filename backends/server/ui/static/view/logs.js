@@ -16,29 +16,27 @@ const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 const PAGE = 500;
 const KEPT = 3000;
 
-/** @param {{run: any, tasks: Map<string, any>}} props */
 export function Logs({ run }) {
   return html`<section class="panel" aria-label="Logs"><${Lines} run=${run.id} live=${!isFinished(run.state)} tall /></section>`;
 }
 
-/** @param {{run: string, taskRun?: string, window?: {from: string, to: string} | null, live: boolean, tall: boolean}} props */
 export function Lines({ run, taskRun, window, live, tall }) {
   const level = query.value.get("level") ?? "";
   const text = query.value.get("find") ?? "";
   const least = LEVELS.indexOf(level);
   const levels = least > 0 ? LEVELS.slice(least) : null;
-  const [lines, setLines] = useState(/** @type {any[]} */ ([]));
+  const [lines, setLines] = useState([]);
   const [older, setOlder] = useState(false);
-  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [error, setError] = useState(null);
   const [loaded, setLoaded] = useState(false);
   const wrap = useSignal(true);
   const following = useSignal(true);
   const unseen = useSignal(0);
-  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const box = useRef(null);
   const key = JSON.stringify([run, taskRun, window, level, text]);
 
-  const read = async (/** @type {any[]} */ known) => {
-    /** @type {any[]} */
+  const read = async (known) => {
+    
     const where = [taskRun ? { task_run_id: { _eq: taskRun } } : { flow_run_id: { _eq: run } }];
     if (levels) where.push({ level: { _in: levels } });
     if (text) where.push({ message: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } });
@@ -51,20 +49,20 @@ export function Lines({ run, taskRun, window, live, tall }) {
       setError(null);
       setLoaded(true);
     } catch (problem) {
-      setError(/** @type {Error} */ (problem));
+      setError(problem);
     }
   };
   useEffect(() => {
     setLoaded(false);
     read([]);
     if (!live || window || text) return;
-    let cursor = /** @type {string | null} */ (null);
+    let cursor = null;
     return follow(RUN_LOGS, () => ({ run, taskRun: taskRun ?? null, levels, after: cursor }), (change) => {
       cursor = change.cursor;
       if (!change.lines.length) return;
       setLines((known) => {
         const ids = new Set(known.slice(-PAGE).map((line) => line.id));
-        const fresh = change.lines.filter((/** @type {any} */ line) => !ids.has(line.id));
+        const fresh = change.lines.filter((line) => !ids.has(line.id));
         if (!following.peek()) unseen.value += fresh.length;
         return [...known, ...fresh].slice(-KEPT);
       });
@@ -79,7 +77,7 @@ export function Lines({ run, taskRun, window, live, tall }) {
     if (box.current) box.current.scrollTop = box.current.scrollHeight;
   };
   useKeys({ f: resume });
-  const scrolled = (/** @type {any} */ event) => {
+  const scrolled = (event) => {
     const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
     const atEnd = scrollHeight - scrollTop - clientHeight < 24;
     if (atEnd) unseen.value = 0;
@@ -93,8 +91,8 @@ export function Lines({ run, taskRun, window, live, tall }) {
     URL.revokeObjectURL(link.href);
   };
   return html`<div class="tools">
-      <label>At least <select value=${level} onChange=${(/** @type {any} */ event) => set({ level: event.currentTarget.value })}><option value="">everything</option>${LEVELS.slice(1).map((each) => html`<option key=${each}>${each}</option>`)}</select></label>
-      <label>Text <input type="search" size="12" value=${text} onChange=${(/** @type {any} */ event) => set({ find: event.currentTarget.value })} /></label>
+      <label>At least <select value=${level} onChange=${(event) => set({ level: event.currentTarget.value })}><option value="">everything</option>${LEVELS.slice(1).map((each) => html`<option key=${each}>${each}</option>`)}</select></label>
+      <label>Text <input type="search" size="12" value=${text} onChange=${(event) => set({ find: event.currentTarget.value })} /></label>
       <label><input type="checkbox" checked=${wrap.value} onChange=${() => (wrap.value = !wrap.value)} /> wrap</label>
       <button type="button" class="small" onClick=${download} disabled=${!lines.length}>Save</button>
       ${unseen.value > 0 && html`<button type="button" class="small primary" onClick=${resume}>${counted(unseen.value, "new line")} ↓</button>`}
@@ -107,7 +105,6 @@ export function Lines({ run, taskRun, window, live, tall }) {
     </div>`;
 }
 
-/** @param {{line: any}} props */
 function Line({ line }) {
   const at = milliseconds(line.timestamp) ?? 0;
   return html`<div class=${`line is-${line.level}`}><time datetime=${line.timestamp} title=${full(at)}>${precise(at)}</time> <span class="level">${line.level}</span> <span class="logger">${line.name ?? ""}</span> <span class="text"><${Text} text=${line.message} /></span></div>`;

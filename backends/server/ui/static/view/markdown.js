@@ -5,7 +5,6 @@ import { parse } from "../model/markdown.js";
 import { safeLink, safePicture, visible } from "../model/text.js";
 import { Json } from "./kit.js";
 
-/** @param {{kind: string, data: any}} props */
 export function Artifact({ kind, data }) {
   const text = typeof data === "string" ? data : (data?.markdown ?? data?.text ?? null);
   if (kind === "markdown" && typeof text === "string") return html`<div class="markdown">${parse(text).map(shown)}</div>`;
@@ -19,14 +18,12 @@ export function Artifact({ kind, data }) {
   return html`<${Json} value=${data} />`;
 }
 
-/** @param {{rows: Record<string, unknown>[]}} props */
 function Table({ rows }) {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))].slice(0, 30);
   return html`<div class="scroll" tabindex="0"><table class="facts"><thead><tr>${columns.map((name) => html`<th scope="col" key=${name}>${visible(name)}</th>`)}</tr></thead>
-    <tbody>${rows.map((row, at) => html`<tr key=${at}>${columns.map((name) => html`<td key=${name}>${Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? /** @type {string} */ (row[name]) : JSON.stringify(row[name])) : ""}</td>`)}</tr>`)}</tbody></table></div>`;
+    <tbody>${rows.map((row, at) => html`<tr key=${at}>${columns.map((name) => html`<td key=${name}>${Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? (row[name]) : JSON.stringify(row[name])) : ""}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
-/** @param {import("../model/markdown.js").Node} node @param {number} at @returns {any} */
 function shown(node, at) {
   const inside = node.children?.map(shown);
   switch (node.type) {

@@ -20,7 +20,7 @@ import { may, useKeys } from "./shell.js";
 
 const TABS = ["overview", "tasks", "timeline", "logs", "artifacts", "parameters", "history"];
 
-/** The address of a task run. @param {string} run @param {string} task @param {number} index @param {string} [tab] */
+/** The address of a task run. */
 export function taskRunAddress(run, task, index, tab) {
   return href(["runs", run, "tasks", task, index], { tab: tab ?? query.value.get("tab") });
 }
@@ -30,13 +30,12 @@ export function Run() {
   return isId(id) ? html`<${Loaded} key=${id} id=${id} task=${task} index=${index} />` : html`<p class="empty">There is no run with the id ${id}.</p>`;
 }
 
-/** @param {{id: string, task?: string, index?: string}} props */
 function Loaded({ id, task, index }) {
   const { data, error, again } = useAnswer(HEAD, { run: id });
-  const [counts, setCounts] = useState(/** @type {Map<string, any>} */ (new Map()));
+  const [counts, setCounts] = useState(new Map());
   const version = useSignal(0);
   useEffect(() => {
-    let cursor = /** @type {string | null} */ (null);
+    let cursor = null;
     return follow(RUN_CHANGES, () => ({ run: id, after: cursor }), (change) => {
       if (!change) return;
       cursor = change.cursor;
@@ -59,10 +58,9 @@ function Loaded({ id, task, index }) {
   return html`<${View} run=${run} counts=${counts} error=${error} again=${again} task=${task} index=${index} />`;
 }
 
-/** @param {{run: any, counts: Map<string, any>, error: Error | null, again: () => void, task?: string, index?: string}} props */
 function View({ run, counts, error, again, task, index }) {
-  const tab = TABS.includes(query.value.get("tab") ?? "") ? /** @type {string} */ (query.value.get("tab")) : "overview";
-  const tasks = useMemo(() => new Map(run.flow.tasks.map((/** @type {any} */ each) => [each.id, each])), [run.flow.id]);
+  const tab = TABS.includes(query.value.get("tab") ?? "") ? (query.value.get("tab")) : "overview";
+  const tasks = useMemo(() => new Map(run.flow.tasks.map((each) => [each.id, each])), [run.flow.id]);
   const stamp = useMemo(() => JSON.stringify([...counts].map(([key, each]) => [key, each.states])), [counts]);
   const attention = useAnswer(ATTENTION, { run: run.id, states: WANTED });
   useThrottled(attention.again, stamp, 1000);
@@ -74,18 +72,18 @@ function View({ run, counts, error, again, task, index }) {
   useEffect(() => {
     if (opened.current || !attention.data) return;
     opened.current = true;
-    const first = [...rows].reverse().find((row) => FAILED.includes(row.state) && row.state !== "TriggerFailed") ?? rows.find((/** @type {any} */ row) => row.state === "Paused");
+    const first = [...rows].reverse().find((row) => FAILED.includes(row.state) && row.state !== "TriggerFailed") ?? rows.find((row) => row.state === "Paused");
     const isWide = matchMedia("(min-width: 900px)").matches;
     if (first && !task && isWide && tab === "overview" && (look(run.state).group === "failed" || first.state === "Paused")) go(taskRunAddress(run.id, first.task_id, first.map_index), { replace: true });
   }, [attention.data]);
 
-  const failed = rows.filter((/** @type {any} */ row) => FAILED.includes(row.state));
-  const move = (/** @type {number} */ by) => {
-    const at = failed.findIndex((/** @type {any} */ row) => row.task_id === task && String(row.map_index) === index);
+  const failed = rows.filter((row) => FAILED.includes(row.state));
+  const move = (by) => {
+    const at = failed.findIndex((row) => row.task_id === task && String(row.map_index) === index);
     const next = failed[(at + by + failed.length) % failed.length];
     if (next) go(taskRunAddress(run.id, next.task_id, next.map_index));
   };
-  const address = (/** @type {string} */ to) => (task ? taskRunAddress(run.id, task, Number(index), to) : href(["runs", run.id], { tab: to === "overview" ? null : to }));
+  const address = (to) => (task ? taskRunAddress(run.id, task, Number(index), to) : href(["runs", run.id], { tab: to === "overview" ? null : to }));
   useKeys({ n: () => move(1), p: () => move(-1), l: () => go(address("logs")), t: () => go(address("tasks")) });
 
   const labels = {
@@ -101,7 +99,7 @@ function View({ run, counts, error, again, task, index }) {
   return html`<div class=${task ? "run has-selection" : "run"}>
     <${Head} run=${run} counts=${counts} sums=${sums} again=${again} />
     <${Problem} error=${error} again=${again} what="What changed" />
-    <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((each) => ({ id: each, label: labels[/** @type {keyof typeof labels} */ (each)] }))} />
+    <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((each) => ({ id: each, label: labels[(each)] }))} />
     <div class="split">
       <div class="left">
         ${tab === "overview" && html`<${Attention} rows=${rows} ...${shared} total=${sum([...sums].filter(([state]) => WANTED.includes(state)).map(([, count]) => count))} />
@@ -119,7 +117,6 @@ function View({ run, counts, error, again, task, index }) {
   </div>`;
 }
 
-/** @param {{run: any, counts: Map<string, any>, sums: Map<string, number>, again: () => void}} props */
 function Head({ run, counts, sums, again }) {
   const asks = useSignal("");
   const repeated = sum([...counts.values()].map((each) => each.again));
@@ -141,7 +138,7 @@ function Head({ run, counts, sums, again }) {
       <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over ? html` → <${Time} at=${run.end_time} />` : null}</span>
       <${Took} run=${run} />
       <span class="faint">version ${run.version} of the state · flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
-      ${(run.labels ?? []).filter((/** @type {string} */ label) => !label.startsWith("agentless-")).map((/** @type {string} */ label) => html`<span class="label" key=${label}>${label}</span>`)}
+      ${(run.labels ?? []).filter((label) => !label.startsWith("agentless-")).map((label) => html`<span class="label" key=${label}>${label}</span>`)}
       ${parent ? html`<span>from <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
       <${Copy} text=${run.id} label="copy id" />
     </p>
@@ -154,11 +151,10 @@ function Head({ run, counts, sums, again }) {
   </div>`;
 }
 
-/** @param {{rows: any[], run: any, tasks: Map<string, any>, task?: string, index?: number, total: number}} props */
 function Attention({ rows, run, tasks, task, index, total: all }) {
   if (!rows.length) return null;
   // The cause comes before what it stopped.
-  const order = (/** @type {any} */ row) => ["failed", "paused", "retrying"].indexOf(look(row.state).group) + (row.state === "TriggerFailed" ? 0.5 : 0);
+  const order = (row) => ["failed", "paused", "retrying"].indexOf(look(row.state).group) + (row.state === "TriggerFailed" ? 0.5 : 0);
   const groups = alike([...rows].sort((a, b) => order(a) - order(b)));
   return html`<section class="panel attention" aria-labelledby="attention">
     <h2 id="attention">Needs attention <${Counts} counts=${countsOf(rows)} /></h2>
@@ -167,14 +163,12 @@ function Attention({ rows, run, tasks, task, index, total: all }) {
   </section>`;
 }
 
-/** @param {any[]} rows @returns {[string, number][]} */
 function countsOf(rows) {
   const found = new Map();
   for (const row of rows) found.set(row.state, (found.get(row.state) ?? 0) + 1);
   return [...found];
 }
 
-/** @param {{group: {first: any, rows: any[]}, run: any, tasks: Map<string, any>, task?: string, index?: number}} props */
 function Alike({ group, run, tasks, task, index }) {
   const open = useSignal(false);
   const shown = open.value ? group.rows : [group.first];
@@ -187,30 +181,27 @@ function Alike({ group, run, tasks, task, index }) {
   </li>`;
 }
 
-/** @param {{run: any, tasks: Map<string, any>}} props */
 function Artifacts({ run, tasks }) {
   const { data, error, again } = useAnswer(ARTIFACTS, { run: run.id });
   return html`<${Problem} error=${error} again=${again} what="The artifacts" />
     ${data && !data.task_run_artifact.length ? html`<p class="empty">This run has left no artifacts.</p>` : null}
-    ${(data?.task_run_artifact ?? []).map((/** @type {any} */ each) => html`<section key=${each.id} class="panel">
+    ${(data?.task_run_artifact ?? []).map((each) => html`<section key=${each.id} class="panel">
       <h2>${each.kind} <small class="faint">of <a href=${taskRunAddress(run.id, each.task_run.task_id, each.task_run.map_index)}><${Name} of=${tasks.get(each.task_run.task_id)?.name} />${each.task_run.map_index >= 0 ? `[${each.task_run.map_index}]` : ""}</a>, <${Time} at=${each.created} /></small></h2>
       <${Artifact} kind=${each.kind} data=${each.data} /></section>`)}`;
 }
 
-/** @param {{run: any}} props */
 function Parameters({ run }) {
   const names = Object.keys(run.parameters ?? {});
-  const secret = new Set((run.flow.parameters ?? []).filter((/** @type {any} */ each) => each.secret).map((/** @type {any} */ each) => each.name));
+  const secret = new Set((run.flow.parameters ?? []).filter((each) => each.secret).map((each) => each.name));
   return html`<section class="panel"><h2>Parameters</h2>
     ${names.length ? html`<table class="facts"><tbody>${names.map((name) => html`<tr key=${name}><th scope="row"><${Name} of=${name} /></th><td>${secret.has(name) ? html`<span class="faint">hidden</span>` : html`<${Json} value=${run.parameters[name]} />`}</td></tr>`)}</tbody></table>` : html`<p class="empty">This run has no parameters.</p>`}</section>
     <section class="panel"><h2>Context</h2><${Json} value=${run.context} /></section>`;
 }
 
-/** @param {{run: any}} props */
 function History({ run }) {
   const traceback = run.serialized_state?.context?.traceback;
   return html`<section class="panel"><h2>States of the flow run</h2>
     <table class="facts"><thead><tr><th scope="col">#</th><th scope="col">state</th><th scope="col">at</th><th scope="col">message</th></tr></thead>
-      <tbody>${run.states.map((/** @type {any} */ state) => html`<tr key=${state.id}><td class="number">${state.version}</td><td><${State} state=${state.state} /></td><td><${Time} at=${state.timestamp} /></td><td><${Text} text=${state.message} /></td></tr>`)}</tbody></table></section>
+      <tbody>${run.states.map((state) => html`<tr key=${state.id}><td class="number">${state.version}</td><td><${State} state=${state.state} /></td><td><${Time} at=${state.timestamp} /></td><td><${Text} text=${state.message} /></td></tr>`)}</tbody></table></section>
     ${traceback ? html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></section>` : null}`;
 }

@@ -14,9 +14,9 @@ import { paused } from "./shell.js";
 const PAGE = 50;
 const SPANS = new Map([["1 h", 3_600e3], ["24 h", 86_400e3], ["7 d", 7 * 86_400e3], ["30 d", 30 * 86_400e3]]);
 
-/** The filter that the address asks for. @param {URLSearchParams} given */
+/** The filter that the address asks for. */
 function filter(given) {
-  /** @type {any[]} */
+  
   const all = [];
   const groups = (given.get("state") ?? "").split(",").filter((group) => GROUPS.includes(group));
   // What is planned for later has not happened: it is shown apart.
@@ -29,7 +29,7 @@ function filter(given) {
   const label = given.get("label");
   if (label) all.push({ labels: { _contains: [label] } });
   const from = given.get("from");
-  if (from && SPANS.has(from)) all.push({ created: { _gte: new Date(Math.floor(now.peek() / 60e3) * 60e3 - /** @type {number} */ (SPANS.get(from))).toISOString() } });
+  if (from && SPANS.has(from)) all.push({ created: { _gte: new Date(Math.floor(now.peek() / 60e3) * 60e3 - (SPANS.get(from))).toISOString() } });
   const [begin, end] = (given.get("between") ?? "").split("~");
   if (begin && end) all.push({ created: { _gte: begin, _lt: end } });
   return all;
@@ -40,14 +40,14 @@ export function Runs() {
   const given = query.value;
   const key = given.toString();
   const where = useMemo(() => filter(given), [key]);
-  const [rows, setRows] = useState(/** @type {any[]} */ ([]));
+  const [rows, setRows] = useState([]);
   const [more, setMore] = useState(false);
-  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [error, setError] = useState(null);
   const [loaded, setLoaded] = useState(false);
-  const [counts, setCounts] = useState(/** @type {Map<string, Map<string, number>>} */ (new Map()));
-  const above = useSignal(/** @type {Set<string>} */ (new Set()));
+  const [counts, setCounts] = useState(new Map());
+  const above = useSignal(new Set());
 
-  const read = async (/** @type {any[]} */ after) => {
+  const read = async (after) => {
     try {
       const condition = after.length ? [...where, before("created", after[after.length - 1])] : where;
       const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: PAGE + 1 });
@@ -57,7 +57,7 @@ export function Runs() {
       setLoaded(true);
       if (!after.length) above.value = new Set();
     } catch (problem) {
-      setError(/** @type {Error} */ (problem));
+      setError(problem);
     }
   };
   useEffect(() => {
@@ -68,11 +68,11 @@ export function Runs() {
 
   // What changes is changed where it is; what is new waits above, so that nothing moves under the mouse.
   useEffect(() => {
-    let cursor = /** @type {string | null} */ (null);
+    let cursor = null;
     return follow(RUNS_CHANGES, () => ({ after: cursor }), (change) => {
       cursor = change.cursor;
       paused.value = change.paused;
-      const changed = new Map(change.flow_runs.map((/** @type {any} */ run) => [run.id, run]));
+      const changed = new Map(change.flow_runs.map((run) => [run.id, run]));
       setRows((shown) => {
         const known = new Set(shown.map((run) => run.id));
         const fresh = [...changed.values()].filter((run) => !known.has(run.id) && run.version <= 2).map((run) => run.id);
@@ -102,7 +102,7 @@ export function Runs() {
     const names = wanted.map((_, at) => `$r${at}: UUID!`).join(", ");
     const fields = wanted.map((_, at) => `s${at}: ${SUMMARY.slice(SUMMARY.indexOf("{") + 1, SUMMARY.lastIndexOf("}")).trim().replace("$run", `$r${at}`).replace(/tasks \{[^}]*\}/, "tasks { task_id states }")}`);
     ask(`query Bars(${names}) { ${fields.join(" ")} }`, Object.fromEntries(wanted.map((run, at) => [`r${at}`, run.id]))).then(
-      (data) => setCounts((known) => new Map([...known, ...wanted.map((run, at) => /** @type {[string, Map<string, number>]} */ ([run.id, total(data[`s${at}`].tasks)]))])),
+      (data) => setCounts((known) => new Map([...known, ...wanted.map((run, at) => ([run.id, total(data[`s${at}`].tasks)]))])),
       () => {},
     );
   }, [asked]);
@@ -127,32 +127,31 @@ export function Runs() {
     <${Upcoming} />`;
 }
 
-/** @param {{given: URLSearchParams}} props */
 function Filters({ given }) {
   const flows = useAnswer(FLOW_NAMES);
   const groups = new Set((given.get("state") ?? "").split(",").filter(Boolean));
-  const toggle = (/** @type {string} */ group) => {
+  const toggle = (group) => {
     if (groups.has(group)) groups.delete(group);
     else groups.add(group);
     set({ state: [...groups].join(",") });
   };
-  return html`<form class="filters" role="search" aria-label="Filter the runs" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+  return html`<form class="filters" role="search" aria-label="Filter the runs" onSubmit=${(event) => event.preventDefault()}>
     <span class="chips" role="group" aria-label="State">${GROUPS.filter((group) => group !== "skipped").map((group) => html`<button key=${group} type="button" class=${`chip of-${group}`} aria-pressed=${groups.has(group) ? "true" : "false"} onClick=${() => toggle(group)}>${group}</button>`)}</span>
-    <label>Flow <select value=${given.get("flow") ?? ""} onChange=${(/** @type {any} */ event) => set({ flow: event.currentTarget.value })}>
+    <label>Flow <select value=${given.get("flow") ?? ""} onChange=${(event) => set({ flow: event.currentTarget.value })}>
       <option value="">all</option>
-      ${(flows.data?.flow ?? []).map((/** @type {any} */ flow) => html`<option key=${flow.id} value=${flow.name}>${flow.name}</option>`)}
+      ${(flows.data?.flow ?? []).map((flow) => html`<option key=${flow.id} value=${flow.name}>${flow.name}</option>`)}
     </select></label>
-    <label>Since <select value=${given.get("from") ?? ""} onChange=${(/** @type {any} */ event) => set({ from: event.currentTarget.value, between: null })}>
+    <label>Since <select value=${given.get("from") ?? ""} onChange=${(event) => set({ from: event.currentTarget.value, between: null })}>
       <option value="">ever</option>
       ${[...SPANS.keys()].map((span) => html`<option key=${span} value=${span}>${span}</option>`)}
     </select></label>
-    <label>Label <input type="text" size="8" value=${given.get("label") ?? ""} onChange=${(/** @type {any} */ event) => set({ label: event.currentTarget.value })} /></label>
-    <label>Text <input type="search" size="14" value=${given.get("text") ?? ""} placeholder="name or message" onChange=${(/** @type {any} */ event) => set({ text: event.currentTarget.value })} /></label>
+    <label>Label <input type="text" size="8" value=${given.get("label") ?? ""} onChange=${(event) => set({ label: event.currentTarget.value })} /></label>
+    <label>Text <input type="search" size="14" value=${given.get("text") ?? ""} placeholder="name or message" onChange=${(event) => set({ text: event.currentTarget.value })} /></label>
     ${given.get("between") && html`<button type="button" onClick=${() => set({ between: null })}>only ${given.get("between")?.split("~").map((at) => clock(Date.parse(at))).join(" – ")} ×</button>`}
   </form>`;
 }
 
-/** Runs by the hour, what failed in front. @param {{given: URLSearchParams, where: any[], turn: unknown}} props */
+/** Runs by the hour, what failed in front. */
 function Histogram({ given, where, turn }) {
   const span = SPANS.get(given.get("from") ?? "") ?? 86_400e3;
   const every = span <= 3_600e3 ? "minute" : span <= 2 * 86_400e3 ? "hour" : "day";
@@ -185,11 +184,11 @@ function Upcoming() {
   const open = useSignal(false);
   const minute = new Date(Math.floor(now.peek() / 60e3) * 60e3).toISOString();
   const { data, error, again } = useAnswer(open.value ? UPCOMING : null, { now: minute });
-  return html`<details class="panel" onToggle=${(/** @type {any} */ event) => (open.value = event.currentTarget.open)}>
+  return html`<details class="panel" onToggle=${(event) => (open.value = event.currentTarget.open)}>
     <summary><h2>Upcoming</h2></summary>
     <${Problem} error=${error} again=${again} what="What is planned" />
     ${data && !data.flow_run.length ? html`<p class="empty">Nothing is planned.</p>` : null}
-    <ol class="list">${(data?.flow_run ?? []).map((/** @type {any} */ run) => html`<li key=${run.id}><a class="entry" data-row href=${href(["runs", run.id])}>
+    <ol class="list">${(data?.flow_run ?? []).map((run) => html`<li key=${run.id}><a class="entry" data-row href=${href(["runs", run.id])}>
       <${State} state="Scheduled" bare /> <span class="what"><span class="flow"><${Name} of=${run.flow?.name} /></span> <${Name} of=${run.name} /></span>
       <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span></a></li>`)}</ol>
   </details>`;

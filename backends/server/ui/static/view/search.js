@@ -16,21 +16,21 @@ const KINDS = new Map([["flow_run", "Flow runs"], ["flow", "Flows"], ["task_run"
 export function Search() {
   useTitle("Search");
   const text = query.value.get("q") ?? "";
-  const field = useRef(/** @type {HTMLInputElement | null} */ (null));
+  const field = useRef(null);
   useEffect(() => field.current?.focus(), []);
   const { data, error, again, loading } = useAnswer(text.trim() ? SEARCH : null, { text });
   const hits = text.trim() ? (data?.search ?? []) : [];
-  const enter = (/** @type {Event} */ event) => {
+  const enter = (event) => {
     event.preventDefault();
     const first = document.querySelector("main [data-row]");
     if (first instanceof HTMLElement) first.focus();
   };
   return html`<h1>Search</h1>
-    <form role="search" onSubmit=${enter}><label class="wide">An id or the beginning of one, or a piece of a name <input ref=${field} type="search" value=${text} onInput=${(/** @type {any} */ event) => set({ q: event.currentTarget.value })} /></label></form>
+    <form role="search" onSubmit=${enter}><label class="wide">An id or the beginning of one, or a piece of a name <input ref=${field} type="search" value=${text} onInput=${(event) => set({ q: event.currentTarget.value })} /></label></form>
     <${Problem} error=${error} again=${again} what="The search" />
     ${[...KINDS].map(([kind, words]) => {
-      const found = hits.filter((/** @type {any} */ hit) => hit.kind === kind);
-      return found.length ? html`<section key=${kind} class="panel"><h2>${words}</h2><ul class="list">${found.map((/** @type {any} */ hit) => html`<li key=${hit.id}><a class="entry" data-row href=${kind === "flow" ? href(["flows", hit.id]) : kind === "flow_run" ? href(["runs", hit.id]) : href(["go", hit.id])}>
+      const found = hits.filter((hit) => hit.kind === kind);
+      return found.length ? html`<section key=${kind} class="panel"><h2>${words}</h2><ul class="list">${found.map((hit) => html`<li key=${hit.id}><a class="entry" data-row href=${kind === "flow" ? href(["flows", hit.id]) : kind === "flow_run" ? href(["runs", hit.id]) : href(["go", hit.id])}>
         ${hit.state ? html`<${State} state=${hit.state} bare />` : null}<span class="what">${hit.of ? html`<span class="flow"><${Name} of=${hit.of} /></span> ` : null}<${Name} of=${hit.name} />${hit.map_index >= 0 ? ` [${hit.map_index}]` : ""}</span><code class="message">${hit.id}</code><${Time} at=${hit.at} /></a></li>`)}</ul></section>` : null;
     })}
     ${text.trim() && !loading && !hits.length ? html`<p class="empty">Nothing is called that among the newest 10,000 runs and the flows, and no id begins so.</p>` : null}`;
@@ -58,11 +58,11 @@ const KEPT = 500;
 export function Tail() {
   useTitle("Tail");
   const group = query.value.get("state") ?? "";
-  const [lines, setLines] = useState(/** @type {any[]} */ ([]));
+  const [lines, setLines] = useState([]);
   const held = useSignal(false);
   const missed = useSignal(0);
   useEffect(() => {
-    let cursor = /** @type {string | null} */ (null);
+    let cursor = null;
     return follow(RUNS_CHANGES, () => ({ after: cursor }), (change) => {
       cursor = change.cursor;
       paused.value = change.paused;

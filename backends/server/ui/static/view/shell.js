@@ -9,12 +9,11 @@ import { WHO } from "../model/queries.js";
 
 
 /** What the key allows, and its name. */
-export const who = signal({ name: /** @type {string | null} */ (null), scopes: /** @type {string[]} */ (["read"]), version: "" });
+export const who = signal({ name: (null), scopes: (["read"]), version: "" });
 
 /** How many task runs wait for somebody. */
 export const paused = signal(0);
 
-/** @param {string} scope */
 export const may = (scope) => who.value.scopes.includes(scope);
 
 export async function introduce() {
@@ -54,10 +53,9 @@ const PLACES = [
   ["tail", "Tail"],
 ];
 
-/** @param {{children: any}} props */
 export function Shell({ children }) {
   const here = parts.value[0] ?? "runs";
-  return html`<a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); document.querySelector("main")?.focus(); }}>Skip to the content</a>
+  return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.querySelector("main")?.focus(); }}>Skip to the content</a>
     <header>
       <a class="brand" href=${href(["runs"])}>flowloop</a>
       <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">‖</span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
@@ -87,7 +85,7 @@ function Link() {
 
 function Zone() {
   return html`<label class="zone"><span class="hidden">Time zone</span>
-    <select value=${zone.value} onChange=${(/** @type {any} */ event) => chooseZone(event.currentTarget.value)}>
+    <select value=${zone.value} onChange=${(event) => chooseZone(event.currentTarget.value)}>
       ${zones().map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
     </select></label>`;
 }
@@ -100,9 +98,9 @@ function Who() {
 
 function SignIn() {
   const problem = useSignal("");
-  const field = useRef(/** @type {HTMLInputElement | null} */ (null));
+  const field = useRef(null);
   useEffect(() => field.current?.focus(), []);
-  const submit = async (/** @type {Event} */ event) => {
+  const submit = async (event) => {
     event.preventDefault();
     try {
       await signIn(field.current?.value ?? "");
@@ -139,7 +137,7 @@ const KEYS = [
 ];
 
 function Help() {
-  const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const dialog = useRef(null);
   useEffect(() => dialog.current?.showModal(), []);
   return html`<dialog ref=${dialog} aria-labelledby="keys" onClose=${() => (help.value = false)}>
     <h2 id="keys">Keys</h2>
@@ -176,21 +174,21 @@ export function listen() {
   });
 }
 
-/** Move to the next row that can be opened. @param {number} by */
+/** Move to the next row that can be opened. */
 function step(by) {
   const rows = [...document.querySelectorAll("main [data-row]")].filter((row) => row instanceof HTMLElement && row.offsetParent !== null);
-  const at = rows.indexOf(/** @type {Element} */ (document.activeElement));
+  const at = rows.indexOf(document.activeElement);
   const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + by))];
   if (next instanceof HTMLElement) next.focus();
 }
 
-/** Have a view answer keys while it is shown. @param {Record<string, () => void>} keys */
+/** Have a view answer keys while it is shown. */
 export function useKeys(keys) {
   const current = useRef(keys);
   current.current = keys;
   useEffect(() => {
-    const hear = (/** @type {Event} */ event) => {
-      const call = current.current[/** @type {CustomEvent} */ (event).detail];
+    const hear = (event) => {
+      const call = current.current[(event).detail];
       if (!call) return;
       event.preventDefault();
       call();

@@ -7,11 +7,9 @@ export const ROW = 34;
 const BESIDE = 6;
 
 /**
- * @param {{count: number, label: string, row: (at: number) => any, seen?: (from: number, to: number) => void, columns: string[], at?: number, keep?: string}} props
- *   `seen` is told which rows are in view; `at` is brought into view when it changes
  */
 export function Rows({ count, label, row, seen, columns, at }) {
-  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const box = useRef(null);
   const top = useSignal(0);
   const height = useSignal(400);
   useEffect(() => {
@@ -33,7 +31,7 @@ export function Rows({ count, label, row, seen, columns, at }) {
   for (let place = from; place < to; place += 1) {
     shown.push(html`<div key=${place} class="row" role="row" aria-rowindex=${place + 2} style=${{ top: `${place * ROW}px` }}>${row(place)}</div>`);
   }
-  return html`<div class="rows" ref=${box} tabindex="0" role="table" aria-label=${label} aria-rowcount=${count + 1} onScroll=${(/** @type {any} */ event) => (top.value = event.currentTarget.scrollTop)}>
+  return html`<div class="rows" ref=${box} tabindex="0" role="table" aria-label=${label} aria-rowcount=${count + 1} onScroll=${(event) => (top.value = event.currentTarget.scrollTop)}>
     <div class="row head" role="row" aria-rowindex="1">${columns.map((name) => html`<span role="columnheader" key=${name}>${name}</span>`)}</div>
     <div class="inside" role="rowgroup" style=${{ height: `${count * ROW}px` }}>${shown}</div>
   </div>`;

@@ -13,7 +13,6 @@ import { Lines } from "./logs.js";
 import { Answer } from "./inbox.js";
 import { may, useKeys } from "./shell.js";
 
-/** @param {{run: any, tasks: Map<string, any>, task: string, index: number, counts: Map<string, any>, close: string}} props */
 export function TaskRun({ run, tasks, task, index, counts, close }) {
   const { data, error, again } = useAnswer(TASK_RUN, { run: run.id, task, index });
   const own = JSON.stringify(counts.get(task)?.states ?? null);
@@ -29,12 +28,11 @@ export function TaskRun({ run, tasks, task, index, counts, close }) {
   </aside>`;
 }
 
-/** @param {{run: any, row: any, definition: any, again: () => void}} props */
 function Inside({ run, row, definition, again }) {
   const tried = useMemo(() => attempts(row.states), [row.states]);
   const asked = Number(query.value.get("attempt"));
   const chosen = tried.find((each) => each.number === asked) ?? null;
-  const pick = (/** @type {number} */ by) => {
+  const pick = (by) => {
     if (tried.length < 2) return;
     const at = chosen ? chosen.number : tried.length;
     set({ attempt: String(Math.min(tried.length, Math.max(1, at + by))) });
@@ -52,14 +50,14 @@ function Inside({ run, row, definition, again }) {
     ${answering.value && html`<${Answer} row=${{ ...row, task: definition, flow_run: run }} close=${() => { answering.value = false; again(); }} />`}
     ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></details>` : null}
     <h3>States</h3>
-    <ol class="states">${row.states.map((/** @type {any} */ state, /** @type {number} */ at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] ? html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>` : null}</li>`)}</ol>
+    <ol class="states">${row.states.map((state, at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] ? html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>` : null}</li>`)}</ol>
     ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><button type="button" class="chip" aria-pressed=${chosen ? "false" : "true"} onClick=${() => set({ attempt: null })}>all</button>${tried.map((each) => html`<button key=${each.number} type="button" class="chip" aria-pressed=${chosen?.number === each.number ? "true" : "false"} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}</button>`)}</div>`}
     <h3>Log${chosen ? ` of attempt ${chosen.number}` : ""}</h3>
     <${Lines} run=${run.id} taskRun=${row.id} window=${window} live=${!isFinished(row.state)} tall=${false} />
     <h3>Result</h3>
     <p>${result?.location ? html`<code>${result.location}</code> <span class="faint">${String(result.type ?? "")}</span>` : html`<span class="faint">not stored anywhere</span>`}</p>
-    ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><ul class="list">${row.children.map((/** @type {any} */ child) => html`<li key=${child.id}><a class="entry" href=${href(["runs", child.id])}><${State} state=${child.state} bare /> <span class="what"><${Name} of=${child.flow?.name} /> <${Name} of=${child.name} /></span></a></li>`)}</ul>`}
-    ${row.artifacts.map((/** @type {any} */ each) => html`<section key=${each.id}><h3>Artifact: ${each.kind}</h3><${Artifact} kind=${each.kind} data=${each.data} /></section>`)}
+    ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><ul class="list">${row.children.map((child) => html`<li key=${child.id}><a class="entry" href=${href(["runs", child.id])}><${State} state=${child.state} bare /> <span class="what"><${Name} of=${child.flow?.name} /> <${Name} of=${child.name} /></span></a></li>`)}</ul>`}
+    ${row.artifacts.map((each) => html`<section key=${each.id}><h3>Artifact: ${each.kind}</h3><${Artifact} kind=${each.kind} data=${each.data} /></section>`)}
     <details><summary>More</summary><table class="facts"><tbody>
       <tr><th scope="row">id</th><td><code>${row.id}</code></td></tr>
       <tr><th scope="row">task</th><td><code>${definition?.slug}</code></td></tr>

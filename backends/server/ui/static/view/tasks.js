@@ -16,7 +16,6 @@ import { taskRunAddress } from "./run.js";
 const PAGE = 100;
 const COLUMNS = ["state", "task run", "message", "began", "took", ""];
 
-/** @param {{run: any, tasks: Map<string, any>, counts: Map<string, any>, task?: string, index?: number, stamp: string}} props */
 export function TaskRuns(props) {
   const group = query.value.get("state") ?? "";
   const { run, counts } = props;
@@ -25,32 +24,31 @@ export function TaskRuns(props) {
     for (const each of counts.values()) for (const [state, count] of Object.entries(each.states)) found.set(look(state).group, (found.get(look(state).group) ?? 0) + count);
     return found;
   }, [props.stamp]);
-  const goTo = (/** @type {any} */ event) => {
+  const goTo = (event) => {
     event.preventDefault();
     const [task, index] = event.currentTarget.elements;
-    const found = run.flow.tasks.find((/** @type {any} */ each) => each.id === task.value);
+    const found = run.flow.tasks.find((each) => each.id === task.value);
     if (found) go(taskRunAddress(run.id, found.id, index.value === "" ? -1 : Number(index.value), "tasks"));
   };
   return html`<div class="tools">
       <span class="chips" role="group" aria-label="State"><button type="button" class="chip" aria-pressed=${group ? "false" : "true"} onClick=${() => set({ state: null })}>all</button>
         ${GROUPS.filter((each) => sums.get(each) || each === group).map((each) => html`<button key=${each} type="button" class=${`chip of-${each}`} aria-pressed=${group === each ? "true" : "false"} onClick=${() => set({ state: each })}>${each} <span class="number">${number(sums.get(each) ?? 0)}</span></button>`)}</span>
-      <form onSubmit=${goTo}><label>Go to <select>${run.flow.tasks.map((/** @type {any} */ each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label> <label class="hidden" for="go-index">Index</label><input id="go-index" type="number" min="0" placeholder="index" /> <button type="submit" class="small">Go</button></form>
+      <form onSubmit=${goTo}><label>Go to <select>${run.flow.tasks.map((each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label> <label class="hidden" for="go-index">Index</label><input id="go-index" type="number" min="0" placeholder="index" /> <button type="submit" class="small">Go</button></form>
     </div>
     ${GROUPS.includes(group) ? html`<${Found} key=${group} ...${props} group=${group} all=${sums.get(group) ?? 0} />` : html`<${Tree} ...${props} />`}`;
 }
 
-/** @param {{run: any, tasks: Map<string, any>, counts: Map<string, any>, task?: string, index?: number, stamp: string}} props */
 function Tree({ run, tasks, counts, task, index, stamp }) {
   const opened = useSignal(new Set(task && index !== undefined && index >= 0 ? [task] : []));
   const ordered = useMemo(() => inOrder(run.flow.tasks, run.flow.edges), [run.flow.id]);
-  const cache = useRef(/** @type {Map<string, any>} */ (new Map()));
+  const cache = useRef(new Map());
   const [, setTurn] = useState(0);
-  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [error, setError] = useState(null);
   const view = useRef({ from: 0, to: 0 });
   // What is wrong comes first; among equals the order of the flow stays.
   const lanes = useMemo(() => {
     const found = ordered.map((each) => ({ task: each, states: Object.entries(counts.get(each.id)?.states ?? {}), at: 0, count: 0 }));
-    const bad = (/** @type {any} */ lane) => Math.min(3, rank(worst(lane.states)));
+    const bad = (lane) => Math.min(3, rank(worst(lane.states)));
     found.sort((a, b) => bad(a) - bad(b));
     let at = 0;
     for (const lane of found) {
@@ -60,8 +58,8 @@ function Tree({ run, tasks, counts, task, index, stamp }) {
     }
     return found;
   }, [ordered, stamp, opened.value]);
-  const count = lanes.length ? /** @type {any} */ (lanes.at(-1)).at + 1 + /** @type {any} */ (lanes.at(-1)).count : 0;
-  const laneAt = (/** @type {number} */ place) => {
+  const count = lanes.length ? lanes.at(-1).at + 1 + lanes.at(-1).count : 0;
+  const laneAt = (place) => {
     let low = 0;
     for (let high = lanes.length - 1; low < high; ) {
       const middle = Math.ceil((low + high) / 2);
@@ -70,8 +68,8 @@ function Tree({ run, tasks, counts, task, index, stamp }) {
     }
     return lanes[low];
   };
-  const read = async (/** @type {boolean} */ anew) => {
-    /** @type {Map<string, {task: string, page: number}>} */
+  const read = async (anew) => {
+    
     const wanted = new Map();
     for (let place = view.current.from; place < Math.min(view.current.to, count); place += 1) {
       const lane = laneAt(place);
@@ -83,7 +81,7 @@ function Tree({ run, tasks, counts, task, index, stamp }) {
       const parents = [...wanted.values()].filter((each) => each.page < 0).map((each) => each.task);
       const reads = [...wanted].filter(([, each]) => each.page >= 0).map(async ([key, each]) => {
         const { task_run: rows } = await ask(ROWS, { run: run.id, task: each.task, from: each.page * PAGE, limit: PAGE });
-        cache.current.set(key, new Map(rows.map((/** @type {any} */ row) => [row.map_index, row])));
+        cache.current.set(key, new Map(rows.map((row) => [row.map_index, row])));
       });
       if (parents.length) reads.push((async () => {
         const where = { flow_run_id: { _eq: run.id }, task_id: { _in: parents }, map_index: { _eq: -1 } };
@@ -96,14 +94,14 @@ function Tree({ run, tasks, counts, task, index, stamp }) {
       if (reads.length) setTurn((turn) => turn + 1);
       setError(null);
     } catch (problem) {
-      setError(/** @type {Error} */ (problem));
+      setError(problem);
     }
   };
   useThrottled(() => read(true), stamp, 1000);
   useEffect(() => {
     read(false);
   }, [opened.value]);
-  const toggle = (/** @type {Event} */ event, /** @type {string} */ id) => {
+  const toggle = (event, id) => {
     event.preventDefault();
     event.stopPropagation();
     const next = new Set(opened.value);
@@ -113,7 +111,7 @@ function Tree({ run, tasks, counts, task, index, stamp }) {
   const selected = task ? lanes.find((lane) => lane.task.id === task) : undefined;
   const at = selected ? selected.at + (index !== undefined && index >= 0 && selected.count ? index + 1 : 0) : undefined;
   return html`<${Problem} error=${error} again=${() => read(true)} what="The task runs" />
-    <${Rows} label="Task runs" count=${count} columns=${COLUMNS} at=${at} seen=${(/** @type {number} */ from, /** @type {number} */ to) => { view.current = { from, to }; read(false); }} row=${(/** @type {number} */ place) => {
+    <${Rows} label="Task runs" count=${count} columns=${COLUMNS} at=${at} seen=${(from, to) => { view.current = { from, to }; read(false); }} row=${(place) => {
       const lane = laneAt(place);
       const child = place - lane.at - 1;
       const page = cache.current.get(`${lane.task.id} ${child < 0 ? -1 : Math.floor(child / PAGE)}`);
@@ -121,22 +119,22 @@ function Tree({ run, tasks, counts, task, index, stamp }) {
       if (child >= 0) return html`<${Row} run=${run} task=${lane.task} index=${child} row=${row} selected=${lane.task.id === task && child === index} child />`;
       const isMapped = lane.task.mapped || children(lane) > 0;
       return html`<${Row} run=${run} task=${lane.task} index=${-1} row=${row} states=${isMapped ? lane.states : null} selected=${lane.task.id === task && index === -1}
-        fold=${isMapped && children(lane) ? html`<button type="button" class="fold" aria-expanded=${opened.value.has(lane.task.id) ? "true" : "false"} aria-label=${`children of ${lane.task.name}`} onClick=${(/** @type {Event} */ event) => toggle(event, lane.task.id)}>${opened.value.has(lane.task.id) ? "▾" : "▸"}</button>` : null} />`;
+        fold=${isMapped && children(lane) ? html`<button type="button" class="fold" aria-expanded=${opened.value.has(lane.task.id) ? "true" : "false"} aria-label=${`children of ${lane.task.name}`} onClick=${(event) => toggle(event, lane.task.id)}>${opened.value.has(lane.task.id) ? "▾" : "▸"}</button>` : null} />`;
     }} />
-    <p class="faint">${counted(lanes.length, "task")}, ${counted(sum([...counts.values()].map((each) => sum(/** @type {number[]} */ (Object.values(each.states))))), "task run")}. Unfold a mapped task to see its children.</p>`;
+    <p class="faint">${counted(lanes.length, "task")}, ${counted(sum([...counts.values()].map((each) => sum((Object.values(each.states))))), "task run")}. Unfold a mapped task to see its children.</p>`;
 }
 
-/** How many children a task has: all its runs but the parent. @param {{task: any, states: [string, any][]}} lane */
+/** How many children a task has: all its runs but the parent. */
 function children(lane) {
   return Math.max(0, sum(lane.states.map(([, count]) => count)) - 1);
 }
 
-/** The task runs of a group of states, read as far as one has scrolled. @param {any} props */
+/** The task runs of a group of states, read as far as one has scrolled. */
 function Found({ run, tasks, task, index, stamp, group, all }) {
-  const [rows, setRows] = useState(/** @type {any[]} */ ([]));
-  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [rows, setRows] = useState([]);
+  const [error, setError] = useState(null);
   const busy = useRef(false);
-  const read = async (/** @type {any[]} */ known, /** @type {number} */ limit) => {
+  const read = async (known, limit) => {
     if (busy.current) return;
     busy.current = true;
     const last = known.at(-1);
@@ -146,7 +144,7 @@ function Found({ run, tasks, task, index, stamp, group, all }) {
       setRows([...known, ...found]);
       setError(null);
     } catch (problem) {
-      setError(/** @type {Error} */ (problem));
+      setError(problem);
     } finally {
       busy.current = false;
     }
@@ -156,14 +154,13 @@ function Found({ run, tasks, task, index, stamp, group, all }) {
   }, []);
   useThrottled(() => read([], Math.min(1000, Math.max(200, rows.length))), stamp, 2000);
   return html`<${Problem} error=${error} again=${() => read([], 200)} what="The task runs" />
-    <${Rows} label=${`Task runs that are ${group}`} count=${rows.length} columns=${COLUMNS} seen=${(/** @type {number} */ _, /** @type {number} */ to) => { if (to >= rows.length - 20 && rows.length && rows.length < all) read(rows, 200); }} row=${(/** @type {number} */ place) => {
+    <${Rows} label=${`Task runs that are ${group}`} count=${rows.length} columns=${COLUMNS} seen=${(_, to) => { if (to >= rows.length - 20 && rows.length && rows.length < all) read(rows, 200); }} row=${(place) => {
       const row = rows[place];
       return html`<${Row} run=${run} task=${tasks.get(row.task_id)} index=${row.map_index} row=${row} selected=${row.task_id === task && row.map_index === index} />`;
     }} />
     <p class="faint">${number(Math.min(rows.length, all))} of ${number(all)} read; scroll for more.</p>`;
 }
 
-/** @param {{run: any, task: any, index: number, row: any, states?: [string, any][] | null, selected: boolean, child?: boolean, fold?: any}} props */
 function Row({ run, task, index, row, states, selected, child = false, fold = null }) {
   const index_ = index >= 0 ? html` <span class="index">[${index}]</span>` : null;
   return html`<span role="cell"><${State} state=${row?.state ?? (states?.length ? null : "Pending")} bare=${!row} /></span>

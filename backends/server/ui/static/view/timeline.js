@@ -19,7 +19,6 @@ const LABEL = 150;
 const MOST = 60;
 const BINS = 300;
 
-/** @param {{run: any, counts: Map<string, any>, task?: string, index?: number, stamp: string, small?: boolean}} props */
 export function Timeline({ run, counts, task, stamp, small = false }) {
   const [begin, end] = (query.value.get("zoom") ?? "").split("~");
   const span = begin && end && !Number.isNaN(Date.parse(begin)) ? { from: begin, to: end } : {};
@@ -30,8 +29,8 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
   const ordered = useMemo(() => inOrder(run.flow.tasks, run.flow.edges), [run.flow.id]);
   const drawn = useMemo(() => {
     if (!timeline) return null;
-    const known = new Map(timeline.tasks.map((/** @type {any} */ each) => [each.task_id, each]));
-    const lanes = ordered.filter((each) => known.has(each.id)).map((each) => ({ task: each, bins: density(/** @type {any} */ (known.get(each.id)), timeline.bins) }));
+    const known = new Map(timeline.tasks.map((each) => [each.task_id, each]));
+    const lanes = ordered.filter((each) => known.has(each.id)).map((each) => ({ task: each, bins: density((known.get(each.id)), timeline.bins) }));
     const breaks = fold ? waits(lanes.map((lane) => lane.bins), timeline.bins) : [];
     const from = milliseconds(timeline.from) ?? 0;
     const to = milliseconds(timeline.to) ?? 1;
@@ -53,17 +52,17 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
   </section>`;
 }
 
-/** The first children of a task with the states they went through. @param {string} run @param {string | null} task @param {string} stamp */
+/** The first children of a task with the states they went through. */
 function useChildren(run, task, stamp) {
-  const [found, setFound] = useState(/** @type {any[]} */ ([]));
+  const [found, setFound] = useState([]);
   const read = async () => {
     if (!task) return setFound([]);
     try {
       const { task_run: rows } = await ask(ROWS, { run, task, from: -1, limit: 41 });
-      const { task_run_state: states } = rows.length ? await ask(ATTEMPTS, { ids: rows.map((/** @type {any} */ row) => row.id) }) : { task_run_state: [] };
-      const of = new Map(rows.map((/** @type {any} */ row) => [row.id, []]));
+      const { task_run_state: states } = rows.length ? await ask(ATTEMPTS, { ids: rows.map((row) => row.id) }) : { task_run_state: [] };
+      const of = new Map(rows.map((row) => [row.id, []]));
       for (const state of states) of.get(state.task_run_id)?.push(state);
-      setFound(rows.map((/** @type {any} */ row) => ({ row, states: of.get(row.id) })));
+      setFound(rows.map((row) => ({ row, states: of.get(row.id) })));
     } catch {
       setFound([]);
     }
@@ -75,24 +74,22 @@ function useChildren(run, task, stamp) {
   return found;
 }
 
-/** @param {{run: any, drawn: any, children: any[], task?: string, most: number}} props */
 function Drawing({ run, drawn, children, task, most }) {
-  const canvas = useRef(/** @type {HTMLCanvasElement | null} */ (null));
+  const canvas = useRef(null);
   const [width, setWidth] = useState(600);
   const words = useSignal("");
-  const drag = useRef(/** @type {number | null} */ (null));
+  const drag = useRef(null);
   const theme = useTheme();
-  /** @type {{task: any, bins?: any[], row?: any, states?: any[], peak: number}[]} */
+  
   const lanes = [];
   for (const lane of drawn.lanes.slice(0, most)) {
-    lanes.push({ ...lane, peak: Math.max(1, ...lane.bins.map((/** @type {any} */ bin) => bin.running)) });
+    lanes.push({ ...lane, peak: Math.max(1, ...lane.bins.map((bin) => bin.running)) });
     if (lane.task.id === task) for (const child of children) if (child.row.map_index >= 0) lanes.push({ task: lane.task, row: child.row, states: child.states, peak: 1 });
   }
   const height = AXIS + lanes.length * LANE;
   const left = width < 500 ? 90 : LABEL;
   const inner = width - left - 8;
-  /** @param {number} moment */
-  const x = (moment) => left + inner * Math.min(1, Math.max(0, drawn.place(((moment - drawn.from) / (drawn.to - drawn.from)) * drawn.bins)));
+    const x = (moment) => left + inner * Math.min(1, Math.max(0, drawn.place(((moment - drawn.from) / (drawn.to - drawn.from)) * drawn.bins)));
   useEffect(() => {
     const box = canvas.current?.parentElement;
     if (!box) return;
@@ -105,8 +102,7 @@ function Drawing({ run, drawn, children, task, most }) {
     return () => cancelAnimationFrame(frame);
   });
 
-  /** @param {HTMLCanvasElement} element */
-  function draw(element) {
+    function draw(element) {
     const scale = devicePixelRatio || 1;
     if (element.width !== Math.round(width * scale) || element.height !== Math.round(height * scale)) {
       element.width = Math.round(width * scale);
@@ -114,8 +110,8 @@ function Drawing({ run, drawn, children, task, most }) {
       element.style.setProperty("width", `${width}px`);
       element.style.setProperty("height", `${height}px`);
     }
-    const pen = /** @type {CanvasRenderingContext2D} */ (element.getContext("2d"));
-    const colour = (/** @type {string} */ name) => theme.getPropertyValue(`--${name}`).trim();
+    const pen = (element.getContext("2d"));
+    const colour = (name) => theme.getPropertyValue(`--${name}`).trim();
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     pen.clearRect(0, 0, width, height);
     pen.font = "12px system-ui, sans-serif";
@@ -159,8 +155,7 @@ function Drawing({ run, drawn, children, task, most }) {
     }
   }
 
-  /** @param {CanvasRenderingContext2D} pen @param {any} lane @param {number} top @param {(name: string) => string} colour */
-  function bins(pen, lane, top, colour) {
+    function bins(pen, lane, top, colour) {
     for (const bin of lane.bins) {
       const from = left + inner * drawn.place(bin.at);
       const to = left + inner * drawn.place(bin.at + 1);
@@ -170,7 +165,7 @@ function Drawing({ run, drawn, children, task, most }) {
         pen.fillRect(from, top + LANE - 8 - tall, Math.max(1, to - from + 0.4), tall);
       }
       const groups = byGroup(bin.ended);
-      const all = groups.reduce((/** @type {number} */ sum, /** @type {any} */ each) => sum + each.count, 0);
+      const all = groups.reduce((sum, each) => sum + each.count, 0);
       let at = from;
       for (const each of groups) {
         const wide = Math.max(each.group === "success" ? 1 : 2.5, ((to - from) * each.count) / all);
@@ -181,8 +176,7 @@ function Drawing({ run, drawn, children, task, most }) {
     }
   }
 
-  /** @param {CanvasRenderingContext2D} pen @param {any[]} states @param {number} top @param {(name: string) => string} colour */
-  function attemptsOf(pen, states, top, colour) {
+    function attemptsOf(pen, states, top, colour) {
     states.forEach((state, number) => {
       const from = x(milliseconds(state.timestamp) ?? 0);
       const next = states[number + 1];
@@ -195,8 +189,8 @@ function Drawing({ run, drawn, children, task, most }) {
     });
   }
 
-  const laneAt = (/** @type {MouseEvent} */ event) => lanes[Math.floor((event.offsetY - AXIS) / LANE)];
-  const binAt = (/** @type {number} */ offset) => {
+  const laneAt = (event) => lanes[Math.floor((event.offsetY - AXIS) / LANE)];
+  const binAt = (offset) => {
     let low = 0;
     for (let high = drawn.bins - 1; low < high; ) {
       const middle = Math.ceil((low + high) / 2);
@@ -205,17 +199,17 @@ function Drawing({ run, drawn, children, task, most }) {
     }
     return low;
   };
-  const momentAt = (/** @type {number} */ bin) => drawn.from + ((drawn.to - drawn.from) * bin) / drawn.bins;
-  const hover = (/** @type {MouseEvent} */ event) => {
+  const momentAt = (bin) => drawn.from + ((drawn.to - drawn.from) * bin) / drawn.bins;
+  const hover = (event) => {
     const lane = laneAt(event);
     if (!lane || event.offsetX < left) return (words.value = "");
     const bin = binAt(event.offsetX);
     const name = `${visible(lane.task.name)}${lane.row ? `[${lane.row.map_index}]` : ""}`;
     if (lane.row) return (words.value = `${name}: ${lane.row.state}`);
-    const { running, ended } = /** @type {any[]} */ (lane.bins)[bin];
-    words.value = `${name} at ${precise(momentAt(bin))}: ${number(running)} running${ended.map((/** @type {any} */ [state, count]) => `, ${number(count)} ${state}`).join("")}`;
+    const { running, ended } = (lane.bins)[bin];
+    words.value = `${name} at ${precise(momentAt(bin))}: ${number(running)} running${ended.map(([state, count]) => `, ${number(count)} ${state}`).join("")}`;
   };
-  const release = (/** @type {MouseEvent} */ event) => {
+  const release = (event) => {
     const from = drag.current;
     drag.current = null;
     if (from === null) return;
@@ -227,12 +221,11 @@ function Drawing({ run, drawn, children, task, most }) {
     if (lane) go(taskRunAddress(run.id, lane.task.id, lane.row ? lane.row.map_index : -1));
   };
   return html`<div class="canvas"><canvas ref=${canvas} role="img" aria-label=${`Timeline of ${drawn.lanes.length} tasks over ${duration(drawn.to - drawn.from)}; the table says the same`}
-      onMouseMove=${hover} onMouseLeave=${() => (words.value = "")} onMouseDown=${(/** @type {MouseEvent} */ event) => (drag.current = event.offsetX)} onMouseUp=${release}></canvas></div>
+      onMouseMove=${hover} onMouseLeave=${() => (words.value = "")} onMouseDown=${(event) => (drag.current = event.offsetX)} onMouseUp=${release}></canvas></div>
     <p class="status faint" aria-live="polite">${words.value || html`${GROUPS.length ? "▇ running" : ""} · ▂ ended · drag to zoom, press a lane to open it`}</p>
     ${drawn.lanes.length > most && html`<p class="faint">The first ${most} of ${number(drawn.lanes.length)} tasks.</p>`}`;
 }
 
-/** @param {CanvasRenderingContext2D} pen @param {string} text @param {number} x @param {number} y @param {number} width */
 function clipped(pen, text, x, y, width) {
   pen.save();
   pen.beginPath();

@@ -18,30 +18,29 @@ export function Workers() {
     const timer = setInterval(() => document.hidden || again(), EVERY);
     return () => clearInterval(timer);
   }, []);
-  const [asks, setAsks] = useState(/** @type {any} */ (null));
+  const [asks, setAsks] = useState(null);
   const queue = data?.queue;
   return html`<h1>Workers, limits, queue</h1>
     <${Problem} error=${error} again=${again} what="The workers" />
     <section class="panel"><h2>Queue</h2>
       ${queue && html`<p>${number(queue.ready)} ready, ${number(queue.later)} later</p>
-      <ul class="list">${queue.flow_runs.map((/** @type {any} */ run) => html`<li key=${run.flow_run_id}><a class="entry" data-row href=${href(["runs", run.flow_run_id])}><${State} state=${run.state} bare />
+      <ul class="list">${queue.flow_runs.map((run) => html`<li key=${run.flow_run_id}><a class="entry" data-row href=${href(["runs", run.flow_run_id])}><${State} state=${run.state} bare />
         <span class="what"><span class="flow"><${Name} of=${run.flow_name} /></span> <${Name} of=${run.name} /></span><span class="message">${run.because}</span><span>ready since <${Time} at=${run.since} ago /></span></a></li>`)}</ul>`}</section>
     <section class="panel"><h2>Workers</h2>
       ${data && !data.workers.length ? html`<p class="empty">No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.</p>` : null}
-      <ul class="list">${(data?.workers ?? []).map((/** @type {any} */ worker) => html`<li key=${worker.name} class="worker"><p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
+      <ul class="list">${(data?.workers ?? []).map((worker) => html`<li key=${worker.name} class="worker"><p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
         <b><${Name} of=${worker.name} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${number(worker.running)} of ${number(worker.concurrency)} runs</span>
-        <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span>${(worker.labels ?? []).map((/** @type {string} */ label) => html`<span class="label" key=${label}>${label}</span>`)}</p>
-        ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((/** @type {any} */ run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
-      ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((/** @type {any} */ agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((/** @type {string} */ label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
+        <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span>${(worker.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p>
+        ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
+      ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
     <section class="panel"><div class="title"><h2>Limits</h2>${may("write") && html`<button type="button" onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…</button>`}</div>
       ${data && !data.limits.length ? html`<p class="empty">Nothing is limited.</p>` : null}
-      <ul class="list">${(data?.limits ?? []).map((/** @type {any} */ limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${limit.kind === "task" ? "tag" : "label"}</span> <b><${Name} of=${limit.name} /></b>
+      <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${limit.kind === "task" ? "tag" : "label"}</span> <b><${Name} of=${limit.name} /></b>
         <meter min="0" max=${Math.max(1, limit.limit)} value=${limit.used} aria-label=${`${limit.used} of ${limit.limit} places taken`}></meter> <span class="number">${limit.used} of ${limit.limit}</span>
         ${may("write") && html`<button type="button" class="small" onClick=${() => setAsks(limit)}>Change…</button>`}</p></li>`)}</ul></section>
     ${asks && html`<${Limit} limit=${asks} close=${() => { setAsks(null); again(); }} />`}`;
 }
 
-/** @param {{limit: any, close: () => void}} props */
 function Limit({ limit, close }) {
   const places = useSignal(String(limit.limit));
   const name = useSignal(limit.name);
@@ -53,9 +52,9 @@ function Limit({ limit, close }) {
     else await ask(FLOW_LIMIT, { input: { name: name.value, limit: wanted } });
   };
   return html`<${Dialog} title=${limit.id ? `Change the limit ${limit.name}` : "New limit"} action="Set the limit" close=${close} run=${run}>
-    ${!limit.id && html`<label>Of <select value=${kind.value} onChange=${(/** @type {any} */ event) => (kind.value = event.currentTarget.value)}><option value="task">a tag of tasks</option><option value="flow">a label of flow runs</option></select></label>
-    <label>Name <input type="text" required value=${name.value} onInput=${(/** @type {any} */ event) => (name.value = event.currentTarget.value)} /></label>`}
-    <label>Places <input type="text" inputmode="numeric" value=${places.value} onInput=${(/** @type {any} */ event) => (places.value = event.currentTarget.value)} /></label>
+    ${!limit.id && html`<label>Of <select value=${kind.value} onChange=${(event) => (kind.value = event.currentTarget.value)}><option value="task">a tag of tasks</option><option value="flow">a label of flow runs</option></select></label>
+    <label>Name <input type="text" required value=${name.value} onInput=${(event) => (name.value = event.currentTarget.value)} /></label>`}
+    <label>Places <input type="text" inputmode="numeric" value=${places.value} onInput=${(event) => (places.value = event.currentTarget.value)} /></label>
     ${limit.id && html`<p>${limit.used} hold a place now; with fewer places nobody is stopped, and nobody new begins until some are free.</p>`}
   </${Dialog}>`;
 }

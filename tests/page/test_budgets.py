@@ -1,0 +1,152 @@
+"""What the page costs with ten thousand task runs while they run, and what hostile text does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowloop.backends.store import ANYONE, Store
+
+from .conftest import Browser, Visit
+from .test_page import settled
+from .world import Recorded, Run
+
+pytestmark = [pytest.mark.browser, pytest.mark.heavy]
+
+
+async def wire(visit: Visit) -> dict[str, int]:
+    """Return how many requests there were, what they weighed, and what of it was data."""
+    found = {"requests": len(visit.requests), "bytes": 0, "data": 0}
+    for request in visit.requests:
+        sizes = await request.sizes()
+        found["bytes"] += sizes["responseBodySize"]
+        if request.url.endswith("/graphql"):
+            found["data"] += sizes["responseBodySize"]
+    return found
+
+
+async def large_run(store: Store, children: int) -> tuple[Run, list[str]]:
+    recorded = Recorded(store)
+    await recorded.register()
+    run = await recorded.begin("enormous-elk")
+    await run.task("numbers", "Running", "Success")
+    await run.task("price", "Running", "Mapped")
+    ids = await run.map("price", children)
+    await run.all(ids, "Running")
+    await run.all(ids[: children // 2], "Success")
+    await run.all(ids[children // 2 : children // 2 + 12], "Failed", "RuntimeError('bad row 9')")
+    return run, ids
+
+
+async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str, store: Store) -> None:
+    run, ids = await large_run(store, 10_000)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        await visit.live()
+        await page.wait_for_selector(".node.mapped .fill")
+        await settled(visit)
+        cold = await wire(visit)
+        assert cold["requests"] <= 45, cold
+        assert cold["bytes"] <= 110_000, cold
+        assert cold["data"] <= 40_000, cold
+        visit.requests.clear()
+        await page.reload()
+        await page.wait_for_selector(".node.mapped .fill")
+        await settled(visit)
+        warm = await wire(visit)
+        assert warm["data"] <= 45_000, warm
+        # The table of all of them holds those in view, at its end too.
+        await page.get_by_role("link", name="Task runs").click()
+        await page.get_by_role("button", name="children of PRICE").click()
+        await page.evaluate("document.querySelector('.rows').scrollTop = 1e9")
+        await visit.see("[9999]")
+        assert await visit.nodes() < 1_500
+        where = await page.evaluate("document.querySelector('.rows').scrollTop")
+        # Twenty thousand transitions are a few answers, and move nothing.
+        frames: list[str] = []
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
+        await page.reload()
+        await visit.live()
+        await page.get_by_role("button", name="children of PRICE").click()
+        await page.evaluate("document.querySelector('.rows').scrollTop = 1e9")
+        await visit.see("[9999]")
+        frames.clear()
+        rest = [each for at, each in enumerate(ids) if at >= 5_012]
+        for start in range(0, len(rest), 500):
+            await run.all(rest[start : start + 500], "Success")
+        await page.locator(".total .of-success", has_text="9,990").wait_for()
+        assert len(frames) <= 45
+        assert sum(map(len, frames)) <= 20_000
+        assert await page.evaluate("document.querySelector('.rows').scrollTop") == where
+        assert await visit.nodes() < 1_500
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><a href=javascript:alert(1)>x',
+    "javascript:alert(1)",
+    "[x](javascript:alert(1)) ![x](https://evil.example/p.png)",
+    "{{7*7}} ${7*7}",
+    "__proto__",
+    "constructor",
+    "\u202egnp.exe",
+    "\x1b[31mred\x1b]8;;javascript:alert(1)\x07",
+    "../../graphql?a=b&c#d",
+    "🏳️‍🌈",
+    "a" * 100_000,
+]
+
+
+WIDER = """document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
+  .filter(each => each.getBoundingClientRect().right > innerWidth)
+  .map(each => each.outerHTML.slice(0, 120)).slice(0, 4)"""
+
+
+async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) -> None:
+    recorded = Recorded(store)
+    runs = []
+    for number, text in enumerate(HOSTILE):
+        plain = text.replace("\x1b", "")
+        document: list[dict[str, Any]] = [{"name": text, "slug": "p", "type": "P", "required": False, "default": text}]
+        await recorded.register(plain[:200] + str(number), parameters=document)
+        run = await recorded.begin(text[:500], labels=[text[:200]], parameters={text[:200]: text})
+        ids = await run.map("price", 2)
+        await run.task("numbers", "Running", "Success", message=text)
+        await run.task(ids[0], "Running", "Failed", message=text, context={"traceback": text})
+        await run.task(ids[1], "Paused", message=text)
+        await store.create_task_run_artifact(ANYONE, task_run_id=ids[0], kind="markdown", data=text)
+        await store.create_task_run_artifact(ANYONE, task_run_id=ids[0], kind=text[:100], data={text[:200]: text})
+        line = {"flow_run_id": run.id, "task_run_id": ids[0], "level": "ERROR", "name": text[:200], "message": text}
+        await store.write_run_logs(ANYONE, logs=[line])
+        await run.flow("Failed", text)
+        runs.append(run)
+    await store.update_task_tag_limit(ANYONE, tag=HOSTILE[0], limit=1)
+    await store.reserve_flow_runs(ANYONE, worker_id=HOSTILE[1], limit=0, labels=[HOSTILE[0]])
+    host = url.partition("//")[2]
+    async with browser.visit() as visit:
+        page = visit.page
+        await page.evaluate("window.poisoned = Object.keys(Object.prototype).length")
+        for address in ("runs", "flows", "inbox", "workers", "search?q=a", f"flows/{recorded.flow_id}?form=run"):
+            await visit.open(f"{url}/ui/{address}")
+            await settled(visit)
+            assert await visit.nodes() < 3_000
+        for number, run in enumerate(runs):
+            for tab in ("overview", ("logs", "artifacts", "parameters", "history")[number % 4]):
+                await visit.open(f"{url}/ui/runs/{run.id}?tab={tab}")
+                await settled(visit)
+                assert await page.evaluate(WIDER) == [], (tab, HOSTILE[number][:40])
+                links = await page.evaluate(
+                    "[...document.querySelectorAll('a')]"
+                    ".map(each => new URL(each.getAttribute('href'), document.baseURI).protocol)"
+                )
+                assert set(links) <= {"http:", "https:", "mailto:"}
+        assert await page.evaluate("Object.keys(Object.prototype).length") == 0
+        assert await page.evaluate("document.querySelectorAll('main script, main iframe, main object').length") == 0
+        assert {request.url.partition("//")[2].partition("/")[0] for request in visit.requests} == {host}
+        await visit.open(f"{url}/ui/runs")
+        shown = await visit.text()
+        assert "<script>alert(1)</script>" in shown
+        assert "⟦U+202E⟧gnp.exe" in shown
