@@ -10,9 +10,8 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from ..errors import DialectError, FlowDefinitionError, SerializationError
+from ..plain import plain
 from ..serialization import VERSION, function_reference
 from ..state import aware
 from . import adjustments, filters
@@ -79,9 +78,9 @@ def _clock_document(clock: Clock) -> dict[str, Any]:
     else:
         raise SerializationError(f"a schedule is registered without clocks of one's own: {type(clock).__name__} is one")
     try:
-        return dict(msgspec.to_builtins(document, str_keys=True))
-    except Exception as error:
-        raise SerializationError(f"a clock's parameter_defaults cannot be written as JSON: {error}") from error
+        return dict(plain(document))
+    except SerializationError as error:
+        raise SerializationError(f"a schedule's parameter_defaults cannot be recorded: {error}") from None
 
 
 def _date_document(date: datetime.datetime | None) -> dict[str, str] | None:

@@ -77,7 +77,7 @@ def serialize_flow(flow: Flow) -> dict[str, Any]:
         "__version__": VERSION,
     }
     for field in ("schedule", "run_config", "storage"):
-        document[field] = _json(document[field], f"flow {flow.name!r}: its {field}")
+        document[field] = _plain(document[field], f"flow {flow.name!r}: its {field}")
     return document
 
 
@@ -212,13 +212,6 @@ def _plain(value: Any, where: str) -> Any:
         return plain(value)
     except SerializationError as error:
         raise SerializationError(f"{where} cannot be recorded: {error}") from None
-
-
-def _json(value: Any, where: str) -> Any:
-    try:
-        return msgspec.to_builtins(value, str_keys=True)
-    except Exception as error:
-        raise SerializationError(f"{where} cannot be written as JSON: {error}") from error
 
 
 def _first_delay(delay: Any) -> int | None:

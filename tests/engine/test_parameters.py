@@ -412,3 +412,22 @@ def test_plain_data_says_the_value(element, shape):
     assert same(typed(data, kind), value)
     if not isinstance(data, str):
         assert same(typed_text(msgspec.json.encode(data).decode(), kind), value)
+
+
+# -- schedules and documents ---------------------------------------------------------------------------
+
+
+async def test_what_a_schedule_gives_is_recorded_as_any_other_parameter(memory, settings):
+    from flowloop.engine.schedules import Schedule
+    from flowloop.engine.schedules.clocks import IntervalClock
+
+    def scheduled(defaults: dict[str, Any]) -> Flow:
+        clock = IntervalClock(datetime.timedelta(hours=1), parameter_defaults=defaults)
+        with Flow("scheduled", schedule=Schedule([clock])) as flow:
+            Parameter("x", default=0.0, type=float)
+        return flow
+
+    found = scheduled({"x": pathlib.PurePosixPath("a")}).serialize()["schedule"]["clocks"][0]["parameter_defaults"]
+    assert found == {"x": "a"}
+    with pytest.raises(SerializationError, match=r"schedule.*nan"):
+        await create_flow_run(scheduled({"x": math.nan}), memory, settings=settings)
