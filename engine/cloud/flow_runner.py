@@ -18,7 +18,6 @@ from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, connect
 from ..cancellation import Cause, at_last, stopped_state, undisturbed
 from ..context import now
 from ..context import values as _values
-from ..edge import Edge
 from ..errors import (
     BackendError,
     BackendRejected,
@@ -423,7 +422,7 @@ class CloudFlowRunner(FlowRunner):
         runner = super().task_runner(task, state_handlers)
         assert isinstance(runner, CloudTaskRunner)
         runner.backend = self._port
-        runner.hands_on_errors = any(_takes_errors(edge) for edge in self.flow._downstream[task])
+        runner.hands_on_errors = task in self.flow._remember("hands_on_errors", self._handing_on_errors)
         return runner
 
     @property
@@ -433,6 +432,15 @@ class CloudFlowRunner(FlowRunner):
         if backend is None:
             raise FlowloopError("a step that is called alone needs a backend: give the runner one as `backend=`")
         return backend
+
+    def _handing_on_errors(self) -> set[Task[..., Any]]:
+        """Return the tasks of which another one may be given what they failed with, or were skipped with."""
+        return {
+            edge.upstream_task
+            for edge in self.flow.edges
+            if edge.key is not None
+            and not (edge.downstream_task.trigger is all_successful and edge.downstream_task.skip_on_upstream_skip)
+        }
 
     def _backlog(self) -> int:
         return self._port.backlog
@@ -851,12 +859,6 @@ class CloudFlowRunner(FlowRunner):
             self._changed_elsewhere = state
             # one that is finished was brought to its end by another runner: nothing is left to record here
             self.cancel("handover" if state.is_finished() and not isinstance(state, Cancelled) else "user")
-
-
-def _takes_errors(edge: Edge) -> bool:
-    """Whether a task may run with what the one upstream failed with, or was skipped with."""
-    task = edge.downstream_task
-    return edge.key is not None and not (task.trigger is all_successful and task.skip_on_upstream_skip)
 
 
 def _ambient_flow_run() -> str | None:
