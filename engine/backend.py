@@ -18,7 +18,7 @@ What every adapter promises (``tests/backends/test_conformance.py`` holds each o
   for its time, gives it up.
 * **The answer is what was recorded**, also where that is not what was sent.
 * **The end is final.** A finished run takes no further state but Retrying after a failure, Cached after a success, and
-  Pending, Scheduled or Resume, which restart it.
+  Pending, Scheduled or Resume, which restart it; and any from the owner that ended it, with its epoch and the version.
 * **Order.** The states of one run are recorded in the order they were sent.
 * **One bad item fails alone**, with `BackendRejected`; whatever else travelled with it is recorded.
 * **An outage is waited out** inside the adapter, up to its limit, before `BackendUnavailable` is raised.

@@ -131,7 +131,7 @@ def take(tx: Tx, run: RowMapping, owner: str, lease_seconds: float, max_lapses: 
         - max_lapses: how often it is begun by owners that die
         - is_dead: whether nobody who lives has it
     """
-    lapsed = is_dead and (run["owner"] is not None or run["state"] in lifecycle.RUNNING)
+    lapsed = is_dead and run["owner"] is not None
     lapses = run["times_resurrected"] + lapsed
     epoch: int = run["epoch"] + 1
     columns = tables["flow_run"].c

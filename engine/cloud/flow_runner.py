@@ -218,10 +218,7 @@ class CloudFlowRunner(FlowRunner):
                 if cancellation.outage is not None:
                     raise self._unfinished(cancellation.outage) from cancellation.outage
                 if ownership.lost:
-                    raise OwnershipLost(
-                        f"flow run {flow_run_id} was claimed by another owner while it ran here: it goes on there, and "
-                        "nothing is recorded from here since"
-                    )
+                    raise self._lost()
                 if final.is_failed():
                     _log.warning("flow run %s of %r failed: %s", flow_run_id, self.flow.name, final.message)
                 wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
@@ -230,6 +227,12 @@ class CloudFlowRunner(FlowRunner):
                 stopped = await self._wait_in_queue(ownership, wait)
                 if stopped is not None:
                     return await self._end_unbegun(ownership, stopped) or final
+
+    def _lost(self) -> OwnershipLost:
+        return OwnershipLost(
+            f"flow run {self.flow_run_id} was claimed by another owner while it was run here: it goes on there, and "
+            "nothing is recorded from here since"
+        )
 
     def _unfinished(self, outage: BackendUnavailable) -> BackendUnavailable:
         return BackendUnavailable(
@@ -377,11 +380,25 @@ class CloudFlowRunner(FlowRunner):
         self._woken = anyio.Event()
         try:
             with anyio.move_on_after(seconds):
-                await self._woken.wait()
+                while not self._woken.is_set():
+                    with anyio.move_on_after(ownership.claim.lease_seconds / 2):
+                        await self._woken.wait()
+                        break
+                    await self._renewed(ownership)
         except asyncio.CancelledError:
             await at_last(self._end_unbegun(ownership, cancellation.cause_from_outside), self.settings.cancel_grace)
             raise
         return cancellation.cause
+
+    async def _renewed(self, ownership: Ownership) -> None:
+        """Keep a flow run that waits; see `_heartbeat`."""
+        try:
+            await ownership.renew()
+        except OwnershipLost as error:
+            ownership.lost = True
+            raise self._lost() from error
+        except BackendError as error:
+            self.logger.debug("no heartbeat: %s", error)
 
     async def _end_unbegun(self, ownership: Ownership, cause: Cause, *, follows: bool = False) -> State | None:
         """End a flow run that was stopped before it began, unless another process is to begin it, or has.

@@ -1071,6 +1071,30 @@ async def test_cancelling_one_run_touches_no_other(backend: Backend) -> None:
     assert sorted(type(task_run.state).__name__ for task_run in info.task_runs) == ["Pending", "Pending", "Running"]
 
 
+async def test_an_owner_may_write_over_its_own_end(backend: Backend) -> None:
+    run = await owned(backend)
+    await backend.set_task_run_state(run.task_run_id, 1, Success("first thoughts"), epoch=1)
+    await backend.set_task_run_state(run.task_run_id, 2, Failed("second thoughts"), epoch=1)
+    await backend.set_flow_run_state(run.id, 2, Success("first thoughts"), epoch=1)
+    await backend.set_flow_run_state(run.id, 3, Failed("second thoughts"), epoch=1)
+    for refused in (
+        backend.set_flow_run_state(run.id, 4, Success("not the owner's")),
+        backend.set_flow_run_state(run.id, None, Success("blind"), epoch=1),
+        backend.set_task_run_state(run.task_run_id, 3, Success("not the owner's")),
+    ):
+        with pytest.raises(BackendRejected, match="finished"):
+            await refused
+    assert (await backend.get_flow_run_state(run.id)).message == "second thoughts"
+
+
+async def test_a_run_that_was_given_up_counts_no_death(backend: Backend) -> None:
+    run = await owned(backend)
+    for number in range(2, 7):
+        await backend.release_flow_run(run.id, number - 1)
+        assert (await backend.claim_flow_run(run.id, f"owner {number}")).epoch == number
+    assert isinstance(await backend.get_flow_run_state(run.id), Running)
+
+
 async def test_a_run_is_created_for_its_owner(backend: Backend) -> None:
     flow = await backend.register_flow(flow_document(), project_name="demo")
     flow_run_id = await backend.create_flow_run(flow.id, owner="first", lease_seconds=60)

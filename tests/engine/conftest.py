@@ -35,6 +35,7 @@ async def database(tmp_path, settings):
 async def backend(request, tmp_path, settings):
     """Each of the two, on the clock of the loop."""
     url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}"
-    options = {} if request.param == "memory" else {"synchronous": "OFF"}
+    clock = asyncio.get_running_loop().clock
+    options = {} if request.param == "memory" else {"synchronous": "OFF", "lease_clock": clock}
     async with connect(url, settings=settings, clock=asyncio.get_running_loop().clock, **options) as opened:
         yield opened
