@@ -32,12 +32,14 @@ __all__ = ["DaskExecutor"]
 class DaskExecutor(PlaceExecutor):
     """Runs each body, sync or async, on a worker of a Dask cluster, where flowloop is installed, too.
 
-    A body that times out or is cancelled is taken back if it has not begun; otherwise Dask brings it to its end, and
-    what it returns is dropped.
+    A body runs once, or it is visibly `Lost`. One that times out or is cancelled is stopped: an async one in its loop, a
+    sync one by an exception between two of its steps. Large inputs are put on the cluster once.
 
     Args:
-        - address: the scheduler of a cluster that is there; one of this computer is made for each flow run if None
-        - cluster_class: what makes the cluster where there is no address; ``distributed.LocalCluster`` if None
+        - address: the scheduler of a cluster that is there, or the cluster or a client of it; one of this computer is
+            made for each flow run if None
+        - cluster_class: what makes the cluster where there is no address, or its name with its module;
+            ``distributed.LocalCluster`` if None
         - cluster_kwargs: its arguments
         - adapt_kwargs: arguments of its ``adapt``, to let it grow and shrink
         - client_kwargs: arguments of ``distributed.Client``
@@ -49,8 +51,8 @@ class DaskExecutor(PlaceExecutor):
 
     def __init__(
         self,
-        address: str | None = None,
-        cluster_class: Callable[..., Any] | None = None,
+        address: Any = None,
+        cluster_class: Callable[..., Any] | str | None = None,
         cluster_kwargs: Mapping[str, Any] | None = None,
         adapt_kwargs: Mapping[str, Any] | None = None,
         client_kwargs: Mapping[str, Any] | None = None,
@@ -59,7 +61,7 @@ class DaskExecutor(PlaceExecutor):
         if address is not None and (cluster_class is not None or cluster_kwargs or adapt_kwargs):
             raise ValueError("a DaskExecutor has an address, or arguments of a cluster that it makes, not both")
         super().__init__()
-        self.address = address
+        self.address: str | None = _address(address)
         self.cluster_class = cluster_class
         self.cluster_kwargs = dict(cluster_kwargs or {})
         self.adapt_kwargs = dict(adapt_kwargs or {})
@@ -81,7 +83,7 @@ class DaskExecutor(PlaceExecutor):
             raise ExecutorError("a DaskExecutor needs Dask: pip install 'flowloop[dask]'") from None
         target: Any = self.address
         if target is None:
-            cluster = (self.cluster_class or distributed.LocalCluster)(asynchronous=True, **self.cluster_kwargs)
+            cluster = _class(self.cluster_class or distributed.LocalCluster)(asynchronous=True, **self.cluster_kwargs)
             target = await stack.enter_async_context(cluster)
             if self.adapt_kwargs:
                 target.adapt(**self.adapt_kwargs)
@@ -351,6 +353,27 @@ class _Lying:
         self.users = 0
         self.future: Any = None
         self.lock = anyio.Lock(fast_acquire=True)
+
+
+def _address(given: Any) -> str | None:
+    """Return the address of a scheduler that is given as itself, or as a cluster or a client of Dask."""
+    for name in ("scheduler_address", "scheduler"):
+        given = getattr(given, name, given)
+    address: str | None = getattr(given, "address", given)
+    return address
+
+
+def _class(given: Any) -> Callable[..., Any]:
+    """Return a class that may be given as text, ``package.module.Class``."""
+    if not isinstance(given, str):
+        found: Callable[..., Any] = given
+        return found
+    module, _, name = given.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ExecutorError(f"a DaskExecutor cannot make a cluster of {given!r}: {error}") from error
+    return found
 
 
 def _versions(info: Mapping[str, Any]) -> dict[str, str | None]:

@@ -500,6 +500,21 @@ async def test_it_is_pickled_before_and_after_it_is_started():
         await again.submit(len, "abc")
 
 
+async def test_a_cluster_may_be_given_as_itself_and_as_a_client(cluster):
+    async with distributed.Client(cluster, asynchronous=True) as client:
+        assert DaskExecutor(client).address == cluster
+    assert DaskExecutor(type("Cluster", (), {"scheduler_address": "tcp://there:1"})()).address == "tcp://there:1"
+
+
+async def test_the_class_of_the_cluster_may_be_a_text():
+    made = DaskExecutor(cluster_class="distributed.LocalCluster", cluster_kwargs=executor().cluster_kwargs)
+    async with made.start():
+        assert await made.submit(len, "abc") == 3
+    with pytest.raises(ExecutorError, match=r"cannot make a cluster of 'distributed\.NoCluster'"):
+        async with DaskExecutor(cluster_class="distributed.NoCluster").start():
+            pass
+
+
 def test_an_address_and_a_cluster_exclude_each_other():
     with pytest.raises(ValueError, match="not both"):
         DaskExecutor("tcp://127.0.0.1:8786", cluster_kwargs={"n_workers": 1})
