@@ -32,8 +32,8 @@ __all__ = ["DaskExecutor"]
 class DaskExecutor(PlaceExecutor):
     """Runs each body, sync or async, on a worker of a Dask cluster, where flowloop is installed, too.
 
-    A body runs once, or it is visibly `Lost`. One that times out or is cancelled is stopped: an async one in its loop, a
-    sync one by an exception between two of its steps. Large inputs are put on the cluster once.
+    A body runs once, or it is visibly `Lost`. One that times out or is cancelled is stopped: an async one in its loop,
+    a sync one by an exception between two of its steps. Large inputs are put on the cluster once.
 
     Args:
         - address: the scheduler of a cluster that is there, or the cluster or a client of it; one of this computer is
