@@ -34,7 +34,7 @@ from ..engine.directives import Directive
 from ..engine.errors import BackendRejected, FlowloopError, FlowRunOwned
 from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
-from ..engine.state import State
+from ..engine.state import Pending, State
 from ._circuit import Circuit, CircuitState
 from ._elsewhere import Elsewhere
 from ._hub import Hub
@@ -42,6 +42,7 @@ from .batcher import Batcher, RequestRejected
 
 try:
     from .store import Caller, Outcome, StateChange, StateUpdate, Store
+    from .store.creation import NewFlowRun, start_flow_runs
     from .store.flow_runs import update_flow_run_heartbeat
     from .store.records import Kind
     from .store.task_runs import set_task_run_name
@@ -56,9 +57,9 @@ _ITEM_OVERHEAD = 150
 
 
 class _Write(msgspec.Struct, frozen=True, gc=False):
-    """Something for the outbox: a state, the name of a task run, or a heartbeat."""
+    """Something for the outbox: a state, a flow run that starts, the name of a task run, or a heartbeat."""
 
-    kind: Literal["task_run", "flow_run", "name", "heartbeat"]
+    kind: Literal["task_run", "flow_run", "start", "name", "heartbeat"]
     content: Any
 
 
@@ -96,7 +97,7 @@ class StoreBackend:
         self.url = self.store.url
         self._caller = Caller(client_id=uuid.uuid4().hex, queue_seconds=self._settings.queue_interval)
         self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
-        self._outbox: Batcher[_Write, Outcome] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
+        self._outbox: Batcher[_Write, Any] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
         self._hub = Hub()
         self._elsewhere = Elsewhere(self._hub, self.store.listen, self.get_flow_run_state)
         self._stack = AsyncExitStack()
@@ -175,27 +176,38 @@ class StoreBackend:
         )
         return str(created["id"])
 
+    async def start_flow_run(
+        self,
+        flow_id: str,
+        *,
+        owner: str,
+        lease_seconds: float = LEASE_SECONDS,
+        state: State | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> FlowRunInfoResult:
+        """See `Backend.start_flow_run`."""
+        document = None if state is None else encode_state(state)
+        new = NewFlowRun(
+            flow_id=flow_id,
+            parameters=parameters,
+            context=context,
+            labels=labels,
+            idempotency_key=uuid.uuid4().hex,  # a batch whose answer was lost is sent again
+            owner=owner,
+            lease_seconds=lease_seconds,
+            state=document,
+        )
+        row = await self._outbox.put(_Write("start", new), len(document or ()) + _ITEM_OVERHEAD, lane=owner)
+        return _flow_run(row, state)
+
     # -- reading -----------------------------------------------------------------------------------
 
     async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
         """See `Backend.get_flow_run_info`."""
         row = await self._call(self.store.get_flow_run_info, flow_run_id=flow_run_id)
-        project = row["project"] or {"id": "", "name": ""}
-        return FlowRunInfoResult(
-            id=row["id"],
-            name=row["name"] or "",
-            flow_id=row["flow_id"],
-            version=row["version"],
-            state=_state(row["serialized_state"]),
-            task_runs=[_task_run(task_run, task_run["task_id"], -1) for task_run in row["task_runs"]],
-            parameters=row["parameters"] or {},
-            context=row["context"] or {},
-            scheduled_start_time=row["scheduled_start_time"],
-            project=ProjectInfo(project["id"], project["name"]),
-            heartbeat=row["heartbeat"],
-            owner=row["owner"],
-            epoch=row["epoch"],
-        )
+        return _flow_run(row)
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
         """See `Backend.get_flow_run_state`."""
@@ -265,7 +277,7 @@ class StoreBackend:
         self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
     ) -> State:
         """See `Backend.set_flow_run_state`."""
-        return await self._set_state("flow_run", flow_run_id, version, state, epoch)
+        return await self._set_state("flow_run", flow_run_id, version, state, epoch, flow_run_id)
 
     async def set_task_run_state(
         self,
@@ -275,14 +287,17 @@ class StoreBackend:
         cache_for: datetime.timedelta | None = None,
         *,
         epoch: int | None = None,
+        flow_run_id: str | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
-        return await self._set_state("task_run", task_run_id, version, state, epoch)
+        return await self._set_state("task_run", task_run_id, version, state, epoch, flow_run_id)
 
-    async def _set_state(self, kind: Kind, run_id: str, version: int | None, state: State, epoch: int | None) -> State:
+    async def _set_state(
+        self, kind: Kind, run_id: str, version: int | None, state: State, epoch: int | None, flow_run_id: str | None
+    ) -> State:
         document = encode_state(state)
         write = _Write(kind, StateUpdate(run_id, document, version, epoch))
-        outcome = await self._outbox.put(write, len(document) + _ITEM_OVERHEAD)
+        outcome: Outcome = await self._outbox.put(write, len(document) + _ITEM_OVERHEAD, lane=flow_run_id)
         return state if outcome.document is None else decode_state(outcome.document)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
@@ -460,6 +475,12 @@ def _record(tx: Tx, writes: Sequence[_Write], key: str) -> list[Any]:
                 outcomes[place] = operation(tx, **write.content)
             except BackendRejected as error:
                 outcomes[place] = error
+    starts = [place for place, write in enumerate(writes) if write.kind == "start"]
+    if starts:
+        for place, started in zip(
+            starts, start_flow_runs(tx, [writes[place].content for place in starts]), strict=True
+        ):
+            outcomes[place] = started
     for kind, record in (("task_run", set_task_run_states), ("flow_run", set_flow_run_states)):
         places = [place for place, write in enumerate(writes) if write.kind == kind]
         updates = [writes[place].content for place in places]
@@ -475,8 +496,30 @@ def _state(document: Any) -> State:
     return decode_state(bytes(document) if isinstance(document, msgspec.Raw) else document)
 
 
+def _flow_run(row: Mapping[str, Any], sent: State | None = None) -> FlowRunInfoResult:
+    """Return a flow run; a row without a document has the state that was sent."""
+    project = row["project"] or {"id": "", "name": ""}
+    is_as_sent = sent is not None and row["serialized_state"] is None
+    return FlowRunInfoResult(
+        id=row["id"],
+        name=row["name"] or "",
+        flow_id=row["flow_id"],
+        version=row["version"],
+        state=sent if sent is not None and is_as_sent else _state(row["serialized_state"]),
+        task_runs=[_task_run(task_run, task_run["task_id"], -1) for task_run in row["task_runs"]],
+        parameters=row["parameters"] or {},
+        context=row["context"] or {},
+        scheduled_start_time=row["scheduled_start_time"],
+        project=ProjectInfo(project["id"], project["name"]),
+        heartbeat=row["heartbeat"],
+        owner=row["owner"],
+        epoch=row["epoch"],
+    )
+
+
 def _task_run(row: Mapping[str, Any], task_id: str, map_index: int) -> TaskRunInfoResult:
-    state = _state(row["serialized_state"])
+    document = row["serialized_state"]
+    state = Pending("Task run created") if document is None else _state(document)
     return TaskRunInfoResult(row["id"], task_id, row.get("task_slug"), row["version"], state, map_index)
 
 

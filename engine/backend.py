@@ -58,6 +58,7 @@ __all__ = [
     "TaskRunHistory",
     "TaskRunInfoResult",
     "connect",
+    "started_step_by_step",
 ]
 
 
@@ -346,6 +347,33 @@ class Backend(Protocol):
         """
         ...
 
+    async def start_flow_run(
+        self,
+        flow_id: str,
+        *,
+        owner: str,
+        lease_seconds: float = LEASE_SECONDS,
+        state: State | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> FlowRunInfoResult:
+        """Create a flow run that is its owner's from the start, and return what its runner needs to begin.
+
+        What is recorded is what `create_flow_run` and `set_flow_run_state` would record one after the other; here it is
+        one write, which others that come at the same moment share.
+
+        Args:
+            - flow_id: the flow
+            - owner: who runs it, with the epoch 1
+            - lease_seconds: for how long without a sign of life
+            - state: the Running state it begins with; without one it is left Scheduled
+            - parameters: values of the parameters, by name
+            - context: values for the context of the run
+            - labels: which workers may run it
+        """
+        ...
+
     # -- reading -----------------------------------------------------------------------------------
 
     async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
@@ -435,10 +463,12 @@ class Backend(Protocol):
         cache_for: datetime.timedelta | None = None,
         *,
         epoch: int | None = None,
+        flow_run_id: str | None = None,
     ) -> State:
         """Record a state of a task run; as `set_flow_run_state`.
 
-        `cache_for` belongs to the interface that is kept; when a Cached state expires is in the state itself.
+        `cache_for` belongs to the interface that is kept; when a Cached state expires is in the state itself. With the
+        `flow_run_id` it takes turns with the states of other flow runs, however many wait of its own.
         """
         ...
 
@@ -610,6 +640,24 @@ class Backend(Protocol):
             ```
         """
         ...
+
+
+async def started_step_by_step(
+    backend: Backend,
+    flow_id: str,
+    *,
+    owner: str,
+    lease_seconds: float,
+    state: State | None,
+    **options: Any,
+) -> FlowRunInfoResult:
+    """Do what `Backend.start_flow_run` does by the other calls of the port: for adapters that can share no write."""
+    flow_run_id = await backend.create_flow_run(flow_id, owner=owner, lease_seconds=lease_seconds, **options)
+    info = await backend.get_flow_run_info(flow_run_id)
+    if state is None:
+        return info
+    recorded = await backend.set_flow_run_state(flow_run_id, info.version, state, epoch=info.epoch or None)
+    return msgspec.structs.replace(info, state=recorded, version=info.version + 1)
 
 
 def connect(url: str, **options: Any) -> Backend:

@@ -37,6 +37,7 @@ from ...engine.backend import (
     RegisteredFlow,
     TaskRunHistory,
     TaskRunInfoResult,
+    started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
 from ...engine.directives import Directive
@@ -238,6 +239,30 @@ class GraphQLBackend:
         )
         return str(created["id"])
 
+    async def start_flow_run(
+        self,
+        flow_id: str,
+        *,
+        owner: str,
+        lease_seconds: float = LEASE_SECONDS,
+        state: State | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> FlowRunInfoResult:
+        """See `Backend.start_flow_run`."""
+        options: dict[str, Any] = {"parameters": parameters, "context": context, "labels": labels}
+        if not self._is_flowloop:
+            return await started_step_by_step(
+                self, flow_id, owner=owner, lease_seconds=lease_seconds, state=state, **options
+            )
+        document = None if state is None else msgspec.Raw(self._document(state))
+        key = uuid.uuid4().hex  # a request whose answer was lost is sent again
+        item = documents.StartItem(flow_id, owner, lease_seconds, key, document, **options)
+        size = len(msgspec.json.encode(item))
+        row = await self._put(Write("start_flow_runs", (item,)), owner, size, owner)
+        return documents.started_flow_run(row, state)
+
     # -- reading -----------------------------------------------------------------------------------
 
     async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
@@ -408,7 +433,7 @@ class GraphQLBackend:
         document = self._document(state)
         item = documents.FlowRunStateItem(flow_run_id, version, msgspec.Raw(document), epoch)
         write = Write("set_flow_run_states", (item,))
-        outcome = await self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD)
+        outcome = await self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id)
         return await self._recorded(state, outcome, self.get_flow_run_state, flow_run_id)
 
     async def set_task_run_state(
@@ -419,13 +444,14 @@ class GraphQLBackend:
         cache_for: datetime.timedelta | None = None,
         *,
         epoch: int | None = None,
+        flow_run_id: str | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
         version = version if self._is_flowloop or state.is_running() else None
         document = self._document(state)
         item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch)
         write = Write("set_task_run_states", (item,))
-        outcome = await self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD)
+        outcome = await self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id)
         return await self._recorded(state, outcome, self.get_task_run_state, task_run_id)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
@@ -640,11 +666,11 @@ class GraphQLBackend:
         except TransportQueryError as error:
             return error.data, error.errors or []
 
-    def _put(self, write: Write, run_id: str, size: int) -> Awaitable[Any]:
+    def _put(self, write: Write, run_id: str, size: int, flow_run_id: str | None = None) -> Awaitable[Any]:
         if not self._outboxes:
             raise BackendUnavailable(f"{self.url} is not open")
         # Always the same lane for a run: its states arrive in the order they were sent.
-        return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id)
+        return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id, flow_run_id)
 
     async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
         text, variables, keys = documents.combined(writes)
@@ -658,13 +684,13 @@ class GraphQLBackend:
         if nowhere or not isinstance(data, dict):
             error = error_of(nowhere or errors, self.url)
             raise RequestRejected(str(error)) if isinstance(error, BackendRejected) and len(writes) > 1 else error
-        states = {
-            field: iter(_payload(data, field)["states"])
-            for field, listed in documents.LISTS.items()
-            if listed == "states" and field in variables and field not in failed
+        items = {
+            field: iter(_payload(data, field)[documents.LISTS[field]])
+            for field in documents.ANSWERED
+            if field in variables and field not in failed
         }
         return [
-            failed[key] if key in failed else _outcome(next(states[key])) if key in states else _payload(data, key)
+            failed[key] if key in failed else _outcome(next(items[key])) if key in items else _payload(data, key)
             for key in keys
         ]
 
@@ -673,7 +699,7 @@ class GraphQLBackend:
         listed = documents.LISTS.get(write.field)
         content = write.content if listed is None else {listed: write.content}
         answer = _payload(await self._execute(documents.mutation(write.field), {"input": content}), write.field)
-        return [answer[listed][0] if listed == "states" else answer]
+        return [answer[listed][0] if listed is not None and write.field in documents.ANSWERED else answer]
 
     def _document(self, state: State) -> bytes:
         document = encode_state(state)

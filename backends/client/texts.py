@@ -185,7 +185,12 @@ _ANSWERS = {
     "update_flow_run_heartbeat": "success",
     "write_run_logs": "success",
 }
+_STARTED = (
+    "status message id name flow_id version serialized_state parameters context scheduled_start_time heartbeat "
+    "owner epoch project { id name } task_runs { id task_id task_slug version serialized_state }"
+)
 _ITEM_BY_ITEM = {
+    "start_flow_runs": f"flow_runs {{ {_STARTED} }}",
     "set_flow_run_states": "states { status message code serialized_state }",
     "set_task_run_states": "states { status message code serialized_state }",
 }
@@ -209,16 +214,25 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     content: Any
 
 
-LISTS = {"set_task_run_states": "states", "set_flow_run_states": "states", "write_run_logs": "logs"}
+LISTS = {
+    "start_flow_runs": "flow_runs",
+    "set_task_run_states": "states",
+    "set_flow_run_states": "states",
+    "write_run_logs": "logs",
+}
 """Mutation that takes a list to the name of the list: all such writes of a batch make one field."""
 
+ANSWERED = ("start_flow_runs", "set_task_run_states", "set_flow_run_states")
+"""Those of them that answer with a list of the same name, an item for each."""
+
 _ORDER = {
-    "set_task_run_name": 0,
-    "set_task_run_states": 1,
-    "set_flow_run_states": 2,
-    "update_flow_run_heartbeat": 3,
-    "create_task_run_artifact": 4,
-    "write_run_logs": 5,
+    "start_flow_runs": 0,
+    "set_task_run_name": 1,
+    "set_task_run_states": 2,
+    "set_flow_run_states": 3,
+    "update_flow_run_heartbeat": 4,
+    "create_task_run_artifact": 5,
+    "write_run_logs": 6,
 }
 
 
@@ -253,6 +267,19 @@ def _combined_text(shape: tuple[tuple[str, str], ...]) -> str:
         f"  {key}: {field}(input: ${key}) {{ {_ITEM_BY_ITEM.get(field, _ANSWERS[field])} }}" for key, field in shape
     )
     return f"mutation ({declared}) {{\n{fields}\n}}"
+
+
+class StartItem(msgspec.Struct, gc=False, omit_defaults=True):
+    """One item of ``start_flow_runs``."""
+
+    flow_id: str
+    owner: str
+    lease_seconds: float
+    idempotency_key: str
+    state: msgspec.Raw | None = None
+    parameters: Mapping[str, Any] | None = None
+    context: Mapping[str, Any] | None = None
+    labels: Sequence[str] | None = None
 
 
 class FlowRunStateItem(msgspec.Struct, gc=False, omit_defaults=True):
@@ -349,6 +376,29 @@ def flow_run_info(row: Mapping[str, Any]) -> FlowRunInfoResult:
         heartbeat=moment(row["heartbeat"]),
         owner=row.get("owner"),
         epoch=row.get("epoch", 0),
+    )
+
+
+def started_flow_run(row: Mapping[str, Any], sent: State | None) -> FlowRunInfoResult:
+    """Return a flow run that has just been started, from an item of the answer to ``start_flow_runs``."""
+    project = row["project"] or {"id": "", "name": ""}
+    return FlowRunInfoResult(
+        id=row["id"],
+        name=row["name"] or "",
+        flow_id=row["flow_id"],
+        version=row["version"],
+        state=sent if sent is not None and row["serialized_state"] is None else row_state(row),
+        task_runs=[
+            TaskRunInfoResult(run["id"], run["task_id"], run["task_slug"], run["version"], row_state(run))
+            for run in row["task_runs"]
+        ],
+        parameters=row["parameters"] or {},
+        context=row["context"] or {},
+        scheduled_start_time=moment(row["scheduled_start_time"]),
+        project=ProjectInfo(project["id"], project["name"]),
+        heartbeat=moment(row["heartbeat"]),
+        owner=row["owner"],
+        epoch=row["epoch"],
     )
 
 

@@ -32,6 +32,7 @@ from ...engine.backend import (
     RegisteredFlow,
     TaskRunHistory,
     TaskRunInfoResult,
+    started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
 from ...engine.directives import Directive, check_state, checked, state_of
@@ -191,6 +192,23 @@ class MemoryBackend:
             self._take(flow_run, owner, lease_seconds)
         return flow_run.id
 
+    async def start_flow_run(
+        self,
+        flow_id: str,
+        *,
+        owner: str,
+        lease_seconds: float = LEASE_SECONDS,
+        state: State | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> FlowRunInfoResult:
+        """See `Backend.start_flow_run`."""
+        options: dict[str, Any] = {"parameters": parameters, "context": context, "labels": labels}
+        return await started_step_by_step(
+            self, flow_id, owner=owner, lease_seconds=lease_seconds, state=state, **options
+        )
+
     # -- reading -----------------------------------------------------------------------------------
 
     async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
@@ -341,6 +359,7 @@ class MemoryBackend:
         cache_for: datetime.timedelta | None = None,
         *,
         epoch: int | None = None,
+        flow_run_id: str | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
         sent = _encode(state)

@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 from graphql import GraphQLField, GraphQLSchema
 
+from ...engine.errors import BackendRejected
 from ...engine.state import State
 from ..store import Outcome, Store, logs
+from ..store.creation import NewFlowRun
 from ..store.idempotency import once
 from . import accounts, finding, summaries, work
 from .bulk_inputs import state_updates
@@ -58,6 +60,7 @@ def resolvers(schema: GraphQLSchema) -> dict[str, Resolver]:
         answers[name] = _query(name, schema.query_type.fields[name])
     for name, definition in schema.mutation_type.fields.items():
         answers[name] = _set_states(name, definition) if name in _STATES else _mutation(name, definition)
+    answers["start_flow_runs"] = _start_flow_runs(schema.mutation_type.fields["start_flow_runs"])
     for module in (accounts, summaries, work, finding):
         answers |= module.resolvers(schema)
     return answers
@@ -147,6 +150,27 @@ def _set_states(name: str, definition: GraphQLField) -> Resolver:
             updates = state_updates(variables.arguments(definition, field)["input"]["states"], _STATES[name])
         outcomes = await getattr(call.store, name)(call.caller, updates, idempotency_key=call.key_for(field))
         return {part.key: _outcomes(outcomes, part) for part in field.fields}
+
+    return resolve
+
+
+def _start_flow_runs(definition: GraphQLField) -> Resolver:
+    async def resolve(call: Call, field: Field, variables: Variables) -> Any:
+        items = variables.arguments(definition, field)["input"]["flow_runs"]
+        requests = []
+        for item in items:
+            given = {key: value for key, value in item.items() if value is not None}
+            if "state" in given:
+                given["state"] = msgspec.json.encode(given["state"])
+            requests.append(NewFlowRun(**given))
+        answers = await call.store.start_flow_runs(call.caller, requests)
+        rows = [
+            {"status": "ERROR", "message": str(answer)}
+            if isinstance(answer, BackendRejected)
+            else {"status": "SUCCESS", **answer}
+            for answer in answers
+        ]
+        return project({"flow_runs": rows}, field.fields)
 
     return resolve
 

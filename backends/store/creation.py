@@ -11,14 +11,14 @@ from sqlalchemy import select
 
 from ...engine.backend import LEASE_SECONDS
 from ...engine.errors import BackendRejected
-from . import ownership, task_runs
+from . import ownership, reads, task_runs
 from .ids import is_id
 from .names import random_name
-from .records import Payload
+from .records import Outcome, Payload, StateUpdate
 from .transitions import set_states, state_update
 from .tx import Tx, document, in_utc, tables
 
-__all__ = ["CreatedFlowRun", "NewFlowRun", "create_flow_run", "create_flow_runs"]
+__all__ = ["CreatedFlowRun", "NewFlowRun", "create_flow_run", "create_flow_runs", "start_flow_runs"]
 
 
 class NewFlowRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -34,6 +34,8 @@ class NewFlowRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     idempotency_key: str | None = None
     owner: str | None = None
     lease_seconds: float = LEASE_SECONDS
+    state: bytes | None = None
+    """The document of the Running state it begins with, or None; see `start_flow_runs`."""
 
 
 class CreatedFlowRun(msgspec.Struct, frozen=True, gc=False):
@@ -182,6 +184,7 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
             if flow.archived:
                 raise BackendRejected(f"Flow {flow.id} is archived.")
             parameters = flow.chosen(request.parameters)
+            owned = ownership.new(tx, request.owner, request.lease_seconds)
         except BackendRejected as error:
             answers[place] = error
             continue
@@ -201,6 +204,7 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
                 None if run_config is None else document(run_config),
                 tx.database.moment(start),
                 request.idempotency_key,
+                *owned,
                 run_id,
             )
         )
@@ -210,12 +214,54 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
         created = {place: run for place, run in new.items() if place not in taken}
         for place, run in _begun(tx, created).items():
             answers[place] = run
-        owned = [(run.id, requests[place]) for place, run in created.items()]
-        ownership.own(tx, [(run_id, new.owner, new.lease_seconds) for run_id, new in owned if new.owner is not None])
         for place, earlier in _found_by_key(tx, requests, list(taken)).items():
             answers[place] = CreatedFlowRun(earlier)
     assert all(answer is not None for answer in answers)
     return [answer for answer in answers if answer is not None]
+
+
+def start_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[Payload | BackendRejected]:
+    """Create flow runs that their owners run from the start: claimed, and Running where they say so.
+
+    Returns:
+        - list: of each what its runner needs, as `get_flow_run_info` returns it, or why it was refused.
+          ``serialized_state`` is None where the state is the one that was sent; task runs are new and Pending
+    """
+    created = create_flow_runs(tx, requests)
+    running = {
+        run.id: StateUpdate(run.id, request.state, version=1, epoch=1)
+        for run, request in zip(created, requests, strict=True)
+        if isinstance(run, CreatedFlowRun) and run.is_new and request.state is not None
+    }
+    outcomes = dict(zip(running, set_states(tx, "flow_run", list(running.values())), strict=True))
+    return [
+        run if isinstance(run, BackendRejected) else _started(tx, run, request, outcomes.get(run.id))
+        for run, request in zip(created, requests, strict=True)
+    ]
+
+
+def _started(tx: Tx, run: CreatedFlowRun, request: NewFlowRun, outcome: Outcome | None) -> Payload:
+    if run.flow is None or outcome is None or outcome.error is not None:
+        return reads.get_flow_run_info(tx, flow_run_id=run.id)
+    flow = run.flow
+    return {
+        "id": run.id,
+        "name": run.name,
+        "flow_id": flow.id,
+        "version": outcome.version,
+        "serialized_state": outcome.serialized_state,
+        "parameters": run.parameters,
+        "context": request.context or {},
+        "scheduled_start_time": run.scheduled_start_time,
+        "heartbeat": tx.now,
+        "owner": request.owner,
+        "epoch": 1,
+        "project": None if flow.project_id is None else {"id": flow.project_id, "name": flow.project_name},
+        "task_runs": [
+            {"id": run_id, "task_id": task_id, "task_slug": slug, "version": 1, "serialized_state": None}
+            for run_id, (task_id, _, slug) in zip(run.task_run_ids, flow.tasks, strict=True)
+        ],
+    }
 
 
 def _flows(tx: Tx, flow_ids: set[str]) -> dict[str, RunnableFlow]:

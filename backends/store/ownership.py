@@ -7,10 +7,9 @@ compared with the clock of the database, and each is as long as its owner said w
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, or_, select, update
 
 from ...engine import lifecycle, presence
 from ...engine.backend import LEASE_SECONDS, MAX_LAPSES
@@ -23,8 +22,8 @@ __all__ = [
     "claim_flow_run",
     "end_lapsed",
     "is_silent",
+    "new",
     "note_deaths",
-    "own",
     "release_flow_run",
     "renew",
     "silent",
@@ -97,21 +96,12 @@ def claim_flow_run(
     return {"claimed": True, "owner": owner, "epoch": take(tx, run, owner, lease_seconds, max_lapses, is_dead)}
 
 
-def own(tx: Tx, new: Sequence[tuple[str, str, float]]) -> None:
-    """Make flow runs that this transaction has created their owners': of each its id, the owner, and the lease."""
-    if not new:
-        return
-    run = tables["flow_run"].c
-    claim = (
-        update(tables["flow_run"])
-        .where(run.id == bindparam("new"))
-        .values(owner=bindparam("by"), epoch=1, lease_seconds=bindparam("seconds"), lease_expires=bindparam("expires"))
-    )
-    rows: list[dict[str, Any]] = []
-    for run_id, owner, seconds in new:
-        _check(owner, seconds)
-        rows.append({"new": run_id, "by": owner, "seconds": seconds, "expires": _from_now(tx, seconds)})
-    tx.connection.execute(claim, rows)
+def new(tx: Tx, owner: str | None, lease_seconds: float) -> tuple[Any, ...]:
+    """Return owner, epoch, and length and end of the lease of a new flow run, as the hot statements take them."""
+    if owner is None:
+        return None, 0, None, None
+    _check(owner, lease_seconds)
+    return owner, 1, lease_seconds, tx.database.moment(_from_now(tx, lease_seconds))
 
 
 def _check(owner: str, lease_seconds: float) -> None:

@@ -318,6 +318,7 @@ class Store:
     # -- flow runs and task runs -----------------------------------------------------------------------
 
     create_flow_run = _write(creation.create_flow_run)
+    start_flow_runs = _write(creation.start_flow_runs)
     delete_flow_run = _write(flow_runs.delete_flow_run)
     set_flow_run_name = _write(flow_runs.set_flow_run_name)
     set_flow_run_labels = _write(flow_runs.set_flow_run_labels)

@@ -230,7 +230,7 @@ class Database(ABC):
 
         Args:
             - rows: of each: tenant, moment, flow, name, parameters, context, labels and run config as JSON text,
-              scheduled start time, idempotency key, id
+              scheduled start time, idempotency key, owner, epoch, length and end of the lease, id
 
         Returns:
             - Collection: the ids of those that were inserted

@@ -119,14 +119,14 @@ _TASKS_TO_RUN = (
 )
 _INSERT_FLOW_RUNS = """
 INSERT INTO flow_run (tenant_id, created, updated, flow_id, name, parameters, context, labels, run_config,
-                      scheduled_start_time, idempotency_key, id)
+                      scheduled_start_time, idempotency_key, owner, epoch, lease_seconds, lease_expires, id)
 SELECT tenant_id, created, created, flow_id, name, parameters::jsonb, context::jsonb, labels::jsonb, run_config::jsonb,
-       scheduled_start_time, idempotency_key, id
+       scheduled_start_time, idempotency_key, owner, epoch, lease_seconds, lease_expires, id
 FROM unnest(
     $1::uuid[], $2::timestamptz[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-    $9::timestamptz[], $10::text[], $11::uuid[]
+    $9::timestamptz[], $10::text[], $11::text[], $12::int[], $13::float[], $14::timestamptz[], $15::uuid[]
 ) AS n (tenant_id, created, flow_id, name, parameters, context, labels, run_config, scheduled_start_time,
-        idempotency_key, id)
+        idempotency_key, owner, epoch, lease_seconds, lease_expires, id)
 ON CONFLICT (flow_id, idempotency_key) DO NOTHING
 RETURNING id::text
 """

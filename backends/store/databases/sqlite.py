@@ -107,7 +107,7 @@ _TASKS_TO_RUN = (
 )
 _NEW_FLOW_RUN = (
     "tenant_id, created, flow_id, name, parameters, context, labels, run_config, scheduled_start_time, "
-    "idempotency_key, id"
+    "idempotency_key, owner, epoch, lease_seconds, lease_expires, id"
 )
 _INSERT_FLOW_RUNS = (
     f"INSERT OR IGNORE INTO flow_run ({_NEW_FLOW_RUN}, updated) SELECT {_NEW_FLOW_RUN}, created FROM new"
