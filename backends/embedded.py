@@ -186,6 +186,7 @@ class StoreBackend:
         parameters: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
         labels: Sequence[str] | None = None,
+        name: str | None = None,
     ) -> FlowRunInfoResult:
         """See `Backend.start_flow_run`."""
         document = None if state is None else encode_state(state)
@@ -194,6 +195,7 @@ class StoreBackend:
             parameters=parameters,
             context=context,
             labels=labels,
+            name=name,
             idempotency_key=uuid.uuid4().hex,  # a batch whose answer was lost is sent again
             owner=owner,
             lease_seconds=lease_seconds,

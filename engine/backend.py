@@ -357,6 +357,7 @@ class Backend(Protocol):
         parameters: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
         labels: Sequence[str] | None = None,
+        name: str | None = None,
     ) -> FlowRunInfoResult:
         """Create a flow run that is its owner's from the start, and return what its runner needs to begin.
 
@@ -371,6 +372,7 @@ class Backend(Protocol):
             - parameters: values of the parameters, by name
             - context: values for the context of the run
             - labels: which workers may run it
+            - name: what it is called; the backend finds a name if None
         """
         ...
 

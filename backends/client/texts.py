@@ -280,6 +280,7 @@ class StartItem(msgspec.Struct, gc=False, omit_defaults=True):
     parameters: Mapping[str, Any] | None = None
     context: Mapping[str, Any] | None = None
     labels: Sequence[str] | None = None
+    name: str | None = None
 
 
 class FlowRunStateItem(msgspec.Struct, gc=False, omit_defaults=True):

@@ -202,9 +202,10 @@ class MemoryBackend:
         parameters: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
         labels: Sequence[str] | None = None,
+        name: str | None = None,
     ) -> FlowRunInfoResult:
         """See `Backend.start_flow_run`."""
-        options: dict[str, Any] = {"parameters": parameters, "context": context, "labels": labels}
+        options: dict[str, Any] = {"parameters": parameters, "context": context, "labels": labels, "name": name}
         return await started_step_by_step(
             self, flow_id, owner=owner, lease_seconds=lease_seconds, state=state, **options
         )

@@ -212,7 +212,7 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
         inserted = tx.database.insert_flow_runs(tx.connection, rows)
         taken = {place: run for place, run in new.items() if run.id not in inserted}
         created = {place: run for place, run in new.items() if place not in taken}
-        for place, run in _begun(tx, created).items():
+        for place, run in _begun(tx, created, requests).items():
             answers[place] = run
         for place, earlier in _found_by_key(tx, requests, list(taken)).items():
             answers[place] = CreatedFlowRun(earlier)
@@ -278,7 +278,7 @@ def _flows(tx: Tx, flow_ids: set[str]) -> dict[str, RunnableFlow]:
     return flows
 
 
-def _begun(tx: Tx, created: Mapping[int, CreatedFlowRun]) -> dict[int, CreatedFlowRun]:
+def _begun(tx: Tx, created: Mapping[int, CreatedFlowRun], requests: Sequence[NewFlowRun]) -> dict[int, CreatedFlowRun]:
     """Give new flow runs their task runs and their first state."""
     runs = [
         (run.flow.tenant_id, run.id, [(task_id, key) for task_id, key, _ in run.flow.tasks])
@@ -287,8 +287,14 @@ def _begun(tx: Tx, created: Mapping[int, CreatedFlowRun]) -> dict[int, CreatedFl
     ]
     ids = task_runs.create_static(tx, runs)
     updates = [
-        state_update(run.id, "Scheduled", "Flow run scheduled.", start_time=run.scheduled_start_time.isoformat())
-        for run in created.values()
+        state_update(
+            run.id,
+            "Scheduled",
+            "Flow run scheduled.",
+            epoch=None if requests[place].owner is None else 1,
+            start_time=run.scheduled_start_time.isoformat(),
+        )
+        for place, run in created.items()
         if run.scheduled_start_time is not None
     ]
     set_states(tx, "flow_run", updates)

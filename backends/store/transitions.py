@@ -92,7 +92,7 @@ def no_result() -> dict[str, str]:
     return {"__version__": VERSION, "type": "NoResultType"}
 
 
-def state_update(run_id: str, state: str, message: str, **fields: Any) -> StateUpdate:
+def state_update(run_id: str, state: str, message: str, *, epoch: int | None = None, **fields: Any) -> StateUpdate:
     """Return an update to a state that the store makes itself, whatever the version of the run."""
     made = {
         "type": state,
@@ -103,7 +103,7 @@ def state_update(run_id: str, state: str, message: str, **fields: Any) -> StateU
         "_result": no_result(),
         **fields,
     }
-    return StateUpdate(run_id, document(made).encode())
+    return StateUpdate(run_id, document(made).encode(), epoch=epoch)
 
 
 def set_task_run_states(tx: Tx, updates: Sequence[StateUpdate], idempotency_key: str | None = None) -> list[Outcome]:
@@ -317,9 +317,9 @@ class _Batch:
         elif head.type == "Submitted":
             run.extra = self.tx.now
             self.submitted.append(run.id)
-        if self.kind == "flow_run" and run.owner is not None:
+        if self.kind == "flow_run" and run.owner is not None and run.version:  # one that is new was created for it
             self.change_owner(run, head.type, item.update.epoch)
-        self.record(run, head, text, claim)
+        self.record(run, head, text, claim, by_owner=item.update.epoch is not None)
         return Outcome(run.id, status, message, run.version, document=None if text == item.text else text)
 
     def change_owner(self, run: _Run, new: str, epoch: int | None) -> None:
@@ -357,7 +357,7 @@ class _Batch:
         state["cached_inputs"] = msgspec.Raw(run.extra.encode())
         return document(state)
 
-    def record(self, run: _Run, head: StateHead, text: str, client_id: str | None) -> None:
+    def record(self, run: _Run, head: StateHead, text: str, client_id: str | None, *, by_owner: bool) -> None:
         tx, new, now = self.tx, head.type, self.now
         if run.repeats:  # later states of one run in one batch sort after the earlier ones
             now = tx.database.moment(tx.now + datetime.timedelta(microseconds=run.repeats))
@@ -369,7 +369,7 @@ class _Batch:
         self.rows.append(
             (tx.new_id(), run.tenant_id, run.id, run.version, now, new, head.message, start, text, client_id)
         )
-        if self.kind == "flow_run":
+        if self.kind == "flow_run" and (not by_owner or (new in lifecycle.WAITING and run.version > 1)):
             tx.moved[run.id] = None
         if tx.watched:
             flow_run_id = run.flow_key if self.kind == "task_run" else run.id

@@ -70,7 +70,8 @@ class Tx:
         self.watched = watched
         self.changes: list[StateChange] = []
         self.moved: dict[str, None] = {}
-        """The flow runs that take a state of their own in this transaction."""
+        """The flow runs that this transaction gives a state that others want to hear of: one that does not come from
+        their owner, or in which they can be taken up by another one."""
         self._lease_clock = lease_clock
 
     @cached_property

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from .._large import aside
-from ..backend import Backend, RegisteredFlow
+from ..backend import Backend, FlowRunInfoResult, RegisteredFlow
+from ..errors import BackendRejected
 from ..flow import Flow
 from ..settings import Settings
 
-__all__ = ["create_flow_run", "recorded_parameters", "register_flow"]
+__all__ = ["create_flow_run", "recorded_parameters", "register_flow", "start_flow_run"]
+
+R = TypeVar("R")
+
+_known: WeakKeyDictionary[Backend, dict[tuple[str, str], str]] = WeakKeyDictionary()
+"""The flows that this process has registered at each open backend: project and hash of the document, and the id."""
 
 
 async def register_flow(flow: Flow, backend: Backend, *, settings: Settings | None = None) -> RegisteredFlow:
@@ -29,10 +36,20 @@ async def register_flow(flow: Flow, backend: Backend, *, settings: Settings | No
         - BackendError: if it cannot be registered
     """
     flow.validate()
-    document = flow.serialize()
-    key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+    return await _registered(flow, backend, settings)
+
+
+async def _registered(flow: Flow, backend: Backend, settings: Settings | None) -> RegisteredFlow:
+    document = await aside(len(flow._tasks), flow.serialize)
     project = (settings or Settings.from_env()).project
-    return await backend.register_flow(document, project_name=project, idempotency_key=key)
+    key = _hash(document)
+    registered = await backend.register_flow(document, project_name=project, idempotency_key=key)
+    _known.setdefault(backend, {})[project, key] = registered.id
+    return registered
+
+
+def _hash(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
 
 def recorded_parameters(flow: Flow, given: Mapping[str, Any], *, complete: bool) -> dict[str, Any]:
@@ -78,8 +95,45 @@ async def create_flow_run(
     """
     flow.validate()
     recorded = recorded_parameters(flow, parameters or {}, complete=True)
-    document = await aside(len(flow._tasks), flow.serialize)
-    key = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
-    project = (settings or Settings.from_env()).project
-    registered = await backend.register_flow(document, project_name=project, idempotency_key=key)
-    return await backend.create_flow_run(registered.id, parameters=recorded, **options)
+    return await _of_registered(
+        flow, backend, settings, lambda flow_id: backend.create_flow_run(flow_id, parameters=recorded, **options)
+    )
+
+
+async def start_flow_run(
+    flow: Flow,
+    backend: Backend,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    settings: Settings | None = None,
+    **options: Any,
+) -> FlowRunInfoResult:
+    """Register a flow if it is new or changed, and start a flow run of it for its owner.
+
+    Arguments and errors are those of `create_flow_run`; the options are those of `Backend.start_flow_run`.
+
+    Returns:
+        - FlowRunInfoResult: what its runner needs to begin
+    """
+    flow.validate()
+    recorded = recorded_parameters(flow, parameters or {}, complete=True)
+    return await _of_registered(
+        flow, backend, settings, lambda flow_id: backend.start_flow_run(flow_id, parameters=recorded, **options)
+    )
+
+
+async def _of_registered(
+    flow: Flow, backend: Backend, settings: Settings | None, make: Callable[[str], Awaitable[R]]
+) -> R:
+    """Make something of the id of a flow, which is registered unless this process has done that before."""
+    known = _known.get(backend)
+    if known:
+        document = await aside(len(flow._tasks), flow.serialize)
+        key = (settings or Settings.from_env()).project, _hash(document)
+        flow_id = known.get(key)
+        if flow_id is not None:
+            try:
+                return await make(flow_id)
+            except BackendRejected:  # perhaps somebody has archived or deleted it meanwhile
+                del known[key]
+    return await make((await _registered(flow, backend, settings)).id)

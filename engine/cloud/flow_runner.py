@@ -6,9 +6,9 @@ import asyncio
 import functools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio
 
@@ -38,16 +38,38 @@ from ..results import DefaultResult
 from ..runner import being_cancelled
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
-from ..state import Cancelled, Cancelling, ClientFailed, Failed, Mapped, Queued, Running, State
+from ..state import (
+    Cancelled,
+    Cancelling,
+    ClientFailed,
+    Failed,
+    Mapped,
+    Pending,
+    Queued,
+    Running,
+    Scheduled,
+    State,
+)
 from ..task import Task
 from ..triggers import all_successful
-from .creation import create_flow_run, recorded_parameters
+from .creation import create_flow_run, recorded_parameters, start_flow_run
 from .logs import LogShipper
 from .ownership import Ownership
 from .task_runner import CloudTaskRunner
 from .unrecordable import is_too_much, small
 
 __all__ = ["CloudFlowRunner"]
+
+T = TypeVar("T")
+
+_BEGINNING = (
+    "check_flow_is_pending_or_running",
+    "check_flow_reached_start_time",
+    "set_flow_to_running",
+    "handle_state_change",
+    "call_runner_target_handlers",
+)
+"""The steps of a flow run up to its Running state."""
 
 _LOG_INTERVAL = 5.0
 _log = logging.getLogger("flowloop")
@@ -119,6 +141,9 @@ class CloudFlowRunner(FlowRunner):
         self.claim = claim
         self._ownership: Ownership | None = None
         self._opened: Backend | None = None
+        self._begun: FlowRunInfoResult | None = None
+        """The flow run that `run` has just created, until it is made use of."""
+        self._running_from_start: State | None = None
         self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
         self._has_spoken = False
@@ -169,6 +194,8 @@ class CloudFlowRunner(FlowRunner):
         await self._prepared()
         given = dict(parameters or {})
         known = dict(context or {})
+        runner_id = uuid.uuid4().hex[:12]
+        self._begun = None
         async with AsyncExitStack() as stack:
             backend = self.backend
             flow_run_id = known.get("flow_run_id") or _ambient_flow_run()
@@ -179,7 +206,11 @@ class CloudFlowRunner(FlowRunner):
                 backend = await stack.enter_async_context(backend)
             if flow_run_id is None:
                 given_all = {**known.get("parameters", {}), **given}
-                ownership = await self._created(backend, given_all, idempotency_key, known.get("flow_run_name"))
+                plainly = state is None and self._begins_plainly()
+                name = known.get("flow_run_name")
+                ownership = await self._created(
+                    backend, given_all, runner_id, idempotency_key, name=name, plainly=plainly
+                )
             else:
                 ownership = await self._claimed(backend, flow_run_id, follows=self.if_owned == "follow")
             flow_run_id = self.flow_run_id = ownership.flow_run_id
@@ -195,7 +226,7 @@ class CloudFlowRunner(FlowRunner):
                 "flow_run_id": flow_run_id,
                 "backend": backend,
                 "running_with_backend": True,
-                "runner_id": uuid.uuid4().hex[:12],
+                "runner_id": runner_id,
             }
             while True:
                 cancellation = self._cancellation
@@ -267,9 +298,25 @@ class CloudFlowRunner(FlowRunner):
     # -- ownership ---------------------------------------------------------------------------------------
 
     async def _created(
-        self, backend: Backend, parameters: dict[str, Any], idempotency_key: str | None, name: str | None
+        self,
+        backend: Backend,
+        parameters: dict[str, Any],
+        runner_id: str,
+        idempotency_key: str | None,
+        *,
+        name: str | None,
+        plainly: bool,
     ) -> Ownership:
-        """Create a flow run that is this runner's from the start; one with a key may have been created before."""
+        """Create a flow run that is this runner's from the start; one with a key may have been created before.
+
+        Args:
+            - backend: where it is recorded
+            - parameters: values of the parameters, by name
+            - runner_id: names this runner in its states
+            - idempotency_key: of the flow run
+            - name: of the flow run
+            - plainly: whether it is Running from the start
+        """
         began, owner = asyncio.get_running_loop().time(), new_owner()
         labels = [f"agentless-run-{uuid.uuid4().hex[:8]}"]  # no agent has this label
         options: dict[str, Any] = {"settings": self.settings, "labels": labels}
@@ -277,29 +324,38 @@ class CloudFlowRunner(FlowRunner):
             options["name"] = name
         if idempotency_key is not None:
             options["idempotency_key"] = idempotency_key
-            flow_run_id = await self._making(backend, parameters, options, owner)
+            making = create_flow_run(self.flow, backend, parameters, **options)
+            flow_run_id = await self._made(backend, owner, making, str)
             return await self._claimed(backend, flow_run_id, follows=True)
         lease = self.settings.lease_seconds
-        options |= {"owner": owner, "lease_seconds": lease}
-        flow_run_id = await self._making(backend, parameters, options, owner)
-        return Ownership(backend, flow_run_id, FlowRunClaim(owner, None, lease), began)
+        running = Running("Running flow.", context={"runner": runner_id}) if plainly else None
+        options |= {"owner": owner, "lease_seconds": lease, "state": running}
+        made = self._made(backend, owner, start_flow_run(self.flow, backend, parameters, **options), lambda one: one.id)
+        self._begun = info = await made
+        return Ownership(backend, info.id, FlowRunClaim(owner, info.epoch or None, lease), began)
 
-    async def _making(self, backend: Backend, parameters: dict[str, Any], options: dict[str, Any], owner: str) -> str:
+    def _begins_plainly(self) -> bool:
+        """Whether nobody has a say when a new flow run becomes Running: it can be created as that."""
+        if self.state_handlers or self.flow.state_handlers:
+            return False
+        return all(getattr(type(self), step) is getattr(CloudFlowRunner, step) for step in _BEGINNING)
+
+    async def _made(self, backend: Backend, owner: str, making: Coroutine[Any, Any, T], id_of: Callable[[T], str]) -> T:
         """Create a flow run; one that is created although the caller was cancelled meanwhile ends at once."""
         cancellation = self._cancellation.look_around()
-        ids: list[str] = []
+        made: list[T] = []
 
         async def create() -> None:
-            ids.append(await create_flow_run(self.flow, backend, parameters, **options))
+            made.append(await making)
 
         try:
             await undisturbed(create(), self.settings.cancel_grace)
         except asyncio.CancelledError:
-            for flow_run_id in ids:
-                made = Ownership(backend, flow_run_id, FlowRunClaim(owner, None), 0.0)
-                await at_last(self._end_unbegun(made, cancellation.cause_from_outside), self.settings.cancel_grace)
+            for one in made:
+                ownership = Ownership(backend, id_of(one), FlowRunClaim(owner, None), 0.0)
+                await at_last(self._end_unbegun(ownership, cancellation.cause_from_outside), self.settings.cancel_grace)
             raise
-        return ids[0]
+        return made[0]
 
     async def _claimed(self, backend: Backend, flow_run_id: str, *, follows: bool) -> Ownership:
         """Claim a flow run, also at once from an owner that is known to be dead; follow one that lives, if wanted.
@@ -412,11 +468,13 @@ class CloudFlowRunner(FlowRunner):
             return None
         backend, flow_run_id = ownership.backend, ownership.flow_run_id
         info = await backend.get_flow_run_info(flow_run_id)
-        others = info.owner != ownership.claim.owner and (follows or info.owner is not None)
-        if others or info.state.is_running() or info.state.is_finished():
+        is_own = info.owner == ownership.claim.owner
+        others = not is_own and (follows or info.owner is not None)
+        if others or info.state.is_finished() or (info.state.is_running() and not is_own):
             return info.state
+        epoch = info.epoch if is_own else None
         try:
-            ended = await backend.set_flow_run_state(flow_run_id, info.version, stopped_state(cause))
+            ended = await backend.set_flow_run_state(flow_run_id, info.version, stopped_state(cause), epoch=epoch)
         except VersionLockMismatch:  # somebody was quicker
             return await backend.get_flow_run_state(flow_run_id)
         ownership.given_up = True
@@ -554,12 +612,17 @@ class CloudFlowRunner(FlowRunner):
         flow_run_id = context.get("flow_run_id") or _values.get().get("flow_run_id")
         if flow_run_id is None:
             raise FlowloopError("there is no flow run to begin with: name it as `flow_run_id` in the context")
+        begun, self._begun = self._begun, None
         try:
-            info = await self._port.get_flow_run_info(flow_run_id)
+            info = begun or await self._port.get_flow_run_info(flow_run_id)
         except BackendError as error:
             message = f"The flow run could not be read: {error}"
             self.logger.error("%s", message)
             raise ENDRUN(Failed(message, result=error) if state is None else state) from error
+        if begun is not None and isinstance(begun.state, Queued):
+            begun.state.state = Pending()
+            raise ENDRUN(begun.state)
+        self._running_from_start = None if begun is None else begun.state
         self._cancellation.look = functools.partial(self._look, self._port, info.id, refused=True)
         recorded = self._restored(info.parameters)
         context = {
@@ -619,6 +682,9 @@ class CloudFlowRunner(FlowRunner):
         Returns:
             - State: Running
         """
+        if state is self._running_from_start and state.is_running():
+            self._tell(Scheduled(), state)
+            return state
         if state.is_running() and _values.get().get("takeover"):
             state = await self.handle_state_change(state, Running("Continuing flow run."))
             _values.set({**_values.get(), "took_over": True})

@@ -262,7 +262,14 @@ class CloudTaskRunner(TaskRunner):
         try:
             if ownership is not None and ownership.lost:
                 raise OwnershipLost("the flow run has another owner since")
-            answer = await self._port.set_task_run_state(task_run_id, version, sent, self.task.cache_for, epoch=epoch)
+            answer = await self._port.set_task_run_state(
+                task_run_id,
+                version,
+                sent,
+                self.task.cache_for,
+                epoch=epoch,
+                flow_run_id=current.get("flow_run_id"),
+            )
             if ownership is not None and new_state.is_running():
                 ownership.acknowledged(asked)
                 if not ownership.holds:

@@ -893,7 +893,11 @@ async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Ba
 
 async def test_a_watcher_that_is_cancelled_leaves_nothing_behind(backend: Backend) -> None:
     run = await started(backend)
-    before = asyncio.all_tasks()
+    first = backend.watch_flow_run(run.id)
+    assert first is not None
+    async with first:
+        pass
+    before = asyncio.all_tasks()  # what serves all watchers goes on until the backend is closed
     watching = backend.watch_flow_run(run.id)
     assert watching is not None
     with anyio.CancelScope() as scope:

@@ -378,13 +378,13 @@ async def test_what_is_logged_last_is_sent_before_the_run_is_over(memory, settin
     original = backend._called
 
     async def noted(call, args, kwargs):
-        if call.method == "write_run_logs" or (call.method == "set_flow_run_state"):
+        if call.method in ("start_flow_run", "write_run_logs", "set_flow_run_state"):
             sent.append(call.method)
         return await original(call, args, kwargs)
 
     backend._called = noted
     await CloudFlowRunner(flow, backend=backend, settings=settings).run()
-    assert sent == ["set_flow_run_state", "write_run_logs", "set_flow_run_state"]
+    assert sent == ["start_flow_run", "write_run_logs", "set_flow_run_state"]
 
 
 @pytest.mark.usefixtures("info_level")

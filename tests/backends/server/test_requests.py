@@ -291,7 +291,7 @@ async def test_every_mutation_takes_what_the_store_takes() -> None:
 
     types = schema.build()
     assert types.mutation_type is not None
-    own = {"switch_tenant", "refresh_token", "set_flow_run_states", "set_task_run_states"}
+    own = {"switch_tenant", "refresh_token", "set_flow_run_states", "set_task_run_states", "start_flow_runs"}
     for name, field in types.mutation_type.fields.items():
         assert str(field.args["input"].type) == f"{name}_input!"
         if name in own:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from flowloop.backends.store import ANYONE, StateUpdate, Store
+from flowloop.backends.store.creation import NewFlowRun
 from flowloop.backends.store.databases import wakeups
 
 from .world import flow_document, state
@@ -69,6 +70,22 @@ async def test_what_a_process_does_itself_it_is_not_told(stores: tuple[Store, St
         run_id = (await one.create_flow_run(ANYONE, flow_id=flow_id))["id"]
         assert await ear.next() == [run_id]
     assert own.heard == []
+
+
+async def test_what_an_owner_does_concerns_others_only_when_it_gives_the_flow_run_up(
+    stores: tuple[Store, Store],
+) -> None:
+    one, other = stores
+    flow_id = await new_flow(one)
+    ear = Ear()
+    async with other.listen(ear):
+        start = NewFlowRun(flow_id=flow_id, owner="me", state=state("Running"), idempotency_key="k")
+        run = (await one.start_flow_runs(ANYONE, [start]))[0]
+        assert isinstance(run, dict)
+        await one.set_flow_run_states(ANYONE, [StateUpdate(run["id"], state("Running"), version=2, epoch=1)])
+        await one.set_flow_run_states(ANYONE, [StateUpdate(run["id"], state("Scheduled"), version=3, epoch=1)])
+        assert await ear.next() == [run["id"]]
+    assert len(ear.heard) == 1
 
 
 async def test_of_very_many_flow_runs_it_is_only_told_that_there_are_some(stores: tuple[Store, Store]) -> None:
