@@ -235,7 +235,11 @@ async def test_11_running_states_are_sent_with_the_version_they_were_read_at(set
     recorded = Recorded(one_task(), settings)
     await recorded.run()
     assert recorded.sent() == [(Running, 1), (Success, 2)]
-    assert recorded.sent("set_flow_run_state") == [(Running, 1), (Success, 2)]
+    assert recorded.sent("set_flow_run_state") == [(Success, 2)]  # that of the flow run came with its creation
+    created_before = Recorded(one_task(), settings)
+    flow_run_id = await create_flow_run(created_before.flow, created_before.backend, settings=settings)
+    await created_before.run(context={"flow_run_id": flow_run_id})
+    assert created_before.sent("set_flow_run_state") == [(Running, 1), (Success, 2)]
 
 
 def moved_elsewhere(recorded: Recorded, state: State, *, when: str) -> Any:
