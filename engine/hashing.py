@@ -146,14 +146,15 @@ def _feed_items(write: _Write, items: Sequence[Any]) -> None:
 
 
 def _feed_set(write: _Write, value: Any) -> None:
-    digests, kind = [], frozenset if isinstance(value, frozenset) else set
-    for item in kind.__iter__(value):
+    is_frozen = isinstance(value, frozenset)
+    digests = []
+    for item in frozenset.__iter__(value) if is_frozen else set.__iter__(value):
         try:
             digests.append(_digest(item))
         except _Unknown as unknown:
             unknown.path = "{…}" + unknown.path
             raise
-    _put(write, kind.__name__.encode(), b"".join(sorted(digests)))
+    _put(write, b"frozenset" if is_frozen else b"set", b"".join(sorted(digests)))
 
 
 def _pairs(value: dict[Any, Any]) -> list[bytes]:

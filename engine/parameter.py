@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,7 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
     def restored(self, found: Any) -> Any:
         """Return the value of what `recorded` made of it."""
         if self.type is Any and self.default is not None and found == as_recorded(self.default):
-            return self.default
+            return copy.deepcopy(self.default)
         return self.cast(found)
 
     async def run(self) -> Any:

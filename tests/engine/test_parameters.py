@@ -431,3 +431,11 @@ async def test_what_a_schedule_gives_is_recorded_as_any_other_parameter(memory, 
     assert found == {"x": "a"}
     with pytest.raises(SerializationError, match=r"schedule.*nan"):
         await create_flow_run(scheduled({"x": math.nan}), memory, settings=settings)
+
+
+async def test_each_process_has_a_default_of_its_own(memory, settings):
+    default = {"seen": [1]}
+    used = Used(lambda: Parameter("x", default=default))
+    await used.run_twice(memory, settings)
+    assert used.got == [default, default]
+    assert all(one is not default and one["seen"] is not default["seen"] for one in used.got)
