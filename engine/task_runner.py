@@ -330,6 +330,7 @@ class TaskRunner(BodyRunner):
             isinstance(state, Paused) and state.start_time is not None and state.start_time <= now()
         ):
             context["resume"] = True
+            context["answer"] = state.context.get("answer")
         if state.has_cached_inputs and "_loop_count" in state.cached_inputs:
             context |= await self._loop_context(state)
         return TaskRunnerInitializeResult(state, context)

@@ -7,13 +7,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from ...engine.errors import BackendRejected, VersionLockMismatch
-from ...engine.lifecycle import FINISHED, WAITING
+from ...engine.errors import VersionLockMismatch
 from . import queue
-from .flow_runs import set_one
+from .directives import direct_flow_run
 from .idempotency import once
 from .records import Payload
-from .transitions import set_states, state_update
 from .tx import Tx, tables
 
 __all__ = ["answer_task_run"]
@@ -32,6 +30,8 @@ def answer_task_run(
     idempotency_key: str | None = None,
 ) -> Payload:
     """Answer a Paused task run, once: of two people who answer the same question the second is told of the first.
+
+    It is recorded as the directive to resume or to reject.
 
     Args:
         - task_run_id: the task run
@@ -56,25 +56,23 @@ def answer_task_run(
 
 def _answer(tx: Tx, task_run_id: str, version: int, approve: bool, note: str | None, value: Any) -> Payload:
     row = tx.row("task_run", task_run_id, f"Task run {task_run_id} not found", lock=True)
-    run = tx.row("flow_run", row["flow_run_id"], "Invalid flow run ID.", lock=True)
     if row["state"] != "Paused" or row["version"] != version:
         raise VersionLockMismatch(
             f"Task run {row['id']} is {row['state']} (version {row['version']}): {row['state_message']!r}"
         )
-    if run["state"] in FINISHED:
-        raise BackendRejected(f"Flow run {run['id']} is {run['state']}: its task runs wait for nobody any more.")
-    by = tx.caller.key_name
-    said = f"{'approved' if approve else 'declined'}{f' by {by}' if by else ''}{f': {note}' if note else ''}"
-    answered = {"value": value, "note": note, "by": by, "at": tx.now.isoformat()}
-    fields: dict[str, Any] = {"start_time": tx.now.isoformat()} if approve else {}
-    state = "Resume" if approve else "Failed"
-    made = state_update(row["id"], state, said, context={"answer": answered}, **fields)
-    outcome = set_states(tx, "task_run", [made])[0]
-    if outcome.error is not None:
-        raise outcome.error
-    if run["state"] in WAITING and (run["state_start_time"] is None or run["state_start_time"] > tx.now):
-        set_one(tx, state_update(run["id"], "Scheduled", said, start_time=tx.now.isoformat()))
-    return {"state": state, "version": outcome.version, "picked_up_by": _who_goes_on(tx, run)}
+    slug = tx.scalar(select(tables["task"].c.slug).where(tables["task"].c.id == row["task_id"]))
+    direct_flow_run(
+        tx,
+        flow_run_id=row["flow_run_id"],
+        kind="resume" if approve else "reject",
+        task=slug,
+        map_index=row["map_index"],
+        value=value,
+        note=note,
+    )
+    now = tx.row("task_run", row["id"], "Invalid task run ID.")
+    run = tx.row("flow_run", row["flow_run_id"], "Invalid flow run ID.")
+    return {"state": now["state"], "version": now["version"], "picked_up_by": _who_goes_on(tx, run)}
 
 
 def _who_goes_on(tx: Tx, run: Any) -> str:

@@ -121,7 +121,7 @@ def serialize_parameter(parameter: Parameter) -> dict[str, Any]:
     Raises:
         - SerializationError: if its default cannot be written as JSON
     """
-    return {
+    document = {
         "name": parameter.name,
         "slug": parameter.slug or parameter.name,
         "type": parameter.document_type or _qualified(type(parameter)),
@@ -131,6 +131,23 @@ def serialize_parameter(parameter: Parameter) -> dict[str, Any]:
         "outputs": type_name(parameter.outputs()),
         "__version__": VERSION,
     }
+    # Beside what Prefect 1 writes, and only where there is something to say.
+    schema = _schema(parameter)
+    return document | ({"schema": schema} if schema else {}) | ({"secret": True} if parameter.secret else {})
+
+
+def _schema(parameter: Parameter) -> Any:
+    """Return the JSON schema of the values of a parameter, for who makes a form of it; None if its type has none."""
+    from ..parameter import DateTimeParameter
+
+    if isinstance(parameter, DateTimeParameter):
+        return {"type": "string", "format": "date-time"}
+    if parameter.type is Any:
+        return None
+    try:
+        return msgspec.json.schema(parameter.type)
+    except (TypeError, RuntimeError, NotImplementedError):
+        return None
 
 
 def serialize_edge(edge: Edge, upstream_slug: str | None = None, downstream_slug: str | None = None) -> dict[str, Any]:

@@ -103,9 +103,32 @@ async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Reco
         await visit.see("Nobody will go on with this run")
         (row,) = [row for row in await _rows(recorded.store, run.id) if row["id"] == run.task_runs["price"]]
         assert row["state"] == "Resume"
-        assert row["state_message"] == "approved: fine for this week"
+        assert row["state_message"] == "Resumed: fine for this week"
         await page.get_by_role("button", name="Leave it").click()
         await visit.see("Nothing waits for anybody.")
+
+
+async def test_one_task_is_left_out_and_another_is_where_it_begins_again(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await recorded.begin("steady-stork")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}/tasks/{run.tasks['total']}/-1")
+        await page.get_by_role("button", name="Leave it out…").click()
+        await page.get_by_label("Note").fill("not today")
+        await page.get_by_role("dialog").get_by_role("button", name="Leave it out").click()
+        await page.wait_for_selector("aside .of-skipped")
+        await run.task("numbers", "Running", "Success")
+        await run.flow("Success", "done")
+        await page.get_by_role("button", name="Run again from here…").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Run again from here").click()
+        await page.wait_for_selector(".head .big .of-pending")
+        await page.get_by_role("link", name="History").click()
+        await visit.see("What people asked for")
+        asked = await visit.text("main")
+        assert "not today" in asked
+        assert "restart" in asked
 
 
 async def _rows(store: Store, flow_run_id: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from flowloop.engine.cache_validators import partial_inputs_only
 from flowloop.engine.edge import mapped
 from flowloop.engine.errors import SerializationError
 from flowloop.engine.flow import Flow
-from flowloop.engine.parameter import Parameter
+from flowloop.engine.parameter import DateTimeParameter, Parameter
 from flowloop.engine.retries import exponential_backoff
 from flowloop.engine.schedules import IntervalSchedule
 from flowloop.engine.serialization import function_reference
@@ -270,3 +270,14 @@ def test_the_document_is_the_same_in_every_process():
     }
     assert len(documents) == 1
     assert len(json.loads(documents.pop())["tasks"]) == 10
+
+
+def test_a_parameter_says_of_which_type_its_values_are() -> None:
+    for kind, schema in ((int, {"type": "integer"}), (list[str], {"type": "array", "items": {"type": "string"}})):
+        document = Parameter("n", type=kind).serialize()
+        assert document["schema"] == schema
+        assert "secret" not in document
+    assert "schema" not in Parameter("n").serialize()
+    assert "schema" not in Parameter("n", type=complex, required=False).serialize()
+    assert DateTimeParameter("at").serialize()["schema"] == {"type": "string", "format": "date-time"}
+    assert Parameter("key", type=str, secret=True).serialize()["secret"] is True

@@ -25,6 +25,7 @@ export const HEAD = `query Head($run: uuid!) {
     flow { id name version parameters archived flow_group_id
       tasks(order_by: {id: asc}) { id slug name mapped trigger max_retries tags is_reference_task }
       edges { upstream_task_id downstream_task_id mapped key } }
+    directives(order_by: {created: desc}, limit: 100) { id kind author created task map_index note obeyed }
     states(order_by: {version: desc}, limit: 200) { id version state message timestamp } } }`;
 
 export const SUMMARY = `query Summary($run: UUID!) {
@@ -99,6 +100,7 @@ export const TASK_OF = `query TaskOf($id: uuid!) { task_run_by_pk(id: $id) { tas
 
 export const CANCEL = `mutation Cancel($input: cancel_flow_run_input!) { cancel_flow_run(input: $input) { state } }`;
 export const RESTART = `mutation Restart($input: restart_flow_run_input!) { restart_flow_run(input: $input) { state task_runs } }`;
+export const DIRECT = `mutation Direct($input: direct_flow_run_input!) { direct_flow_run(input: $input) { id state } }`;
 export const START = `mutation Start($input: create_flow_run_input!) { create_flow_run(input: $input) { id } }`;
 export const SCHEDULE_ON = `mutation On($input: set_schedule_active_input!) { set_schedule_active(input: $input) { success } }`;
 export const SCHEDULE_OFF = `mutation Off($input: set_schedule_inactive_input!) { set_schedule_inactive(input: $input) { success } }`;

@@ -203,5 +203,8 @@ function History({ run }) {
   return html`<section class="panel"><h2>States of the flow run</h2>
     <table class="facts"><thead><tr><th scope="col">#</th><th scope="col">state</th><th scope="col">at</th><th scope="col">message</th></tr></thead>
       <tbody>${run.states.map((state) => html`<tr key=${state.id}><td class="number">${state.version}</td><td><${State} state=${state.state} /></td><td><${Time} at=${state.timestamp} /></td><td><${Text} text=${state.message} /></td></tr>`)}</tbody></table></section>
+    ${run.directives.length > 0 && html`<section class="panel"><h2>What people asked for</h2>
+      <table class="facts"><thead><tr><th scope="col">what</th><th scope="col">of</th><th scope="col">by</th><th scope="col">at</th><th scope="col">note</th><th scope="col">done</th></tr></thead>
+        <tbody>${run.directives.map((each) => html`<tr key=${each.id}><td>${each.kind}</td><td>${each.task ? html`<${Name} of=${each.task} />${each.map_index >= 0 ? ` [${each.map_index}]` : ""}` : "the run"}</td><td>${each.author ?? "–"}</td><td><${Time} at=${each.created} /></td><td><${Text} text=${each.note} /></td><td><${Time} at=${each.obeyed} /></td></tr>`)}</tbody></table></section>`}
     ${traceback ? html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></section>` : null}`;
 }

@@ -2,12 +2,13 @@
 import { html } from "../html.js";
 import { useMemo } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
+import { ask } from "../api.js";
 import { href, query, set } from "../model/route.js";
-import { TASK_RUN } from "../model/queries.js";
+import { DIRECT, TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
-import { Copy, Name, Problem, State, Text, Time, Took, useAnswer, useThrottled } from "./kit.js";
+import { Copy, Dialog, Name, Problem, State, Text, Time, Took, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
 import { Answer } from "./inbox.js";
@@ -23,6 +24,7 @@ export function TaskRun({ run, tasks, task, index, counts, close }) {
   return html`<aside class="panel selected" aria-labelledby="selected">
     <div class="title">${heading}<a class="button small" href=${close}>Close</a></div>
     <${Problem} error=${error} again=${again} what="The task run" />
+    ${definition && may("run") ? html`<${Steer} run=${run} definition=${definition} index=${index} state=${row?.state ?? "Pending"} again=${again} />` : null}
     ${data && !row ? html`<p class="empty">It has not begun${definition?.mapped && index >= 0 ? ": this child is made when what it is mapped over is known" : ""}.</p>` : null}
     ${row && html`<${Inside} run=${run} row=${row} definition=${definition} again=${again} />`}
   </aside>`;
@@ -68,3 +70,38 @@ function Inside({ run, row, definition, again }) {
     </tbody></table></details>`;
 }
 
+
+/** What can be asked of a task run: to run again from here, to be left out, to be given a result. */
+function Steer({ run, definition, index, state, again }) {
+  const asks = useSignal("");
+  const note = useSignal("");
+  const value = useSignal("");
+  const over = isFinished(run.state);
+  const waits = !over && ["Pending", "Scheduled", "Queued", "Retrying", "Paused"].includes(state);
+  const name = `${definition.name}${index >= 0 ? `[${index}]` : ""}`;
+  const words = {
+    restart: { title: `Run ${run.name} again from ${name}?`, action: "Run again from here", says: "It and everything after it would run again; what came before keeps its results." },
+    skip: { title: `Leave out ${name}?`, action: "Leave it out", says: "It would be Skipped, and so would what follows it, unless that says otherwise." },
+    set_result: { title: `Give ${name} a result?`, action: "Set the result", says: "It would be Success with this value, and its body would not run." },
+  };
+  const chosen = words[asks.value];
+  const ask_ = async () => {
+    let given = null;
+    if (asks.value === "set_result") {
+      try {
+        given = JSON.parse(value.value);
+      } catch {
+        throw new Error("The result is JSON: 3, \"text\", [1, 2], {\"a\": 1}, true, null.");
+      }
+    }
+    await ask(DIRECT, { input: { flow_run_id: run.id, kind: asks.value, task: definition.slug, map_index: index, value: given, note: note.value || null } });
+    again();
+  };
+  return html`<p class="buttons">
+      ${over && html`<button type="button" class="small" onClick=${() => (asks.value = "restart")}>Run again from here…</button>`}
+      ${waits && html`<button type="button" class="small" onClick=${() => (asks.value = "skip")}>Leave it out…</button><button type="button" class="small" onClick=${() => (asks.value = "set_result")}>Set its result…</button>`}</p>
+    ${chosen && html`<${Dialog} title=${chosen.title} action=${chosen.action} close=${() => (asks.value = "")} run=${ask_}>
+      <p>${chosen.says}</p>
+      ${asks.value === "set_result" && html`<label>Result, as JSON <input type="text" required value=${value.value} onInput=${(event) => (value.value = event.currentTarget.value)} /></label>`}
+      <label>Note <input type="text" value=${note.value} onInput=${(event) => (note.value = event.currentTarget.value)} /></label></${Dialog}>`}`;
+}
