@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import msgspec
 
 from flowloop.backends import connect
-from flowloop.engine import Flow, Limits, context, task
+from flowloop.engine import Flow, Limits, Settings, context, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.testing import Call, RecordingBackend
@@ -72,7 +73,8 @@ class TellingBackend(RecordingBackend):
 
 
 def runner(flow: Flow, backend: Backend, say: Say) -> CloudFlowRunner:
-    return CloudFlowRunner(flow, backend=TellingBackend(backend, say), takeover=True, limits=Limits(concurrency=8))
+    settings = msgspec.structs.replace(Settings.from_env(), max_lapses=1_000)
+    return CloudFlowRunner(flow, backend=TellingBackend(backend, say), settings=settings, limits=Limits(concurrency=8))
 
 
 def check(lines: list[str], recorded: dict[str, list[str]], *, again: bool) -> None:
