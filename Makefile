@@ -1,6 +1,6 @@
 # Everything runs from an environment of its own, which the first command makes.
 #   make demo    run examples/seattle_weather.py, recorded in .flowloop/
-#   make test    run the tests
+#   make test    run the tests on all cores: ARGS='-n 0 -k NAME' for some of them, one after the other
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
 #   make check   format, lint and types
@@ -11,6 +11,10 @@ VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 ARGS ?=
+
+# Test files beside each other, one more than there are cores, because many tests wait for another process.
+# The tests of a file stay together: they share what is dear to make.
+BESIDE ?= -n $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))') --dist loadfile
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
@@ -23,7 +27,7 @@ demo: $(VENV)/.installed-demo
 	FLOWLOOP_HOME=.flowloop $(BIN)/flowloop run examples/seattle_weather.py -p year=2015
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
 prefect1: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/prefect1 $(ARGS)

@@ -544,8 +544,28 @@ def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed() -> Non
             assert [type(outcome) for outcome in outcomes] == [BackendUnavailable] * 6
             assert str(outcomes[0]) == "the recorder is unavailable, and was waited for 60 s: nothing was sent"
             assert 60 <= loop.time() <= 61
+            assert batcher.backlog == 0
             recorder.faults.clear()
             assert await batcher.put(("g", 0)) == ("g", 0)
+            await asyncio.sleep(60)
+            assert recorder.recorded == [("g", 0)], "what has failed is not sent later all the same"
+
+    run_virtually(main())
+
+
+def test_what_waited_in_any_lane_fails_with_the_outage_and_is_never_sent() -> None:
+    async def main() -> None:
+        recorder = Recorder(["dropped"] * 10_000)
+        async with Batcher(recorder.send, circuit(limit=60), max_items=2) as batcher:
+            puts = [batcher.put((name, n), key=name, lane=name) for n in range(3) for name in "abc"]
+            outcomes = await outcomes_of(*puts)
+            assert {type(outcome) for outcome in outcomes} == {BackendUnavailable}
+            sent = len(recorder.batches)
+            recorder.faults.clear()
+            await asyncio.sleep(600)
+            assert len(recorder.batches) == sent
+            assert await batcher.put(("a", 9), key="a", lane="a") == ("a", 9)
+        assert recorder.recorded == [("a", 9)]
 
     run_virtually(main())
 
