@@ -3,6 +3,7 @@
 #   make test    run the tests on all cores: ARGS='-n 0 -k NAME' for some of them, one after the other
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
+#   make mutants  change the source a little, many times over, and see whether the tests notice; takes hours
 #   make check   format, lint and types
 #   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
 #                docs/benchmarks.md, about 40 minutes; bench-guard: what CI runs, a minute; bench-page: the page alone
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo test prefect1 faults check format lint types clean bench bench-full bench-guard bench-page bench-env
+.PHONY: demo test prefect1 faults mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -34,6 +35,9 @@ prefect1: $(VENV)/.installed-dev
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/faults -m faults --tries 100 $(ARGS)
+
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 check: format lint types
 
