@@ -553,6 +553,19 @@ def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed() -> Non
     run_virtually(main())
 
 
+def test_it_shows_how_much_waits_and_how_much_is_in_flight() -> None:
+    async def main() -> None:
+        async with Batcher(Recorder(delay=10).send, circuit(), max_items=2) as batcher:
+            puts = [batcher.put((name, 0)) for name in "abcde"]
+            await asyncio.sleep(1)
+            assert repr(batcher) == "<Batcher the recorder: 3 waiting, 2 in flight, closed>"
+            assert batcher.backlog == 5
+            await asyncio.gather(*puts)
+            assert batcher.backlog == 0
+
+    run_virtually(main())
+
+
 def test_what_waited_in_any_lane_fails_with_the_outage_and_is_never_sent() -> None:
     async def main() -> None:
         recorder = Recorder(["dropped"] * 10_000)
