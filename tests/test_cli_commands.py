@@ -351,6 +351,67 @@ def test_a_failure_explains_itself_in_a_pipe_in_show_and_in_the_log(home: Path) 
     check(invoke("logs", line["id"]).stdout)
 
 
+SERVICE = """
+import asyncio
+import sys
+
+import uvicorn
+from starlette.applications import Starlette
+
+sys.path.insert(0, ".")
+from flows import failing
+from flowloop.backends import connect
+from flowloop.engine.cloud import CloudFlowRunner
+
+
+async def main():
+    server = uvicorn.Server(uvicorn.Config(Starlette(), port=0))
+
+    async def background():
+        async with connect("memory://") as backend:
+            await CloudFlowRunner(failing, backend=backend).run()
+        server.should_exit = True
+
+    running = asyncio.create_task(background())
+    await server.serve()
+    await running
+
+asyncio.run(main())
+"""
+
+
+def test_a_failure_in_the_background_of_a_web_server_is_seen_in_its_log(home: Path) -> None:
+    (home / "service.py").write_text(SERVICE)
+    extra = {"FLOWLOOP_SECRET__TOKEN": "hunter2!"}
+    served = subprocess.run(
+        [sys.executable, "service.py"],
+        cwd=home,
+        env=environment(home, extra),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    check(served.stderr)
+    assert "Uvicorn running" in served.stderr
+    assert served.stderr.count("of 'failing' failed: 1 of 1 reference tasks failed: transform[0] (ValueError: ") == 1
+
+
+def test_a_failure_is_explained_in_the_log_of_a_worker(home: Path) -> None:
+    extra = {"FLOWLOOP_HOME": str(home), "FLOWLOOP_SECRET__TOKEN": "hunter2!"}
+    process = start("worker", "flows.py:failing", cwd=home, extra=extra)
+    assert process.stdout is not None
+    seen = [process.stdout.readline()]
+    invoke("create", "failing")
+    while "is Failed: " not in seen[-1]:
+        seen.append(process.stdout.readline())
+        assert seen[-1], seen
+    process.terminate()
+    process.communicate(timeout=30)
+    check("".join(seen))
+    assert "of 'failing' is Failed: 1 of 1 reference tasks failed: transform[0] (ValueError: row 4" in seen[-1]
+
+
 def in_terminal(*arguments: str, cwd: Path) -> str:
     """Run a command in a terminal of its own, and return all that it wrote there."""
     main, terminal = pty.openpty()
