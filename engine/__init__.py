@@ -21,6 +21,7 @@ from __future__ import annotations
 from .context import context
 from .control import case, merge, pause_task, switch
 from .edge import Edge, flatten, mapped, unmapped
+from .events import wait_for_event
 from .flow import Flow
 from .flow_loop import run
 from .flow_runner import FlowRunner
@@ -67,4 +68,5 @@ __all__ = [
     "tags",
     "task",
     "unmapped",
+    "wait_for_event",
 ]

@@ -211,14 +211,18 @@ def merge(*tasks: Any, flow: Flow | None = None, mapped: bool = False, **kwargs:
     return Merge(**kwargs).bind(flow=flow, mapped=mapped, **inputs)
 
 
-def pause_task(message: str | None = None) -> None:
+def pause_task(message: str | None = None) -> Any:
     """Pause the task that calls this, until somebody resumes it; then it runs from its beginning and passes here.
 
     Args:
         - message: the message of the Paused state
+
+    Returns:
+        - Any: the value that was given at the resume; None if there was none
 
     Raises:
         - PAUSE: unless the run was resumed
     """
     if not context.get("resume"):
         raise PAUSE(message or "The task paused itself.")
+    return (context.get("answer") or {}).get("value")

@@ -330,7 +330,8 @@ class TaskRunner(BodyRunner):
             isinstance(state, Paused) and state.start_time is not None and state.start_time <= now()
         ):
             context["resume"] = True
-            context["answer"] = state.context.get("answer")
+        if (answer := state.context.get("answer")) is not None:  # also to a runner that is gone
+            context["resume"], context["answer"] = True, answer
         if state.has_cached_inputs and "_loop_count" in state.cached_inputs:
             context |= await self._loop_context(state)
         return TaskRunnerInitializeResult(state, context)
@@ -613,6 +614,8 @@ class TaskRunner(BodyRunner):
         attempt = _values.get().get("task_run_count", 1)
         if attempt > 1:  # whoever goes on with this run has to know
             running.context["task_run_count"] = attempt
+        if (answer := _values.get().get("answer")) is not None:
+            running.context["answer"] = answer
         return running
 
     @call_state_handlers

@@ -31,7 +31,7 @@ LAYERS = """
     _run.body _run.steps limits notebook visualize wiring
     progress timeline
     task_runner
-    control flow
+    control events flow
     documents resources _run.drive _run.keeping _run.restart
     flow_runner
     cloud flow_loop

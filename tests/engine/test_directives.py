@@ -7,11 +7,11 @@ from typing import Any
 import anyio
 import pytest
 
-from flowloop.engine import Flow, task
+from flowloop.engine import Flow, FlowRunner, pause_task, task, wait_for_event
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.settings import Settings
-from flowloop.engine.state import Skipped, State, Success
+from flowloop.engine.state import Running, Skipped, State, Success
 
 pytestmark = pytest.mark.virtual_time
 
@@ -94,3 +94,59 @@ async def test_a_run_that_somebody_cancels_says_who(backend: Backend, settings: 
     assert ran == []
     (asked,) = await backend.list_directives(runs[0])
     assert (asked.kind, asked.author, asked.note) == ("cancel", "ann", "too late")
+
+
+async def test_a_task_that_waits_for_an_event_goes_on_with_its_value(backend: Backend, settings: Settings) -> None:
+    got: list[Any] = []
+
+    @task
+    async def pays(amount: int) -> None:
+        got.append(amount)
+
+    with Flow("payout") as flow:
+        pays(wait_for_event("approved"))
+        late = wait_for_event("never", timeout=3, name="late")
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    states: list[State] = []
+
+    async def run() -> None:
+        runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+        states.append(await runner.run(context={"flow_run_id": flow_run_id}))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await anyio.sleep(1)
+        await backend.direct_flow_run(flow_run_id, "event", task="other", value=1)
+        await backend.direct_flow_run(flow_run_id, "event", task="approved", value=250)
+        await anyio.sleep(1)
+        assert got == [250]
+    assert "no event 'never' came within 3 s" in (states[0][late].message or "")
+    assert [one.obeyed is not None for one in await backend.list_directives(flow_run_id)] == [False, True]
+
+
+async def test_an_event_needs_a_run_that_can_be_sent_one() -> None:
+    with Flow("alone") as flow:
+        waits = wait_for_event("approved")
+    state = await FlowRunner(flow).run()
+    assert "only a recorded flow run can be sent" in (state[waits].message or "")
+
+
+async def test_a_pause_returns_the_value_of_the_resume_also_to_a_runner_that_takes_over(
+    backend: Backend, settings: Settings
+) -> None:
+    @task
+    async def asks() -> Any:
+        return pause_task("how many?")
+
+    with Flow("asking") as flow:
+        asked = asks()
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    known = {"flow_run_id": flow_run_id}
+    assert not (await CloudFlowRunner(flow, backend=backend, settings=settings).run(context=known)).is_finished()
+    await backend.direct_flow_run(flow_run_id, "resume", task="asks-1", value={"n": 3})
+    # somebody went on with it, and was gone before the body had ended
+    (info,) = (await backend.get_flow_run_info(flow_run_id)).task_runs
+    await backend.set_flow_run_state(flow_run_id, None, Running("go"))
+    await backend.set_task_run_state(info.id, info.version, Running("go", context=info.state.context))
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings, takeover=True).run(context=known)
+    assert state[asked].result == {"n": 3}
