@@ -13,14 +13,20 @@ from flowloop.engine.testing import FaultyBackend
 
 pytestmark = pytest.mark.virtual_time
 
-BEFORE = ["create_flow_run", "get_flow_run_info", "set_flow_run_state"]
+CREATED = ["start_flow_run", "set_flow_run_state"]
+GIVEN = ["get_flow_run_info", "set_flow_run_state"]
+"""What a runner calls before the first task of a flow run that it creates, and of one that it is given."""
 
 
-def small_flow():
+def small_flow(slow=""):
+    """Return a flow. One that has a state handler is created first, and then Running by a call of its own."""
+
     @task
     async def one(): ...
 
-    with Flow("small") as flow:
+    def handler(owner, old, new): ...
+
+    with Flow("small", state_handlers=[handler] if slow == "set_flow_run_state" else []) as flow:
         one()
     return flow
 
@@ -50,10 +56,10 @@ CALLERS = {by_task: "shutdown", by_scope: "timeout", by_timeout: "timeout", by_w
 
 
 @pytest.mark.parametrize("stopped", CALLERS)
-@pytest.mark.parametrize(("given", "slow"), [(False, slow) for slow in BEFORE] + [(True, slow) for slow in BEFORE[1:]])
+@pytest.mark.parametrize(("given", "slow"), [(False, slow) for slow in CREATED] + [(True, slow) for slow in GIVEN])
 async def test_a_caller_that_stops_while_it_begins_leaves_it_ended(backend, settings, stopped, slow, given):
     """Whatever is on its way to the backend then."""
-    flow = small_flow()
+    flow = small_flow(slow)
     context = {"flow_run_id": await create_flow_run(flow, backend, settings=settings)} if given else {}
     faulty = FaultyBackend(backend)
     faulty.delay(slow, 6)
@@ -66,9 +72,9 @@ async def test_a_caller_that_stops_while_it_begins_leaves_it_ended(backend, sett
     assert [one.states[-1].state for one in task_runs] == ["Cancelled"] or slow != "set_flow_run_state"
 
 
-@pytest.mark.parametrize("slow", BEFORE[1:])
+@pytest.mark.parametrize("slow", CREATED)
 async def test_a_runner_that_is_cancelled_while_it_begins(backend, settings, slow):
-    flow = small_flow()
+    flow = small_flow(slow)
     faulty = FaultyBackend(backend)
     faulty.delay(slow, 6)
     runner = CloudFlowRunner(flow, backend=faulty, settings=settings)
@@ -80,7 +86,7 @@ async def test_a_runner_that_is_cancelled_while_it_begins(backend, settings, slo
     assert (await backend.get_flow_run_state(recorded.id)).context["cause"] == "user"
 
 
-@pytest.mark.parametrize("slow", [*BEFORE[1:], "set_task_run_state"])
+@pytest.mark.parametrize("slow", [*GIVEN, "set_task_run_state"])
 @pytest.mark.parametrize("later", [False, True])
 async def test_a_cancel_through_the_api_while_it_begins(backend, settings, slow, later):
     """Before what is on its way arrives, or before its answer does."""
