@@ -1,6 +1,7 @@
 # Everything runs from an environment of its own, which the first command makes.
 #   make demo    run examples/seattle_weather.py, recorded in .flowloop/
 #   make test    run the tests on all cores: ARGS='-n 0 -k NAME' for some of them, one after the other
+#   make simulate  ten thousand random flows against what plain Python computes, about half an hour
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes hours
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo test prefect1 faults mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
+.PHONY: demo test simulate prefect1 faults mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -29,6 +30,9 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(BESIDE) $(ARGS)
+
+simulate: $(VENV)/.installed-dev
+	GRID_EXAMPLES=10000 $(BIN)/python -m pytest tests/engine/test_value_grid.py --timeout 7200 $(ARGS)
 
 prefect1: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/prefect1 $(ARGS)

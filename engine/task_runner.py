@@ -359,7 +359,8 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if it is finished, or under way elsewhere
         """
-        return rules.ready(state, runs_again=_values.get().get("runs_again", False))
+        current = _values.get()
+        return rules.ready(state, runs_again=current.get("runs_again", False), is_own=current.get("continues", False))
 
     @call_state_handlers
     async def check_task_reached_start_time(self, state: State) -> State:

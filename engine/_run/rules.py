@@ -43,17 +43,18 @@ __all__ = [
 ]
 
 
-def ready(state: State, *, runs_again: bool = False) -> State:
+def ready(state: State, *, runs_again: bool = False, is_own: bool = False) -> State:
     """A run may go on from Pending and from the states that are checked later; it ends from any other.
 
-    One whose result was lost, and is needed, begins again although it is finished.
+    One whose result was lost, and is needed, begins again although it is finished. A Cached result is validated again,
+    unless it is this very run's own, found in an earlier round.
     """
     if runs_again and isinstance(state, Finished) and not isinstance(state, (Mapped, Cached)):
         return Pending("Running again: the result was lost with the process that made it.")
     if isinstance(state, Pending):
         return state
-    # a Mapped task regenerates its children, and a Cached result is validated again
-    if isinstance(state, (Mapped, Cached)):
+    # a Mapped task regenerates its children
+    if isinstance(state, Mapped) or (isinstance(state, Cached) and not is_own):
         return state
     raise ENDRUN(state)
 

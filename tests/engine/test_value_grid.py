@@ -1,0 +1,214 @@
+"""What a flow computes, whatever happens on the way, is what plain Python computes.
+
+`GRID_EXAMPLES` says how many trials there are: `make simulate` walks ten thousand.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from flowloop.engine import Task, _containers, _one_pass, task_runner, wiring
+from flowloop.engine._run import caching, mapping, rules
+from flowloop.engine.control import CompareValue
+from flowloop.engine.edge import Edge
+from flowloop.engine.signals import ENDRUN
+from flowloop.engine.state import Mapped, State
+
+from .grid import AXES, KINDS, PAIRS, PLACES, Held, Stage, Trial, value_of, wanted
+
+EXAMPLES = int(os.environ.get("GRID_EXAMPLES", "300"))
+FORMS = ("list", "list", "generator", "iterator", "yields", "labelled")
+
+
+def program(draw: random.Random) -> tuple[Stage, ...]:
+    """Return some sources, then stages that take what is there."""
+    made: list[Stage] = []
+    types: list[str] = []
+    for number in range(draw.randint(4, 8)):
+        fitting = [name for name, kind in KINDS.items() if all(one in types for one in kind.takes)]
+        name = draw.choice([name for name in fitting if KINDS[name].is_source == (number < 2)])
+        kind = KINDS[name]
+        inputs = tuple(draw.choice([n for n, found in enumerate(types) if found == one]) for one in kind.takes)
+        trouble = [frozenset[int](), frozenset[int](), frozenset({0}), frozenset({draw.randint(0, 3)})]
+        hands_on = name in ("source", "nested source", "repeat", "as list")
+        made.append(
+            Stage(
+                name,
+                inputs,
+                size=draw.randint(0, 4),
+                form=draw.choice(FORMS) if hands_on else "list",
+                late=draw.choice(trouble),
+                paused=draw.choice(trouble),
+                cached=name != "flat records" and draw.random() < 0.3,
+            )
+        )
+        types.append(kind.makes)
+    return tuple(made)
+
+
+def trial_of(seed: int) -> Trial:
+    """Return the trial of a number."""
+    draw = random.Random(seed)
+    return Trial(
+        stages=program(draw),
+        recorded=draw.random() < 0.6,
+        deaths=tuple(draw.randint(0, 60) for _ in range(draw.choice([0, 1, 1, 2]))),
+        releases=draw.random() < 0.5,
+        place=draw.choices(PLACES, (64, 30, 6))[0],
+        again=draw.random() < 0.3,
+    )
+
+
+def test_the_grid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # thousands of tasks fail on purpose: what is said of them is another test's
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    met: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, 2**32).map(trial_of))
+    def walk(trial: Trial) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            assert value_of(trial, folder) == wanted(trial)
+        axes = trial.axes()
+        met.update(pair for pair in PAIRS if set(pair) <= axes)
+
+    walk()
+    with capsys.disabled():
+        print(f"\nhow often each pair met in {EXAMPLES} trials:")
+        for first, pairs in itertools.groupby(PAIRS, key=lambda pair: pair[0]):
+            print(f"  {first}:", ", ".join(f"{second} {met[first, second]}" for _, second in pairs))
+    assert not [pair for pair in PAIRS if not met[pair]]
+    assert set(AXES) == {axis for pair in PAIRS for axis in pair}
+
+
+# -- what the grid is worth: each of these is a fault that it has to find ----------------------------------
+
+
+def has(*kinds: str) -> Callable[[Trial], bool]:
+    """Return whether a trial has a stage of one of these kinds."""
+    return lambda trial: trial.place != "processes" and any(stage.kind in kinds for stage in trial.stages)
+
+
+def one_pass_forms(trial: Trial) -> bool:
+    return trial.place != "processes" and any(stage.form in ("generator", "iterator") for stage in trial.stages)
+
+
+def flat_late(trial: Trial) -> bool:
+    """Whether what is flattened has children that are late."""
+    flat = [trial.stages[stage.inputs[0]] for stage in trial.stages if stage.kind == "flat map"]
+    return trial.place != "processes" and any(one.kind == "repeat" and one.late | one.paused for one in flat)
+
+
+def cached_map(trial: Trial) -> bool:
+    return trial.place != "processes" and any(
+        s.cached and s.kind in ("map", "zip", "repeat", "flat map") for s in trial.stages
+    )
+
+
+def old_upstream_finished(state: State, upstream_states: dict[Edge, State]) -> State:
+    for edge, upstream in upstream_states.items():
+        is_waited_for = not edge.mapped and isinstance(upstream, Mapped)
+        if not upstream.is_finished() or (is_waited_for and not all(one.is_finished() for one in upstream.map_states)):
+            raise ENDRUN(state)
+    return state
+
+
+def by_label(values: Any) -> Any:
+    return [values.loc[n] for n in range(len(values))] if isinstance(values, pandas.Series) else values
+
+
+def first_two(self: Task[..., Any]) -> Any:
+    return iter([self[index] for index in range(self.nout or 0)])
+
+
+def last_annotation(self: Any, value: Any, what: str) -> Any:
+    made = ORIGINAL_STAND_IN(self, value, what)
+    outer = self.arguments[made]
+    for known, annotated in self.arguments.items():
+        if annotated.value is outer.value:
+            self.arguments[known] = outer
+    return made
+
+
+ORIGINAL_STAND_IN, ORIGINAL_READY, ORIGINAL_PARTS = wiring._Outside.stand_in, rules.ready, wiring.parts_of
+WHERE: dict[str, tuple[list[tuple[Any, str, Any]], Callable[[Trial], bool]]] = {
+    "a flattened edge goes on from children that are not final": (
+        [(rules, "upstream_finished", old_upstream_finished)],
+        flat_late,
+    ),
+    "what can be read once is left as it is": ([(_one_pass, "needs_reading", lambda value: False)], one_pass_forms),
+    "a record is flattened as what it iterates over": (
+        [(mapping, "_is_nested", lambda value: isinstance(value, Iterable) and not isinstance(value, str))],
+        has("flat records"),
+    ),
+    "labels are taken for positions": (
+        [(mapping, "_items", by_label)],
+        lambda trial: any(s.form == "labelled" for s in trial.stages),
+    ),
+    "values are unpacked from the first children": ([(Task, "__iter__", first_two)], has("unpack")),
+    "the last annotation of a task counts in all places": (
+        [(wiring._Outside, "stand_in", last_annotation)],
+        has("apply"),
+    ),
+    "what a function of apply_map does not use is not waited for": (
+        [(wiring._Outside, "_wait_for_all", lambda self, made: None)],
+        has("apply"),
+    ),
+    "a merge in a case that is not taken runs": ([(CompareValue, "is_gate", False)], has("merge in a case")),
+    "constants are shared": (
+        [(_containers.OwnCopies, "fresh", lambda self: {**self._defaults, **self._values})],
+        has("with a constant"),
+    ),
+    "defaults are shared": ([(task_runner, "own_copy", lambda value: value)], has("with a default")),
+    "a cached result of this run is validated with what is gone": (
+        [(rules, "ready", lambda state, runs_again=False, is_own=False: ORIGINAL_READY(state, runs_again=runs_again))],
+        lambda trial: not trial.recorded and trial.releases and any(stage.cached for stage in trial.stages),
+    ),
+    "a task in a record stays a task": (
+        [
+            (wiring, "parts_of", lambda value: None if isinstance(value, Held) else ORIGINAL_PARTS(value)),
+            (wiring, "hidden", lambda value: []),
+        ],
+        has("held"),
+    ),
+    "children take the cached results of their siblings": (
+        [(caching, "is_of_this_child", lambda *args, **kwargs: True), (caching, "told_by", lambda task, mapped: set())],
+        cached_map,
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WHERE)
+def test_the_grid_finds(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    changes, fits = WHERE[fault]
+    for place, name, change in changes:
+        monkeypatch.setattr(place, name, change)
+    for trial in itertools.islice(filter(fits, map(trial_of, range(3_000))), 60):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = value_of(trial, folder)
+            except Exception:
+                return
+        if found != wanted(trial):
+            return
+    raise AssertionError("the grid passes")
