@@ -161,15 +161,26 @@ async def _flow_run(chosen: _Chosen, backend: Backend, settings: Settings) -> st
 def _open_page(url: str, flow_run_id: str | None) -> None:
     if not url.startswith(("http://", "https://")):
         raise FlowloopError(f"--open shows the page of a server, and {url} is none: see `flowloop server`")
+    webbrowser.open(_page_of(url, flow_run_id))
+
+
+def _page_of(url: str, flow_run_id: str | None) -> str:
     base = url.removesuffix("/").removesuffix("/graphql")
-    webbrowser.open(f"{base}/ui/runs/{flow_run_id}" if flow_run_id else f"{base}/ui/runs")
+    return f"{base}/ui/runs/{flow_run_id}" if flow_run_id else f"{base}/ui/runs"
 
 
 def _to_see_it(flow_run_id: str, settings: Settings, url: str) -> str:
-    command = ["flowloop" if shutil.which("flowloop") else sys.argv[0], "show", flow_run_id]
+    flowloop = "flowloop" if shutil.which("flowloop") else sys.argv[0]
+    command = [flowloop, "show", flow_run_id]
+    serve = [flowloop, "server"]
     if settings.default_backend_url != Settings().default_backend_url:
         command += ["--backend", url]
-    return f"Recorded in {url}; to see it:\n  {shlex.join(command)}"
+        serve += ["--db", url]
+    if url.startswith(("http://", "https://")):
+        in_browser = _page_of(url, flow_run_id)
+    else:
+        in_browser = f"{shlex.join(serve)}  # then {_page_of('http://127.0.0.1:4200', flow_run_id)}"
+    return f"Recorded in {url}; to see it:\n  {in_browser}\n  {shlex.join(command)}"
 
 
 # -- what is shown -------------------------------------------------------------------------------------

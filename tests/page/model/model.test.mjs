@@ -1,0 +1,142 @@
+// The model of the page, without a browser: run by node, started by test_model.py.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { axis, density, ticks, waits } from "../../../backends/server/ui/static/model/timeline.js";
+import { encode, inputs, read, Typed } from "../../../backends/server/ui/static/model/form.js";
+import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
+import { alike, attempts, merged, total } from "../../../backends/server/ui/static/model/run.js";
+import { byGroup, worst } from "../../../backends/server/ui/static/model/states.js";
+import { gist, pieces, safeLink, safePicture, visible } from "../../../backends/server/ui/static/model/text.js";
+import { inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
+import { clock, duration, full, zone } from "../../../backends/server/ui/static/model/time.js";
+
+let seed = 7;
+const random = (most) => (seed = (seed * 1103515245 + 12345) % 2147483648) % most;
+
+test("changed counts, in any order and told twice, end in what was told last of each task", () => {
+  for (let round = 0; round < 50; round += 1) {
+    const told = Array.from({ length: 20 }, (_, at) => ({ task_id: `t${random(4)}`, states: { Success: at, Failed: random(9) }, again: 0 }));
+    let known = new Map();
+    for (const each of told) known = merged(merged(known, [each]), [each]);
+    const last = new Map(told.map((each) => [each.task_id, each]));
+    assert.deepEqual(new Map([...known].sort()), new Map([...last].sort()));
+    const sums = total(known.values());
+    assert.equal(sums.get("Success"), [...last.values()].reduce((sum, each) => sum + each.states.Success, 0));
+  }
+  const known = new Map();
+  assert.equal(merged(known, []), known, "what did not change is not made anew");
+});
+
+test("state names of users are no properties", () => {
+  const counts = [["__proto__", 2], ["constructor", 1], ["Failed", 1]];
+  assert.deepEqual(byGroup(counts), [{ group: "failed", count: 1 }, { group: "pending", count: 3 }]);
+  assert.equal(worst([["Success", 5], ["Retrying", 1]]), "retrying");
+});
+
+test("attempts go from each Running to what came after it", () => {
+  const at = (second) => `2026-01-01T00:00:0${second}+00:00`;
+  const states = ["Pending", "Running", "Failed", "Retrying", "Running", "Success"].map((state, place) => ({ state, version: place + 1, message: state, timestamp: at(place) }));
+  assert.deepEqual(attempts(states).map((each) => [each.number, each.to - each.from, each.state]), [[1, 1000, "Failed"], [2, 1000, "Success"]]);
+  assert.equal(attempts(states.slice(0, 5)).at(-1).to, null);
+});
+
+test("messages that differ in numbers and quoted parts are alike", () => {
+  const rows = [["a", "bad row 7 of 'x'"], ["a", "bad row 12 of 'y'"], ["b", "bad row 7"], ["a", null]].map(([task_id, state_message]) => ({ task_id, state: "Failed", state_message }));
+  assert.deepEqual(alike(rows).map((group) => group.rows.length), [2, 1, 1]);
+  assert.equal(gist("took 1.5 s"), "took #.# s");
+});
+
+test("what runs in a bin is what began and has not ended", () => {
+  for (let round = 0; round < 100; round += 1) {
+    const bins = 1 + random(30);
+    const spans = Array.from({ length: random(40) }, () => { const from = random(bins + 3) - 3; return [from, Math.min(bins - 1, from + random(6))]; });
+    const count = (places) => [...places.reduce((sums, at) => sums.set(Math.max(-1, at), (sums.get(Math.max(-1, at)) ?? 0) + 1), new Map())];
+    const shown = density({ started: count(spans.map(([from]) => from)), stopped: count(spans.map(([, to]) => to)), ended: [] }, bins);
+    for (const bin of shown) assert.equal(bin.running, spans.filter(([from, to]) => from <= bin.at && to >= bin.at).length);
+  }
+});
+
+test("a folded axis keeps the order of time, and its ends", () => {
+  const lane = Array.from({ length: 60 }, (_, at) => ({ at, running: at < 5 || at > 50 ? 1 : 0, ended: [] }));
+  const breaks = waits([lane], 60);
+  assert.deepEqual(breaks, [[5, 51]]);
+  const place = axis(60, breaks);
+  assert.equal(place(0), 0);
+  assert.ok(Math.abs(place(60) - 1) < 1e-9);
+  for (let at = 0.5; at <= 60; at += 0.5) assert.ok(place(at) >= place(at - 0.5));
+  assert.ok(place(5) > 0.3, "what happened has the room");
+  assert.deepEqual(ticks(0, 1000, 5), [0, 200, 400, 600, 800, 1000]);
+});
+
+test("a form reads what was typed as what is meant", () => {
+  const of = (schema, text, more = {}) => read(inputs([{ name: "p", required: true, schema, ...more }], {})[0], text);
+  assert.deepEqual(of({ type: "integer" }, "0"), { value: 0 });
+  assert.deepEqual(of({ type: "integer" }, " -7 "), { value: -7 });
+  assert.match(of({ type: "integer" }, "1.5").problem, /p is a whole number/);
+  assert.match(of({ type: "integer" }, "").problem, /whole number/);
+  assert.deepEqual(of({ type: "number" }, "1.25"), { value: 1.25 });
+  assert.match(of({ type: "number" }, "NaN").problem, /number/);
+  assert.match(of({ type: "number" }, "1e400").problem, /number/);
+  assert.deepEqual(of({ type: "string" }, ""), { value: "" });
+  assert.deepEqual(of({ type: "boolean" }, "false"), { value: false });
+  assert.deepEqual(of({ enum: ["a", 2] }, "2"), { value: 2 });
+  assert.deepEqual(of(null, "{}"), { value: {} });
+  assert.deepEqual(of(null, "[]"), { value: [] });
+  assert.deepEqual(of({ type: "array", items: { type: "integer" } }, "[1, 2]"), { value: [1, 2] });
+  assert.match(of(null, "{").problem, /JSON/);
+  assert.match(of({ type: "string", format: "date-time" }, "soon").problem, /time/);
+  const large = of({ type: "integer" }, "9223372036854775808").value;
+  assert.ok(large instanceof Typed);
+  assert.equal(encode({ n: large, s: "x" }), '{"n": 9223372036854775808, "s": "x"}');
+  assert.equal(encode({ n: of(null, "[12345678901234567890]").value }), '{"n": [12345678901234567890]}');
+});
+
+test("a form begins with the defaults, and what is left to them is not required", () => {
+  const [plain, grouped, optional] = inputs([{ name: "a", required: true, default: null }, { name: "b", required: true, default: null }, { name: "__proto__", required: false, default: { x: 1 } }], { b: 5 });
+  assert.deepEqual([plain.required, plain.initial], [true, ""]);
+  assert.deepEqual([grouped.required, grouped.initial], [false, "5"]);
+  assert.deepEqual([optional.required, optional.initial], [false, '{"x":1}']);
+  assert.equal(inputs([{ name: "n", required: false, schema: { anyOf: [{ type: "integer" }, { type: "null" }] } }], {})[0].kind, "integer");
+});
+
+test("a link goes where people may go, whatever it pretends", () => {
+  for (const bad of ["javascript:alert(1)", "JaVaScRiPt:alert(1)", "\u0001javascript:alert(1)", "java\nscript:alert(1)", "data:text/html,x", "vbscript:x", "//evil.example", " file:///etc/passwd"]) assert.equal(safeLink(bad), null, bad);
+  for (const good of ["https://a.test/x?y#z", "http://a.test", "mailto:a@b.test", "runs/1", "#x", "?a=b"]) assert.equal(safeLink(good), good);
+  assert.equal(safePicture("https://evil.example/p.png"), null);
+  assert.equal(safePicture("data:image/svg+xml;base64,AAAA"), null);
+  assert.ok(safePicture("data:image/png;base64,AAAA"));
+});
+
+test("what cannot be seen is shown, colours of terminals become styles, addresses become links", () => {
+  assert.equal(visible("a\u202eb\u0000c"), "a⟦U+202E⟧b␀c");
+  assert.deepEqual(pieces("\u001b[31mred\u001b[0m plain"), [{ text: "red", style: "ansi-red" }, { text: " plain", style: "" }]);
+  assert.deepEqual(pieces("\u001b]8;;javascript:alert(1)\u0007x"), [{ text: "x", style: "" }]);
+  assert.deepEqual(pieces("see https://a.test/x."), [{ text: "see ", style: "" }, { text: "https://a.test/x", style: "", href: "https://a.test/x" }, { text: ".", style: "" }]);
+});
+
+test("Markdown is a tree, and what it does not know is text", () => {
+  const kinds = parse("# A\n\ntext **b** `c`\n\n- one\n- two\n\n> q\n\n```\n<b>\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n---").map((node) => node.type);
+  assert.deepEqual(kinds, ["heading", "paragraph", "list", "quote", "code", "table", "rule"]);
+  assert.deepEqual(inline("[x](javascript:alert(1))").map((node) => node.type), ["text", "text"]);
+  assert.equal(inline("![x](https://evil.example/p.png)")[0].type, "text");
+  assert.deepEqual(parse("<script>alert(1)</script>"), [{ type: "paragraph", children: [{ type: "text", text: "<script>alert(1)</script>" }] }]);
+  for (const endless of ["*".repeat(5000), "[".repeat(5000), "`".repeat(5001), ">".repeat(500), "|".repeat(3000) + "\n|-"]) parse(endless);
+});
+
+test("the graph is laid out once, a task after those before it", async () => {
+  const tasks = [..."dcba"].map((id) => ({ id, name: id, mapped: false }));
+  const edges = [["a", "b"], ["b", "c"], ["a", "c"], ["c", "d"]].map(([from, to]) => ({ upstream_task_id: from, downstream_task_id: to, mapped: false, key: null }));
+  assert.deepEqual(inOrder(tasks, edges).map((task) => task.id), ["a", "b", "c", "d"]);
+  const layout = layOut(await import("../../../backends/server/ui/static/vendor/dagre.js"), tasks, edges);
+  for (const edge of edges) assert.ok(layout.nodes.get(edge.upstream_task_id).x < layout.nodes.get(edge.downstream_task_id).x);
+  assert.equal(layout.edges.length, 4);
+});
+
+test("times are said in the zone that was chosen, durations in two units", () => {
+  const moment = Date.UTC(2026, 6, 1, 22, 30, 5, 250);
+  zone.value = "Europe/Berlin";
+  assert.equal(full(moment), "2026-07-02 00:30:05.250 Europe/Berlin (UTC+02:00)");
+  zone.value = "UTC";
+  assert.ok(clock(moment).endsWith("22:30:05"));
+  assert.deepEqual([999, 1500, 61_000, 3_600_000, 90_000_000, 200_000_000].map(duration), ["999 ms", "1.5 s", "1 min 1 s", "1 h", "25 h", "2 d 7 h"]);
+});
