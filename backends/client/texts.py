@@ -264,7 +264,7 @@ def combined(writes: Sequence[Write]) -> tuple[str, dict[str, Any], list[str]]:
 def _combined_text(shape: tuple[tuple[str, str], ...]) -> str:
     declared = ", ".join(f"${key}: {field}_input!" for key, field in shape)
     fields = "\n".join(
-        f"  {key}: {field}(input: ${key}) {{ {_ITEM_BY_ITEM.get(field, _ANSWERS[field])} }}" for key, field in shape
+        f"  {key}: {field}(input: ${key}) {{ {_ITEM_BY_ITEM.get(field) or _ANSWERS[field]} }}" for key, field in shape
     )
     return f"mutation ({declared}) {{\n{fields}\n}}"
 
