@@ -1,0 +1,200 @@
+"""Every end of a recorded run: what is recorded then, whose the flow run is, and what its caller hears."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowloop.backends import connect
+from flowloop.backends.server.app import create_app
+from flowloop.backends.server.settings import ServerSettings
+from flowloop.engine import Flow, Settings, task
+from flowloop.engine.backend import Backend, FlowRunInfoResult
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.errors import BackendUnavailable, OwnershipLost
+from flowloop.engine.state import Cancelled, Failed, Pending, Running, State, Success
+from flowloop.engine.testing import FaultyBackend
+
+from .serving import serve
+
+QUIET = ServerSettings(
+    require_api_key=False, scheduler=False, zombie_killer=False, lazarus=False, retention=False, poll_seconds=0.05
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=str(tmp_path), check_cancellation_interval=3600, cancel_grace=2, inline_retry_limit=0.1)
+
+
+@pytest.fixture(params=["memory", "sqlite", "http", pytest.param("postgresql", marks=pytest.mark.heavy)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    if request.param == "http":
+        with serve(create_app(database, settings=QUIET)) as served:
+            yield served
+    elif request.param == "postgresql":
+        yield str(request.getfixturevalue("postgres_url"))
+    else:
+        yield "memory://" if request.param == "memory" else database
+
+
+@pytest.fixture
+async def backend(url: str, settings: Settings) -> AsyncIterator[Backend]:
+    async with connect(url, settings=settings) as opened:
+        yield opened
+
+
+class Run:
+    """A run of one task, and of one after it."""
+
+    def __init__(self, backend: Backend, settings: Settings, body: Any) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.begun = asyncio.Event()
+
+        @task
+        async def first() -> Any:
+            self.begun.set()
+            return await body()
+
+        @task
+        async def second(given: Any) -> Any:
+            return given
+
+        with Flow("ends") as self.flow:
+            self.first = first()
+            self.second = second(self.first)
+
+    async def create(self) -> str:
+        self.id = await create_flow_run(self.flow, self.backend, settings=self.settings)
+        return self.id
+
+    def runner(self, backend: Backend | None = None) -> CloudFlowRunner:
+        return CloudFlowRunner(self.flow, backend=backend or self.backend, settings=self.settings)
+
+    async def run(self, backend: Backend | None = None) -> State:
+        return await self.runner(backend).run(context={"flow_run_id": await self.create()})
+
+    async def recorded(self) -> FlowRunInfoResult:
+        return await self.backend.get_flow_run_info(self.id)
+
+    async def again(self) -> State:
+        return await self.runner().run(context={"flow_run_id": self.id})
+
+
+async def value() -> int:
+    return 7
+
+
+async def forever() -> None:
+    await asyncio.sleep(3600)
+
+
+async def test_a_final_state_is_the_recorded_one_and_leaves_no_owner(backend: Backend, settings: Settings) -> None:
+    run = Run(backend, settings, value)
+    state = await run.run()
+    info = await run.recorded()
+    assert [type(state), type(info.state), info.owner] == [Success, Success, None]
+    assert type(await run.again()) is Success
+    assert (await run.recorded()).version == info.version
+
+
+async def test_what_waits_for_later_is_given_up_for_whoever_goes_on(backend: Backend, settings: Settings) -> None:
+    async def fails() -> None:
+        raise ValueError("the first time")
+
+    run = Run(backend, settings, fails)
+    run.first.max_retries, run.first.retry_delay = 1, datetime.timedelta(hours=1)
+    state = await run.run()
+    assert not state.is_finished()
+    info = await run.recorded()
+    assert info.owner is None
+    assert not info.state.is_finished()
+    assert {type(one.state).__name__ for one in info.task_runs} == {"Retrying", "Pending"}
+
+
+async def test_a_cancel_while_it_would_end_unfinished_is_obeyed(backend: Backend, settings: Settings) -> None:
+    async def fails() -> None:
+        await backend.cancel_flow_run(run.id)
+        raise ValueError("the first time")
+
+    class Deaf(FaultyBackend):
+        def watch_flow_run(self, flow_run_id: str) -> None:
+            return None
+
+    run = Run(backend, settings, fails)
+    run.first.max_retries, run.first.retry_delay = 1, datetime.timedelta(hours=1)
+    assert type(await run.run(Deaf(backend))) is Cancelled
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Cancelled, None]
+    assert {type(one.state) for one in info.task_runs} == {Cancelled}
+
+
+@pytest.mark.parametrize("how", ["api", "runner", "timeout", "caller"])
+async def test_what_is_stopped_is_cancelled_with_its_cause(backend: Backend, settings: Settings, how: str) -> None:
+    run = Run(backend, settings, forever)
+    flow_run_id = await run.create()
+    runner = run.runner()
+    going = asyncio.create_task(runner.run(context={"flow_run_id": flow_run_id}))
+    await run.begun.wait()
+    if how == "api":
+        await backend.cancel_flow_run(flow_run_id)
+    elif how == "runner":
+        runner.cancel()
+    elif how == "timeout":
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(going, 0.01)
+    else:
+        going.cancel()
+    await asyncio.wait((going,))
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Cancelled, None]
+    assert {type(one.state) for one in info.task_runs} == {Cancelled}
+
+
+async def test_who_has_lost_the_run_records_nothing_more_and_hears_of_it(backend: Backend, settings: Settings) -> None:
+    async def is_taken() -> int:
+        await backend.claim_flow_run(run.id, "a successor", takeover=True)
+        return 7
+
+    run = Run(backend, settings, is_taken)
+    with pytest.raises(OwnershipLost, match="another owner"):
+        await run.run()
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Running, "a successor"]
+    assert {type(one.state) for one in info.task_runs} == {Running, Pending}
+
+
+async def test_what_cannot_be_recorded_is_a_small_failed(backend: Backend, settings: Settings) -> None:
+    async def fails() -> None:
+        raise ValueError("row: " + "x" * 1_500_000)
+
+    run = Run(backend, settings, fails)
+    assert type(await run.run()) is Failed
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Failed, None]
+    messages = [one.state.message for one in info.task_runs if type(one.state) is Failed]
+    assert any("could not be recorded whole" in message for message in messages)
+
+
+async def test_who_cannot_record_for_longer_than_the_patience_hears_how_to_go_on(
+    backend: Backend, settings: Settings
+) -> None:
+    faulty = FaultyBackend(backend)
+    is_over = lambda sent: sent["state"].is_finished()  # noqa: E731
+    faulty.fail("set_task_run_state", BackendUnavailable("the wire is cut"), where=is_over, times=None)
+    faulty.fail("release_flow_run", BackendUnavailable("the wire is cut"), times=None)
+    run = Run(backend, settings, value)
+    with pytest.raises(BackendUnavailable, match=r"was left unfinished.*the wire is cut.*run it again with"):
+        await run.run(faulty)
+    info = await run.recorded()
+    assert type(info.state) is Running
+    assert info.owner is not None, "its lease runs out"
+    going_on = CloudFlowRunner(run.flow, backend=backend, settings=settings, takeover=True)
+    assert (await going_on.run(context={"flow_run_id": run.id})).is_successful()
