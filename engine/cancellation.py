@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 
 from ._run.net import LeftBehind
-from .context import values
+from .context import flow_scope, values
 from .errors import BackendUnavailable
 from .signals import ENDRUN
 from .state import Cancelled, Pending, State
@@ -154,7 +154,7 @@ def _is_released(waiter: asyncio.Future[Any]) -> bool:
 
 def current_cancellation() -> Cancellation | None:
     """Return the cancellation of the flow run that this code is part of."""
-    found: Cancellation | None = values.get().get("cancellation")
+    found: Cancellation | None = flow_scope.get().cancellation
     return found
 
 

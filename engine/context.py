@@ -1,8 +1,11 @@
 """The run context: what a task, a handler or a result may ask about the run it is part of.
 
-There is one `contextvars.ContextVar`. Its value is a plain dict that nobody changes in place but the runner of the run
-it was made for: whoever wants another context sets another dict, so a run can never see the values of its neighbour,
-in this task or in another thread.
+It is three things. The *values*, which anybody may read and set, are a plain dict that nobody changes in place but the
+runner of the run it was made for: whoever wants another context sets another dict, so a run can never see the values of
+its neighbour, in this task or in another thread. They are what a body finds in another process. What flowloop itself
+needs of a flow run is a `FlowScope`, and of one run of a task a `TaskScope`: no value of a user's can change them, they
+stay where the run is, and a flow run inside another one begins with a scope of its own. A `Building` is there only
+while a flow is built.
 
 Example:
 
@@ -23,6 +26,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
+import msgspec
+
 from .clock import Clock, SystemClock
 from .masking import hiding
 
@@ -33,6 +38,157 @@ _EMPTY: dict[str, Any] = {}
 
 values: ContextVar[dict[str, Any]] = ContextVar("flowloop_context", default=_EMPTY)
 """The values of the current context. Runners set it directly; everybody else uses `context`."""
+
+OF_A_TASK = (
+    "map_index",
+    "task_full_name",
+    "task_id",
+    "task_loop_count",
+    "task_loop_result",
+    "task_name",
+    "task_run_count",
+    "task_run_id",
+    "task_run_name",
+    "task_run_version",
+    "task_slug",
+    "task_tags",
+)
+"""The values that say something of one run of a task, which nobody else may name."""
+_OF_ONE_RUN = frozenset(
+    {
+        *OF_A_TASK,
+        "flow_id",
+        "flow_run_name",
+        "flow_run_version",
+        "project_id",
+        "project_name",
+        "running_with_backend",
+    }
+)
+
+
+class FlowScope(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What flowloop needs of a flow run while it goes on.
+
+    Args:
+        - cancellation: whether the run is being stopped
+        - executor, place: where bodies run, and the same opened
+        - settings: those of its runner
+        - limits: the slots of the run, if it has limits
+        - watch: where changes of state are told
+        - slugs: the slug of each task
+        - again: the tasks that run again although they are finished
+        - continues: whether what the run finds was made in this process
+        - backend: where it is recorded
+        - ownership: its owner's claim
+        - runner_id: who records it
+        - takes_over: whether the run goes on where another runner left it
+        - took_over: whether that is recorded
+        - known: what was read of its task runs, by task, until it is used
+    """
+
+    cancellation: Any = None
+    executor: Any = None
+    place: Any = None
+    settings: Any = None
+    limits: Any = None
+    watch: Any = None
+    slugs: Mapping[Any, str] = {}
+    again: frozenset[Any] = frozenset()
+    continues: bool = False
+    backend: Any = None
+    ownership: Any = None
+    runner_id: str | None = None
+    takes_over: bool = False
+    took_over: bool = False
+    known: dict[Any, Any] = {}
+
+
+class TaskScope(msgspec.Struct, eq=False):
+    """What flowloop needs of one run of a task while it goes on.
+
+    Args:
+        - is_next_round: whether a round of a loop has ended, and the next one follows
+        - has_waited: whether the run went on after it had waited here
+        - waited_until: until when it has waited
+        - is_unread: whether its record could not be read
+        - identity: what its result is filed under in a cache, or why it cannot be
+        - told_by: the inputs that tell a mapped child from the others
+    """
+
+    is_next_round: bool = False
+    has_waited: bool = False
+    waited_until: datetime.datetime | None = None
+    is_unread: bool = False
+    identity: dict[str, str] | Exception | None = None
+    told_by: Any = ()
+
+
+class Building(msgspec.Struct, frozen=True, eq=False):
+    """The flow that is being built.
+
+    Args:
+        - flow: the flow
+        - fresh: the tasks that were made in its block and are not part of it yet
+        - blocks: the blocks inside it that hear of its new tasks
+    """
+
+    flow: Any
+    fresh: set[Any]
+    blocks: tuple[Any, ...] = ()
+
+
+_NO_FLOW_RUN = FlowScope()
+
+flow_scope: ContextVar[FlowScope] = ContextVar("flowloop_flow_scope", default=_NO_FLOW_RUN)
+task_scope: ContextVar[TaskScope | None] = ContextVar("flowloop_task_scope", default=None)
+building: ContextVar[Building | None] = ContextVar("flowloop_building", default=None)
+
+
+@contextmanager
+def building_into(flow: Any) -> Iterator[None]:
+    """Let what is wired in the block become part of this flow."""
+    around = building.get()
+    inner = Building(flow, set()) if around is None else msgspec.structs.replace(around, flow=flow)
+    token = building.set(inner)
+    try:
+        yield
+    finally:
+        building.reset(token)
+
+
+def change_flow_scope(**changes: Any) -> FlowScope:
+    """Set another scope of the flow run, with some of it changed."""
+    scope = msgspec.structs.replace(flow_scope.get(), **changes)
+    flow_scope.set(scope)
+    return scope
+
+
+def current_task_scope() -> TaskScope:
+    """Return the scope of the task run; where a step is called alone it gets one now."""
+    scope = task_scope.get()
+    if scope is None:
+        scope = TaskScope()
+        task_scope.set(scope)
+    return scope
+
+
+@contextmanager
+def fresh_flow_run() -> Iterator[None]:
+    """Begin a flow run that may be inside a task of another one: it hears when that one is stopped, and its tasks see
+    the values that users gave; of what is said of the other run and its task they see nothing.
+    """
+    outer = flow_scope.get()
+    kept = {name: value for name, value in values.get().items() if name not in _OF_ONE_RUN}
+    tokens = values.set(kept), flow_scope.set(FlowScope(cancellation=outer.cancellation))
+    others = task_scope.set(None), building.set(None)
+    try:
+        yield
+    finally:
+        building.reset(others[1])
+        task_scope.reset(others[0])
+        flow_scope.reset(tokens[1])
+        values.reset(tokens[0])
 
 
 unheard = logging.Logger("flowloop.run", logging.INFO)
@@ -104,8 +260,11 @@ for _logger in (_run_logger.logger, unheard):
     _logger.addFilter(_Masking())
 
 
-class Context:
-    """The current run context, with attribute and item access; called, it opens a changed one.
+_SCOPED = frozenset({"backend", "cancellation", "executor", "limits", "settings", "watch"})
+
+
+class Context(MutableMapping[str, Any]):
+    """The current run context, a mapping with attribute access, too; called, it opens a changed one.
 
     The keys, where a run has them: parameters, caches, config, checkpointing, resume, logger, map_index, task_name,
     task_full_name, task_slug, task_tags, task_run_count, task_loop_count, task_loop_result, task_run_name,
@@ -135,9 +294,26 @@ class Context:
 
     def __getitem__(self, name: str) -> Any:
         current = values.get()
-        if name == "logger" and name not in current:
-            return _run_logger
-        return current[name]
+        if name in current:
+            return current[name]
+        found = _run_logger if name == "logger" else _of_scope(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __setitem__(self, name: str, value: object) -> None:
+        values.set({**values.get(), name: value})
+
+    def __delitem__(self, name: str) -> None:
+        kept = dict(values.get())
+        del kept[name]
+        values.set(kept)
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __contains__(self, name: object) -> bool:
         return name in values.get()
@@ -148,16 +324,13 @@ class Context:
     def __len__(self) -> int:
         return len(values.get())
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return one value of the context, or `default`."""
-        return _run_logger if name == "logger" and name not in self else values.get().get(name, default)
-
     def to_dict(self) -> dict[str, Any]:
         """Return a copy of all values."""
         return dict(values.get())
 
-    def update(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+    def update(self, changes: Any = None, /, **more: Any) -> None:
         """Change values of the current context until it ends."""
+        changes = dict(changes or {})
         values.set(merge(values.get(), {**(changes or {}), **more}))
 
     @contextmanager
@@ -177,6 +350,13 @@ class Context:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("the run context cannot be pickled: pass the values a task needs as its arguments")
+
+
+def _of_scope(name: str) -> Any:
+    if name == "flow":
+        built = building.get()
+        return None if built is None else built.flow
+    return getattr(flow_scope.get(), name) if name in _SCOPED else None
 
 
 context = Context()

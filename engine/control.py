@@ -18,10 +18,12 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextvars import Token
 from typing import TYPE_CHECKING, Any, Self
 
-from .context import context
+import msgspec
+
+from .context import Building, building, context
 from .edge import EdgeAnnotation
 from .errors import FlowDefinitionError
 from .operators import Constant, _Generated
@@ -43,23 +45,23 @@ class WiringScope:
     def __init__(self) -> None:
         self._flow: Flow | None = None
         self._tasks: dict[Task[..., Any], None] = {}
-        self._block: AbstractContextManager[Any] | None = None
+        self._token: Token[Building | None] | None = None
 
     def open(self, what: str) -> None:
         """Begin to hear; `what` names the block in the error."""
-        self._flow = context.get("flow")
-        if self._flow is None:
+        around = building.get()
+        if around is None:
             raise FlowDefinitionError(f"{what} was opened outside a flow: open it inside `with Flow(...)`")
-        if self._block is not None:
+        self._flow = around.flow
+        if self._token is not None:
             raise FlowDefinitionError(f"{what} was opened twice: make one for each block")
-        self._block = context(wiring_scopes=(*context.get("wiring_scopes", ()), self))
-        self._block.__enter__()
+        self._token = building.set(msgspec.structs.replace(around, blocks=(*around.blocks, self)))
 
     def close(self) -> Flow:
         """Hear no more."""
-        assert self._block is not None
+        assert self._token is not None
         assert self._flow is not None
-        self._block.__exit__(None, None, None)
+        building.reset(self._token)
         return self._flow
 
     def add_task(self, task: Task[..., Any], flow: Flow) -> None:

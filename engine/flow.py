@@ -8,7 +8,8 @@ import re
 import string
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from contextvars import Token
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
@@ -16,7 +17,7 @@ from ._containers import OwnCopies, is_small
 from ._run.caching import check_known_input
 from ._run.mapping import flat_values, is_sequence, is_text, why_not
 from ._signature import names, own_defaults
-from .context import context, values
+from .context import Building, building
 from .edge import Edge, EdgeAnnotation
 from .errors import FlowDefinitionError
 from .parameter import Parameter
@@ -119,7 +120,7 @@ class Flow:
         self._caches: dict[str, list[Any]] = {}
         """Results that may serve later runs in this process, by cache key."""
         self._warned: set[Task[..., Any]] = set()
-        self._blocks: list[tuple[AbstractContextManager[Any], set[Task[..., Any]]]] = []
+        self._blocks: list[tuple[Token[Building | None], set[Task[..., Any]]]] = []
 
         for task in tasks or ():
             self.add_task(task)
@@ -134,14 +135,14 @@ class Flow:
 
     def __enter__(self) -> Self:
         fresh: set[Task[..., Any]] = set()
-        block = context(flow=self, new_tasks=fresh)
-        block.__enter__()
-        self._blocks.append((block, fresh))
+        around = building.get()
+        blocks = () if around is None else around.blocks
+        self._blocks.append((building.set(Building(self, fresh, blocks)), fresh))
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        block, fresh = self._blocks.pop()
-        block.__exit__(*exc_info)
+        token, fresh = self._blocks.pop()
+        building.reset(token)
         if exc_info[0] is None:
             self._warn_of_one_place()
         unused = sorted(task.name for task in fresh if task not in self._tasks)
@@ -180,11 +181,11 @@ class Flow:
         self._upstream[task] = []
         self._downstream[task] = []
         self._memo.clear()
-        current = values.get()
-        if "new_tasks" in current:
-            current["new_tasks"].discard(task)
-        for scope in current.get("wiring_scopes", ()):
-            scope.add_task(task, self)
+        built = building.get()
+        if built is not None:
+            built.fresh.discard(task)
+            for block in built.blocks:
+                block.add_task(task, self)
         return task
 
     def _new_slug(self, task: Task[..., Any]) -> str:

@@ -14,8 +14,8 @@ import anyio
 import anyio.lowlevel
 
 from .cancellation import Cancellation
+from .context import building, now
 from .context import context as run_context
-from .context import now
 from .errors import FlowDefinitionError, FlowloopError
 from .executors import Executor
 from .flow import Flow
@@ -72,7 +72,8 @@ class _Rounds:
         state = await self._runner.run(state=self._state, task_states=self._task_states, **self._arguments)
         self._has_begun = True
         # the next round continues the same flow run, and what it finds was made in this process
-        self._arguments["context"] |= {"flow_run_id": self._runner.flow_run_id, "continues": True}
+        self._arguments["context"] |= {"flow_run_id": self._runner.flow_run_id}
+        self._runner.continues = True
         if isinstance(state.result, dict):
             self._task_states = state.result
             _keep_cached(state.result, self._caches)
@@ -178,7 +179,7 @@ async def run_flow(
         - FlowDefinitionError: inside a ``with Flow`` block, for a parameter that is missing or not known, and for a
             schedule without any time left
     """
-    if run_context.get("flow") is not None:
+    if building.get() is not None:
         raise FlowDefinitionError(
             f"flow {flow.name!r} cannot run while a `with Flow` block is open: leave the block first"
         )

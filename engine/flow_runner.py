@@ -19,8 +19,8 @@ from ._run.keeping import may_stay
 from ._run.net import goes_on, meant, shown
 from ._run.restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
+from .context import OF_A_TASK, FlowScope, change_flow_scope, dates, flow_scope, fresh_flow_run, merge, now
 from .context import context as run_context
-from .context import dates, merge, now
 from .context import values as _values
 from .errors import FlowDefinitionError, FlowloopError
 from .executors import Executor, LocalExecutor, executor_named
@@ -41,37 +41,7 @@ from .watchdog import watched_loop
 
 __all__ = ["FlowRunner", "FlowRunnerInitializeResult"]
 
-_RESERVED = frozenset(
-    {
-        "cancellation",
-        "executor",
-        "flow_slugs",
-        "limits",
-        "logger",
-        "input_hashes",
-        "map_index",
-        "place",
-        "settings",
-        "task_full_name",
-        "task_id",
-        "task_loop_count",
-        "task_loop_result",
-        "task_name",
-        "task_run_count",
-        "task_run_id",
-        "task_run_name",
-        "task_run_version",
-        "task_slug",
-        "task_tags",
-        "runs_again",
-        "told_by",
-        "unread",
-        "waited_until",
-        "watch",
-    }
-)
-
-_LEFT_BEHIND = (_RESERVED - {"cancellation"}) | {"continues", "flow", "new_tasks", "task_run_info", "wiring_scopes"}
+_RESERVED = frozenset({*OF_A_TASK, "logger"})
 
 
 class FlowRunnerInitializeResult(NamedTuple):
@@ -131,6 +101,8 @@ class FlowRunner(Runner):
         self._watch = Watch()
         self.flow_run_id: str | None = None
         """The flow run that is going on, or went on last."""
+        self.continues = False
+        """Whether what the next run finds was made in this process, by the run before it."""
         self._running = False
         self._cancellation = Cancellation()
         self._drive: Drive | None = None
@@ -238,9 +210,7 @@ class FlowRunner(Runner):
         """
         if self._running:
             raise FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
-        # a flow run inside a task of another one takes over what is said of that run, not what is said of that task
-        outer = {name: value for name, value in _values.get().items() if name not in _LEFT_BEHIND}
-        token, hidden = _values.set(outer), hiding.set(Mask(hiding.get()))
+        hidden = hiding.set(Mask(hiding.get()))
         self._open_watch()
         self._running = True
         self._cancellation.look_around()
@@ -249,15 +219,19 @@ class FlowRunner(Runner):
             chosen = self._checked_tasks(return_tasks)
             self._is_named = return_tasks is not None
             self._named = chosen if self._is_named else []
-            return await self._run(
-                state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
-            )
+            with fresh_flow_run():
+                self._open_scope()
+                return await self._run(
+                    state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
+                )
         finally:
-            _values.reset(token)
             hiding.reset(hidden)
             self._watch.close()
             self._cancellation, self._drive = Cancellation(), None
             self._running = False
+
+    def _open_scope(self) -> FlowScope:
+        return change_flow_scope(continues=self.continues)
 
     async def _run(
         self,
@@ -382,7 +356,6 @@ class FlowRunner(Runner):
             **run_context.to_dict(),
             "flow_run_id": self.flow_run_id,
             "flow_name": self.flow.name,
-            "flow_slugs": self.flow.slugs,
         }
         values = merge(values, context)
         values["parameters"] = {**defaults, **given}
@@ -453,19 +426,16 @@ class FlowRunner(Runner):
             raise ENDRUN(state)
         cancellation = self._cancellation
         handlers = list(task_runner_state_handlers or ())
-        _values.set(
-            {
-                **_values.get(),
-                "cancellation": cancellation,
-                "executor": executor,
-                "settings": self.settings,
-                "limits": None if self.limits is None else self.limits.opened(),
-                "watch": self._watch,
-            }
+        again = [] if flow_scope.get().continues else tasks_to_rerun(self.flow, self.known_states(task_states))
+        change_flow_scope(
+            cancellation=cancellation,
+            executor=executor,
+            settings=self.settings,
+            limits=None if self.limits is None else self.limits.opened(),
+            watch=self._watch,
+            slugs=self.flow.slugs,
+            again=frozenset(again),
         )
-        if not _values.get().get("continues"):
-            for task in tasks_to_rerun(self.flow, self.known_states(task_states, task_contexts)):
-                task_contexts[task] = {**task_contexts.get(task, {}), "runs_again": True}
         drive = self._drive = Drive(
             plan_of(self.flow),
             lambda task: self.task_runner(task, handlers),
@@ -482,7 +452,7 @@ class FlowRunner(Runner):
             self._driving = True
             try:
                 async with self.check_for_cancellation(), executor.open() as place:
-                    _values.set({**_values.get(), "place": place})
+                    change_flow_scope(place=place)
                     with watched_loop():
                         await drive.run()
             finally:
@@ -513,14 +483,11 @@ class FlowRunner(Runner):
         keys = _with_children(states[task] for task in self.flow.reference_tasks())
         return states, keys, _with_children(states[task] for task in self.flow.terminal_tasks())
 
-    def known_states(
-        self, task_states: dict[Task[..., Any], State], task_contexts: dict[Task[..., Any], dict[str, Any]]
-    ) -> Mapping[Task[..., Any], State]:
+    def known_states(self, task_states: dict[Task[..., Any], State]) -> Mapping[Task[..., Any], State]:
         """Return the states that the tasks begin with, as far as they are known.
 
         Args:
             - task_states: the given ones
-            - task_contexts: values for the contexts of single tasks
         """
         return task_states
 

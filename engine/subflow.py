@@ -8,7 +8,7 @@ from typing import Any
 
 from ._signature import RESERVED
 from .cancellation import current_cancellation
-from .context import context
+from .context import flow_scope
 from .errors import FlowDefinitionError
 from .flow import Flow
 from .flow_loop import run_flow
@@ -130,13 +130,14 @@ class FlowTask(Task[..., Any]):
             - PAUSE: if something in it is paused; the whole flow runs again when this task is resumed
         """
         changes: list[State] = []
-        options = {"settings": context.get("settings"), "state_handlers": [lambda _, old, new: changes.append(new)]}
+        scope = flow_scope.get()
+        options = {"settings": scope.settings, "state_handlers": [lambda _, old, new: changes.append(new)]}
         try:
             state = await run_flow(
                 self.flow,
                 parameters,
                 run_on_schedule=False,
-                executor=self.flow.executor or context.get("executor"),
+                executor=self.flow.executor or scope.executor,
                 runner_options=options,
                 on_paused=lambda *_: False,
             )

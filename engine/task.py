@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, P
 
 from . import _signature, cache_validators, triggers
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
-from .context import RunLogger, context, values
+from .context import RunLogger, building, context, values
 from .edge import mapped
 from .errors import FlowDefinitionError
 from .executors.place import Needs
@@ -237,7 +237,7 @@ class Task(Generic[P, R]):
         Raises:
             - FlowDefinitionError: for an attribute that tasks do not have, or a value that it cannot have
         """
-        flow: Flow | None = values.get().get("flow")
+        flow = _flow_being_built()
         if flow is not None and flow._is_wired(self):
             warnings.warn(
                 f"task {self.name!r} is wired to others in flow {flow.name!r}, and a copy was made of it, which is not",
@@ -428,7 +428,7 @@ class Task(Generic[P, R]):
     def __iter__(self) -> Iterator[Any]:
         if self.nout is None:
             raise TypeError(f"task {self.name!r} cannot be unpacked: say how many values it returns with nout=")
-        flow: Flow | None = values.get().get("flow")
+        flow = _flow_being_built()
         if flow is None or not flow._is_mapped(self):
             return iter([self[index] for index in range(self.nout)])
         from .operators import GetItem
@@ -569,19 +569,24 @@ def _outer_tags() -> Set[str]:
 
 def _made(task: Task[..., Any]) -> None:
     """Note that a task was made inside a flow's block, where it should also be used."""
-    fresh: set[Task[..., Any]] | None = values.get().get("new_tasks")
-    if fresh is not None:
-        fresh.add(task)
+    built = building.get()
+    if built is not None:
+        built.fresh.add(task)
 
 
 def _used(task: Task[..., Any]) -> None:
-    fresh: set[Task[..., Any]] | None = values.get().get("new_tasks")
-    if fresh is not None:
-        fresh.discard(task)
+    built = building.get()
+    if built is not None:
+        built.fresh.discard(task)
+
+
+def _flow_being_built() -> Flow | None:
+    built = building.get()
+    return None if built is None else built.flow
 
 
 def _the_flow(flow: Flow | None, task_name: str) -> Flow:
-    found: Flow | None = values.get().get("flow") if flow is None else flow
+    found = _flow_being_built() if flow is None else flow
     if found is None:
         raise FlowDefinitionError(
             f"task {task_name!r} was called outside a flow: call it inside `with Flow(...)`, pass flow=, "

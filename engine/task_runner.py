@@ -15,7 +15,7 @@ from ._run.body import BodyRunner
 from ._run.net import failure, goes_on, meant, shown
 from ._run.steps import Facts, Plan, Planned, own_steps, plan_of
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
-from .context import now
+from .context import FlowScope, TaskScope, current_task_scope, flow_scope, now, task_scope
 from .context import values as _values
 from .edge import Edge
 from .errors import SerializationError
@@ -111,11 +111,12 @@ class TaskRunner(BodyRunner):
         return new_state
 
     def _tell(self, old_state: State, new_state: State) -> None:
-        current = _values.get()
-        if _is_watched(current):
+        watch = flow_scope.get().watch
+        if watch is not None and watch.active:
+            current = _values.get()
             slug, map_index = current.get("task_slug"), current.get("map_index")
             run_count = current.get("task_run_count", 1)
-            current["watch"].publish(
+            watch.publish(
                 RunEvent(now(), slug, -1 if map_index is None else map_index, old_state, new_state, run_count)
             )
 
@@ -140,11 +141,13 @@ class TaskRunner(BodyRunner):
             - State: the state the run ended with
         """
         upstream_states = {} if upstream_states is None else upstream_states
-        around = _values.get()
+        around, scope, outer_scope = _values.get(), flow_scope.get(), task_scope.get()
         current = {**around, **_names_of(self.task)}
         if context:
             current.update(context)
         _values.set(current)
+        notes = TaskScope()
+        task_scope.set(notes)
         try:
             while True:
                 # one frame for it all: ten thousand runs that wait are ten thousand times what is awaited in each
@@ -158,13 +161,13 @@ class TaskRunner(BodyRunner):
                         if _values.get() is not current:
                             _values.set(current)
                     facts.state = state
-                    if _is_stopped(current):
+                    if _is_stopped(scope):
                         return await self._cancelled(state)
                     is_clear = not is_mapped_parent and _all_clear(state, upstream_states)
                     steps = plan.before_if_clear if is_clear else plan.before
                     if steps:
                         await self._walk(steps, facts)
-                    if plan.is_quiet and current.get("limits") is None and not _is_watched(current):
+                    if plan.is_quiet and scope.limits is None and not _is_watched(scope):
                         await self._run_quietly(facts, takes_values=plan.takes_values)
                     else:
                         await self._run_body(facts)
@@ -181,12 +184,14 @@ class TaskRunner(BodyRunner):
                 except ENDRUN:
                     return await self._cancelled(state)
                 # by the time of the loop: the wall clock may have been set back meanwhile
-                current = {**_values.get(), "waited_until": getattr(state, "start_time", None)}
+                notes.has_waited, notes.waited_until = True, getattr(state, "start_time", None)
+                current = {**_values.get()}
         finally:
             _values.set(around)
+            task_scope.set(outer_scope)
 
     def _goes_on(self, state: State) -> float | None:
-        if _values.get().get("next_round"):
+        if current_task_scope().is_next_round:
             return 0.0
         return rules.due_in(state, now(), self.settings.inline_retry_limit)
 
@@ -208,7 +213,7 @@ class TaskRunner(BodyRunner):
         """Run the body, and tell the handlers of Running and of what comes after it."""
         if facts.inputs is None:
             facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
-        limits = _values.get().get("limits")
+        limits = flow_scope.get().limits
         if limits is None:
             await self._walk(self._plan.body, facts)
             return
@@ -237,7 +242,7 @@ class TaskRunner(BodyRunner):
             state = await self._outcome(arguments, inputs)
         except ENDRUN as end:
             state, is_end = end.state, True
-        if _is_watched(_values.get()):
+        if _is_watched(flow_scope.get()):
             state = await self.handle_state_change(Running("Starting task run."), state)
         if is_end:
             raise ENDRUN(state)
@@ -260,7 +265,7 @@ class TaskRunner(BodyRunner):
         error = meant(raised)
         if isinstance(error, (ENDRUN, PrefectStateSignal)):
             return error.state
-        cancellation: Cancellation | None = _values.get().get("cancellation")
+        cancellation: Cancellation | None = flow_scope.get().cancellation
         if isinstance(error, KeyboardInterrupt) and cancellation is not None:
             cancellation.interrupt(error)
             return await self._cancelled(state)
@@ -292,7 +297,7 @@ class TaskRunner(BodyRunner):
         return doubling_delay(run_count, self.settings.inline_retry_limit or _UNLIMITED_RETRY)
 
     async def _cancelled(self, state: State) -> State:
-        cancellation: Cancellation | None = _values.get().get("cancellation")
+        cancellation: Cancellation | None = flow_scope.get().cancellation
         assert cancellation is not None
         assert cancellation.cause is not None
         if state.is_finished() or cancellation.cause == "handover":
@@ -319,7 +324,7 @@ class TaskRunner(BodyRunner):
         is_new = state is None
         state = self._initial_state(state)
         if context.get("task_name") is not self.task.name:
-            context.update(_names_of(self.task))
+            context |= {**_names_of(self.task), "map_index": context.get("map_index")}
         self._describe(context)
         if is_new:
             return TaskRunnerInitializeResult(state, context)
@@ -338,10 +343,11 @@ class TaskRunner(BodyRunner):
 
     def _describe(self, context: dict[str, Any]) -> None:
         """Complete what the context of a run says of it, as it is for a first attempt."""
-        context.pop("next_round", None)
+        if (notes := task_scope.get()) is not None:
+            notes.is_next_round = False
         context["task_run_count"] = 1
         if context["task_slug"] is None:
-            context["task_slug"] = context.get("flow_slugs", {}).get(self.task, self.task.name)
+            context["task_slug"] = flow_scope.get().slugs.get(self.task, self.task.name)
         map_index = context.get("map_index")
         if map_index is not None and map_index >= 0:
             context["task_full_name"] = f"{self.task.name}[{map_index}]"
@@ -359,8 +365,8 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if it is finished, or under way elsewhere
         """
-        current = _values.get()
-        return rules.ready(state, runs_again=current.get("runs_again", False), is_own=current.get("continues", False))
+        scope = flow_scope.get()
+        return rules.ready(state, runs_again=self.task in scope.again, is_own=scope.continues)
 
     @call_state_handlers
     async def check_task_reached_start_time(self, state: State) -> State:
@@ -371,7 +377,7 @@ class TaskRunner(BodyRunner):
         """
         if not state.is_scheduled():
             return state
-        waited_until = _values.get().get("waited_until")
+        waited_until = current_task_scope().waited_until
         return rules.started_by_now(state, now() if waited_until is None else max(now(), waited_until))
 
     @call_state_handlers
@@ -510,11 +516,11 @@ class TaskRunner(BodyRunner):
         return state
 
     async def _may_serve(self, cached: Cached, inputs: Mapping[str, Result]) -> bool:
-        current = _values.get()
-        told_by, identity = current.get("told_by", ()), current.get("input_hashes", _NONE)
+        current, notes = _values.get(), current_task_scope()
+        identity = notes.identity
         if current.get("map_index") is not None and not (
             isinstance(identity, dict)
-            and caching.is_of_this_child(cached, identity, told_by, current.get("flow_run_id"))
+            and caching.is_of_this_child(cached, identity, notes.told_by, current.get("flow_run_id"))
         ):
             return False
         return await self._cache_is_valid(cached, inputs)
@@ -532,22 +538,21 @@ class TaskRunner(BodyRunner):
 
         It is noted, too, if there is no identity: the trigger may have the task not run at all.
         """
-        current = _values.get()
-        if "input_hashes" in current:
+        current, notes = _values.get(), current_task_scope()
+        if notes.identity is not None:
             return state
         is_child = current.get("map_index") is not None
         mapped = [edge.key for edge in upstream_states if edge.mapped and edge.key is not None] if is_child else []
         try:
-            identity: caching.Identity | Exception = caching.identity_of(self.task, _values_of(inputs), mapped)
+            notes.identity = caching.identity_of(self.task, _values_of(inputs), mapped)
         except Exception as error:
-            identity = error
-        told_by = caching.told_by(self.task, mapped)
-        _values.set({**current, "input_hashes": identity, "told_by": told_by})
+            notes.identity = error
+        notes.told_by = caching.told_by(self.task, mapped)
         return state
 
     @call_state_handlers
     async def _check_identity(self, state: State) -> State:
-        identity = _values.get()["input_hashes"]
+        identity = current_task_scope().identity
         if isinstance(identity, Exception) and not state.is_finished():
             raise ENDRUN(self._explained(Failed(str(identity), result=identity)))
         return state
@@ -566,7 +571,7 @@ class TaskRunner(BodyRunner):
         return None
 
     async def _cache_is_valid(self, state: Cached, inputs: Mapping[str, Result]) -> bool:
-        if isinstance(_values.get().get("input_hashes"), Exception):
+        if isinstance(current_task_scope().identity, Exception):
             return False  # told once the trigger lets the task run
         values = _values_of(inputs)
         parameters = _values.get().get("parameters") or {}
@@ -648,7 +653,7 @@ class TaskRunner(BodyRunner):
             return state
         assert self.task.cache_for is not None
         current = _values.get()
-        identity = current.get("input_hashes")
+        identity = current_task_scope().identity
         if not isinstance(identity, dict):
             identity = caching.identity_of(self.task, _values_of(inputs), ())
         cached = Cached(
@@ -703,7 +708,8 @@ class TaskRunner(BodyRunner):
         """
         if not isinstance(state, Looped):
             return state
-        next_round = {"next_round": True, "task_loop_count": state.loop_count + 1, "task_loop_result": state.result}
+        current_task_scope().is_next_round = True
+        next_round = {"task_loop_count": state.loop_count + 1, "task_loop_result": state.result}
         _values.set({**_values.get(), **next_round})
         return rules.loop_again(state.loop_count + 1)
 
@@ -715,6 +721,7 @@ def _names_of(task: Task[..., Any]) -> dict[str, Any]:
     """Return what the context of a run says of its task."""
     name = task.name
     return {
+        "map_index": None,
         "task_name": name,
         "task_full_name": name,
         "task_slug": task.slug,
@@ -723,14 +730,12 @@ def _names_of(task: Task[..., Any]) -> dict[str, Any]:
     }
 
 
-def _is_stopped(current: Mapping[str, Any]) -> bool:
-    cancellation: Cancellation | None = current.get("cancellation")
-    return cancellation is not None and cancellation.cause is not None
+def _is_stopped(scope: FlowScope) -> bool:
+    return scope.cancellation is not None and scope.cancellation.cause is not None
 
 
-def _is_watched(current: Mapping[str, Any]) -> bool:
-    watch = current.get("watch")
-    return watch is not None and watch.active
+def _is_watched(scope: FlowScope) -> bool:
+    return scope.watch is not None and scope.watch.active
 
 
 def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:

@@ -11,7 +11,7 @@ from ._containers import SCALARS, hidden, parts_of, rebuilt
 from ._one_pass import is_one_pass
 from ._run.mapping import is_text
 from ._signature import names
-from .context import context
+from .context import building_into
 from .edge import EdgeAnnotation
 from .errors import FlowDefinitionError
 from .operators import Constant, Container, Dict, List, Set, Tuple
@@ -180,7 +180,7 @@ def apply_map(function: Callable[..., Any], *args: Any, flow: Flow | None = None
         named["flow"] = outside.inner
     if not any(annotated.mapped for annotated in outside.arguments.values()):
         raise FlowDefinitionError(f"apply_map of {name!r}: no argument is mapped over; call the function instead")
-    with context(flow=outside.inner):
+    with building_into(outside.inner):
         answer = function(*given, **named)
     outside.take_over()
     return outside.resolved(answer)
@@ -216,7 +216,7 @@ class _Outside:
                     "write unmapped(...) to pass it whole to each run, or mapped(...) where its characters are meant"
                 )
             annotated.value = list(annotated.value)
-        with context(flow=self.target):
+        with building_into(self.target):
             made = as_task(annotated.value, flow=self.target)
         annotated.value = made
         stand_in = made

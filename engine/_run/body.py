@@ -11,6 +11,7 @@ import anyio
 
 from .. import _one_pass, _signature
 from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state
+from ..context import flow_scope
 from ..context import values as _values
 from ..errors import Lost, SerializationError
 from ..executors import HERE, place
@@ -75,7 +76,8 @@ class BodyRunner(Runner):
             - inputs: the same as results, for the name of the place where its own is stored
         """
         current = _values.get()
-        cancellation: Cancellation | None = current.get("cancellation")
+        scope = flow_scope.get()
+        cancellation: Cancellation | None = scope.cancellation
         task = None
         try:
             if cancellation is not None:
@@ -85,7 +87,7 @@ class BodyRunner(Runner):
                 assert task is not None
                 cancellation.interruptible.add(task)
             try:
-                where: place.Place = (current.get("place") if self.task.travels else None) or HERE
+                where: place.Place = (scope.place if self.task.travels else None) or HERE
                 if self._runs_inline and where.is_here:
                     value = await self._body(**arguments)
                     if type(value) not in _one_pass.PLAIN and self._is_read_once(value):

@@ -14,9 +14,9 @@ import anyio
 
 from .._run import rules
 from .._run.net import goes_on
-from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, connect
+from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, TaskRunInfoResult, connect
 from ..cancellation import Cause, at_last, stopped_state, undisturbed
-from ..context import now
+from ..context import FlowScope, change_flow_scope, flow_scope, now
 from ..context import values as _values
 from ..errors import (
     BackendError,
@@ -141,6 +141,7 @@ class CloudFlowRunner(FlowRunner):
         self.claim = claim
         self._ownership: Ownership | None = None
         self._opened: Backend | None = None
+        self._runner_id: str | None = None
         self._begun: FlowRunInfoResult | None = None
         """The flow run that `run` has just created, until it is made use of."""
         self._running_from_start: State | None = None
@@ -194,7 +195,7 @@ class CloudFlowRunner(FlowRunner):
         await self._prepared()
         given = dict(parameters or {})
         known = dict(context or {})
-        runner_id = uuid.uuid4().hex[:12]
+        runner_id = self._runner_id = uuid.uuid4().hex[:12]
         self._begun = None
         async with AsyncExitStack() as stack:
             backend = self.backend
@@ -222,11 +223,8 @@ class CloudFlowRunner(FlowRunner):
             self._has_spoken = False
             self._looking = anyio.Lock()
             known |= {
-                "ownership": ownership,
                 "flow_run_id": flow_run_id,
-                "backend": backend,
                 "running_with_backend": True,
-                "runner_id": runner_id,
             }
             while True:
                 cancellation = self._cancellation
@@ -427,6 +425,10 @@ class CloudFlowRunner(FlowRunner):
             self.logger.warning("flow run %s has another owner since", self.flow_run_id)
             self.cancel("handover")
 
+    def _open_scope(self) -> FlowScope:
+        super()._open_scope()
+        return change_flow_scope(backend=self._opened, ownership=self._ownership, runner_id=self._runner_id)
+
     def _forget_backend(self) -> None:
         self._opened = None
 
@@ -573,13 +575,9 @@ class CloudFlowRunner(FlowRunner):
         await self._refresh_version(self._port, current["flow_run_id"])
         return _cancelled_as(state)
 
-    def known_states(
-        self, task_states: dict[Task[..., Any], State], task_contexts: dict[Task[..., Any], dict[str, Any]]
-    ) -> dict[Task[..., Any], State]:
+    def known_states(self, task_states: dict[Task[..., Any], State]) -> dict[Task[..., Any], State]:
         """Return the recorded states, and those that are given in their place."""
-        recorded = {
-            task: known["task_run_info"].state for task, known in task_contexts.items() if "task_run_info" in known
-        }
+        recorded = {task: info.state for task, info in flow_scope.get().known.items()}
         return {**recorded, **task_states}
 
     # -- what is known of the run ------------------------------------------------------------------------
@@ -636,18 +634,19 @@ class CloudFlowRunner(FlowRunner):
             "project_id": info.project.id,
             "project_name": info.project.name,
             "scheduled_start_time": info.scheduled_start_time,
-            "takeover": self._takes_over(info),
         }
-        ownership: Ownership | None = context.get("ownership")
+        ownership: Ownership | None = flow_scope.get().ownership
         if ownership is not None and ownership.claim.epoch is None and info.owner == ownership.claim.owner:
             ownership.claim = FlowRunClaim(info.owner, info.epoch, ownership.claim.lease_seconds)
-        chosen: dict[Task[..., Any], dict[str, Any]] = {task: {} for task in task_contexts}
+        chosen = {task: dict(given) for task, given in task_contexts.items()}
         tasks = {slug: task for task, slug in self.flow.slugs.items()}
+        known: dict[Task[..., Any], TaskRunInfoResult] = {}
         for task_run in info.task_runs:
             task = tasks.get(task_run.task_slug or "")
             if task is not None:
-                known = {"task_id": task_run.task_id, "task_run_info": task_run}
-                task_contexts[task] = {**task_contexts.get(task, {}), **known}
+                known[task] = task_run
+                task_contexts[task] = {**task_contexts.get(task, {}), "task_id": task_run.task_id}
+        change_flow_scope(takes_over=self._takes_over(info), known=known)
         # the checks of the base class are about names that a user chose
         result = await super().initialize_run(
             info.state if state is None else state,
@@ -672,7 +671,7 @@ class CloudFlowRunner(FlowRunner):
         Raises:
             - ENDRUN: if it has
         """
-        if isinstance(state, Cancelling) and _values.get().get("takeover"):
+        if isinstance(state, Cancelling) and flow_scope.get().takes_over:
             raise ENDRUN(await self.handle_state_change(state, stopped_state("user")))
         return await super().check_flow_is_pending_or_running(state)
 
@@ -685,9 +684,9 @@ class CloudFlowRunner(FlowRunner):
         if state is self._running_from_start and state.is_running():
             self._tell(Scheduled(), state)
             return state
-        if state.is_running() and _values.get().get("takeover"):
+        if state.is_running() and flow_scope.get().takes_over:
             state = await self.handle_state_change(state, Running("Continuing flow run."))
-            _values.set({**_values.get(), "took_over": True})
+            change_flow_scope(took_over=True)
             return state
         return await super().set_flow_to_running(state)
 
@@ -727,11 +726,11 @@ class CloudFlowRunner(FlowRunner):
         current = _values.get()
         backend = self._port
         flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
-        ownership: Ownership | None = current.get("ownership")
+        ownership: Ownership | None = flow_scope.get().ownership
         if ownership is not None and ownership.lost:
             raise ENDRUN(new_state)
         if new_state.is_running():
-            new_state.context["runner"] = current.get("runner_id")
+            new_state.context["runner"] = flow_scope.get().runner_id
         epoch = None if ownership is None else ownership.claim.epoch
         asked = asyncio.get_running_loop().time()
         self._has_spoken = True
@@ -872,7 +871,7 @@ class CloudFlowRunner(FlowRunner):
 
     async def _heartbeats(self) -> None:
         # not at once: a claim or a Running state is a sign of life by itself
-        ownership: Ownership | None = _values.get().get("ownership")
+        ownership: Ownership | None = flow_scope.get().ownership
         lease = self.settings.lease_seconds if ownership is None else ownership.claim.lease_seconds
         while True:
             await anyio.sleep(lease / 2)
@@ -885,7 +884,7 @@ class CloudFlowRunner(FlowRunner):
             - bool: whether it heard
         """
         current = _values.get()
-        ownership: Ownership | None = current.get("ownership")
+        ownership: Ownership | None = flow_scope.get().ownership
         try:
             if ownership is None:
                 await self._port.update_flow_run_heartbeat(current["flow_run_id"])

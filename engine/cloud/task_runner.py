@@ -12,7 +12,7 @@ from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
 from .._run.steps import own_steps
 from ..backend import Backend, TaskRunInfoResult
 from ..cancellation import Cancellation, current_cancellation, stopped_state
-from ..context import now
+from ..context import current_task_scope, flow_scope, now
 from ..context import values as _values
 from ..edge import Edge
 from ..errors import (
@@ -89,7 +89,7 @@ class CloudTaskRunner(TaskRunner):
 
     @property
     def _port(self) -> Backend:
-        backend: Backend | None = self.backend or _values.get().get("backend")
+        backend: Backend | None = self.backend or flow_scope.get().backend
         if backend is None:
             raise FlowloopError(f"the runner of task {self.task.name!r} has no backend: give it one as `backend=`")
         return backend
@@ -117,24 +117,23 @@ class CloudTaskRunner(TaskRunner):
         except BackendError as error:
             if state is not None and context.get("task_run_id") is not None:  # another attempt, of what was read before
                 return await super().initialize_run(state, context)
-            context["unread"] = True
+            current_task_scope().is_unread = True
             if state is None:
                 _note_outage(error)
                 message = f"The task run of '{self.task.name}' could not be read: {error}"
                 state = self._explained(Failed(message, result=error))
             raise ENDRUN(state) from error
-        context["task_run_info"] = None
         context["task_id"] = info.task_id
         context["task_run_id"] = info.id
         context["task_run_version"] = info.version
         if state is None:
-            state = continued(info.state, takeover=bool(context.get("takeover")))
+            state = continued(info.state, takeover=flow_scope.get().takes_over)
             if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
                 state._result = NotStored
             elif type(state) is Success and state._result.location is None and isinstance(self.task, Parameter):
                 state.result = await self.task.run()  # too large for a state, it lies with the flow run alone
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
-            if "waited_until" in context or context.get("continues"):  # somebody else has ended it meanwhile
+            if current_task_scope().has_waited or flow_scope.get().continues:  # somebody else has ended it meanwhile
                 state = info.state
             else:
                 await self._begin_again(info, state, context)
@@ -142,7 +141,7 @@ class CloudTaskRunner(TaskRunner):
 
     async def _begin_again(self, info: TaskRunInfoResult, state: State, context: dict[str, Any]) -> None:
         """Record the given state of a run that is finished: nothing else may follow its end."""
-        ownership: Ownership | None = context.get("ownership")
+        ownership: Ownership | None = flow_scope.get().ownership
         epoch = None if ownership is None else ownership.claim.epoch
         try:
             await self._port.set_task_run_state(info.id, None, state, self.task.cache_for, epoch=epoch)
@@ -156,13 +155,14 @@ class CloudTaskRunner(TaskRunner):
         context["task_run_version"] = info.version + 1
 
     def _goes_on(self, state: State) -> float | None:
-        return None if _values.get().get("unread") else super()._goes_on(state)
+        return None if current_task_scope().is_unread else super()._goes_on(state)
 
     async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
         flow_run_id, map_index = context["flow_run_id"], context.get("map_index")
-        info: TaskRunInfoResult | None = context.get("task_run_info")
-        if info is not None and map_index is None:
-            return info
+        if map_index is None:
+            info: TaskRunInfoResult | None = flow_scope.get().known.pop(self.task, None)
+            if info is not None:
+                return info
         if map_index is not None and self._children is not None:
             found = self._children.pop((flow_run_id, map_index), None)
             if found is not None:
@@ -248,12 +248,12 @@ class CloudTaskRunner(TaskRunner):
             return new_state  # what could not be read cannot be recorded
         if new_state.is_running():
             # without it, the same words of another runner would pass for this one's said twice
-            new_state.context["runner"] = current.get("runner_id")
+            new_state.context["runner"] = flow_scope.get().runner_id
         elif type(old_state) is Running and isinstance(new_state, Failed):
             self._mark_retry(new_state)
         if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:
             await self._keep_what_was_left(new_state)
-        ownership: Ownership | None = current.get("ownership")
+        ownership: Ownership | None = flow_scope.get().ownership
         epoch = None if ownership is None else ownership.claim.epoch
         asked = asyncio.get_running_loop().time()
         sent = new_state
@@ -300,7 +300,7 @@ class CloudTaskRunner(TaskRunner):
         """Stop the flow run here: it is another owner's."""
         if ownership is not None:
             ownership.lost = True
-        cancellation: Cancellation | None = _values.get().get("cancellation")
+        cancellation: Cancellation | None = flow_scope.get().cancellation
         if cancellation is not None:
             cancellation.request("handover")
 
@@ -353,7 +353,7 @@ class CloudTaskRunner(TaskRunner):
             state = await self._port.get_task_run_state(task_run_id)
             if state.is_finished() and not is_under_way(state):
                 return await state.load_result(self.result)
-            insists = await self._owns_flow_run() and _values.get().get("took_over") and type(refused) is Running
+            insists = await self._owns_flow_run() and flow_scope.get().took_over and type(refused) is Running
             if insists:
                 # what the runner before this one still recorded, while it was being shut out
                 current = _values.get()
@@ -378,7 +378,7 @@ class CloudTaskRunner(TaskRunner):
         info = await self._port.get_flow_run_info(current["flow_run_id"])
         if info.version == current["flow_run_version"]:
             return True
-        cancellation: Cancellation | None = current.get("cancellation")
+        cancellation: Cancellation | None = flow_scope.get().cancellation
         if cancellation is not None:
             cancellation.request("user" if isinstance(info.state, (Cancelling, Cancelled)) else "handover")
         return False

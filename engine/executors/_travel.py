@@ -43,25 +43,6 @@ __all__ = [
     "written",
 ]
 
-_AT_HOME = frozenset(
-    {
-        "backend",
-        "caches",
-        "cancellation",
-        "clock",
-        "executor",
-        "flow_slugs",
-        "limits",
-        "logger",
-        "place",
-        "settings",
-        "task_run_info",
-        "waited_until",
-        "watch",
-    }
-)
-"""Values of the run context that mean something only where the run is."""
-
 
 class ByName(NamedTuple):
     """A body that is found under a name, rather than sent."""
@@ -157,7 +138,7 @@ def request_for(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
     The body goes by name where that is possible.
     """
-    context = {key: value for key, value in values.get().items() if key not in _AT_HOME}
+    context = {key: value for key, value in values.get().items() if key not in ("caches", "clock")}
     return Request(by_name(fn) or fn, args, kwargs, context)
 
 

@@ -54,7 +54,7 @@ class Observed:
 
     async def on_task(self, runner: Any, old: State, new: State) -> None:
         await anyio.sleep(0.1)  # a place where states are recorded: nothing may be cut short in it
-        self.changes[context.task_slug, context.get("map_index", -1)].append(new)
+        self.changes[context.task_slug, -1 if context.map_index is None else context.map_index].append(new)
 
     async def on_flow(self, flow: Flow, old: State, new: State) -> None:
         await anyio.sleep(0.1)

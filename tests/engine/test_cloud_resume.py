@@ -26,7 +26,7 @@ class Everything:
 
         def note():
             """Write down which attempt of which round of which task run this is."""
-            key = context.task_slug, context.get("map_index", -1)
+            key = context.task_slug, -1 if context.map_index is None else context.map_index
             ran[key, context.get("task_loop_count", 1), context.task_run_count] += 1
 
         @task

@@ -747,8 +747,9 @@ async def test_a_task_run_that_cannot_be_read_ends_with_the_state_it_was_given(m
     backend = FaultyBackend(memory)
     backend.fail("get_task_run_info", BackendUnavailable("away"), times=None)
     one = One()
-    known = {"backend": backend, "flow_run_id": "a run", "task_id": "a task", "checkpointing": True}
-    assert await CloudTaskRunner(one.first, settings=settings).run(given, context=known) is given
+    known = {"flow_run_id": "a run", "task_id": "a task", "checkpointing": True}
+    runner = CloudTaskRunner(one.first, settings=settings, backend=backend)
+    assert await runner.run(given, context=known) is given
     assert backend.counts["get_task_run_info"] == 1
     assert one.ran == []
 

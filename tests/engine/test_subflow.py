@@ -191,7 +191,7 @@ async def test_context_executor_and_settings_flow_down_and_what_is_said_of_the_t
 
     @task
     def look():
-        seen.update(context.to_dict())
+        seen.update(context.to_dict(), settings=context.settings)
         seen["thread"] = threading.current_thread()
 
     with Flow("child") as child:
@@ -213,7 +213,7 @@ async def test_context_executor_and_settings_flow_down_and_what_is_said_of_the_t
     assert seen["parameters"] == {"a": 5}
     assert seen["task_name"] == seen["task_full_name"] == "look"
     assert seen["task_tags"] == set()
-    assert "map_index" not in seen
+    assert seen["map_index"] is None
     assert seen["flow_run_id"]
 
 
