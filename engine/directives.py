@@ -8,8 +8,11 @@ restart        flow run,    that a finished flow run goes on from what did not s
                task         child, and all that follows from it
 resume         either       that what is paused goes on, with a value that the body finds in ``context.answer``
 reject         either       that what is paused fails
+hold           task         that a task run that has not begun waits, as one that is paused, until it is released
+release        task         that a task run that is held begins in its turn
 skip           task         that a task run that has not begun ends as Skipped
 set_result     task         that a task run that has not begun ends as Success, with this value
+set_parameter  flow run     that a flow run that has not begun gets this value for a parameter
 event          flow run     nothing by itself: a task that waits for an event of this name goes on with the value
 =============  ===========  ===================================================================================
 
@@ -28,24 +31,48 @@ import msgspec
 from . import lifecycle
 from .errors import BackendRejected
 from .results import PrefectResult
-from .state import Failed, Resume, Skipped, State, Success
+from .state import Failed, Paused, Resume, Scheduled, Skipped, State, Success
 
-__all__ = ["KINDS", "OF_TASKS", "Directive", "check_state", "checked", "state_of"]
+__all__ = ["HELD", "KINDS", "OF_TASKS", "Directive", "check_state", "checked", "state_of"]
 
-KINDS = ("cancel", "event", "reject", "restart", "resume", "set_result", "skip")
+KINDS = (
+    "cancel",
+    "event",
+    "hold",
+    "reject",
+    "release",
+    "restart",
+    "resume",
+    "set_parameter",
+    "set_result",
+    "skip",
+)
 """What can be asked."""
 
-OF_TASKS = frozenset({"skip", "set_result"})
+HELD = "held"
+"""The key of the context of a Paused state that somebody asked for."""
+
+OF_TASKS = frozenset({"hold", "release", "skip", "set_result"})
 """What is asked of a task run alone."""
 
+_NAMED = frozenset({"event", "set_parameter"})
 _NOT_BEGUN = lifecycle.UNFINISHED - lifecycle.RUNNING
 _FROM = {
+    "hold": _NOT_BEGUN - {"Paused"},
+    "release": frozenset({"Paused"}),
     "resume": frozenset({"Paused"}),
     "reject": frozenset({"Paused"}),
     "skip": _NOT_BEGUN,
     "set_result": _NOT_BEGUN,
 }
-_DONE = {"resume": "Resumed", "reject": "Rejected", "skip": "Skipped", "set_result": "Result set"}
+_DONE = {
+    "hold": "Held",
+    "reject": "Rejected",
+    "release": "Released",
+    "resume": "Resumed",
+    "set_result": "Result set",
+    "skip": "Skipped",
+}
 
 
 class Directive(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +84,7 @@ class Directive(msgspec.Struct, frozen=True, kw_only=True):
         - kind: one of `KINDS`
         - author: who asked, as far as is known
         - created: when
-        - task: the slug of the task that it is about; of an event its name
+        - task: the slug of the task that it is about; of an event or a parameter its name
         - map_index: the mapped child; -1 for the task itself
         - value: what it brings, as JSON
         - note: why
@@ -86,21 +113,32 @@ def checked(kind: str, task: str | None) -> None:
     """
     if kind not in KINDS:
         raise BackendRejected(f"there is no directive {kind!r}; there are: {', '.join(KINDS)}")
-    if task is None and (kind in OF_TASKS or kind == "event"):
-        raise BackendRejected(f"the directive {kind!r} needs {'a name' if kind == 'event' else 'a task'}")
+    if task is None and (kind in OF_TASKS or kind in _NAMED):
+        raise BackendRejected(f"the directive {kind!r} needs {'a name' if kind in _NAMED else 'a task'}")
     if task is not None and kind == "cancel":
         raise BackendRejected("a flow run is cancelled as a whole; to leave out one task, skip it")
 
 
-def check_state(kind: str, state: str, name: str) -> None:
+def check_state(kind: str, state: str, name: str, *, is_held: bool = False) -> None:
     """Check that what is in this state can do what a directive asks.
+
+    Args:
+        - kind: what is asked
+        - state: the name of the state
+        - name: what is in it
+        - is_held: whether it is Paused because somebody holds it
 
     Raises:
         - BackendRejected: if it cannot
     """
     if state not in _FROM[kind]:
-        wanted = "is Paused" if kind in ("resume", "reject") else "has not begun"
+        wanted = "is Paused" if kind in ("resume", "reject", "release") else "has not begun"
         raise BackendRejected(f"{name} is {state}: the directive {kind!r} is for what {wanted}")
+
+    if kind == "release" and not is_held:
+        raise BackendRejected(f"{name} is not held: it waits for somebody who resumes it")
+    if kind == "resume" and is_held:
+        raise BackendRejected(f"{name} is held: release it")
 
 
 def state_of(directive: Directive) -> State:
@@ -109,6 +147,10 @@ def state_of(directive: Directive) -> State:
     message = f"{_DONE[directive.kind]}{by}{f': {directive.note}' if directive.note else '.'}"
     if directive.kind == "skip":
         return Skipped(message)
+    if directive.kind == "hold":
+        return Paused(message, context={HELD: True})
+    if directive.kind == "release":  # no Resume, which would also let a task pass that waits for a person
+        return Scheduled(message, start_time=directive.created)
     if directive.kind == "set_result":
         text = msgspec.json.encode(directive.value).decode()
         return Success(message, result=PrefectResult(location=text))

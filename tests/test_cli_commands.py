@@ -25,7 +25,7 @@ from click.testing import CliRunner, Result
 from flowloop.backends import connect
 from flowloop.backends.cli.commands import flowloop as command
 from flowloop.backends.cli.display import safe
-from flowloop.engine.backend import Backend, LogRecord
+from flowloop.engine.backend import Backend, FlowRunSummary, LogRecord
 from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
 from flowloop.engine.state import Failed, Mapped, Paused, Running, State, Success
 
@@ -238,10 +238,7 @@ def test_runs_are_created_one_or_one_for_each_date(home: Path) -> None:
 
 
 def test_schedules_and_limits_are_set(home: Path) -> None:
-    schedule = IntervalSchedule(
-        datetime.timedelta(days=1), start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
-    )
-    document = flow_document("daily", schedule=serialize_schedule(schedule))
+    document = flow_document("daily", schedule=DAILY, parameters=[DAY])
     on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
     invoke("schedule", "off", "daily")
     assert invoke("schedule", "next", "daily").stdout == ""
@@ -275,15 +272,21 @@ def all_keys(document: Any) -> set[str]:
     return {key for value in document for key in all_keys(value)} if isinstance(document, list) else set()
 
 
+DAY = {"name": "day", "slug": "day", "required": False, "default": 1}
+
+
+async def plan(backend: Backend) -> FlowRunSummary:
+    (flow,) = [flow for flow in await backend.list_flows() if flow.name == "daily"]
+    return await backend.find_flow_run(await backend.create_flow_run(flow.id, name="planned"))
+
+
 def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -> None:
     done = recorded(home, Running("go"), Failed("no"), flow=Failed("no"))
     paused = recorded(home, Running("go"), Paused("wait"))
     again, third = recorded(home, Paused("wait")), recorded(home, Paused("wait"))
-    schedule = IntervalSchedule(
-        datetime.timedelta(days=1), start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
-    )
-    document = flow_document("daily", schedule=serialize_schedule(schedule))
+    document = flow_document("daily", schedule=DAILY, parameters=[DAY])
     on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
+    planned = on_database(home, plan)
     now = datetime.datetime.now(datetime.UTC)
     on_database(home, lambda backend: backend.write_run_logs([LogRecord(done.id, None, now, "x", "INFO", "y")]))
     calls: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -306,6 +309,9 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -
         "skip": (0, (paused.id, "task-2")),
         "set-result": (0, (again.id, "task-2", "3")),
         "event": (0, (third.id, "approved")),
+        "hold": (0, (third.id, "task-2")),
+        "release": (0, (third.id, "task-2")),
+        "set-parameter": (0, (planned.id, "day", "3")),
         "restart": (0, (done.id,)),
         "cancel": (0, (done.id,)),
         "run": (1, (str(home / "flows.py:failing"),)),

@@ -236,6 +236,35 @@ async def skip(run: str, task: str, note: str | None, backend: str | None, as_js
     await _direct("skip", run, task, "is skipped", backend, as_json, note=note)
 
 
+@_command("hold")
+@_of_task(required=True)
+@as_async
+async def hold(run: str, task: str, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Hold back a task run that has not begun, until it is released; the rest of the flow run goes on."""
+    await _direct("hold", run, task, "is held", backend, as_json, note=note)
+
+
+@_command("release")
+@_of_task(required=True)
+@as_async
+async def release(run: str, task: str, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Let a task run begin in its turn that is held."""
+    await _direct("release", run, task, "is released", backend, as_json, note=note)
+
+
+@_command("set-parameter")
+@run_argument
+@click.argument("name")
+@click.argument("value")
+@click.option("--note", metavar="TEXT", help="Why.")
+@backend_option
+@json_option
+@as_async
+async def set_parameter(run: str, name: str, value: str, note: str | None, backend: str | None, as_json: bool) -> None:
+    """Give a flow run that has not begun another value for a parameter. VALUE is JSON, or else text."""
+    await _named("set_parameter", run, name, _value(value), note, "has parameter", backend, as_json)
+
+
 @_command("set-result")
 @_of_task(required=True)
 @click.argument("value")
@@ -255,17 +284,19 @@ async def set_result(run: str, task: str, value: str, note: str | None, backend:
 @as_async
 async def event(run: str, name: str, value: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
     """Send an event to a flow run: a task that waits for this NAME goes on with the value."""
+    brought = None if value is None else _value(value)
+    await _named("event", run, name, brought, note, "was sent the event", backend, as_json)
+
+
+async def _named(
+    kind: str, run: str, name: str, value: Any, note: str | None, done: str, backend: str | None, as_json: bool
+) -> None:
     async with opened(settings_for(backend)) as open_backend:
         summary = await open_backend.find_flow_run(run)
-        given: dict[str, Any] = {
-            "task": name,
-            "value": None if value is None else _value(value),
-            "note": note,
-            "author": _author(),
-        }
-        asked = await open_backend.direct_flow_run(summary.id, "event", **given)
-    document = {"id": asked.id, "kind": "event", "task": name, "map_index": -1}
-    _told(as_json, f"event {name} was sent to {summary.name}", document)
+        given: dict[str, Any] = {"task": name, "value": value, "note": note, "author": _author()}
+        asked = await open_backend.direct_flow_run(summary.id, kind, **given)
+    document = {"id": asked.id, "kind": kind, "task": name, "map_index": -1}
+    _told(as_json, f"{summary.name} {done} {name}", document)
 
 
 # -- new runs ------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from ...engine.backend import (
     started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
-from ...engine.directives import Directive, check_state, checked, state_of
+from ...engine.directives import HELD, Directive, check_state, checked, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
@@ -458,6 +458,8 @@ class MemoryBackend:
             self._cancel(run)
         elif kind == "restart":
             self._restart(run, asked)
+        elif kind == "set_parameter":
+            self._set_parameter(run, asked)
         elif kind != "event":
             self._move(run, asked)
         self._directives[asked.id] = asked
@@ -487,11 +489,21 @@ class MemoryBackend:
             return
         task_id = self._task_id(run, asked.task)
         found = run.task_runs.get((task_id, asked.map_index)) or self._new_task_run(run, task_id, asked.map_index)
-        check_state(asked.kind, found.state.__name__, f"Task run {asked.task}")
+        is_held = found.state is Paused and HELD in decode_state(found.newest.document).context
+        check_state(asked.kind, found.state.__name__, f"Task run {asked.task}", is_held=is_held)
         self._record(found, state)
+        if asked.kind == "hold":
+            return
         waits_for_nobody = run.owner is None and run.epoch and run.state is Running
         if waits_for_nobody or run.state is Paused:
             self._record(run, Scheduled(state.message, start_time=self._clock.now()))
+
+    def _set_parameter(self, run: FlowRun, asked: Directive) -> None:
+        if not run.meaning.waits or run.epoch or run.start_time:
+            raise BackendRejected(f"Flow run {run.id} has begun: its parameters have been read.")
+        if asked.task is None or asked.task not in {one["name"] for one in run.flow.document.get("parameters", ())}:
+            raise BackendRejected(f"Flow run {run.id} has no parameter {asked.task!r}.")
+        run.parameters[asked.task] = asked.value
 
     def _task_id(self, run: FlowRun, slug: str) -> str:
         if slug not in run.flow.task_ids:

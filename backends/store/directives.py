@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import RowMapping, insert, select, update
 
 from ...engine import lifecycle
-from ...engine.directives import Directive, check_state, checked, state_of
+from ...engine.directives import HELD, Directive, check_state, checked, state_of
 from ...engine.errors import BackendRejected
-from ...engine.serialization import encode_state
+from ...engine.serialization import decode_state, encode_state
 from . import flow_runs
 from .flow_runs import set_one
 from .records import Payload, StateUpdate
@@ -39,7 +40,7 @@ def direct_flow_run(
     Args:
         - flow_run_id: the flow run
         - kind: what is asked
-        - task: the slug of the task; of an event its name
+        - task: the slug of the task; of an event or a parameter its name
         - map_index: the mapped child; -1 is the task itself
         - value: what it brings
         - note: why
@@ -169,14 +170,31 @@ def _move(tx: Tx, run: RowMapping, asked: Directive) -> None:
         return
     task = _task(tx, run, asked.task)
     (found,) = get_or_create_task_runs(tx, flow_run_id=run["id"], task_id=task["id"], map_indices=[asked.map_index])
-    check_state(asked.kind, found["state"] or "Pending", f"Task run {asked.task}")
+    is_held = found["state"] == "Paused" and HELD in decode_state(_text(found["serialized_state"])).context
+    check_state(asked.kind, found["state"] or "Pending", f"Task run {asked.task}", is_held=is_held)
     outcome = set_states(tx, "task_run", [StateUpdate(found["id"], document)])[0]
     if outcome.error is not None:
         raise outcome.error
+    if asked.kind == "hold":
+        return
     waits_for_nobody = run["owner"] is None and run["epoch"] and run["state"] == "Running"
     waits_for_somebody = run["state"] == "Paused"
     if waits_for_nobody or waits_for_somebody:
         set_one(tx, state_update(run["id"], "Scheduled", state_of(asked).message, start_time=tx.now.isoformat()))
+
+
+def _text(document: Any) -> str | bytes:
+    return bytes(document) if isinstance(document, msgspec.Raw) else document
+
+
+def _set_parameter(tx: Tx, run: RowMapping, asked: Directive) -> None:
+    if run["state"] not in lifecycle.WAITING | lifecycle.PENDING or run["epoch"] or run["start_time"]:
+        raise BackendRejected(f"Flow run {run['id']} has begun: its parameters have been read.")
+    known = {parameter["name"] for parameter in tx.row("flow", run["flow_id"], "Invalid flow ID.")["parameters"]}
+    if asked.task not in known:
+        raise BackendRejected(f"Flow run {run['id']} has no parameter {asked.task!r}.")
+    parameters = {**run["parameters"], asked.task: asked.value}
+    tx.update("flow_run", tables["flow_run"].c.id == run["id"], parameters=parameters)
 
 
 def _task(tx: Tx, run: RowMapping, slug: str) -> RowMapping:
@@ -192,6 +210,9 @@ _EFFECTS: dict[str, Callable[[Tx, RowMapping, Directive], None]] = {
     "restart": _restart,
     "resume": _move,
     "reject": _move,
+    "hold": _move,
+    "release": _move,
+    "set_parameter": _set_parameter,
     "skip": _move,
     "set_result": _move,
 }

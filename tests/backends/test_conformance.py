@@ -817,6 +817,37 @@ async def test_a_directive_that_cannot_be_done_is_refused_and_not_recorded(backe
     assert await backend.list_directives(run.id) == []
 
 
+async def test_what_is_held_waits_and_is_released_but_not_resumed(backend: Backend) -> None:
+    run = await started(backend, tasks=2)
+    held, paused = (task.task_slug or "" for task in run.tasks)
+    await backend.set_task_run_state(run.tasks[1].id, 1, Paused("wait"))
+    await backend.direct_flow_run(run.id, "hold", task=held)
+    for kind, slug, reason in [
+        ("hold", held, "has not begun"),
+        ("resume", held, "is held"),
+        ("release", paused, "is not held"),
+    ]:
+        with pytest.raises(BackendRejected, match=reason):
+            await backend.direct_flow_run(run.id, kind, task=slug)
+    assert type(await backend.get_task_run_state(run.tasks[0].id)) is Paused
+    await backend.direct_flow_run(run.id, "release", task=held)
+    assert type(await backend.get_task_run_state(run.tasks[0].id)) is Scheduled
+
+
+async def test_a_parameter_is_set_before_the_run_has_begun(backend: Backend) -> None:
+    parameters = [{"name": "n", "slug": "n", "required": False, "default": 1}]
+    document = flow_document(unique("set"), parameters=parameters)
+    flow = await backend.register_flow(document, project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id)
+    await backend.direct_flow_run(flow_run_id, "set_parameter", task="n", value=[2])
+    assert (await backend.get_flow_run_info(flow_run_id)).parameters["n"] == [2]
+    with pytest.raises(BackendRejected, match="no parameter 'm'"):
+        await backend.direct_flow_run(flow_run_id, "set_parameter", task="m", value=1)
+    await backend.set_flow_run_state(flow_run_id, None, Running("go"))
+    with pytest.raises(BackendRejected, match="has begun"):
+        await backend.direct_flow_run(flow_run_id, "set_parameter", task="n", value=3)
+
+
 async def test_a_wire_cancel_is_a_directive_and_an_event_is_obeyed_once(backend: Backend) -> None:
     run = await started(backend)
     sent = await backend.direct_flow_run(run.id, "event", task="approved", value={"by": "ann"})

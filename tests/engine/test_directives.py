@@ -11,7 +11,7 @@ from flowloop.engine import Flow, FlowRunner, pause_task, task, wait_for_event
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.settings import Settings
-from flowloop.engine.state import Running, Skipped, State, Success
+from flowloop.engine.state import Running, Scheduled, Skipped, State, Success
 
 pytestmark = pytest.mark.virtual_time
 
@@ -79,6 +79,23 @@ async def test_a_result_that_is_set_is_what_the_next_task_gets(backend: Backend,
     assert ran == ["third 41"]
     assert type(state["second-1"]) is Success
     assert state["third-1"].result == 42
+
+
+async def test_a_task_that_is_held_begins_when_it_is_released(backend: Backend, settings: Settings) -> None:
+    held: list[str] = []
+
+    async def hold(flow_run_id: str) -> None:
+        held.append(flow_run_id)
+        await backend.direct_flow_run(flow_run_id, "hold", task="second-1")
+
+    state, ran = await run_with(backend, settings, hold)
+    assert not state.is_finished()
+    assert state["first-1"].is_successful()
+    assert ran == []
+    await backend.direct_flow_run(held[0], "release", task="second-1")
+    info = await backend.get_flow_run_info(held[0])
+    assert type(info.state) is Scheduled
+    assert {run.task_slug: type(run.state) for run in info.task_runs}["second-1"] is Scheduled
 
 
 async def test_a_run_that_somebody_cancels_says_who(backend: Backend, settings: Settings) -> None:
