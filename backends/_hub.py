@@ -14,24 +14,36 @@ from ..engine.state import State
 
 __all__ = ["Hub"]
 
+_MOST_STARTED = 1_000
+"""As many flow runs may have begun that nobody watches yet."""
+
 
 class Hub:
     """Hands every state that is published for a flow run to each of its watchers."""
 
     def __init__(self) -> None:
         self._watchers: defaultdict[str, set[MemoryObjectSendStream[State]]] = defaultdict(set)
+        self._started: dict[str, State] = {}
 
     @property
     def watched(self) -> list[str]:
-        """The flow runs that somebody watches."""
-        return list(self._watchers)
+        """The flow runs that somebody watches, or is about to watch."""
+        return [*self._watchers, *self._started]
 
     def watches(self, flow_run_id: str) -> bool:
-        """Whether anybody watches this flow run."""
-        return flow_run_id in self._watchers
+        """Whether anybody watches this flow run, or is about to."""
+        return flow_run_id in self._watchers or flow_run_id in self._started
+
+    def started(self, flow_run_id: str, state: State) -> None:
+        """Note a flow run that has just begun here: its runner will watch it, and need not ask how it stands."""
+        self._started[flow_run_id] = state
+        if len(self._started) > _MOST_STARTED:
+            del self._started[next(iter(self._started))]
 
     def publish(self, flow_run_id: str, state: State) -> None:
         """Tell a state to those who watch its flow run."""
+        if flow_run_id in self._started:
+            self._started[flow_run_id] = state
         for watcher in self._watchers.get(flow_run_id, ()):
             watcher.send_nowait(state)
 
@@ -43,14 +55,14 @@ class Hub:
 
         Args:
             - flow_run_id: the flow run
-            - read: reads its newest state, which comes first
+            - read: reads its newest state, which comes first; not asked of a flow run that has just begun here
         """
         send, receive = anyio.create_memory_object_stream[State](math.inf)
         watchers = self._watchers[flow_run_id]
         watchers.add(send)  # before reading: a state that comes meanwhile is not missed
         try:
             with send, receive:
-                newest = await read()
+                newest = self._started.pop(flow_run_id, None) or await read()
                 async with aclosing(_after(newest, receive)) as states:
                     yield states
         finally:

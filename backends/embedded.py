@@ -202,7 +202,9 @@ class StoreBackend:
             state=document,
         )
         row = await self._outbox.put(_Write("start", new), len(document or ()) + _ITEM_OVERHEAD, lane=owner)
-        return _flow_run(row, state)
+        info = _flow_run(row, state)
+        self._hub.started(info.id, info.state)
+        return info
 
     # -- reading -----------------------------------------------------------------------------------
 
