@@ -68,6 +68,8 @@ _LANES = 4
 _PAGE = 500
 _CHILDREN = 5_000
 _ITEM_OVERHEAD = 150
+_LISTEN_AFTER = 0.2
+"""Seconds until a flow run is listened to: a short one is over by then, and a connection costs more than it does."""
 _FIELD_WEIGHT = 80_000  # what has a field of its own: the limit of a batch in bytes then keeps the document short
 _MAX_STATE_BYTES = 1_000_000
 _REFUSALS = {"VERSION_LOCKING_ERROR": VersionLockMismatch, "OWNERSHIP_LOST": OwnershipLost}
@@ -626,6 +628,7 @@ class GraphQLBackend:
 
     @asynccontextmanager
     async def _watch(self, flow_run_id: str) -> AsyncIterator[AsyncIterator[State]]:
+        await anyio.sleep(_LISTEN_AFTER)
         async with (
             self._subscriptions.subscribe(documents.WATCH_FLOW_RUN, {"id": flow_run_id}) as events,
             aclosing(documents.row_state(event["flow_run_states"]) async for event in events) as states,

@@ -1143,6 +1143,57 @@ async def test_a_run_is_created_for_its_owner(backend: Backend) -> None:
     assert (await backend.get_flow_run_info(created)).owner == "first"
 
 
+async def test_a_run_that_is_started_is_recorded_as_one_that_is_created_and_then_running(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    running = Running("Running flow.", context={"runner": "r"})
+    begun = await backend.start_flow_run(
+        flow.id, owner="me", state=running, parameters={"x": 1}, context={"y": 2}, labels=["z"], name="started"
+    )
+    created = await backend.create_flow_run(
+        flow.id, owner="me", parameters={"x": 1}, context={"y": 2}, labels=["z"], name="started"
+    )
+    await backend.set_flow_run_state(created, 1, running, epoch=1)
+    step_by_step = await backend.get_flow_run_info(created)
+    read_back = await backend.get_flow_run_info(begun.id)
+    for seen in (begun, read_back):
+        for name in ("name", "flow_id", "version", "parameters", "context", "project", "owner", "epoch"):
+            assert getattr(seen, name) == getattr(step_by_step, name), name
+        assert (seen.state, seen.state.message, seen.state.context["runner"]) == (running, "Running flow.", "r")
+        runs = [(run.task_id, run.task_slug, run.version, run.state, run.map_index) for run in seen.task_runs]
+        wanted = [(run.task_id, run.task_slug, run.version, run.state, run.map_index) for run in step_by_step.task_runs]
+        assert sorted(runs, key=str) == sorted(wanted, key=str)
+    assert {run.id for run in begun.task_runs} == {run.id for run in read_back.task_runs} != set()
+    histories = []
+    for flow_run_id in (begun.id, created):
+        _, task_runs = await backend.get_flow_run_history(flow_run_id)
+        histories.append([[(one.version, one.state, one.message) for one in run.states] for run in task_runs])
+    assert histories[0] == histories[1]
+    await backend.set_flow_run_state(begun.id, begun.version, Success("done"), epoch=begun.epoch)
+
+
+async def test_a_run_is_started_without_a_state_too(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    begun = await backend.start_flow_run(flow.id, owner="me", lease_seconds=30)
+    assert (begun.version, begun.state.is_scheduled(), begun.owner, begun.epoch) == (1, True, "me", 1)
+    with pytest.raises(FlowRunOwned):
+        await backend.claim_flow_run(begun.id, "another")
+
+
+async def test_many_that_start_at_once_are_refused_each_for_itself(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    answers = await asyncio.gather(
+        *(backend.start_flow_run(flow.id, owner=f"owner {n}", state=Running(f"run {n}")) for n in range(5)),
+        backend.start_flow_run(MISSING, owner="me", state=Running("none")),
+        return_exceptions=True,
+    )
+    *begun, refused = answers
+    assert isinstance(refused, BackendRejected)
+    assert len({info.id for info in begun if not isinstance(info, BaseException)}) == 5
+    assert [info.state.message for info in begun if not isinstance(info, BaseException)] == [
+        f"run {n}" for n in range(5)
+    ]
+
+
 @pytest.mark.parametrize("epoch", [None, 1])
 async def test_the_answer_is_what_is_read_back(backend: Backend, epoch: int | None) -> None:
     run = await owned(backend)
