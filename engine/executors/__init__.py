@@ -14,6 +14,7 @@ from .several import SeveralExecutors
 if TYPE_CHECKING:
     from .dask import DaskExecutor
     from .processes import ProcessExecutor
+    from .ray import RayExecutor
 
 __all__ = [
     "HERE",
@@ -22,12 +23,13 @@ __all__ = [
     "LocalExecutor",
     "Needs",
     "ProcessExecutor",
+    "RayExecutor",
     "SeveralExecutors",
     "SimpleExecutor",
     "executor_named",
 ]
 
-_LATER = {"DaskExecutor": "dask", "ProcessExecutor": "processes"}
+_LATER = {"DaskExecutor": "dask", "ProcessExecutor": "processes", "RayExecutor": "ray"}
 """What is imported when it is first asked for, and its module."""
 
 

@@ -8,32 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
-import logging.handlers
-import os
-import pickle
-import socket
 import threading
-from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
-from ..stdout import redirected
-from ._travel import Answer, Told, answer_to, written
+from ._heard import Speaker, heard
+from ._travel import Answer, answer_to, written
 
 __all__ = ["run", "stop"]
 
 _running: dict[str, _Body] = {}
 """The bodies of this process, by the names of their jobs."""
 
-_current: ContextVar[_Body | None] = ContextVar("flowloop_dask_body", default=None)
-
 
 class _Stopped(BaseException):
     """Raised in the thread of a sync body that is to stop."""
 
 
-class _Body(Told):
+class _Body(Speaker):
     """A body that runs here."""
 
     def __init__(self, name: str, topic: str, may_rerun: bool) -> None:
@@ -109,21 +100,6 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
-class _Forwarding(logging.handlers.QueueHandler):
-    """Sends what the bodies of this process log."""
-
-    def __init__(self) -> None:
-        super().__init__(None)  # type: ignore[arg-type]
-
-    def emit(self, record: logging.LogRecord) -> None:
-        body = _current.get()
-        if body is not None:
-            body.tell("logged", pickle.dumps(self.prepare(record)))
-
-
-_forwarding = _Forwarding()
-
-
 class Held:
     """A result that stays on its worker."""
 
@@ -154,13 +130,9 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     if any(not isinstance(values[number], Held) for number in about["held"]):
         return written(Answer("lost", None, "an input of it was lost with its Dask worker"))
     body = _Body(name, about["topic"], about["may_rerun"])
-    is_home = about["home"] == [socket.gethostname(), os.getpid()]
-    if not is_home:
-        _forward(about["levels"])
-    token = _current.set(None if is_home else body)
     _running[name] = body
     try:
-        with redirected(_Lines(body.tell)):
+        with heard(body, about["home"], about["levels"]):
             answer = answer_to(frame, body, lying)
     except _BegunBeforeError:
         answer = Answer("lost", None, "its Dask worker was lost after it had begun, and it is not run twice")
@@ -169,7 +141,6 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     finally:
         if _running.get(name) is body:
             del _running[name]
-        _current.reset(token)
     if about["stays"] is not None and answer.kind == "value" and Held(answer.content).__sizeof__() >= about["stays"]:
         return Held(answer.content)
     return written(_CANCELLED if isinstance(answer.content, _Stopped) else answer)
@@ -184,32 +155,3 @@ def stop(name: str) -> bool:
     if body is not None:
         body.stop()
     return body is not None
-
-
-def _forward(levels: dict[str, int]) -> None:
-    root = logging.getLogger()
-    if _forwarding not in root.handlers:
-        root.addHandler(_forwarding)
-    for name, level in levels.items():
-        logger = logging.getLogger(name)
-        if logger.getEffectiveLevel() > level:
-            logger.setLevel(level)
-
-
-class _Lines:
-    """Sends what is printed, line by line."""
-
-    def __init__(self, tell: Callable[[str, Any], None]) -> None:
-        self._tell = tell
-        self._rest = ""
-
-    def write(self, text: str) -> int:
-        lines, newline, self._rest = (self._rest + text).rpartition("\n")
-        if newline:
-            self._tell("printed", lines + newline)
-        return len(text)
-
-    def finish(self) -> None:
-        if self._rest:
-            self._tell("printed", self._rest)
-            self._rest = ""

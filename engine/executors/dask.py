@@ -6,10 +6,6 @@ import asyncio
 import contextvars
 import functools
 import importlib.metadata
-import logging
-import os
-import pickle
-import socket
 import sys
 import types
 import uuid
@@ -21,8 +17,10 @@ import anyio
 import anyio.to_thread
 
 from ..errors import ExecutorError
+from ._heard import HOME, log_levels, passed_on
+from ._put import LARGE, Put
 from ._ticket import TaskTicket
-from ._travel import Answer, Lying, outcome_of_answer, pickled, request_for, unpickled
+from ._travel import Answer, outcome_of_answer, pickled, request_for, unpickled
 from .base import PlaceExecutor
 from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Remote, Ticket
 
@@ -97,14 +95,6 @@ class DaskExecutor(PlaceExecutor):
 
 _CUT_SHORT = "Its Dask worker was told to stop it, but it goes on: a sync body hears of that between two of its steps."
 
-_HOME = [socket.gethostname(), os.getpid()]
-"""The process of the run, whose loggers a worker in the same process need not send anything."""
-
-_LARGE = 64 * 1024
-"""Bytes from which on an input is put on the cluster once, instead of into each job."""
-
-_SMALL = frozenset({type(None), bool, int, float})
-
 _MANY = 1000
 """Bodies after which the scheduler is told that they are over."""
 
@@ -141,8 +131,7 @@ class _Sent:
         elif kind == "printed":
             self._context.run(sys.stdout.write, said)
         else:
-            record = pickle.loads(said)  # noqa: S301 - from a worker that runs the user's own code
-            logging.getLogger(record.name).handle(record)
+            passed_on(said)
 
 
 class _DaskPlace(Place):
@@ -160,7 +149,7 @@ class _DaskPlace(Place):
         self._window = anyio.Semaphore(window, fast_acquire=True)
         self._topic = f"flowloop-{uuid.uuid4().hex}"
         self._sent: dict[str, _Sent] = {}
-        self._put = _Put(client)
+        self._put = Put(self._scattered, lambda future: future.status == "finished", _size)
         self._over: list[str] = []
         self._lock = anyio.Lock()
         self._problems: list[str] | None = None
@@ -196,6 +185,10 @@ class _DaskPlace(Place):
             if self._problems is None:
                 self._problems = await self.check()
         return self._problems[0] if self._problems else None
+
+    async def _scattered(self, value: Any) -> Any:
+        (future,) = await self._client.scatter([value], hash=False)
+        return future
 
     # -- jobs ----------------------------------------------------------------------------------------
 
@@ -248,10 +241,10 @@ class _DaskPlace(Place):
         about = {
             "name": sent.name,
             "topic": self._topic,
-            "home": _HOME,
-            "levels": _log_levels(),
+            "home": HOME,
+            "levels": log_levels(),
             "may_rerun": sent.job.needs.may_rerun,
-            "stays": _LARGE if sent.job.keep else None,
+            "stays": LARGE if sent.job.keep else None,
             "held": held,
         }
         from ._dask_worker import Held
@@ -296,63 +289,11 @@ class _DaskPlace(Place):
             await self._client.cancel([future], force=True)
 
 
-class _Put:
-    """The large inputs that lie on the cluster, each once however many bodies take it.
+def _size(value: Any) -> int:
+    from dask.sizeof import sizeof
 
-    Args:
-        - client: the client
-    """
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._lying: dict[int, _Lying] = {}
-
-    @asynccontextmanager
-    async def lying(self, inputs: Mapping[str, Any]) -> AsyncIterator[tuple[dict[str, Any], list[Any], list[int]]]:
-        """Give the inputs of a job with places in them for those that lie on the cluster, these as futures, and the
-        numbers of those that bodies left there.
-        """
-        from dask.sizeof import sizeof
-
-        kept: dict[str, Any] = {}
-        values: list[Any] = []
-        left: list[int] = []
-        async with AsyncExitStack() as held:
-            for name, value in inputs.items():
-                if isinstance(value, Remote):
-                    kept[name] = Lying(len(values))
-                    left.append(len(values))
-                    values.append(value.held)
-                elif type(value) in _SMALL or sizeof(value) < _LARGE:
-                    kept[name] = value
-                else:
-                    kept[name] = Lying(len(values))
-                    values.append(await held.enter_async_context(self._held(value)))
-            yield kept, values, left
-
-    @asynccontextmanager
-    async def _held(self, value: Any) -> AsyncIterator[Any]:
-        entry = self._lying.setdefault(id(value), _Lying(value))
-        entry.users += 1
-        try:
-            async with entry.lock:
-                if entry.future is None or entry.future.status != "finished":
-                    (entry.future,) = await self._client.scatter([value], hash=False)
-            yield entry.future
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                self._lying.pop(id(value), None)
-
-
-class _Lying:
-    """A value that lies on the cluster as long as bodies need it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value  # as long as it lives, nothing else has its id
-        self.users = 0
-        self.future: Any = None
-        self.lock = anyio.Lock(fast_acquire=True)
+    size: int = sizeof(value)
+    return size
 
 
 def _address(given: Any) -> str | None:
@@ -405,10 +346,6 @@ def _options(needs: Needs) -> dict[str, Any]:
     if needs.priority:
         found["priority"] = needs.priority
     return {**found, **needs.options.get("dask", {})}
-
-
-def _log_levels() -> dict[str, int]:
-    return {name: logging.getLogger(name).getEffectiveLevel() for name in ("", "flowloop")}
 
 
 # -- what travels as it is, so that nothing of flowloop has to be there to read it -----------------------

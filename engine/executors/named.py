@@ -8,7 +8,7 @@ from .local import LocalExecutor
 
 __all__ = ["executor_named"]
 
-_HOW = "write local, local:8 (threads), processes, processes:4, dask or dask://host:8786"
+_HOW = "write local, local:8 (threads), processes, processes:4, dask, dask://host:8786, ray or ray://host:10001"
 
 
 def executor_named(text: str) -> Executor:
@@ -16,7 +16,8 @@ def executor_named(text: str) -> Executor:
 
     Args:
         - text: ``local`` (the loop and threads) or ``processes``, with a number after a colon if need be; ``dask`` for
-            a cluster on this computer, or ``dask://host:8786`` for one that is there (``dask+tls://`` if it wants TLS)
+            a cluster on this computer, or ``dask://host:8786`` for one that is there (``dask+tls://`` if it wants TLS);
+            ``ray`` or ``ray://host:10001`` likewise
 
     Raises:
         - FlowDefinitionError: if it names none
@@ -30,6 +31,10 @@ def executor_named(text: str) -> Executor:
         protocol = "tls" if kind == "dask+tls" else "tcp"
         address = rest.removeprefix("//").rstrip("/")
         return DaskExecutor(f"{protocol}://{address}" if address else None)
+    if kind == "ray":
+        from .ray import RayExecutor
+
+        return RayExecutor(text if rest else None)
     raise FlowDefinitionError(f"there is no executor {text!r}: {_HOW}")
 
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 import anyio
 import anyio.to_thread
 
+from ._heard import log_levels
 from ._ticket import TaskTicket
 from ._travel import Answer, ByName, Request, outcome_of_answer, pickled, request_for, unpickled
 from ._worker import read_frame, write_frame
@@ -145,7 +146,7 @@ class _Worker:
         assert process.stdout is not None
         stdout = cast("BinaryIO", process.stdout)
         with suppress(BrokenPipeError):  # how it ended is found out below
-            write_frame(cast("BinaryIO", process.stdin), pickle.dumps(_log_levels()))
+            write_frame(cast("BinaryIO", process.stdin), pickle.dumps(log_levels()))
             write_frame(cast("BinaryIO", process.stdin), frame)
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         while (kind := read_frame(stdout)) is not None and (content := read_frame(stdout)) is not None:
@@ -234,10 +235,6 @@ async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _log_levels() -> dict[str, int]:
-    return {name: logging.getLogger(name).getEffectiveLevel() for name in ("", "flowloop")}
 
 
 def _how(code: int) -> str:

@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
+import signal
+import sys
 import threading
 import time
 
@@ -12,13 +15,14 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from flowloop.engine import Flow, FlowRunner, Settings, context, task
+from flowloop.engine import Flow, FlowRunner, Settings, context, task, unmapped
 from flowloop.engine.errors import ExecutorError, FlowDefinitionError, Lost
 from flowloop.engine.executors import (
     DaskExecutor,
     LocalExecutor,
     Needs,
     ProcessExecutor,
+    RayExecutor,
     SeveralExecutors,
     SimpleExecutor,
     executor_named,
@@ -118,20 +122,39 @@ def dask():
     )
 
 
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of this process for all tests: it takes long to begin."""
+    found = pytest.importorskip("ray")
+    found.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=100_000_000,
+        _node_ip_address="127.0.0.1",
+    )
+    yield found
+    found.shutdown()
+
+
 MAKERS = {
     "local": lambda: LocalExecutor(threads=2),
     "processes": lambda: ProcessExecutor(2),
     "dask": dask,
+    "ray": lambda: RayExecutor(window=2),
     "simple": Calls,
     "jobs": Jobs,
     "several": lambda: SeveralExecutors({"": LocalExecutor(threads=2), "other": ProcessExecutor(1)}),
 }
-WITH_A_WINDOW = ("processes", "dask", "jobs", "local", "several")
-HEARD = ("local", "processes", "dask", "several")
+WITH_A_WINDOW = ("processes", "dask", "ray", "jobs", "local", "several")
+HEARD = ("local", "processes", "dask", "ray", "several")
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.heavy if kind == "ray" else ()) for kind in MAKERS])
 async def opened(request):
+    if request.param == "ray":
+        request.getfixturevalue("ray")
     async with MAKERS[request.param]().open() as found:
         found.kind = request.param
         yield found
@@ -219,7 +242,14 @@ async def test_a_sync_body_is_stopped_or_said_to_go_on(opened):
     ticket = await opened.submit(job(waits))
     await ticket.began()
     fate = await ticket.stop("user", 2.0)
-    expected = {"local": "GOES_ON", "several": "GOES_ON", "processes": "KILLED", "dask": "ENDED", "jobs": "KILLED"}
+    expected = {
+        "local": "GOES_ON",
+        "several": "GOES_ON",
+        "processes": "KILLED",
+        "dask": "ENDED",
+        "ray": "ENDED",
+        "jobs": "KILLED",
+    }
     assert fate.name == expected.get(opened.kind, "UNKNOWN")
 
 
@@ -300,6 +330,46 @@ async def test_a_job_with_a_name_is_launched_once():
     assert begun == [1]
 
 
+# -- Ray, which has no file of tests of its own --------------------------------------------------------
+
+
+@pytest.mark.heavy
+async def test_a_flow_on_ray(ray, tmp_path):
+    """Large inputs and results stay in its store, a killed worker loses its body, needs are options."""
+    pickles = []
+
+    class Large:
+        nbytes = 1_000_000
+
+        def __reduce__(self):
+            pickles.append(1)
+            return list, ([7],)
+
+    def takes(n, large):
+        return bytes([n + large[0]]) * 100_000
+
+    def dies():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with Flow("ray") as flow:
+        made = task(takes).map([1, 2, 3], unmapped(Large()))
+        sizes = task(lambda chunk: (len(chunk), chunk[0]), name="sizes").map(made)
+        lost = task(dies, needs=Needs(cpus=0.5))()
+    runner = FlowRunner(flow)
+    state = await runner.run(executor=RayExecutor(), return_tasks=[sizes, lost])
+    assert state.result[sizes].result == [(100_000, 7 + n) for n in (1, 2, 3)]
+    assert len(pickles) == 1
+    assert isinstance(state.result[lost].result, Lost)
+    assert state.result[lost].context["lost"] == {"may_have_run": True}
+
+
+async def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ExecutorError, match=r"pip install 'flowloop\[ray\]'"):
+        async with RayExecutor().start():
+            pass
+
+
 # -- outcomes ------------------------------------------------------------------------------------------
 
 
@@ -359,6 +429,8 @@ def test_what_a_task_needs_is_checked():
         ("dask", DaskExecutor, {"address": None}),
         ("dask://there:8786", DaskExecutor, {"address": "tcp://there:8786"}),
         ("dask+tls://there:8786/", DaskExecutor, {"address": "tls://there:8786"}),
+        ("ray", RayExecutor, {"address": None}),
+        ("ray://there:10001", RayExecutor, {"address": "ray://there:10001"}),
     ],
 )
 def test_an_executor_as_text(text, kind, holds):

@@ -1,0 +1,72 @@
+"""What runs on a Ray worker: a body, and what is heard of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ._heard import Speaker, heard
+from ._put import LARGE
+from ._travel import Answer, answer_to, written
+
+__all__ = ["run"]
+
+
+class _Body(Speaker):
+    """A body that runs here."""
+
+    def __init__(self, name: str, ears: Any) -> None:
+        self._name = name
+        self._ears = ears
+        self._last: Any = None
+
+    def tell(self, kind: str, said: Any = None) -> None:
+        """Tell the actor that the run listens to."""
+        self._last = self._ears.tell.remote((self._name, kind, said))
+
+    def began(self) -> None:
+        """Say so."""
+        self.tell("began")
+
+    def ended(self, seconds: float) -> None:
+        """Say so."""
+        self.tell("ended", seconds)
+
+    def finish(self) -> None:
+        """Wait until everything was heard: the result goes another way, and would overtake it."""
+        import ray
+
+        self.tell("over")
+        ray.get(self._last)
+
+
+def run(frame: bytes, about: dict[str, Any], ears: Any, *values: Any) -> tuple[bytes | None, Any]:
+    """Run a body, and return its answer as a pickle, or None and the result where that is to stay here.
+
+    Args:
+        - frame: the request
+        - about: the ``name`` of its job, the ``home`` of its run, the ``levels`` of its loggers, and whether its result
+            ``stays``
+        - ears: the actor that hears of it
+        - values: the inputs that lie here
+    """
+    body = _Body(about["name"], ears)
+    try:
+        with heard(body, about["home"], about["levels"]):
+            answer = answer_to(frame, body, values)
+        body.finish()
+    except KeyboardInterrupt:  # how Ray stops a body
+        answer = Answer("error", asyncio.CancelledError())
+    if isinstance(answer.content, KeyboardInterrupt):
+        answer = Answer("error", asyncio.CancelledError())
+    if about["stays"] and answer.kind == "value" and size(answer.content) >= LARGE:
+        return None, answer.content
+    return written(answer), None
+
+
+def size(value: Any) -> int:
+    """Return about how many bytes a value has."""
+    import sys
+
+    found = getattr(value, "nbytes", None)
+    return found if isinstance(found, int) else sys.getsizeof(value)
