@@ -15,7 +15,7 @@ export const link = signal({ mode: "connecting", since: Date.now(), again: 0 });
 /** Whether the server wants an API key that it was not given. */
 export const locked = signal(false);
 
-/** The digest of the page that the server has now, if it is another one than this. */
+/** Whether the server has a newer page than this one. */
 export const outdated = signal(false);
 
 /** What the server refused, in its words. */
@@ -70,6 +70,12 @@ export async function signIn(key) {
   if (!response.ok) throw new Refusal((await response.json()).errors[0].message, String(response.status));
   locked.value = false;
   reconnect();
+}
+
+/** Have the session live on while somebody looks. */
+export async function renew() {
+  const body = JSON.stringify({ path: new URL("..", document.baseURI).pathname });
+  await fetch(url("session"), { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => {});
 }
 
 export async function signOut() {
@@ -139,10 +145,19 @@ function connect() {
 
 let everLive = false;
 
+/** See whether the server that came back serves this page, or a newer one. */
+async function compare() {
+  const own = /\/-\/([0-9a-f]+)\//.exec(import.meta.url)?.[1];
+  const answer = await fetch(url("./")).catch(() => null);
+  const tag = answer?.headers.get("etag");
+  if (own && tag && !tag.includes(own)) outdated.value = true;
+}
+
 /** @param {any} message */
 function hear(message) {
   if (message.type === "connection_ack") {
-    batch(() => become("live"));
+    if (everLive) compare();
+    become("live");
     ready = everLive = true;
     failures = streamFailures = 0;
     stopPolling();

@@ -2,7 +2,7 @@
 import { html } from "../html.js";
 import { useEffect, useRef } from "../vendor/hooks.js";
 import { signal, useSignal } from "../vendor/signals.js";
-import { ask, link, locked, reconnect, signIn, signOut } from "../api.js";
+import { ask, link, locked, outdated, reconnect, signIn, signOut } from "../api.js";
 import { go, href, parts } from "../model/route.js";
 import { chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
 import { WHO } from "../model/queries.js";
@@ -58,13 +58,14 @@ export function Shell({ children }) {
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.querySelector("main")?.focus(); }}>Skip to the content</a>
     <header>
       <a class="brand" href=${href(["runs"])}>flowloop</a>
-      <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">‖</span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
+      <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">‖ </span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
       <button type="button" class="search" onClick=${() => go(href(["search"]))}>Search <kbd>/</kbd></button>
       <${Link} />
       <${Zone} />
       <button type="button" class="plain" onClick=${nextTheme} title="Change the theme">${{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}<span class="hidden">Theme: ${theme.value}</span></button>
       <${Who} />
     </header>
+    ${outdated.value && html`<p class="notice" role="status">A new version of this page is there. <button type="button" class="small" onClick=${() => location.reload()}>Reload</button></p>`}
     <main id="main" tabindex="-1">${locked.value ? html`<${SignIn} />` : null}<div class=${locked.value ? "away" : ""}>${children}</div></main>
     <footer>flowloop ${who.value.version} · <a href="../graphql" target="_self">GraphiQL</a> · <button type="button" class="linklike" onClick=${() => (help.value = true)}>Keys</button></footer>
     ${help.value && html`<${Help} />`}`;

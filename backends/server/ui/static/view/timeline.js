@@ -121,7 +121,8 @@ function Drawing({ run, drawn, children, task, most }) {
     let last = -100;
     for (const moment of ticks(drawn.from, drawn.to, Math.max(2, Math.floor(inner / 110)))) {
       const at = x(moment);
-      if (at - last < 70 || at > width - 40) continue;
+      const nearBreak = drawn.breaks.some(([from, to]) => Math.abs(at + 30 - left - (inner * (drawn.place(from) + drawn.place(to))) / 2) < 45);
+      if (at - last < 70 || at > width - 40 || nearBreak) continue;
       last = at;
       pen.beginPath();
       pen.moveTo(at + 0.5, AXIS - 6);
