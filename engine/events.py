@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 
 from .backend import Backend
-from .context import context
+from .context import context, flow_scope
 from .errors import FlowloopError
 from .task import Task
 
@@ -44,7 +44,8 @@ class WaitForEvent(Task[[], Any]):
             - TimeoutError: if none came in time
             - FlowloopError: in a flow run that is not recorded, to which nobody can send anything
         """
-        backend: Backend | None = context.get("backend")
+        scope = flow_scope.get()
+        backend: Backend | None = scope.backend
         if backend is None:
             raise FlowloopError(
                 f"task {self.name!r} waits for the event {self.event!r}, which only a recorded flow run can be sent: "
@@ -54,7 +55,8 @@ class WaitForEvent(Task[[], Any]):
             while True:
                 for sent in await backend.list_directives(context["flow_run_id"]):
                     if sent.kind == "event" and sent.task == self.event:
-                        await backend.obey_directive(sent.id, sent.epoch)
+                        if sent.obeyed is None:
+                            await backend.obey_directive(sent.id, getattr(scope.ownership, "claim", sent).epoch)
                         return sent.value
                 await anyio.sleep(_LOOK_EVERY)
         raise TimeoutError(f"no event {self.event!r} came within {self.patience:g} s")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .background import background
 from .creation import create_flow_run, register_flow
 from .flow_runner import CloudFlowRunner
 from .task_runner import CloudTaskRunner
 
-__all__ = ["CloudFlowRunner", "CloudTaskRunner", "create_flow_run", "register_flow"]
+__all__ = ["CloudFlowRunner", "CloudTaskRunner", "background", "create_flow_run", "register_flow"]
