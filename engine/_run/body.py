@@ -169,7 +169,7 @@ class BodyRunner(Runner):
             is_async=self._is_async,
             is_read=not self.task.reruns_on_restart,
             inputs=arguments,
-            keep=self.leaves_results and where.keeps_values and current.get("checkpointing") is not True,
+            keep=self.leaves_results and where.keeps_values and not self._stores(current),
             needs=self._needs,
             timeout=self.task.timeout,
             grace=self.settings.cancel_grace,
@@ -188,6 +188,9 @@ class BodyRunner(Runner):
             message = f"The task took longer than its timeout of {job.timeout} s. {outcome.detail}"
             raise TaskTimeoutSignal(message.rstrip())
         return place.settled(outcome, name)
+
+    def _stores(self, current: Mapping[str, Any]) -> bool:
+        return current.get("checkpointing") is True and self.task.checkpoint is not False
 
     def _is_read_once(self, value: Any) -> bool:
         # what is no result but a thing of this process, a resource for instance, is handed on as it is

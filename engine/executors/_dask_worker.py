@@ -135,7 +135,7 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
         with heard(body, about["home"], about["levels"]):
             answer = answer_to(frame, body, lying)
     except _BegunBeforeError:
-        answer = Answer("lost", None, "its Dask worker was lost after it had begun, and it is not run twice")
+        answer = Answer("lost", None, _BEGUN_BEFORE)
     except _Stopped:  # in the very moment it ended
         answer = _CANCELLED
     finally:
@@ -146,6 +146,7 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     return written(_CANCELLED if isinstance(answer.content, _Stopped) else answer)
 
 
+_BEGUN_BEFORE = "it had begun, and its worker or its result is gone since; it is not run twice"
 _CANCELLED = Answer("error", asyncio.CancelledError())
 
 

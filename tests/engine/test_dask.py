@@ -15,7 +15,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from flowloop.backends import connect
 from flowloop.engine import Flow, FlowRunner, Settings, context, task, unmapped
+from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.errors import ExecutorError, Lost
 from flowloop.engine.executors import DaskExecutor, Needs
 from flowloop.engine.signals import SKIP
@@ -206,6 +208,19 @@ async def test_results_that_only_bodies_take_stay_on_the_cluster(cluster, throug
     state = await FlowRunner(chunks.flow).run(executor=DaskExecutor(cluster), return_tasks=[chunks.all])
     assert state.result[chunks.all].result == [(1_000_000, n) for n in (1, 2, 3, 4)]
     assert sum(through_here) < 10_000
+
+
+async def test_in_a_recorded_run_those_stay_that_are_never_stored(cluster, through_here, tmp_path):
+    with Flow("recorded") as flow:
+        made = task(lambda n: bytes([n]) * 2_000_000, name="make", checkpoint=False).map([1, 2])
+        stored = task(lambda chunk: chunk[:1_000_000], name="stored").map(made)
+        sizes = task(lambda chunk: len(chunk), name="size").map(stored)
+    settings = Settings(home=str(tmp_path))
+    async with connect("memory://", settings=settings) as backend:
+        runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+        state = await runner.run(executor=DaskExecutor(cluster), return_tasks=[sizes])
+    assert state.result[sizes].result == [1_000_000] * 2
+    assert 2_000_000 < sum(through_here) < 2_100_000
 
 
 async def test_results_that_are_asked_for_come_back(cluster, through_here):
