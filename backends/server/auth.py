@@ -158,7 +158,7 @@ class Authenticator:
     async def problem(self) -> str | None:
         """Return why the database does not answer, or None if it does."""
         try:
-            await self._column(sa.select(sa.literal(1)))
+            await self.store.check()
         except BackendError as error:
             return str(error)
         return None

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iter
 from contextlib import asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...engine.clock import Clock, SystemClock
-from ...engine.errors import FlowloopError
+from ...engine.errors import BackendUnavailable, FlowloopError
 from . import (
     answers,
     creation,
@@ -55,23 +55,25 @@ def open_database(url: str, *, synchronous: str = "FULL") -> Database:
     Raises:
         - FlowloopError: if the URL is none of a database the store knows, or a driver is missing
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise FlowloopError(f"{url!r} is not a database URL: give sqlite:///FILE or postgresql://…") from error
-    dialect = parsed.get_backend_name()
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise FlowloopError(f"{url!r} is not a database URL: give sqlite:///FILE or postgresql://…")
+    dialect = scheme.partition("+")[0]
     if dialect == "sqlite":
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             raise FlowloopError(f"synchronous is FULL, NORMAL or OFF, not {synchronous!r}")
         from .databases.sqlite import SqliteDatabase
 
-        return SqliteDatabase(parsed, synchronous)
+        try:
+            return SqliteDatabase(make_url(url), synchronous)
+        except ArgumentError as error:
+            raise FlowloopError(f"{url!r} is not a database URL: give sqlite:///FILE") from error
     if dialect in ("postgresql", "postgres"):
         try:
             from .databases.postgres import PostgresDatabase
         except ImportError as error:
             raise FlowloopError("PostgreSQL needs an extra: pip install 'flowloop[postgres]'") from error
-        return PostgresDatabase(parsed)
+        return PostgresDatabase(url)
     raise FlowloopError(f"there is no store on {dialect!r}: give sqlite:///FILE or postgresql://…")
 
 
@@ -156,6 +158,7 @@ class Store:
         self._name = uuid.uuid4().hex[:12]
         self._lease_clock = lease_clock
         self._watchers: list[Callable[[Sequence[StateChange]], None]] = []
+        self._is_open = False
 
     @property
     def url(self) -> str:
@@ -183,11 +186,25 @@ class Store:
             - FlowloopError: if the database cannot be used: one line that says why and what to do
         """
         await self._database.open(prepare)
+        self._is_open = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Finish the write in hand, and close every connection."""
+        self._is_open = False
         await self._database.close()
+
+    async def check(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            - BackendUnavailable: if it gives none, or the store is not open
+        """
+        if not self._is_open:
+            raise BackendUnavailable(
+                f"the store on {self.url} is not open: an application that mounts this one runs its lifespan too"
+            )
+        await self._database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
 
     # -- transactions ----------------------------------------------------------------------------------
 

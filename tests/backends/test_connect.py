@@ -46,7 +46,10 @@ def test_the_scheme_chooses_the_backend_and_no_password_is_shown(url: str, kind:
 def test_an_unknown_scheme_is_one_clear_line(url: str, message: str) -> None:
     with pytest.raises(FlowloopError) as caught:
         connect(url)
-    assert str(caught.value) == f"{message}: a backend URL begins with one of http, https, memory, postgresql, sqlite"
+    assert (
+        str(caught.value)
+        == f"{message}: a backend URL begins with one of http, https, memory, postgres, postgresql, sqlite"
+    )
 
 
 def test_every_adapter_that_is_announced_exists() -> None:

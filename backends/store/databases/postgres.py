@@ -14,9 +14,10 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import asyncpg
-from sqlalchemy import URL, Connection, ExceptionContext, event, text
+from sqlalchemy import Connection, ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -140,16 +141,23 @@ class PostgresDatabase(Database):
     """A PostgreSQL database.
 
     Args:
-        - url: ``postgresql://user:password@host:port/database``
+        - url: ``postgresql://user:password@host:port/database``, or ``postgres://…``, with what the drivers of
+          PostgreSQL commonly take: see `_address`
         - connections: how many connections are kept; ten more may be opened when these are busy
     """
 
     name = "postgresql"
 
-    def __init__(self, url: URL, connections: int = 10) -> None:
-        super().__init__(url.render_as_string(hide_password=True))
+    def __init__(self, url: str, connections: int = 10) -> None:
+        super().__init__(_shown(url))
+        address, options, prepared = _address(url)
+
+        async def connect() -> Any:
+            return await asyncpg.connect(address, **options)
+
         self.engine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"),
+            "postgresql+asyncpg://",
+            connect_args={"async_creator_fn": connect, "prepared_statement_cache_size": prepared},
             isolation_level="AUTOCOMMIT",
             pool_size=connections,
             **json_options,
@@ -243,7 +251,7 @@ class PostgresDatabase(Database):
                 async with raw.transaction():
                     return await connection.run_sync(work)
             except BaseException as error:
-                if raw.is_closed() or isinstance(_root(error), asyncpg.InternalClientError):
+                if raw.is_closed() or isinstance(_root(error), _LOST):
                     await connection.invalidate()  # the pool must not give it out again
                 raise
 
@@ -264,6 +272,7 @@ class PostgresDatabase(Database):
             asyncpg.InsufficientResourcesError,
             asyncpg.TransactionRollbackError,
             asyncpg.ReadOnlySQLTransactionError,
+            *_STALE,
             OSError,
         )
         return "unavailable" if isinstance(cause, unavailable) else ""
@@ -335,6 +344,87 @@ class PostgresDatabase(Database):
         return [row[0] for row in _fetch(connection, _INSERT_TASK_RUNS, *zip(*rows, strict=True))]
 
 
+_STALE = (
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
+)
+"""What the server says of a statement that was prepared on another connection, or before the tables were changed."""
+
+_LOST = (asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError, *_STALE)
+"""After which a connection is of no use any more."""
+
+_PREPARED = 100
+"""How many statements SQLAlchemy keeps prepared on each connection, unless the URL says otherwise."""
+
+_OF_OTHER_DRIVERS = {
+    "channel_binding",
+    "client_encoding",
+    "gssdelegation",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "requirepeer",
+    "sslcompression",
+    "sslsni",
+    "tcp_user_timeout",
+}
+"""What a URL may tell libpq about its own way to the server, and asyncpg has no use for."""
+
+
+def _address(url: str) -> tuple[str, dict[str, Any], int]:
+    """Return what asyncpg is to connect to, with which arguments, and how many statements are kept prepared.
+
+    What is not known here is asyncpg's to read (hosts, ``sslmode`` and certificates, ``target_session_attrs``), or else
+    a setting of the session (``application_name``, ``options``, ``search_path``).
+
+    Raises:
+        - FlowloopError: if a value in the URL cannot be
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    prepared = _number(query, "prepared_statement_cache_size")
+    options: dict[str, Any] = {}
+    kept = _number(query, "statement_cache_size")
+    if kept is not None:
+        options["statement_cache_size"] = kept
+    seconds = _number(query, "connect_timeout")
+    if seconds:  # 0 means without end
+        options["timeout"] = seconds
+    if "fallback_application_name" in query:
+        query.setdefault("application_name", query.pop("fallback_application_name"))
+    bound = query.get("channel_binding")
+    if bound == "require":
+        raise FlowloopError("channel_binding=require is more than asyncpg can do: leave it out, and use sslmode")
+    wanted = {name: value for name, value in query.items() if name not in _OF_OTHER_DRIVERS}
+    address = parts._replace(scheme="postgresql", query=urlencode(wanted, quote_via=quote), fragment="")
+    return address.geturl(), options, prepared if prepared is not None else _PREPARED if kept is None else kept
+
+
+def _number(query: dict[str, str], name: str) -> int | None:
+    value = query.pop(name, None)
+    if value is None:
+        return None
+    if not value.isdecimal():
+        raise FlowloopError(f"{name} in the URL of the database is a whole number, not {value!r}")
+    return int(value)
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what is secret in it."""
+    parts = urlsplit(url)
+    whose, at, where = parts.netloc.rpartition("@")
+    user, colon, _ = whose.partition(":")
+    query = [(name, "***" if "password" in name else value) for name, value in parse_qsl(parts.query)]
+    return parts._replace(
+        netloc=f"{user}{colon and ':***'}{at}{where}", query=urlencode(query, quote_via=quote, safe="*/,")
+    ).geturl()
+
+
 def _fetch(connection: Connection, statement: str, *args: Sequence[Any]) -> list[Any]:
     adapted: Any = connection.connection.dbapi_connection
 
@@ -348,8 +438,7 @@ def _fetch(connection: Connection, statement: str, *args: Sequence[Any]) -> list
 
 def _notice_lost_connection(context: ExceptionContext) -> None:
     """Have the pool drop a connection that the server cut while asyncpg was reading, or whose server is no primary."""
-    lost = (asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError)
-    if isinstance(_root(context.original_exception), lost):
+    if isinstance(_root(context.original_exception), _LOST):
         context.is_disconnect = True
 
 

@@ -130,8 +130,11 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: URL, synchronous: str) -> None:
         super().__init__(url.render_as_string())
-        self._scratch = None if url.database else tempfile.TemporaryDirectory(prefix="flowloop-")
-        self.path = str(Path(self._scratch.name) / "flowloop.db") if self._scratch else str(url.database)
+        in_memory = url.database in (None, "", ":memory:")
+        self._scratch = tempfile.TemporaryDirectory(prefix="flowloop-") if in_memory else None
+        # absolute from the start: a process may go to another directory meanwhile
+        self.path = os.path.abspath(Path(self._scratch.name) / "flowloop.db" if self._scratch else str(url.database))
+        self._identity: tuple[int, int] | None = None
         self._synchronous = synchronous
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-writer")
         self._connection: Connection | None = None
@@ -141,7 +144,8 @@ class SqliteDatabase(Database):
         self._wakeups = Wakeups(self.path) if available() else None
         self._announced: list[str] = []
         self.engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=self.path),
+            # what only reads never makes a file
+            URL.create("sqlite+aiosqlite", database=Path(self.path).as_uri(), query={"uri": "true", "mode": "rw"}),
             poolclass=AsyncAdaptedQueuePool,
             pool_size=4,
             connect_args={"timeout": BUSY_LIMIT},
@@ -151,6 +155,7 @@ class SqliteDatabase(Database):
 
     async def read(self, work: Callable[[Connection], R]) -> R:
         """Run `work`, which only reads, to its end: a read that is cut off leaves a connection that nobody closes."""
+        self._check_file()
         return await undisturbed(super().read(work), _LONGEST_READ)
 
     async def open(self, set_up: SetUp) -> None:
@@ -213,6 +218,7 @@ class SqliteDatabase(Database):
             engine = create_engine("sqlite://", creator=self._connect, poolclass=StaticPool, **json_options)
             event.listen(engine, "begin", _take_write_lock)
             self._connection = _patiently(engine.connect)
+            self._identity = _identity(self.path)
             self._transact(lambda connection: set_up(connection, self.shown))
         except (DBAPIError, OSError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
@@ -233,16 +239,27 @@ class SqliteDatabase(Database):
 
     def _transact(self, work: Callable[[Connection], R]) -> R:
         connection = self._connection
-        assert connection is not None, "the store is not open"
+        if connection is None:
+            raise BackendUnavailable(f"the store on {self.shown} is not open")
+        self._check_file()
         self._announced.clear()
         transaction = _patiently(connection.begin)
         with transaction:
             result = work(connection)
+        self._check_file()  # what went into a file that nobody finds is not acknowledged
         if self._wakeups is not None:
             for message in self._announced:
                 self._wakeups.send(message.encode())
         self._copy_log(_driver(connection).total_changes)
         return result
+
+    def _check_file(self) -> None:
+        """Raise if the file that was opened is not at its place any more: moved, deleted, or hidden by another."""
+        if self._identity is not None and _identity(self.path) != self._identity:
+            raise BackendUnavailable(
+                f"the database file {self.path} was moved, deleted or replaced while it was in use: "
+                "put it back, or start this process anew"
+            )
 
     def _copy_log(self, changes: int) -> None:
         if changes - self._copied < _CHECKPOINT_AFTER or (self._checkpoint and not self._checkpoint.done()):
@@ -261,6 +278,7 @@ class SqliteDatabase(Database):
             self._connection.close()
             self._connection.engine.dispose()
             self._connection = None
+            self._identity = None
         if self._wakeups is not None:
             self._wakeups.close()
 
@@ -427,3 +445,12 @@ def _patiently(call: Callable[[], R]) -> R:
                 raise
             if time.monotonic() > deadline:
                 raise BackendUnavailable(f"another process kept the database locked for {BUSY_LIMIT:.0f} s") from error
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return which file is at a path, or None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
