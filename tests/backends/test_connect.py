@@ -57,6 +57,7 @@ def test_every_adapter_that_is_announced_exists() -> None:
     assert announced == {
         "memory": MemoryBackend,
         "sqlite": StoreBackend,
+        "postgres": StoreBackend,
         "postgresql": StoreBackend,
         "http": GraphQLBackend,
         "https": GraphQLBackend,
