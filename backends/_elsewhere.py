@@ -59,6 +59,7 @@ class Elsewhere:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="what other processes do")
 
     def _note(self, flow_run_ids: Collection[str]) -> None:
+        self._hub.moved()
         self._moved.update(flow_run_ids or self._hub.watched)
         self._told.set()
 

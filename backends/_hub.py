@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -24,6 +24,7 @@ class Hub:
     def __init__(self) -> None:
         self._watchers: defaultdict[str, set[MemoryObjectSendStream[State]]] = defaultdict(set)
         self._started: dict[str, State] = {}
+        self._waiters: set[MemoryObjectSendStream[None]] = set()
 
     @property
     def watched(self) -> list[str]:
@@ -46,6 +47,23 @@ class Hub:
             self._started[flow_run_id] = state
         for watcher in self._watchers.get(flow_run_id, ()):
             watcher.send_nowait(state)
+
+    def moved(self) -> None:
+        """Tell those who `watch_ready` that a flow run may have become ready."""
+        for waiter in self._waiters:
+            with suppress(anyio.WouldBlock):  # it has yet to hear of the last one
+                waiter.send_nowait(None)
+
+    @asynccontextmanager
+    async def watch_ready(self) -> AsyncIterator[AsyncIterator[None]]:
+        """Open a stream that yields when a flow run may have become ready; several at once are one."""
+        send, receive = anyio.create_memory_object_stream[None](1)
+        self._waiters.add(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            self._waiters.discard(send)
 
     @asynccontextmanager
     async def watch(

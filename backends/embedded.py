@@ -32,6 +32,7 @@ from ..engine.backend import (
 from ..engine.clock import Clock, SystemClock
 from ..engine.directives import Directive
 from ..engine.errors import BackendRejected, FlowloopError, FlowRunOwned
+from ..engine.lifecycle import WAITING
 from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
 from ..engine.state import Pending, State
@@ -444,12 +445,19 @@ class StoreBackend:
 
     # -- watching ----------------------------------------------------------------------------------
 
+    def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """See `Backend.watch_ready`."""
+        self._elsewhere.start()
+        return self._hub.watch_ready()
+
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]]:
         """See `Backend.watch_flow_run`: what other processes on the same database write is heard, too."""
         self._elsewhere.start()
         return self._hub.watch(flow_run_id, lambda: self.get_flow_run_state(flow_run_id))
 
     def _publish(self, changes: Sequence[StateChange]) -> None:
+        if any(change.kind == "flow_run" and change.state in WAITING for change in changes):
+            self._hub.moved()
         for change in changes:
             if change.kind == "flow_run" and self._hub.watches(change.run_id):
                 self._hub.publish(change.run_id, decode_state(change.serialized_state))

@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from ..engine.backend import Backend, FlowRunReservation
 from ..engine.cloud import CloudFlowRunner
-from ..engine.errors import BackendRejected, BackendUnavailable, OwnershipLost
+from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, OwnershipLost
 from ..engine.flow import Flow
 from ..engine.presence import new_owner
 from ..engine.runner import settle
@@ -25,6 +25,12 @@ FlowLoader = Callable[[FlowRunReservation], Flow | Awaitable[Flow | None] | None
 """Finds the flow of a flow run, sync or async; None leaves the run to other workers."""
 
 logger = logging.getLogger("flowloop.worker")
+
+_PORTION = 10
+"""As many flow runs are taken at a time: another worker that asks meanwhile gets its share."""
+
+_LISTEN_AGAIN = 1.0
+"""Seconds until a stream that has ended is opened again."""
 
 
 class Worker:
@@ -82,6 +88,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._has_room = asyncio.Event()
+        self._is_told = asyncio.Event()
         self._group: TaskGroup | None = None
 
     @property
@@ -107,12 +114,15 @@ class Worker:
         Raises:
             - BackendRejected: if the backend does not hand out runs to workers
         """
+        listening = asyncio.create_task(self._listen(), name=f"what is ready for worker {self.id}")
         try:
             await self._take_runs()
             await self._wait_for_runs()
         finally:
+            listening.cancel()
             with anyio.CancelScope(shield=True):
                 await self._hand_over()
+                await asyncio.wait([listening])
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take no more runs. Those under way get the grace to end by themselves, and are then handed over.
@@ -126,13 +136,29 @@ class Worker:
 
     async def _take_runs(self) -> None:
         while not self._stopping.is_set():
-            for taken in await self._reserved(self._concurrency - len(self._runs)):
+            self._is_told.clear()
+            wanted = min(_PORTION, self._concurrency - len(self._runs))
+            reserved = await self._reserved(wanted)
+            for taken in reserved:
                 self._begin(taken)
             if len(self._runs) >= self._concurrency:
                 self._has_room.clear()
                 await _first_of(self._stopping, self._has_room)
+            elif len(reserved) < wanted:
+                await _first_of(self._stopping, self._is_told, seconds=self._poll_interval)
             else:
-                await _first_of(self._stopping, seconds=self._poll_interval)
+                await asyncio.sleep(0)  # the others' turn
+
+    async def _listen(self) -> None:
+        """Have the backend tell when there may be runs to take; where it cannot, it is asked at intervals alone."""
+        while (stream := self._backend.watch_ready()) is not None:
+            try:
+                async with stream as told:
+                    async for _ in told:
+                        self._is_told.set()
+            except BackendError as error:
+                logger.debug("the backend cannot be listened to: %s", error)
+            await asyncio.sleep(_LISTEN_AGAIN)
 
     def _begin(self, taken: FlowRunReservation) -> None:
         before = self._runs.get(taken.flow_run_id)  # it has given the run up, and may not have ended yet

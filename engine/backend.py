@@ -628,6 +628,16 @@ class Backend(Protocol):
 
     # -- watching ----------------------------------------------------------------------------------
 
+    def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]] | None:
+        """Return a stream that yields when a flow run may have become ready to be reserved, or None where only asking
+        again and again tells.
+
+        What becomes ready because its time has come is not told, and nothing is promised: who listens asks now and then
+        all the same. The stream ends when the backend can no longer be listened to, and entering it raises
+        `BackendUnavailable` when that is so from the start.
+        """
+        ...
+
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
         """Return a live stream of the states of a flow run, or None where only polling is possible.
 

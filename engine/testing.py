@@ -293,6 +293,10 @@ class _Wrapper:
         """See `Backend.backlog`."""
         return self.backend.backlog
 
+    def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]] | None:
+        """See `Backend.watch_ready`."""
+        return self.backend.watch_ready()
+
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
         """See `Backend.watch_flow_run`."""
         return self.backend.watch_flow_run(flow_run_id)

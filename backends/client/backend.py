@@ -49,6 +49,7 @@ from ...engine.errors import (
     OwnershipLost,
     VersionLockMismatch,
 )
+from ...engine.lifecycle import WAITING
 from ...engine.serialization import VERSION, decode_state, encode_state
 from ...engine.serialization.text import storable
 from ...engine.settings import Settings
@@ -620,11 +621,25 @@ class GraphQLBackend:
 
     # -- watching ----------------------------------------------------------------------------------
 
+    def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]] | None:
+        """See `Backend.watch_ready`."""
+        return self._waiting() if self._can_listen else None
+
+    @asynccontextmanager
+    async def _waiting(self) -> AsyncIterator[AsyncIterator[None]]:
+        async with (
+            self._subscriptions.subscribe(documents.WATCH_FLOW_RUNS, {}) as events,
+            aclosing(None async for event in events if event["flow_run_states"]["state"] in WAITING) as moves,
+        ):
+            yield moves
+
+    @property
+    def _can_listen(self) -> bool:
+        return self._is_flowloop and self._transport.kwargs["transport"] is None
+
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
         """See `Backend.watch_flow_run`: a subscription at a flowloop server."""
-        if not self._is_flowloop or self._transport.kwargs["transport"] is not None:
-            return None
-        return self._watch(flow_run_id)
+        return self._watch(flow_run_id) if self._can_listen else None
 
     @asynccontextmanager
     async def _watch(self, flow_run_id: str) -> AsyncIterator[AsyncIterator[State]]:

@@ -156,6 +156,8 @@ FLOW_VERSION = "query ($id: uuid!) { flow_by_pk(id: $id) { id version } }"
 
 WATCH_FLOW_RUN = "subscription ($id: UUID!) { flow_run_states(flow_run_id: $id) { serialized_state } }"
 
+WATCH_FLOW_RUNS = "subscription { flow_run_states { state } }"
+
 # ---- mutations ---------------------------------------------------------------------------------------
 
 _ANSWERS = {

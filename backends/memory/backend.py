@@ -630,6 +630,10 @@ class MemoryBackend:
 
     # -- watching ----------------------------------------------------------------------------------
 
+    def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
+        """See `Backend.watch_ready`."""
+        return self._hub.watch_ready()
+
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]]:
         """See `Backend.watch_flow_run`."""
         return self._hub.watch(flow_run_id, lambda: self.get_flow_run_state(flow_run_id))
@@ -675,6 +679,8 @@ class MemoryBackend:
                 run.lease = datetime.timedelta(seconds=LEASE_SECONDS)
             if run.meaning.state not in lifecycle.KEEPS_OWNER:
                 run.owner = None
+        if isinstance(run, FlowRun) and run.meaning.waits:
+            self._hub.moved()
         if isinstance(run, FlowRun) and self._hub.watches(run.id):
             self._hub.publish(run.id, decode_state(document))
 

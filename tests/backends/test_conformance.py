@@ -922,6 +922,24 @@ async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Ba
         assert isinstance(await anext(states), Cancelled)
 
 
+async def test_who_waits_for_runs_is_told_of_new_ones(backend: Backend) -> None:
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    waiting = backend.watch_ready()
+    assert waiting is not None
+    async with waiting as told:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+
+                async def create() -> None:
+                    while True:  # a subscription may take a moment to begin
+                        await backend.create_flow_run(flow.id, labels=["nobody"])
+                        await anyio.sleep(0.1)
+
+                group.start_soon(create)
+                await anext(told)
+                group.cancel_scope.cancel()
+
+
 async def test_a_watcher_that_is_cancelled_leaves_nothing_behind(backend: Backend) -> None:
     run = await started(backend)
     first = backend.watch_flow_run(run.id)

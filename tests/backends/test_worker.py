@@ -138,10 +138,28 @@ async def test_only_flows_it_knows_and_labels_it_has(backend: Backend, flows: Fl
 async def test_a_run_that_somebody_runs_by_hand_is_left_to_him(
     backend: Backend, flows: Flows, settings: Settings
 ) -> None:
-    async with Worker(backend, flows.by_name(), poll_interval=0.01, settings=settings):
+    async with Worker(backend, flows.by_name(), poll_interval=0.5, settings=settings):
         runner = CloudFlowRunner(flows.slow, backend=backend, settings=settings)
         assert (await runner.run()).is_successful()
     assert set(flows.ran.values()) == {1}
+
+
+async def test_a_run_begins_as_soon_as_it_is_created(backend: Backend, flows: Flows, settings: Settings) -> None:
+    async with Worker(backend, flows.by_name(), poll_interval=600, settings=settings):
+        await anyio.sleep(60)  # nothing is there when it asks
+        before = anyio.current_time()
+        run = await create_flow_run(flows.quick, backend, settings=settings)
+        await ended(backend, [run])
+        assert anyio.current_time() - before < 60
+
+
+async def test_several_workers_share_what_is_ready(backend: Backend, flows: Flows, settings: Settings) -> None:
+    runs = [await create_flow_run(flows.slow, backend, settings=settings) for _ in range(60)]
+    workers = [Worker(backend, flows.by_name(), settings=settings) for _ in range(3)]
+    async with workers[0], workers[1], workers[2]:
+        await anyio.sleep(50)
+        assert min(len(worker.flow_run_ids) for worker in workers) >= 10
+        await ended(backend, runs)
 
 
 async def test_a_function_finds_the_flow(backend: Backend, flows: Flows, settings: Settings) -> None:
