@@ -10,7 +10,17 @@ from collections.abc import ItemsView, KeysView, Mapping, ValuesView
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["PLAIN_CONTAINERS", "SCALARS", "OwnCopies", "hidden", "is_small", "own_copy", "parts_of", "rebuilt"]
+__all__ = [
+    "PLAIN_CONTAINERS",
+    "SCALARS",
+    "OwnCopies",
+    "hidden",
+    "is_small",
+    "is_too_deep",
+    "own_copy",
+    "parts_of",
+    "rebuilt",
+]
 
 SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 """Types of values that hold no others."""
@@ -20,6 +30,9 @@ PLAIN_CONTAINERS = frozenset({list, dict, set})
 
 _SMALL = 1_000
 """How many elements a container has at most, with all inside it, that each attempt gets a copy of."""
+
+_DEEP = 100
+"""How deep it is nested at most."""
 
 _OPAQUE = (type, ModuleType, FunctionType, MethodType)
 _BUILTIN = (dict, list, tuple, set, frozenset, collections.deque)
@@ -49,7 +62,8 @@ def rebuilt(value: Any, parts: list[Any]) -> Any:
         - parts: as many as `parts_of` returns for it
     """
     if isinstance(value, tuple):
-        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+        made: Any = getattr(value, "_make", type(value))  # of a named tuple, or of another type of tuple
+        return made(parts)
     if isinstance(value, frozenset):
         return type(value)(parts)
     new = copy.copy(value)
@@ -109,7 +123,15 @@ def hidden(value: Any) -> list[Any]:
 
 def is_small(value: Any) -> bool:
     """Return whether a value is a plain list, dict or set, small enough that each attempt gets a copy."""
-    return type(value) in PLAIN_CONTAINERS and _count(value, _SMALL) >= 0
+    return type(value) in PLAIN_CONTAINERS and _count(value, _SMALL, _DEEP) >= 0
+
+
+def is_too_deep(value: Any, levels: int = 200) -> bool:
+    """Return whether a collection contains itself, or is nested deeper than so many levels."""
+    if type(value) not in PLAIN_CONTAINERS and not isinstance(value, tuple):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return not levels or any(is_too_deep(item, levels - 1) for item in inner if type(item) not in SCALARS)
 
 
 def own_copy(value: Any) -> Any:
@@ -117,13 +139,13 @@ def own_copy(value: Any) -> Any:
     return _copied(value) if is_small(value) else value
 
 
-def _count(value: Any, left: int) -> int:
-    """Return how many elements are left to go, below zero if there are more."""
-    left -= len(value)
+def _count(value: Any, left: int, levels: int) -> int:
+    """Return how many elements are left to go, below zero if there are more, or more levels."""
+    left = left - len(value) if levels else -1
     inner = value.values() if type(value) is dict else value
     for item in inner if left >= 0 else ():
         if left >= 0 and (type(item) in PLAIN_CONTAINERS or type(item) is tuple):
-            left = _count(item, left)
+            left = _count(item, left, levels - 1)
     return left
 
 

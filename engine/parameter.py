@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ._containers import is_small
+from ._containers import is_small, is_too_deep
 from .context import context
 from .errors import FlowDefinitionError, SerializationError
 from .plain import as_recorded, plain, supports, typed, typed_text
@@ -74,6 +74,8 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         self.type = type
         self.secret = secret
         self.default: Any = default if has_default else None
+        if is_too_deep(self.default):
+            raise FlowDefinitionError(f"parameter {name!r}: its default contains itself, or is nested too deep")
         from .results import TypedResult
 
         super().__init__(name=name, slug=name, tags=tags, checkpoint=True, result=TypedResult(self.restored))

@@ -663,7 +663,12 @@ def task(fn: Callable[..., Any] | None = None, /, **task_args: Any) -> Any:
 
 @contextmanager
 def tags(*names: str) -> Iterator[None]:
-    """Give every task that is made or called in the block these tags."""
+    """Give every task that is made or called in the block these tags.
+
+    Raises:
+        - FlowDefinitionError: if one is no text
+    """
+    checked("tags(...)", "tags", names)
     with context(tags=_outer_tags() | set(names)):
         yield
 

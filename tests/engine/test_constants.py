@@ -175,6 +175,21 @@ def test_what_contains_itself_is_refused_by_name(kind: type) -> None:
                 use(value)
 
 
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_default_that_contains_itself_is_refused_by_name(kind: type) -> None:
+    with pytest.raises(FlowDefinitionError, match="parameter 'p': its default contains itself, or is nested too deep"):
+        Parameter("p", default=itself(kind))
+
+
+async def test_what_is_nested_deep_is_shared() -> None:
+    deep: list[Any] = []
+    for _ in range(150):
+        deep = [deep]
+    with Flow("deep") as flow:
+        made = same(deep)
+    assert (await FlowRunner(flow).run()).result[made].result is deep
+
+
 async def test_records_that_know_each_other_are_constants_as_they_are() -> None:
     first, second = Data(1), Data(2)
     first.b, second.b = second, first

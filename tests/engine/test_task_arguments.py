@@ -497,6 +497,14 @@ def test_what_hides_its_arguments_is_no_body(fn):
             task(fn)
 
 
+def test_a_tag_is_a_text():
+    with (
+        pytest.raises(FlowDefinitionError, match=r"tags\(...\): tags is a set of strings, and 5 is none"),
+        tags("a", 5),
+    ):
+        pass
+
+
 def test_a_task_is_no_body():
     with pytest.raises(FlowDefinitionError, match="a task is made of a function, not of <Task: inner>"):
         task(task(lambda: 1, name="inner"))
