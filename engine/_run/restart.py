@@ -68,10 +68,12 @@ def tasks_to_rerun(flow: Flow, states: Mapping[Task[..., Any], State]) -> list[T
 def _is_over(flow: Flow, task: Task[..., Any], state: State, states: Mapping[Task[..., Any], State]) -> bool:
     if isinstance(state, Mapped):
         if len(state.map_states) < state.n_map_states:
+            if task.cache_for is not None:
+                return False  # a child may be Cached
             # the children are not known here; but what comes after all of them has not finished before they had
             after = (edge.downstream_task for edge in flow._downstream[task] if not edge.mapped)
             return any(isinstance(states.get(one), Finished) for one in after)
-        return all(isinstance(child, Finished) for child in state.map_states)
+        return all(_is_final(child) for child in state.map_states)
     return _is_final(state)
 
 
