@@ -369,7 +369,8 @@ class _Batch:
         self.rows.append(
             (tx.new_id(), run.tenant_id, run.id, run.version, now, new, head.message, start, text, client_id)
         )
-        if self.kind == "flow_run" and (not by_owner or (new in lifecycle.WAITING and run.version > 1)):
+        given_up = new in lifecycle.WAITING or new in lifecycle.FINISHED  # what others follow, or go on from
+        if self.kind == "flow_run" and (not by_owner or (given_up and run.version > 1)):
             tx.moved[run.id] = None
         if tx.watched:
             flow_run_id = run.flow_key if self.kind == "task_run" else run.id
