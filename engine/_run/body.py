@@ -179,6 +179,7 @@ class BodyRunner(Runner):
             try:
                 outcome = await ticket.outcome()
             except asyncio.CancelledError:
+                fate = place.Fate.UNKNOWN
                 with anyio.CancelScope(shield=True):
                     fate = await ticket.stop("cancelled", job.grace)
                 if fate is not place.Fate.ENDED:

@@ -106,7 +106,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, BaseException) and not has_its_own_way(obj):
             return reduced(obj, _what_travels if self._is_careful else _as_it_is)
         if isinstance(obj, types.CodeType):
-            make, parts = self.dispatch_table[types.CodeType](obj)
+            plain: Any = self.dispatch_table[types.CodeType](obj)
+            make, parts = plain
             return make, tuple(obj.co_filename if one == _NAMELESS else one for one in parts)
         return super().reducer_override(obj)
 

@@ -89,10 +89,12 @@ class _LocalPlace(Place):
         self._pool.shutdown()
 
     async def _in_a_thread(self, job: Job, slot: ExitStack, ticket: TaskTicket) -> Outcome:
-        call = functools.partial(contextvars.copy_context().run, _timed, job, ticket)
+        context = contextvars.copy_context()
         ticket.has_begun()
         ticket.fate = Fate.GOES_ON
-        outcome = await outcome_of(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        outcome = await outcome_of(
+            asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(_timed, job, ticket))
+        )
         slot.close()
         if isinstance(outcome, Done) and _goes_on_here(job, outcome.value):
             ticket.fate = None

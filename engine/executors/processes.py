@@ -102,15 +102,15 @@ class _ProcessPlace(Place):
     async def _answered(self, request: Request, name: str, ticket: TaskTicket) -> Answer:
         frame = await _in_thread(pickled, request, name)
         worker = self._idle.pop() if self._idle else _Worker()
-        ended = False
+        answer: Answer | None = None
         try:
-            answer: Answer = await _in_thread(worker.run, frame, _Told(ticket))
-            ended = True
+            answer = await _in_thread(worker.run, frame, _Told(ticket))
         finally:
-            if ended and answer.kind != "lost" and not self._is_closed:
+            if answer is not None and answer.kind != "lost" and not self._is_closed:
                 self._idle.append(worker)
             elif worker.kill():
                 ticket.fate = Fate.KILLED
+        assert answer is not None
         return answer
 
 
