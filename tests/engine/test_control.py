@@ -1,5 +1,6 @@
 """Branches, and pausing from within a task."""
 
+import datetime
 import itertools
 
 import pytest
@@ -9,7 +10,7 @@ from flowloop.engine.control import CompareValue, Merge, case, merge, pause_task
 from flowloop.engine.errors import FlowDefinitionError
 from flowloop.engine.operators import Constant
 from flowloop.engine.signals import SKIP
-from flowloop.engine.state import Failed, Paused, Skipped, Success, TriggerFailed
+from flowloop.engine.state import Failed, Paused, Resume, Skipped, Success, TriggerFailed
 from flowloop.engine.triggers import always_run
 
 
@@ -384,6 +385,23 @@ async def test_a_task_pauses_itself_until_it_is_resumed():
     assert steps == ["before", "before", "after"]
     state = await flow.run(on_paused=lambda *_: False)
     assert isinstance(state.result[made], Paused)
+
+
+async def test_a_resumed_task_reads_what_it_was_answered():
+    answer = {"value": 0.95, "note": "fine", "by": "ada", "at": "2026-01-01T00:00:00+00:00"}
+
+    @task
+    async def asks():
+        return context.get("answer")
+
+    with Flow("pause") as flow:
+        made = asks()
+    resumed = {
+        made: Resume("fine", start_time=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), context={"answer": answer})
+    }
+    state = await flow.run(task_states=resumed)
+    assert state.result[made].result == answer
+    assert (await flow.run()).result[made].result is None
 
 
 async def test_a_task_in_a_thread_pauses_itself():
