@@ -251,23 +251,6 @@ async def test_those_that_are_mapped_too(again, runs):
     assert state.result[slowed].result == [11, 12, 13]
 
 
-async def test_cached_children_are_validated_with_the_constant_that_they_are_mapped_over(again, runs):
-    @task(cache_for=HOUR)
-    async def dear(x):
-        runs.note()
-        return x + 1
-
-    @task
-    async def total(values):
-        return sum(values)
-
-    with Flow("cached") as flow:
-        made = total(dear.map([1, 2]))
-    state, _ = await again(flow, at("total", "Running"))
-    assert state.result[made].result == 5
-    assert runs.counts == {("dear[0]",): 1, ("dear[1]",): 1}
-
-
 async def test_a_secret_is_asked_for_again_only_where_it_is_needed(again, monkeypatch):
     monkeypatch.setenv("FLOWLOOP_SECRET__TOKEN", "old")
     seen = []

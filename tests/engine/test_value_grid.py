@@ -100,6 +100,15 @@ def test_the_grid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     assert set(AXES) == {axis for pair in PAIRS for axis in pair}
 
 
+@pytest.mark.parametrize("seed", [5004, 5163])
+def test_what_the_long_form_has_found(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cached children of a continued run are validated with the constant that they are mapped over."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    trial = trial_of(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        assert value_of(trial, folder) == wanted(trial)
+
+
 # -- what the grid is worth: each of these is a fault that it has to find ----------------------------------
 
 
