@@ -3,6 +3,8 @@
 import asyncio
 import functools
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 
@@ -304,3 +306,10 @@ async def test_steps_take_the_state_by_keyword():
     assert await runner.check_upstream_finished(state=state, upstream_states={}) is state
     running = await runner.set_task_to_running(state=state, inputs={})
     assert (await runner.get_task_run_state(state=running, inputs={})).is_successful()
+
+
+def test_the_picture_of_the_pipeline_is_that_of_the_table():
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## One run of a task")[2].split("```")[1]
+    drawn = [line.split() for line in re.sub(r"[>]", " ", section).splitlines() if line.startswith("  ")]
+    assert [name for line in drawn for name in line] == [step.name for step in (*BEFORE, *BODY, *AFTER)]
