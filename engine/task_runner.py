@@ -242,7 +242,8 @@ class TaskRunner(BodyRunner):
             state = await self._outcome(arguments, inputs)
         except ENDRUN as end:
             state, is_end = end.state, True
-        if _is_watched(flow_scope.get()):
+        watch = flow_scope.get().watch
+        if watch is not None and watch.active:  # since the body began
             state = await self.handle_state_change(Running("Starting task run."), state)
         if is_end:
             raise ENDRUN(state)

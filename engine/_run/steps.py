@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ..edge import Edge
 from ..result import Result
 from ..state import State
@@ -19,22 +21,20 @@ from ..triggers import all_successful
 __all__ = ["AFTER", "BEFORE", "BODY", "Facts", "Plan", "Step", "own_steps", "plan_of"]
 
 
-class Facts:
+class Facts(msgspec.Struct, eq=False):
     """What the steps of one run share.
 
     Args:
         - state: the newest state
         - upstream: the states upstream, by edge
         - is_parent: whether this is the run of a mapped task, which has children but no body
+        - inputs: the inputs, once they are collected
     """
 
-    __slots__ = ("inputs", "is_parent", "state", "upstream")
-
-    def __init__(self, state: State, upstream: dict[Edge, State], is_parent: bool) -> None:
-        self.upstream = upstream
-        self.is_parent = is_parent
-        self.inputs: dict[str, Result] | None = None
-        self.state = state
+    state: State
+    upstream: dict[Edge, State]
+    is_parent: bool
+    inputs: dict[str, Result] | None = None
 
 
 Call = Callable[[Any, State, Facts], Awaitable[State]]
