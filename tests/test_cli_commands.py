@@ -495,3 +495,24 @@ def test_ctrl_c_while_the_file_is_imported_is_one_line(home: Path) -> None:
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert output.splitlines() == ["flowloop: interrupted"]
+
+
+def test_sigterm_is_honoured_while_the_server_is_away(home: Path) -> None:
+    (home / "slow.py").write_text(
+        "import asyncio\nfrom flowloop.engine import Flow, task\n"
+        "@task\nasync def sleeps():\n    print('asleep', flush=True)\n    await asyncio.sleep(600)\n"
+        "with Flow('sleeper') as flow:\n    sleeps()\n"
+    )
+    with start("server", "--db", "sqlite:///served.db", "--port", "0", cwd=home) as server:
+        assert server.stdout is not None
+        url = next(line.split()[2] for line in server.stdout if line.startswith("flowloop serves "))
+        process = start("run", "slow.py", "--backend", url, cwd=home, extra={"FLOWLOOP_CANCEL_GRACE": "0.5"})
+        assert process.stdout is not None
+        while "asleep" not in process.stdout.readline():
+            pass
+        server.kill()
+        server.communicate(timeout=30)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "flowloop: stopped after 1 s: its last states are not recorded" in output

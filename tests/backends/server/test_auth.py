@@ -108,14 +108,14 @@ async def test_a_checked_key_is_trusted_for_a_moment(store: Store, mine: Tenant,
 async def test_a_key_that_reads_does_not_write(closed: Served, store: Store, clock: ManualClock) -> None:
     reader = await tenant(store, clock, "reader", scopes=["read"])
     assert len((await closed.data("query { flow_run { id } }", **reader.headers))["flow_run"]) == 1
-    for query in (
-        f'mutation {{ cancel_flow_run(input: {{flow_run_id: "{reader.world.run_id}"}}) {{ state }} }}',
-        'mutation { create_api_key(input: {name: "more", scopes: ["write"]}) { key } }',
+    for query, scope in (
+        (f'mutation {{ cancel_flow_run(input: {{flow_run_id: "{reader.world.run_id}"}}) {{ state }} }}', "run"),
+        ('mutation { create_api_key(input: {name: "more", scopes: ["write"]}) { key } }', "write"),
         # a secret is for those who run flows
-        'query { secret_value(name: "x") }',
+        ('query { secret_value(name: "x") }', "write"),
     ):
         error = await closed.error(query, **reader.headers)
-        assert error["message"] == "The API key does not have the scope 'write'."
+        assert error["message"] == f"The API key does not have the scope '{scope}'."
         assert error["extensions"] == {"code": "FORBIDDEN"}
     assert (await closed.data("query { flow_run { state } }", **reader.headers))["flow_run"] == [{"state": "Scheduled"}]
 
