@@ -420,6 +420,7 @@ class StoreBackend:
         lease_seconds: float = LEASE_SECONDS,
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
+        not_flow_ids: Sequence[str] = (),
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`."""
         rows = await self._call(
@@ -431,6 +432,7 @@ class StoreBackend:
             lease_seconds=lease_seconds,
             max_lapses=max_lapses,
             begun=begun,
+            not_flow_ids=list(not_flow_ids),
         )
         return [
             FlowRunReservation(

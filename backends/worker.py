@@ -17,12 +17,14 @@ from ..engine.flow import Flow
 from ..engine.presence import new_owner
 from ..engine.runner import settle
 from ..engine.settings import Settings
-from ..engine.state import State
+from ..engine.state import Failed, Scheduled, State
 
 __all__ = ["FlowLoader", "Worker"]
 
 FlowLoader = Callable[[FlowRunReservation], Flow | Awaitable[Flow | None] | None]
 """Finds the flow of a flow run, sync or async; None leaves the run to other workers."""
+
+_LONGEST_REASON = 10_000
 
 logger = logging.getLogger("flowloop.worker")
 
@@ -42,7 +44,8 @@ class Worker:
 
     Args:
         - backend: where the runs are; open
-        - flows: the flows by name, or a function that finds the flow of a run
+        - flows: the flows by name, or a function that finds the flow of a run. Of flows by name, runs of another
+          project than the settings', and of versions with other tasks, are left to other workers.
         - concurrency: how many flow runs at once
         - labels: a run goes to a worker that has all its labels, and one without labels to a worker without any
         - poll_interval: seconds between two looks for runs
@@ -83,6 +86,8 @@ class Worker:
         self.grace = grace
         self._settings = settings or Settings.from_env()
         self._lease_seconds = self._settings.lease_seconds if lease_seconds is None else lease_seconds
+        self._suits: dict[str, bool] = {}
+        """Whether the flows of the runs that were taken are those that this worker has, by their ids."""
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._runners: dict[str, CloudFlowRunner] = {}
         self._stopping = asyncio.Event()
@@ -175,6 +180,7 @@ class Worker:
                 lease_seconds=self._lease_seconds,
                 max_lapses=self._settings.max_lapses,
                 begun=self._begun,
+                not_flow_ids=[flow_id for flow_id, suits in self._suits.items() if not suits],
             )
         except BackendUnavailable as error:
             logger.warning("no flow runs: %s", error)
@@ -184,6 +190,9 @@ class Worker:
         try:
             if before is not None:
                 await asyncio.wait([before])
+            if self._flow_names is not None and not await self._is_suited(taken):
+                await self._leave(taken)
+                return
             state = await self._final_state(taken)
             if state is None or not state.is_finished():
                 # what cannot go on now is not taken again at once
@@ -210,14 +219,53 @@ class Worker:
         except OwnershipLost as error:
             logger.warning("%s", error)
             return None
-        except Exception:
-            logger.exception("flow run %s of %r could not be run", taken.flow_run_id, taken.flow_name)
+        except BackendUnavailable as error:
+            logger.warning("flow run %s of %r goes on later: %s", taken.flow_run_id, taken.flow_name, error)
             return None
+        except Exception as error:
+            logger.exception("flow run %s of %r could not be run", taken.flow_run_id, taken.flow_name)
+            return await self._fail(taken, error)
         finally:
             self._runners.pop(taken.flow_run_id, None)
         ended = f"{type(state).__name__}: {state.message}" if state.is_failed() else type(state).__name__
         logger.info("flow run %s of %r is %s", taken.flow_run_id, taken.flow_name, ended)
         return state
+
+    async def _is_suited(self, taken: FlowRunReservation) -> bool:
+        """Whether a flow run is of the project and of the version of the flow that this worker has of its name."""
+        suits = self._suits.get(taken.flow_id)
+        if suits is None:
+            flow = await settle(self._flow_of(taken))
+            assert flow is not None
+            info = await self._backend.get_flow_run_info(taken.flow_run_id)
+            in_project = info.project.name == self._settings.project
+            suits = in_project and {known.task_slug for known in info.task_runs} == set(flow.slugs.values())
+            self._suits[taken.flow_id] = suits
+            if not suits:
+                other = "version" if in_project else f"project ({info.project.name!r})"
+                told = (
+                    "flow run %s of %r is of another %s than this worker has: it is left to others, as are all like it"
+                )
+                logger.warning(told, taken.flow_run_id, taken.flow_name, other)
+        return suits
+
+    async def _leave(self, taken: FlowRunReservation) -> None:
+        """Give a flow run back, so that another worker finds it, also if its former owner died."""
+        backend, claim = self._backend, taken.claim
+        if taken.lapsed:
+            info = await backend.get_flow_run_info(taken.flow_run_id)
+            waiting = Scheduled("Left to a worker that has this version of the flow.")
+            await backend.set_flow_run_state(taken.flow_run_id, info.version, waiting, epoch=claim.epoch)
+        await backend.release_flow_run(taken.flow_run_id, claim.epoch)
+
+    async def _fail(self, taken: FlowRunReservation, error: Exception) -> State | None:
+        """Record that a flow run cannot be run, so that nobody tries it again and again."""
+        info = await self._backend.get_flow_run_info(taken.flow_run_id)
+        if info.state.is_finished():
+            return info.state
+        reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+        failed = Failed(f"The flow run could not be run: {reason}", result=error)
+        return await self._backend.set_flow_run_state(taken.flow_run_id, info.version, failed, epoch=taken.claim.epoch)
 
     # -- stopping ----------------------------------------------------------------------------------------
 

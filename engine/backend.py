@@ -607,6 +607,7 @@ class Backend(Protocol):
         lease_seconds: float = LEASE_SECONDS,
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
+        not_flow_ids: Sequence[str] = (),
     ) -> list[FlowRunReservation]:
         """Claim flow runs that are ready for one worker.
 
@@ -623,6 +624,8 @@ class Backend(Protocol):
             - lease_seconds: for how long they are the worker's without a heartbeat
             - max_lapses: how often a flow run is begun by owners that die, before it becomes Failed
             - begun: whether to take only runs that had an owner before
+            - not_flow_ids: flows that the worker cannot run although it has one of that name: of another version, or of
+                another project
         """
         ...
 

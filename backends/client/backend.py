@@ -594,6 +594,7 @@ class GraphQLBackend:
         lease_seconds: float = LEASE_SECONDS,
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
+        not_flow_ids: Sequence[str] = (),
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`; only a flowloop server gives a run to one worker alone."""
         if not self._is_flowloop:
@@ -607,6 +608,7 @@ class GraphQLBackend:
             lease_seconds=lease_seconds,
             max_lapses=max_lapses,
             begun=begun,
+            not_flow_ids=list(not_flow_ids),
         )
         return [
             FlowRunReservation(

@@ -608,13 +608,14 @@ class MemoryBackend:
         lease_seconds: float = LEASE_SECONDS,
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
+        not_flow_ids: Sequence[str] = (),
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`."""
         now = self._clock.now()
         found: list[FlowRunReservation] = []
         ready = [run for run in self._flow_runs.values() if run.is_ready(now) or run.is_left_behind(now)]
         for run in ready:
-            mine = flow_names is None or run.flow.name in flow_names
+            mine = (flow_names is None or run.flow.name in flow_names) and run.flow.id not in not_flow_ids
             wanted = {label for label in run.labels if not label.startswith("agentless-")}
             suits = wanted <= set(labels) if wanted else not labels
             if len(found) < limit and mine and suits and run.owner != worker_id and (run.epoch > 0 or not begun):

@@ -11,7 +11,7 @@ from graphql import GraphQLSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...engine.lifecycle import WAITING
-from ..store.queue import suits
+from ..store.queue import knows, suits
 from ..store.schema import metadata
 from .database import reading
 from .execution import Resolver
@@ -45,7 +45,8 @@ async def _seen(connection: AsyncConnection, call: Call) -> list[dict[str, Any]]
     """Return the workers, the one seen last first, with the flow runs that they hold."""
     now = call.store.clock.now()
     worker, run = metadata.tables["worker"].c, metadata.tables["flow_run"].c
-    wanted = sa.select(worker.name, worker.labels, worker.flow_names, worker.room, worker.created, worker.updated)
+    told = (worker.name, worker.labels, worker.flow_names, worker.not_flow_ids, worker.room)
+    wanted = sa.select(*told, worker.created, worker.updated)
     found = await _rows(connection, _mine(call, "worker", wanted).order_by(worker.updated.desc()).limit(_SHOWN))
     held = sa.select(run.owner, run.id, run.name).where(
         run.owner.in_([row["name"] for row in found]), run.lease_expires > now
@@ -58,6 +59,7 @@ async def _seen(connection: AsyncConnection, call: Call) -> list[dict[str, Any]]
             "name": row["name"],
             "labels": row["labels"],
             "flow_names": row["flow_names"],
+            "not_flow_ids": row["not_flow_ids"] or [],
             "running": len(runs.get(row["name"], ())),
             "concurrency": row["room"] + len(runs.get(row["name"], ())),
             "flow_runs": runs.get(row["name"], [])[:_QUEUED],
@@ -146,9 +148,10 @@ def _why(row: Row, workers: Sequence[Row], limits: Mapping[str, Row], now: datet
     if not fitting:
         labels = ", ".join(row["labels"] or ())
         return f"no live worker has the labels {labels}" if labels else "all live workers have labels"
-    able = [each for each in fitting if each["flow_names"] is None or row["flow_name"] in each["flow_names"]]
+    able = [each for each in fitting if knows(each, row["flow_id"], row["flow_name"])]
     if not able:
-        return f"no live worker has the flow {row['flow_name']!r}"
+        others = any(row["flow_id"] in each["not_flow_ids"] for each in fitting)
+        return f"no live worker has {'this version of ' if others else ''}the flow {row['flow_name']!r}"
     if all(each["running"] >= each["concurrency"] for each in able):
         return "every worker that could take it is full"
     return "a worker is about to take it"

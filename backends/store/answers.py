@@ -81,9 +81,12 @@ def _who_goes_on(tx: Tx, run: Any) -> str:
         return "runner"
     worker, flow = tables["worker"].c, tables["flow"].c
     name = tx.scalar(select(flow.name).where(flow.id == run["flow_id"]))
-    seen = tx.all(select(worker.labels, worker.flow_names).where(tx.mine("worker"), worker.updated > tx.now - _ALIVE))
+    seen = tx.all(
+        select(worker.labels, worker.flow_names, worker.not_flow_ids).where(
+            tx.mine("worker"), worker.updated > tx.now - _ALIVE
+        )
+    )
     able = any(
-        queue.suits(run, row["labels"], is_worker=True) and (row["flow_names"] is None or name in row["flow_names"])
-        for row in seen
+        queue.suits(run, row["labels"], is_worker=True) and queue.knows(row, run["flow_id"], name) for row in seen
     )
     return "workers" if able else "nobody"

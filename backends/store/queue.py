@@ -7,7 +7,7 @@ else is given it as long as the worker has it and lives.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, or_, select, true, update
@@ -99,6 +99,12 @@ def get_runs_in_queue(
     return {"flow_run_ids": [row["id"] for row in rows if suits(row, labels)][:_ANSWERED]}
 
 
+def knows(worker: Mapping[str, Any], flow_id: str, flow_name: str) -> bool:
+    """Whether a worker has a flow, in its version."""
+    named = worker["flow_names"] is None or flow_name in worker["flow_names"]
+    return named and flow_id not in (worker["not_flow_ids"] or ())
+
+
 def suits(row: Any, labels: Sequence[str], *, is_worker: bool = False) -> bool:
     """Whether a flow run goes to an agent, or a worker, with these labels."""
     wanted = {label for label in row["labels"] or [] if not (is_worker and label.startswith(AGENTLESS))}
@@ -129,6 +135,7 @@ def reserve_flow_runs(
     lease_seconds: float = LEASE_SECONDS,
     max_lapses: int = MAX_LAPSES,
     begun: bool = False,
+    not_flow_ids: Sequence[str] = (),
 ) -> list[Payload]:
     """Claim flow runs that are ready for one worker; see `Backend.reserve_flow_runs`.
 
@@ -142,6 +149,7 @@ def reserve_flow_runs(
         - lease_seconds: for how long they are its own without a heartbeat
         - max_lapses: how often a flow run is begun by owners that die
         - begun: whether to take only those that had an owner before
+        - not_flow_ids: flows of these names that it cannot run, all the same
 
     Returns:
         - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``,
@@ -149,7 +157,8 @@ def reserve_flow_runs(
     """
     if not 0 < lease_seconds < 1e9:
         raise BackendRejected("lease_seconds must be greater than zero.")
-    _note_worker(tx, worker_id, {"labels": sorted(labels), "flow_names": flow_names, "room": limit})
+    facts = {"labels": sorted(labels), "flow_names": flow_names, "room": limit, "not_flow_ids": list(not_flow_ids)}
+    _note_worker(tx, worker_id, facts)
     ownership.note_deaths(tx)
     run, flow = tables["flow_run"].c, tables["flow"].c
     lost = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now)
@@ -162,6 +171,7 @@ def reserve_flow_runs(
             or_(_ready(tx, tx.now), lost),
             or_(run.owner.is_(None), run.owner != worker_id),
             true() if flow_names is None else flow.name.in_(flow_names),
+            run.flow_id.not_in([flow_id for flow_id in not_flow_ids if is_id(flow_id)]),
             run.epoch > 0 if begun else true(),
         )
         .order_by(run.state_start_time.asc().nulls_last(), run.id)

@@ -435,6 +435,8 @@ _table(
     Column("name", Text, nullable=False),
     _json("labels", empty="[]"),
     _json("flow_names"),
+    # Flows of these names that it cannot run, because it has another version of them.
+    _json("not_flow_ids"),
     # How many flow runs it would have taken when it asked last.
     Column("room", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("tenant_id", "name"),
