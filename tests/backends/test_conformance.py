@@ -1266,6 +1266,7 @@ async def test_what_is_given_back_can_be_given_to_another(backend: Backend) -> N
     flow = await backend.register_flow(flow_document(), project_name="demo")
     flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
     assert await backend.reserve_flow_runs("first", labels=[label], flow_names=["another flow"]) == []
+    assert await backend.reserve_flow_runs("first", labels=[label], flow_names=["etl"], not_flow_ids=[flow.id]) == []
     [first] = await backend.reserve_flow_runs("first", labels=[label], flow_names=["another flow", "etl"])
     assert first.claim.epoch is not None
     await backend.release_flow_run(flow_run_id, first.claim.epoch + 1)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from flowloop.backends import connect
 from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.backends.worker import Worker
-from flowloop.engine import Flow, Settings, context, task
+from flowloop.engine import Flow, Parameter, Settings, context, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.cloud.creation import register_flow
 from flowloop.engine.errors import BackendUnavailable
 from flowloop.engine.state import Cancelled, Resume, Running
 from flowloop.engine.testing import FaultyBackend, VirtualLoop
@@ -390,8 +392,76 @@ async def test_a_run_that_cannot_be_run_does_not_stop_the_others(
     broken = await create_flow_run(flows.slow, backend, settings=settings)
     fine = await create_flow_run(flows.quick, backend, settings=settings)
     async with Worker(backend, find, settings=settings):
-        assert await ended(backend, [fine]) == ["Success"]
-    assert (await backend.get_flow_run_state(broken)).is_scheduled()
+        assert await ended(backend, [fine, broken]) == ["Success", "Failed"]
+    message = (await backend.get_flow_run_state(broken)).message
+    assert message == "The flow run could not be run: KeyError: 'slow'"
+
+
+async def test_a_parameter_that_cannot_be_ends_the_run_at_once(backend: Backend, settings: Settings) -> None:
+    @task
+    async def work(n: int) -> int:
+        return n
+
+    with Flow("typed") as flow:
+        work(Parameter("n", type=int))
+    registered = await register_flow(flow, backend, settings=settings)
+    wrong = await backend.create_flow_run(registered.id, parameters={"n": "three"})
+    right = await backend.create_flow_run(registered.id, parameters={"n": 3})
+    async with Worker(backend, {"typed": flow}, settings=settings):
+        assert await ended(backend, [wrong, right]) == ["Failed", "Success"]
+    assert "parameter 'n'" in ((await backend.get_flow_run_state(wrong)).message or "")
+
+
+def another_version(flows: Flows) -> Flow:
+    with Flow("quick") as flow:
+        step = task(lambda: flows.ran.update(["another"]), name="another")
+        step()
+    return flow
+
+
+async def test_a_run_of_another_version_waits_for_a_worker_that_has_it(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    old = [await create_flow_run(flows.quick, backend, settings=settings) for _ in range(3)]
+    new = await create_flow_run(another_version(flows), backend, settings=settings)
+    async with Worker(backend, {"quick": another_version(flows)}, concurrency=2, settings=settings):
+        assert await ended(backend, [new]) == ["Success"]
+        await anyio.sleep(10)
+        assert all([(await backend.get_flow_run_state(one)).is_scheduled() for one in old])
+        async with Worker(backend, {"quick": flows.quick}, settings=settings):
+            assert await ended(backend, old) == ["Success"] * 3
+    assert flows.ran["another"] == 1
+
+
+async def test_a_version_with_the_same_tasks_is_run(backend: Backend, flows: Flows, settings: Settings) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    same = Flows()
+    same.slow.state_handlers.append(lambda runner, old, new: new)
+    async with Worker(backend, {"slow": same.slow}, settings=settings):
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+
+
+async def test_a_run_of_another_project_is_left_alone(backend: Backend, flows: Flows, settings: Settings) -> None:
+    elsewhere = msgspec.structs.replace(settings, project="another")
+    flow_run_id = await create_flow_run(flows.quick, backend, settings=elsewhere)
+    async with Worker(backend, flows.by_name(), settings=settings):
+        await anyio.sleep(10)
+        assert (await backend.get_flow_run_state(flow_run_id)).is_scheduled()
+        async with Worker(backend, flows.by_name(), settings=elsewhere):
+            assert await ended(backend, [flow_run_id]) == ["Success"]
+
+
+async def test_what_a_dead_worker_left_of_another_version_is_not_lost(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    flow_run_id = await create_flow_run(flows.quick, backend, settings=settings)
+    [dead] = await backend.reserve_flow_runs("dead", lease_seconds=5)
+    info = await backend.get_flow_run_info(flow_run_id)
+    await backend.set_flow_run_state(flow_run_id, info.version, Running(), epoch=dead.claim.epoch)
+    async with Worker(backend, {"quick": another_version(flows)}, settings=settings):
+        await anyio.sleep(30)
+        async with Worker(backend, {"quick": flows.quick}, settings=settings):
+            assert await ended(backend, [flow_run_id]) == ["Success"]
 
 
 async def test_where_runs_are_not_handed_out_it_says_so(flows: Flows, settings: Settings) -> None:

@@ -21,7 +21,9 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def store(database_url: str, clock: ManualClock) -> AsyncIterator[Store]:
-    async with Store(database_url, clock=clock, synchronous="OFF", secret_key="a secret key") as opened:
+    async with Store(
+        database_url, clock=clock, lease_clock=clock, synchronous="OFF", secret_key="a secret key"
+    ) as opened:
         await opened.default_tenant(ANYONE)
         yield opened
 

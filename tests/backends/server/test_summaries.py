@@ -144,6 +144,8 @@ async def test_the_queue_says_why_a_run_has_not_begun(served: Served, world: Wor
     assert await why() == "all live workers have labels"
     await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=5, flow_names=["other"])
     assert await why() == "no live worker has the flow 'flow'"
+    await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=5, not_flow_ids=[world.flow_id])
+    assert await why() == "no live worker has this version of the flow 'flow'"
     await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=0)
     assert await why() == "every worker that could take it is full"
     assert len(await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=5)) == 1
