@@ -7,7 +7,7 @@ else is given it as long as the worker has it and lives.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, or_, select, true, update
@@ -99,7 +99,7 @@ def get_runs_in_queue(
     return {"flow_run_ids": [row["id"] for row in rows if suits(row, labels)][:_ANSWERED]}
 
 
-def knows(worker: Mapping[str, Any], flow_id: str, flow_name: str) -> bool:
+def knows(worker: Any, flow_id: str, flow_name: str) -> bool:
     """Whether a worker has a flow, in its version."""
     named = worker["flow_names"] is None or flow_name in worker["flow_names"]
     return named and flow_id not in (worker["not_flow_ids"] or ())
