@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import runpy
@@ -238,6 +239,19 @@ def test_old_runs_are_pruned(folder: Path) -> None:
     assert "doubles" in flowloop("runs", cwd=folder).stdout
     assert "flow_run: 1 deleted" in flowloop("db", "prune", "--older-than", "0s", cwd=folder).stdout
     assert "doubles" not in flowloop("runs", cwd=folder).stdout
+
+
+def test_a_key_may_be_less_than_one_that_writes(folder: Path) -> None:
+    for may in ("answer", "run"):
+        flowloop("db", "create-key", may, "--may", may, "--db", "sqlite:///keys.db", cwd=folder)
+    with closing(sqlite3.connect(folder / "keys.db")) as connection:
+        kept = dict(connection.execute("SELECT name, scopes FROM api_key"))
+    assert {name: json.loads(scopes) for name, scopes in kept.items()} == {
+        "answer": ["answer", "read"],
+        "run": ["read", "run"],
+    }
+    both = ("db", "create-key", "x", "--read-only", "--may", "run", "--db", "sqlite:///keys.db")
+    assert "give one of them" in flowloop(*both, cwd=folder).stderr
 
 
 def test_a_server_that_asks_for_keys_takes_one_that_was_made_for_it(folder: Path) -> None:

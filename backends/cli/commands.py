@@ -163,17 +163,24 @@ async def prune(older_than: str, db: str | None) -> None:
 @database.command()
 @click.argument("name")
 @click.option("--read-only", is_flag=True, help="The key may read, and write nothing.")
+@click.option(
+    "--may",
+    type=click.Choice(["answer", "run"]),
+    help="The key may read, and beside that only answer what waits, or also start, cancel and restart runs.",
+)
 @_db_option
 @as_async
-async def create_key(name: str, read_only: bool, db: str | None) -> None:
+async def create_key(name: str, read_only: bool, may: str | None, db: str | None) -> None:
     """Make an API key, and print it: it is shown this once.
 
     The client sends it when it is in FLOWLOOP_API_KEY.
     """
+    if read_only and may:
+        raise FlowloopError("a key that is --read-only may not also --may something: give one of them")
     from ..store import ANYONE, Store
 
     async with Store(_database(db, Settings.from_env())) as store:
         await store.default_tenant(ANYONE)
-        scopes = ["read"] if read_only else ["read", "write"]
+        scopes = ["read"] if read_only else ["read", may or "write"]
         created = await store.create_api_key(ANYONE, name=name, scopes=scopes)
     click.echo(created["key"])
