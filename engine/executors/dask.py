@@ -70,7 +70,6 @@ class DaskExecutor(PlaceExecutor):
     async def _opened(self) -> AsyncIterator[Place]:
         async with AsyncExitStack() as stack:
             place = _DaskPlace(await self._open(stack), self.window)
-            place.listen()
             stack.push_async_callback(place.close)
             yield place
 
@@ -148,6 +147,7 @@ class _DaskPlace(Place):
         self._client = client
         self._window = anyio.Semaphore(window, fast_acquire=True)
         self._topic = f"flowloop-{uuid.uuid4().hex}"
+        self._is_listening = False
         self._sent: dict[str, _Sent] = {}
         self._put = Put(self._scattered, lambda future: future.status == "finished", _size)
         self._over: list[str] = []
@@ -156,9 +156,11 @@ class _DaskPlace(Place):
 
     # -- opening and closing -------------------------------------------------------------------------
 
-    def listen(self) -> None:
-        """Hear what the workers say."""
-        self._client.subscribe_topic(self._topic, self._hear)
+    def _listen(self) -> None:
+        """Hear what the workers say, from the first job on: its answer comes when the scheduler knows who listens."""
+        if not self._is_listening:
+            self._is_listening = True
+            self._client.subscribe_topic(self._topic, self._hear)
 
     async def close(self) -> None:
         """Leave nothing behind at the scheduler."""
@@ -251,6 +253,7 @@ class _DaskPlace(Place):
 
         distributed: Any = importlib.import_module("distributed")
         options = _options(sent.job.needs)
+        self._listen()
         future = self._client.submit(_START, _OVER_THERE, frame, about, *values, key=key, pure=False, **options)
         try:
             distributed.fire_and_forget(future)
