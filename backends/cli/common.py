@@ -38,6 +38,7 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
+_Function = Callable[..., Any]
 
 _INTERRUPTED = 130
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -123,13 +124,13 @@ def pairs(params: tuple[str, ...]) -> dict[str, str]:
 
 # -- options -------------------------------------------------------------------------------------------
 
-backend_option: Callable[[Command], Command] = click.option(
+backend_option: Callable[[_Function], _Function] = click.option(
     "--backend",
     metavar="URL",
     help="Where runs are recorded: sqlite:///FILE, postgresql://… or http://HOST:PORT. "
     "Else FLOWLOOP_BACKEND_URL, else flowloop.db in FLOWLOOP_HOME (~/.flowloop).",
 )
-json_option: Callable[[Command], Command] = click.option(
+json_option: Callable[[_Function], _Function] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, in the shape that docs/cli.md describes."
 )
 
@@ -158,7 +159,7 @@ async def _flow_names(backend: Backend) -> list[str]:
 
 complete_run = _completed(_run_names)
 complete_flow = _completed(_flow_names)
-run_argument: Callable[[Command], Command] = click.argument("run", shell_complete=complete_run)
+run_argument: Callable[[_Function], _Function] = click.argument("run", shell_complete=complete_run)
 
 
 def filter_options(command: Command) -> Command:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .._run.net import goes_on
 from ..flow_runner import FlowRunner
@@ -12,6 +12,7 @@ from ..runner import failures
 __all__ = ["background"]
 
 
+@runtime_checkable
 class _StartsSoon(Protocol):
     def start_soon(self, func: Callable[[], Coroutine[Any, Any, None]], /) -> Any: ...
 
@@ -46,7 +47,7 @@ def background(group: _StartsSoon | _CreatesTasks, runner: FlowRunner, **argumen
                 raise
             failures.error("flow %r could not be run in the background: %s", runner.flow.name, error)
 
-    if hasattr(group, "start_soon"):
+    if isinstance(group, _StartsSoon):
         group.start_soon(run)
     else:
         group.create_task(run())
