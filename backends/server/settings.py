@@ -54,7 +54,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How many subscriptions there may be at once."""
 
     queue_size: int = 1_000
-    """How many events a subscriber may lag behind before it is cut off."""
+    """How many changes wait for a slow subscription; with more, it is told of the newest state of each run only."""
 
     poll_seconds: float = 0.5
     """How often subscribed runs are asked for changes that another server process has made."""

@@ -50,7 +50,22 @@ class Visit:
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.problems.append(f"{error}"))
         page.on("dialog", lambda dialog: self.problems.append(f"a dialog: {dialog.message}"))
-        page.on("request", lambda request: self.requests.append(request))
+        self._pending: set[Any] = set()
+        page.on("request", self._begin)
+        page.on("requestfinished", lambda request: self._pending.discard(request))
+        page.on("requestfailed", lambda request: self._pending.discard(request))
+
+    def _begin(self, request: Any) -> None:
+        self.requests.append(request)
+        self._pending.add(request)
+
+    async def settled(self) -> None:
+        """Wait until everything that a view asks for is there, and drawn."""
+        quiet = 0
+        while quiet < 3:
+            drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+            await self.page.evaluate(drawn)
+            quiet = 0 if self._pending else quiet + 1
 
     def _hear(self, message: Any) -> None:
         if message.type in ("error", "warning") and not any(text in message.text for text in self.allowed):

@@ -9,7 +9,6 @@ import pytest
 from flowloop.backends.store import ANYONE, Store
 
 from .conftest import Browser, Visit
-from .test_page import settled
 from .world import Recorded, Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.heavy]
@@ -46,7 +45,7 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
         await visit.open(f"{url}/ui/runs/{run.id}")
         await visit.live()
         await page.wait_for_selector(".node.mapped .fill")
-        await settled(visit)
+        await visit.settled()
         cold = await wire(visit)
         assert cold["requests"] <= 45, cold
         assert cold["bytes"] <= 110_000, cold
@@ -54,7 +53,7 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
         visit.requests.clear()
         await page.reload()
         await page.wait_for_selector(".node.mapped .fill")
-        await settled(visit)
+        await visit.settled()
         warm = await wire(visit)
         assert warm["data"] <= 45_000, warm
         # The table of all of them holds those in view, at its end too.
@@ -131,12 +130,12 @@ async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) ->
         await page.evaluate("window.poisoned = Object.keys(Object.prototype).length")
         for address in ("runs", "flows", "inbox", "workers", "search?q=a", f"flows/{recorded.flow_id}?form=run"):
             await visit.open(f"{url}/ui/{address}")
-            await settled(visit)
+            await visit.settled()
             assert await visit.nodes() < 3_000
         for number, run in enumerate(runs):
             for tab in ("overview", ("logs", "artifacts", "parameters", "history")[number % 4]):
                 await visit.open(f"{url}/ui/runs/{run.id}?tab={tab}")
-                await settled(visit)
+                await visit.settled()
                 assert await page.evaluate(WIDER) == [], (tab, HOSTILE[number][:40])
                 links = await page.evaluate(
                     "[...document.querySelectorAll('a')]"

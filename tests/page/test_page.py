@@ -14,7 +14,7 @@ from flowloop.backends.store import ANYONE, Store
 
 from ..backends.server.served import QUIET, listening
 from .axe import axe_source
-from .conftest import Browser, Visit
+from .conftest import Browser
 from .world import Recorded, failed_run, paused_run
 
 PICTURES = Path(os.environ["FLOWLOOP_PICTURES"]) if os.environ.get("FLOWLOOP_PICTURES") else None
@@ -253,7 +253,7 @@ async def test_each_view_can_be_read_by_everybody(
     async with browser.visit(width, theme) as visit:
         for view, address in addresses(run, recorded.flow_id).items():
             await visit.open(f"{url}/ui/{address}")
-            await settled(visit)
+            await visit.settled()
             if PICTURES:
                 await visit.page.screenshot(path=str(PICTURES / f"{view}-{width}-{theme}.png"))
             assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width, view
@@ -266,9 +266,3 @@ async def test_each_view_can_be_read_by_everybody(
             if findings:
                 found[view] = findings
     assert found == {}
-
-
-async def settled(visit: Visit) -> None:
-    """Wait until everything that a view asks for is there."""
-    await visit.page.wait_for_load_state("networkidle")
-    await visit.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
