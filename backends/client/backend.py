@@ -123,7 +123,7 @@ class GraphQLBackend:
         self._transport = HttpTransport(
             self._post_url, self.url, headers=self._headers, timeout=timeout, clock=self._clock, transport=transport
         )
-        self._subscriptions = Subscriptions(self._transport, self._post_url, self.url, self._headers, timeout)
+        self._subscriptions = Subscriptions(self._transport, self.url, self._headers, timeout)
         self._stack = AsyncExitStack()
         self._session: Any = None
         self._most_rows, self._most_children = _PAGE, _CHILDREN

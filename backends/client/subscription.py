@@ -23,17 +23,13 @@ class Subscriptions:
 
     Args:
         - transport: what the other requests go through
-        - url: where to post
         - name: the server, as messages name it
         - headers: sent with every request
         - timeout: seconds that opening one may take
     """
 
-    def __init__(
-        self, transport: HttpTransport, url: str, name: str, headers: Mapping[str, str], timeout: float
-    ) -> None:
+    def __init__(self, transport: HttpTransport, name: str, headers: Mapping[str, str], timeout: float) -> None:
         self._transport = transport
-        self._url = url
         self._name = name
         self._headers = {**headers, "Content-Type": "application/json", "Accept": _EVENTS}
         self._timeout = httpx.Timeout(timeout, read=_QUIET)
@@ -71,7 +67,7 @@ class Subscriptions:
         if self._client is None:
             # made at the first use: to load the certificates takes long
             self._client = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), timeout=self._timeout)
-        request = self._client.build_request("POST", self._url, headers=self._headers, content=content)
+        request = self._client.build_request("POST", self._transport.target, headers=self._headers, content=content)
         try:
             return await self._client.send(request, stream=True)
         except httpx.HTTPError as error:

@@ -101,15 +101,37 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
             content = _encode(request.payload)
         except (TypeError, ValueError) as error:
             raise RequestRejected(f"the request cannot be written as JSON: {error}") from error
-        post = httpx.Request("POST", self._target, headers=headers, content=content, extensions=self._extensions)
         try:
             async with self._turns:
-                response = await self.client.send(post)
+                response = await self._sent(headers, content)
+                if response.has_redirect_location and self._follows(response):
+                    response = await self._sent(headers, content)
         except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
             raise BackendUnavailable(_reason(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise BackendRejected(f"{self._name} cannot be used: {_reason(error)}") from error
         return self.result_of(response)
+
+    async def _sent(self, headers: Any, content: bytes) -> Any:
+        post = httpx.Request("POST", self._target, headers=headers, content=content, extensions=self._extensions)
+        assert self.client is not None
+        return await self.client.send(post)
+
+    def _follows(self, response: Any) -> bool:
+        """Post to another place from now on, if the server wants that of us and the place is its own.
+
+        The API key goes nowhere else, and a redirection that makes a GET of a POST is none to follow.
+        """
+        place = self._target.join(response.headers["Location"])
+        if response.status_code not in (307, 308) or _origin(place) != _origin(self._target):
+            return False
+        self._target = place
+        return True
+
+    @property
+    def target(self) -> Any:
+        """Where requests are posted."""
+        return self._target
 
     def result_of(self, response: Any) -> ExecutionResult:
         """Return what a response holds; see `execute` for what is raised."""
@@ -127,6 +149,9 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
             raise _refused_key(self._name)
         if status in (400, 413, 422):
             raise RequestRejected(_messages(errors) or f"{self._name} refuses the request with status {status}")
+        if response.has_redirect_location:
+            place = self._target.join(response.headers["Location"])
+            raise BackendRejected(f"{self._name} leads to {place.copy_with(userinfo=b'')}: give that URL")
         if status != 200:
             raise BackendRejected(f"{self._name} answers with status {status}: is it the URL of a GraphQL server?")
         if not isinstance(answer, dict) or ("data" not in answer and not errors):
@@ -148,6 +173,10 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.UTC)
         return max(0.0, (moment - self._clock.now()).total_seconds())
+
+
+def _origin(url: Any) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def error_of(errors: list[Any], url: str) -> BackendError:

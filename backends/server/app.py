@@ -29,6 +29,7 @@ from .schedule_dates import next_events
 from .services import Services
 from .settings import ServerSettings
 from .sockets import Sockets
+from .stopping import told_of_stop
 
 __all__ = ["create_app", "open_store"]
 
@@ -99,7 +100,8 @@ def create_app(
             # A task of its own: an error of the application around this one must not come out as an error of a group.
             task = asyncio.create_task(background(), name="flowloop server")
             try:
-                yield
+                with told_of_stop(live.end):
+                    yield
             finally:
                 task.cancel()
                 await asyncio.wait([task])
@@ -111,7 +113,8 @@ def create_app(
             *(Route(path, endpoints.graphql, methods=["POST"]) for path in _PATHS),
             *(WebSocketRoute(path, sockets.endpoint) for path in _PATHS),
             Route("/", _to_page if settings.page else query_page, methods=["GET"]),
-            *(Route(path, query_page, methods=["GET"]) for path in _PATHS[1:]),
+            Route("/graphql", query_page, methods=["GET"]),
+            Route("/graphql/", _to_query_page, methods=["GET"]),
             Route("/graphiql/{name}", asset, methods=["GET"]),
             Route("/events", endpoints.events, methods=["GET"]),
             Route("/health", endpoints.health, methods=["GET"]),
@@ -131,6 +134,11 @@ def create_app(
 async def _to_page(request: Request) -> Response:
     """Answer ``GET /``: a browser is led to the page."""
     return RedirectResponse("ui/", 303)
+
+
+async def _to_query_page(request: Request) -> Response:
+    """Answer ``GET /graphql/``: what the page needs is found from one step above."""
+    return RedirectResponse("../graphql", 307)
 
 
 class _Announce:

@@ -195,12 +195,16 @@ class Live:
                 logger.warning("changes of other processes could not be read: %s", error, exc_info=not known)
                 await anyio.sleep(self._settings.poll_seconds)
 
-    async def close(self) -> None:
-        """End every subscription, because the server is about to stop, and give them a second to say so."""
+    def end(self) -> None:
+        """End every subscription, because the server is about to stop."""
         self._feed_changes.close()
         for feed in self._feeds.values():
             for watcher in feed.watchers:
                 watcher.end()
+
+    async def close(self) -> None:
+        """End every subscription, and give them a second to say so."""
+        self.end()
         with anyio.move_on_after(1):
             while self._told:
                 await next(iter(self._told)).wait()

@@ -586,3 +586,46 @@ def test_leaving_gives_up_after_the_grace() -> None:
             await write
 
     run_virtually(main())
+
+
+# -- servers that lead elsewhere -----------------------------------------------------------------------
+
+
+async def test_a_server_below_a_prefix_leads_to_its_own_place() -> None:
+    server, asked = Server(), []
+
+    async def mounted(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, request.headers["Authorization"]))
+        if request.url.path != "/flows/":
+            return httpx.Response(307, headers={"Location": "http://server:4200/flows/"})
+        return await server(request)
+
+    options = {"clock": NoonClock(), "settings": Settings(api_key="the key")}
+    transport = httpx.MockTransport(mounted)
+    async with GraphQLBackend("http://server:4200/flows", transport=transport, **options) as backend:
+        await backend.cancel_flow_run("run")
+    assert [path for path, _ in asked] == ["/flows", *["/flows/"] * (len(asked) - 1)]
+    assert len(asked) > 2
+
+
+@pytest.mark.parametrize(
+    ("status", "place"),
+    [
+        (307, "http://another:4200/"),
+        (308, "https://server:4200/"),
+        (307, "http://server:4201/"),
+        (302, "/login"),
+        (303, "ui/"),
+    ],
+)
+async def test_another_place_is_named_and_never_given_the_key(status: int, place: str) -> None:
+    asked: list[str] = []
+
+    async def leads(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(status, headers={"Location": place})
+
+    with pytest.raises(BackendRejected, match=f"leads to .*{re.escape(place)}: give that URL"):
+        async with backend_of(leads):
+            pass
+    assert set(asked) == {"server"}
