@@ -137,8 +137,13 @@ class Result:
         if new.location is None:
             new.location = new.default_location
         elif "{" in new.location or "}" in new.location:
-            new.location = _filled(new.location, _template_values(kwargs))
+            filled = _filled(new.location, _template_values(kwargs))
+            self._check_filled(new.location, filled)
+            new.location = filled
         return new
+
+    def _check_filled(self, template: str, location: str) -> None:
+        """Raise if a location, which values from outside were filled into, is not where its template is."""
 
     async def read(self, location: str) -> Self:
         """Read a value.

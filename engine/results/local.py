@@ -77,6 +77,20 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
             location = self.at(location).format(**kwargs).location or ""
         return await in_thread(os.path.exists, self._path(location))
 
+    def _check_filled(self, template: str, location: str) -> None:
+        # the values come from parameters: they choose no folder, so the fixed beginning of the template stands
+        fixed = os.path.dirname(template.partition("{")[0])
+        if os.path.isabs(template):
+            inside = os.path.commonpath([os.path.normpath(location), os.path.normpath(fixed)]) == os.path.normpath(
+                fixed
+            )
+        else:
+            inside = not os.path.isabs(location)
+        if not inside:
+            raise SerializationError(
+                f"the location {location!r} leads out of {fixed or self.dir}, where its template {template!r} is"
+            )
+
     def _path(self, location: str) -> str:
         if os.path.isabs(location):
             return location

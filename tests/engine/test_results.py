@@ -465,3 +465,34 @@ async def test_a_missing_library_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(FlowloopError, match=r"pip install 'flowloop\[objects\]'"):
         await S3Result("b").write(1)
+
+
+@pytest.mark.parametrize("kind", [LocalResult, DefaultResult])
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{name}", "{root}/secret"),
+        ("{name}/x", "{root}"),
+        ("{root}/results/{name}", "../secret"),
+        ("{root}/results/{name}/x", "../.."),
+        ("{root}/results/a-{name}", "/../../secret"),
+    ],
+)
+async def test_a_value_in_a_location_chooses_no_file_outside(
+    kind: type[LocalResult] | type[DefaultResult], template: str, name: str, tmp_path: Path
+) -> None:
+    root = str(tmp_path)
+    result = kind(tmp_path / "results", location=template.replace("{root}", root))
+    value = name.replace("{root}", root)
+    with pytest.raises(SerializationError, match="leads out of"):
+        await result.write({1}, name=value)
+    with pytest.raises(SerializationError, match="leads out of"):
+        await result.exists(result.location or "", name=value)
+    assert os.listdir(tmp_path) in ([], ["results"])
+
+
+async def test_an_absolute_template_is_filled_below_its_own_folder(tmp_path: Path) -> None:
+    result = LocalResult(tmp_path / "results", location=f"{tmp_path}/elsewhere/{{name}}.bin")
+    written = await result.write(1, name="day/one")
+    assert written.location == f"{tmp_path}/elsewhere/day/one.bin"
+    assert (await result.read(written.location)).value == 1
