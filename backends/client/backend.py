@@ -196,18 +196,29 @@ class GraphQLBackend:
         return RegisteredFlow(flow["id"], flow["version"], created=True)
 
     async def _project(self, name: str) -> str:
-        found = (await self._read(documents.PROJECT, name=name))["project"]
+        async def tenants() -> list[dict[str, Any]]:
+            return list((await self._read(documents.TENANTS))["tenant"])
+
+        async def projects() -> list[dict[str, Any]]:
+            return list((await self._read(documents.PROJECT, name=name))["project"])
+
+        found = await projects()
         if not found:
-            tenants = (await self._read(documents.TENANTS))["tenant"]
-            if not tenants:
-                tenants = [await self._mutate("create_tenant", name="default", slug="default")]
-            try:
-                found = [await self._mutate("create_project", name=name, tenant_id=tenants[0]["id"])]
-            except BackendRejected:  # somebody else was quicker
-                found = (await self._read(documents.PROJECT, name=name))["project"]
-                if not found:
-                    raise
+            owners = await tenants() or await self._made(tenants, "create_tenant", name="default", slug="default")
+            found = await self._made(projects, "create_project", name=name, tenant_id=owners[0]["id"])
         return str(found[0]["id"])
+
+    async def _made(
+        self, find: Callable[[], Awaitable[list[dict[str, Any]]]], operation: str, **content: Any
+    ) -> list[dict[str, Any]]:
+        """Create something, or find what another client of the same server was quicker to create."""
+        try:
+            return [await self._mutate(operation, **content)]
+        except BackendRejected:
+            found = await find()
+            if not found:
+                raise
+            return found
 
     async def create_flow_run(
         self,

@@ -145,7 +145,10 @@ class _Connection:
             if message.id in self._running:
                 raise _Closed(4409, f"Subscriber for {message.id[:80]} already exists")
             if len(self._running) >= _OPERATIONS:
-                raise _Closed(4429, "Too many operations on one connection")
+                # the others on this connection go on
+                refused = BadRequest(f"There are {_OPERATIONS} operations on this connection already.", "BAD_REQUEST")
+                await self._send(id=message.id, type="error", payload=refused.answer()["errors"])
+                return
             try:
                 request = msgspec.json.decode(message.payload, type=GraphQLRequest)
             except (msgspec.DecodeError, UnicodeError, RecursionError):

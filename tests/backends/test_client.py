@@ -629,3 +629,25 @@ async def test_another_place_is_named_and_never_given_the_key(status: int, place
         async with backend_of(leads):
             pass
     assert set(asked) == {"server"}
+
+
+async def test_whoever_is_slower_finds_what_another_client_has_created() -> None:
+    server = Server(
+        {"project": []},
+        {"tenant": []},
+        refused("Uniqueness violation."),
+        {"tenant": [{"id": "the tenant"}]},
+        refused("Uniqueness violation."),
+        {"project": [{"id": "the project"}]},
+        {"flow": [{"id": "f", "version": 1, "version_group_id": "v", "idempotency_key": "k", "archived": False}]},
+    )
+    async with backend_of(server) as backend:
+        assert await backend._project("demo") == "the project"
+    assert server.asked[4].variables["input"]["tenant_id"] == "the tenant"
+
+
+async def test_what_is_refused_for_another_reason_is_an_error() -> None:
+    server = Server({"project": []}, {"tenant": []}, refused("No more tenants."), {"tenant": []})
+    async with backend_of(server) as backend:
+        with pytest.raises(BackendRejected, match="No more tenants"):
+            await backend._project("demo")

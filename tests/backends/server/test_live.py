@@ -231,6 +231,21 @@ async def test_who_breaks_the_protocol_is_told_how(url: str) -> None:
             assert socket.connection.close_code == code, messages
 
 
+async def test_one_operation_too_many_is_refused_and_the_others_go_on(url: str) -> None:
+    async with connected(url) as socket:
+        await socket.send(type="connection_init")
+        assert await socket.receive() == {"type": "connection_ack"}
+        query = {"query": "subscription { flow_run_states { id } }"}
+        for number in range(101):
+            await socket.send(type="subscribe", id=str(number), payload=query)
+        answer = await socket.receive()
+        assert (answer["type"], answer["id"]) == ("error", "100")
+        assert "100 operations" in answer["payload"][0]["message"]
+        await socket.send(type="complete", id="7")
+        await socket.send(type="subscribe", id="again", payload={"query": "query { hello }"})
+        assert (await socket.receive())["id"] == "again"
+
+
 async def test_a_connection_needs_the_protocol_and_no_foreign_page(url: str) -> None:
     for options in (
         {"subprotocols": [Subprotocol("graphql-ws")]},
