@@ -407,7 +407,8 @@ class GraphQLBackend:
         rows = [row async for row in self._pages("task_run", documents.TASK_RUN_HISTORIES, id=flow_run.id)]
         tracebacks: dict[str, dict[int, str | None]] = {}
         failed = sorted(lifecycle.FAILED)
-        if any(state["state"] in lifecycle.FAILED for row in rows for state in row["states"]):
+        # another server records no tracebacks
+        if self._is_flowloop and any(state["state"] in lifecycle.FAILED for row in rows for state in row["states"]):
             async for row in self._pages("task_run_state", documents.FAILURES, id=flow_run.id, states=failed):
                 of_run = tracebacks.setdefault(row["task_run_id"], {})
                 of_run[row["version"]] = documents.row_state(row).traceback

@@ -175,39 +175,14 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
     answers: list[CreatedFlowRun | BackendRejected | None] = [None] * len(requests)
     new: dict[int, CreatedFlowRun] = {}
     rows: list[tuple[Any, ...]] = []
-    now = tx.database.moment(tx.now)
     for place, request in enumerate(requests):
-        flow = flows.get(request.flow_id)
         try:
-            if flow is None:
-                raise BackendRejected(f"Flow {request.flow_id} not found")
-            if flow.archived:
-                raise BackendRejected(f"Flow {flow.id} is archived.")
-            parameters = flow.chosen(request.parameters)
-            owned = ownership.new(tx, request.owner, request.lease_seconds)
+            run = _new_run(tx, request, flows.get(request.flow_id))
+            rows.append(_row(tx, run, request))
         except BackendRejected as error:
             answers[place] = error
-            continue
-        run_id, name = tx.new_id(), request.name or random_name()
-        start = in_utc(request.scheduled_start_time or tx.now)
-        run_config = request.run_config or flow.group_run_config or flow.run_config
-        new[place] = CreatedFlowRun(run_id, True, name, parameters, start, flow)
-        rows.append(
-            (
-                flow.tenant_id,
-                now,
-                flow.id,
-                name,
-                document(parameters),
-                document(request.context or {}),
-                document(sorted(flow.labels(request.labels, request.run_config))),
-                None if run_config is None else document(run_config),
-                tx.database.moment(start),
-                request.idempotency_key,
-                *owned,
-                run_id,
-            )
-        )
+        else:
+            new[place] = run
     if rows:
         inserted = tx.database.insert_flow_runs(tx.connection, rows)
         taken = {place: run for place, run in new.items() if run.id not in inserted}
@@ -218,6 +193,40 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
             answers[place] = CreatedFlowRun(earlier)
     assert all(answer is not None for answer in answers)
     return [answer for answer in answers if answer is not None]
+
+
+def _new_run(tx: Tx, request: NewFlowRun, flow: RunnableFlow | None) -> CreatedFlowRun:
+    if flow is None:
+        raise BackendRejected(f"Flow {request.flow_id} not found")
+    if flow.archived:
+        raise BackendRejected(f"Flow {flow.id} is archived.")
+    start = in_utc(request.scheduled_start_time or tx.now)
+    name = request.name or random_name()
+    return CreatedFlowRun(tx.new_id(), True, name, flow.chosen(request.parameters), start, flow)
+
+
+def _row(tx: Tx, run: CreatedFlowRun, request: NewFlowRun) -> tuple[Any, ...]:
+    """Return a flow run as `Database.insert_flow_runs` takes it."""
+    flow = run.flow
+    assert flow is not None
+    run_config = request.run_config or flow.group_run_config or flow.run_config
+    try:
+        return (
+            flow.tenant_id,
+            tx.database.moment(tx.now),
+            flow.id,
+            run.name,
+            document(run.parameters),
+            document(request.context or {}),
+            document(sorted(flow.labels(request.labels, request.run_config))),
+            None if run_config is None else document(run_config),
+            None if run.scheduled_start_time is None else tx.database.moment(run.scheduled_start_time),
+            request.idempotency_key,
+            *ownership.new(tx, request.owner, request.lease_seconds),
+            run.id,
+        )
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise BackendRejected(f"a value cannot be stored: {error}") from error
 
 
 def start_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[Payload | BackendRejected]:

@@ -102,6 +102,7 @@ def kill_zombies(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
         - Payload: ``task_runs`` and ``flow_runs``: how many of each
     """
     cutoff = tx.now - silence
+    ownership.note_deaths(tx)
     zombies = _zombie_task_runs(tx, cutoff)
     updates: list[StateUpdate] = []
     lines: list[tuple[RowMapping, str]] = []

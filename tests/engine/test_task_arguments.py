@@ -22,7 +22,9 @@ HOUR = datetime.timedelta(hours=1)
 
 
 def test_the_arguments_come_in_the_order_that_code_written_for_prefect_1_knows():
-    assert list(inspect.signature(Task.__init__).parameters)[1:] == [
+    *known, new = list(inspect.signature(Task.__init__).parameters)[1:]
+    assert new == "needs"
+    assert known == [
         "name",
         "slug",
         "tags",
@@ -161,7 +163,7 @@ def test_an_argument_that_cannot_be_names_the_task_the_field_and_what_it_takes(a
         ({"name": None}, "name is a text"),
         ({"schedule": 5}, r"schedule is a schedule \(flowloop.engine.schedules\)"),
         ({"executor": LocalExecutor}, r"executor is an executor, not the class LocalExecutor: write LocalExecutor\(\)"),
-        ({"executor": "local"}, "executor is an executor, not 'local'"),
+        ({"executor": "local"}, "executor is an executor, or a dict of executors by name, not 'local'"),
         ({"state_handlers": print}, "state_handlers is a list of functions"),
         ({"on_failure": 5}, "on_failure is a function"),
         ({"result": LocalResult}, "result is a result, not the class"),

@@ -102,7 +102,9 @@ async def test_an_api_key_lets_its_tenant_in(world: World) -> None:
     store = world.store
     tenant = (await store.default_tenant(ANYONE))["id"]
     made = await store.create_api_key(ANYONE, name="key", user_id="u", scopes=["read"])
-    assert await store.authenticate(made["key"]) == Caller(tenant_id=tenant, scopes=frozenset({"read"}), user_id="u")
+    assert await store.authenticate(made["key"]) == Caller(
+        tenant_id=tenant, scopes=frozenset({"read"}), user_id="u", key_name="key"
+    )
     assert made["key"] not in str(await world.rows("api_key"))
     for wrong in ("", "wrong", made["id"], made["key"] + "x"):
         assert await store.authenticate(wrong) is None

@@ -17,7 +17,7 @@ from .world import FENCED, PREFECT, RIVAL, ManualClock, World, flow_document, st
 @pytest.fixture
 async def other(store: Store, database_url: str, clock: ManualClock) -> AsyncIterator[Store]:
     """A second store on the same database."""
-    async with Store(database_url, clock=clock, synchronous="OFF") as opened:
+    async with Store(database_url, clock=clock, lease_clock=clock, synchronous="OFF") as opened:
         yield opened
 
 
