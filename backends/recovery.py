@@ -61,7 +61,8 @@ class Recovery(Worker):
         grace: float = 0.0,
         settings: Settings | None = None,
     ) -> None:
-        named = dict(flows) if isinstance(flows, Mapping) else {flow.name: flow for flow in flows}
+        given: Iterable[Flow] = flows.values() if isinstance(flows, Mapping) else flows
+        named = {flow.name: flow for flow in given}
         super().__init__(
             backend,
             named,

@@ -40,6 +40,7 @@ class _Here:
                 self._lock()
 
     def _lock(self) -> None:
+        assert fcntl is not None
         folder = _folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep(folder)
@@ -96,6 +97,8 @@ def _mark(folder: Path) -> str:
 
 
 def _is_free(path: Path) -> bool:
+    if fcntl is None:
+        return False
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -637,7 +637,7 @@ class CloudFlowRunner(FlowRunner):
         }
         ownership: Ownership | None = flow_scope.get().ownership
         if ownership is not None and ownership.claim.epoch is None and info.owner == ownership.claim.owner:
-            ownership.claim = FlowRunClaim(info.owner, info.epoch, ownership.claim.lease_seconds)
+            ownership.claim = FlowRunClaim(ownership.claim.owner, info.epoch, ownership.claim.lease_seconds)
         chosen = {task: dict(given) for task, given in task_contexts.items()}
         tasks = {slug: task for task, slug in self.flow.slugs.items()}
         known: dict[Task[..., Any], TaskRunInfoResult] = {}
