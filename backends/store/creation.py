@@ -243,6 +243,8 @@ def start_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[Payload | Ba
         if isinstance(run, CreatedFlowRun) and run.is_new and request.state is not None
     }
     outcomes = dict(zip(running, set_states(tx, "flow_run", list(running.values())), strict=True))
+    for run_id in running:
+        tx.moved.pop(run_id, None)
     return [
         run if isinstance(run, BackendRejected) else _started(tx, run, request, outcomes.get(run.id))
         for run, request in zip(created, requests, strict=True)
@@ -307,6 +309,9 @@ def _begun(tx: Tx, created: Mapping[int, CreatedFlowRun], requests: Sequence[New
         if run.scheduled_start_time is not None
     ]
     set_states(tx, "flow_run", updates)
+    for place, run in created.items():
+        if requests[place].owner is not None:
+            del tx.moved[run.id]
     return {
         place: msgspec.structs.replace(run, task_run_ids=task_run_ids)
         for (place, run), task_run_ids in zip(created.items(), ids, strict=True)

@@ -319,7 +319,7 @@ class _Batch:
             self.submitted.append(run.id)
         if self.kind == "flow_run" and run.owner is not None and run.version:  # one that is new was created for it
             self.change_owner(run, head.type, item.update.epoch)
-        self.record(run, head, text, claim, by_owner=item.update.epoch is not None)
+        self.record(run, head, text, claim)
         return Outcome(run.id, status, message, run.version, document=None if text == item.text else text)
 
     def change_owner(self, run: _Run, new: str, epoch: int | None) -> None:
@@ -357,7 +357,7 @@ class _Batch:
         state["cached_inputs"] = msgspec.Raw(run.extra.encode())
         return document(state)
 
-    def record(self, run: _Run, head: StateHead, text: str, client_id: str | None, *, by_owner: bool) -> None:
+    def record(self, run: _Run, head: StateHead, text: str, client_id: str | None) -> None:
         tx, new, now = self.tx, head.type, self.now
         if run.repeats:  # later states of one run in one batch sort after the earlier ones
             now = tx.database.moment(tx.now + datetime.timedelta(microseconds=run.repeats))
@@ -369,8 +369,7 @@ class _Batch:
         self.rows.append(
             (tx.new_id(), run.tenant_id, run.id, run.version, now, new, head.message, start, text, client_id)
         )
-        given_up = new in lifecycle.WAITING or new in lifecycle.FINISHED  # what others follow, or go on from
-        if self.kind == "flow_run" and (not by_owner or (given_up and run.version > 1)):
+        if self.kind == "flow_run":
             tx.moved[run.id] = None
         if tx.watched:
             flow_run_id = run.flow_key if self.kind == "task_run" else run.id

@@ -70,8 +70,8 @@ class Tx:
         self.watched = watched
         self.changes: list[StateChange] = []
         self.moved: dict[str, None] = {}
-        """The flow runs that this transaction gives a state that others want to hear of: one that does not come from
-        their owner, or in which they can be taken up by another one."""
+        """The flow runs that this transaction gives a state of their own; one that is created for its owner, of which
+        nobody else has heard yet, is none of them."""
         self._lease_clock = lease_clock
 
     @cached_property

@@ -343,7 +343,7 @@ FAILURES: list[tuple[Answer, type[BackendError], str]] = [
     (httpx.Response(502, text="<html>"), BackendUnavailable, "status 502"),
     (httpx.Response(429), BackendUnavailable, "status 429"),
     (httpx.Response(404, text="nothing"), BackendRejected, "status 404: is it the URL of a GraphQL server"),
-    (httpx.Response(302, headers={"Location": "/x"}), BackendRejected, "status 302"),
+    (httpx.Response(302, headers={"Location": "/x"}), BackendRejected, "leads to http://server:4200/x: give that URL"),
     (httpx.Response(401, text="who?"), BackendRejected, "set FLOWLOOP_API_KEY"),
     (httpx.Response(403, json={}), BackendRejected, "set FLOWLOOP_API_KEY"),
     (httpx.Response(413, text="too long"), BackendRejected, "status 413"),

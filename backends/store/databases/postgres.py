@@ -39,6 +39,11 @@ _ATTEMPTS = 5
 _CHANNEL = "flowloop"
 """What processes on one database tell each other travels on this channel."""
 
+_LET_GO = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+"""A process that is frozen amid a transaction loses it, so that what it has locked is free for others. Said in each
+transaction, because a pooler between may give every transaction another session.
+"""
+
 _PROBE = "? "
 """How the message begins by which a listener finds out whether it hears anything."""
 
@@ -249,6 +254,7 @@ class PostgresDatabase(Database):
             assert raw is not None
             try:
                 async with raw.transaction():
+                    await raw.execute(_LET_GO)
                     return await connection.run_sync(work)
             except BaseException as error:
                 if raw.is_closed() or isinstance(_root(error), _LOST):
