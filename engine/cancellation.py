@@ -136,6 +136,8 @@ def _timeouts_around(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]:
     shows but the garbage collector.
     """
     inside: Any = task.get_coro()
+    if sys.version_info[:2] == (3, 12):  # it crashes where the collector is asked for what a coroutine holds
+        return
     while inside is not None:
         for held in gc.get_referents(inside):
             entered = getattr(held, "__self__", held)
