@@ -115,7 +115,8 @@ class Cancellation:
         return self
 
     def _find_timeouts(self, task: asyncio.Task[Any]) -> None:
-        self._timeouts = list(_timeouts_around(task))
+        if not task.done():  # it has no coroutine any more, and Python 3.12 crashes when asked for it
+            self._timeouts = list(_timeouts_around(task))
 
     @property
     def cause_from_outside(self) -> Cause:
@@ -136,8 +137,6 @@ def _timeouts_around(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]:
     shows but the garbage collector.
     """
     inside: Any = task.get_coro()
-    if sys.version_info[:2] == (3, 12):  # it crashes where the collector is asked for what a coroutine holds
-        return
     while inside is not None:
         for held in gc.get_referents(inside):
             entered = getattr(held, "__self__", held)
