@@ -183,10 +183,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         if events or (timeout is not None and timeout <= 0):
             return events
         wait = self._real_wait(timeout)
-        if wait is None or wait > 0:
-            began = time.monotonic()
-            events = super().select(wait)
-            self._waited += time.monotonic() - began
+        began = time.monotonic()
+        # also where nothing is left to wait for: a thread may have reported and ended since the look above
+        events = super().select(wait)
+        self._waited += time.monotonic() - began
         if not events:
             self._jump(timeout)
         return events

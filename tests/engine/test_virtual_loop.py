@@ -214,6 +214,24 @@ def test_the_thread_of_another_library_gets_the_patience() -> None:
     assert run(main(), patience=10) == "done"
 
 
+def test_a_thread_that_reports_and_ends_in_between_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str] = loop.create_future()
+        thread = threading.Thread(target=loop.call_soon_threadsafe, args=(answer.set_result, "done"))
+
+        def ends_while_looked_for(self: VirtualLoop) -> bool:
+            if thread.ident is None:
+                thread.start()
+                thread.join()
+            return False
+
+        monkeypatch.setattr(VirtualLoop, "other_threads", ends_while_looked_for)
+        return await answer
+
+    assert run(main()) == "done"
+
+
 def test_a_child_process_gets_the_patience() -> None:
     async def main() -> bytes:
         script = "import time; time.sleep(0.05); print('done')"
