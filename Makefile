@@ -51,11 +51,13 @@ format: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 
-# The two folders under the names they are imported by, as a type checker has to see them.
+# The folders under the names they are imported by, as a type checker has to see them.
 types: $(VENV)/.installed-dev
 	mkdir -p $(TYPED)
 	ln -sfn ../../../engine $(TYPED)/engine
 	ln -sfn ../../../backends $(TYPED)/backends
+	ln -sfn ../../../package/__init__.py $(TYPED)/__init__.py
+	ln -sfn ../../../package/py.typed $(TYPED)/py.typed
 	$(BIN)/mypy
 	$(BIN)/mypy examples
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import flowloop
+from flowloop import engine
+
 from .commands import ROOT
 
-HALVES = ("engine", "backends")
+FOLDERS = ("package", "engine", "backends")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
@@ -32,12 +35,17 @@ def tracked(folder: str) -> set[str]:
     return {name for name in listed if (ROOT / name).exists()}
 
 
-SOURCES = sorted(set().union(*map(tracked, HALVES)))
+SOURCES = sorted(set().union(*map(tracked, FOLDERS)))
+
+
+def imported_as(path: str) -> str:
+    """Return the path of a file or a folder below the import name: `package` is the package itself."""
+    return f"flowloop/{path}".replace("flowloop/package", "flowloop")
 
 
 def test_every_package_is_listed_under_its_folder() -> None:
     found = {str(Path(source).parent) for source in SOURCES if source.endswith(".py")}
-    expected = {f"flowloop.{folder.replace('/', '.')}": folder for folder in found}
+    expected = {imported_as(folder).replace("/", "."): folder for folder in found}
     assert SETUPTOOLS["package-dir"] == expected
     assert set(SETUPTOOLS["packages"]) == expected.keys()
 
@@ -57,7 +65,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_the_wheel_holds_every_file_of_both_halves_and_no_other(wheel: zipfile.ZipFile) -> None:
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert held == {f"flowloop/{source}" for source in SOURCES}
+    assert held == set(map(imported_as, SOURCES))
+    assert "flowloop/py.typed" in held
     assert "flowloop/engine/py.typed" in held
     assert "flowloop/backends/py.typed" in held
 
@@ -128,6 +137,27 @@ def test_importing_the_engine_brings_no_server_no_database_and_no_screen(module:
     brought = imported(f"import {module}") - imported("pass")
     assert "msgspec" in brought
     assert brought & HEAVY == set()
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys; before = set(sys.modules); import flowloop; print(sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['flowloop']"
+
+
+def test_the_package_has_the_names_of_the_engine() -> None:
+    assert set(engine.__all__) <= set(flowloop.__all__) == set(dir(flowloop)) - {"__version__"}
+    for name in flowloop.__all__:
+        assert getattr(flowloop, name) is not None
+    assert flowloop.Flow is engine.Flow
+    with pytest.raises(AttributeError, match="'flowloop' has no attribute 'Flaw'"):
+        _ = flowloop.Flaw
+
+
+def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
+    (name,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
+    assert f"Version: {flowloop.__version__}\n" in wheel.read(name).decode()
+    assert f"## {flowloop.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_importing_the_engine_does_not_import_the_backends() -> None:

@@ -16,12 +16,12 @@ API = "tests/typing/api.py"
 
 @pytest.fixture(scope="module", autouse=True)
 def link_tree() -> None:
-    """Link the two folders to the names they are imported by, as ``make types`` does."""
+    """Link the folders to the names they are imported by, as ``make types`` does."""
     folder = ROOT / "build" / "typing" / "flowloop"
     folder.mkdir(parents=True, exist_ok=True)
-    for half in ("engine", "backends"):
+    for name in ("engine", "backends", "package/__init__.py", "package/py.typed"):
         with contextlib.suppress(FileExistsError):
-            (folder / half).symlink_to(Path("..") / ".." / ".." / half)
+            (folder / Path(name).name).symlink_to(Path("..") / ".." / ".." / name)
 
 
 @pytest.mark.timeout(300)
