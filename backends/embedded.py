@@ -15,6 +15,7 @@ import msgspec
 from ..engine.backend import (
     LEASE_SECONDS,
     MAX_LAPSES,
+    ArtifactRecord,
     FlowRunClaim,
     FlowRunFilter,
     FlowRunInfoResult,
@@ -266,6 +267,11 @@ class StoreBackend:
         rows = await self._call(self.store.get_run_logs, flow_run_id=flow_run_id, skip=skip, limit=limit)
         return [LogRecord(**{**row, "name": row["name"] or "", "message": row["message"] or ""}) for row in rows]
 
+    async def list_artifacts(self, flow_run_id: str) -> list[ArtifactRecord]:
+        """See `Backend.list_artifacts`."""
+        rows = await self._call(self.store.list_artifacts, flow_run_id=flow_run_id)
+        return [ArtifactRecord(**row) for row in rows]
+
     async def find_flow_run(self, name: str) -> FlowRunSummary:
         """See `Backend.find_flow_run`."""
         return _summary(await self._call(self.store.find_flow_run, name=name))
@@ -319,12 +325,14 @@ class StoreBackend:
         logs = [msgspec.structs.asdict(record) for record in records]
         await self._call(self.store.write_run_logs, logs=logs)
 
-    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Any) -> str:
         """See `Backend.create_task_run_artifact`."""
-        created = await self._call(
-            self.store.create_task_run_artifact, task_run_id=task_run_id, kind=kind, data=dict(data)
-        )
+        created = await self._call(self.store.create_task_run_artifact, task_run_id=task_run_id, kind=kind, data=data)
         return str(created["id"])
+
+    async def update_task_run_artifact(self, artifact_id: str, data: Any) -> None:
+        """See `Backend.update_task_run_artifact`."""
+        await self._call(self.store.update_task_run_artifact, task_run_artifact_id=artifact_id, data=data)
 
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""

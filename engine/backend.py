@@ -43,6 +43,7 @@ __all__ = [
     "LEASE_SECONDS",
     "MAX_LAPSES",
     "PROLONGED",
+    "ArtifactRecord",
     "Backend",
     "FlowRunClaim",
     "FlowRunFilter",
@@ -165,6 +166,24 @@ class LogRecord(msgspec.Struct, frozen=True):
     name: str
     level: str
     message: str
+
+
+class ArtifactRecord(msgspec.Struct, frozen=True):
+    """Something that a task run made for people to look at.
+
+    Args:
+        - id: its id
+        - task_run_id: the task run
+        - kind: what it is, for instance ``"link"`` or ``"markdown"``
+        - data: the thing itself, as a JSON document
+        - created: when it was made
+    """
+
+    id: str
+    task_run_id: str
+    kind: str
+    data: Any
+    created: datetime.datetime
 
 
 class FlowRunSummary(msgspec.Struct, frozen=True):
@@ -430,6 +449,10 @@ class Backend(Protocol):
         """
         ...
 
+    async def list_artifacts(self, flow_run_id: str) -> list[ArtifactRecord]:
+        """Return what the task runs of a flow run made for people to look at, oldest first."""
+        ...
+
     async def find_flow_run(self, name: str) -> FlowRunSummary:
         """Return a flow run by its id, a unique beginning of that, or its name (the newest one of that name)."""
         ...
@@ -490,7 +513,7 @@ class Backend(Protocol):
         """Store lines of a run's log."""
         ...
 
-    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Any) -> str:
         """Store something a task run made for people to look at, and return its id.
 
         Args:
@@ -498,6 +521,10 @@ class Backend(Protocol):
             - kind: what it is, for instance ``"link"`` or ``"markdown"``
             - data: the thing itself, as a JSON document
         """
+        ...
+
+    async def update_task_run_artifact(self, artifact_id: str, data: Any) -> None:
+        """Put something else in the place of an artifact."""
         ...
 
     async def cancel_flow_run(self, flow_run_id: str) -> str:

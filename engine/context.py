@@ -266,8 +266,8 @@ _SCOPED = frozenset({"backend", "cancellation", "executor", "limits", "settings"
 class Context(MutableMapping[str, Any]):
     """The current run context, a mapping with attribute access, too; called, it opens a changed one.
 
-    The keys, where a run has them: parameters, caches, config, checkpointing, resume, logger, map_index, task_name,
-    task_full_name, task_slug, task_tags, task_run_count, task_loop_count, task_loop_result, task_run_name,
+    The keys, where a run has them: artifact, parameters, caches, config, checkpointing, resume, logger, map_index,
+    task_name, task_full_name, task_slug, task_tags, task_run_count, task_loop_count, task_loop_result, task_run_name,
     task_run_id, task_run_version, task_id, flow, flow_name, flow_id, flow_run_id, flow_run_name, flow_run_version,
     project_id, project_name, running_with_backend, scheduled_start_time, date, today, yesterday, tomorrow (each also
     with ``_nodash``), tags, secrets, raise_on_exception.
@@ -359,6 +359,10 @@ def _of_scope(name: str) -> Any:
     if name == "flow":
         built = building.get()
         return None if built is None else built.flow
+    if name == "artifact":
+        from .artifacts import artifacts
+
+        return artifacts
     return getattr(flow_scope.get(), name) if name in _SCOPED else None
 
 

@@ -322,6 +322,8 @@ class _Wrapper:
     update_flow_run_heartbeat = _passed_on(Backend.update_flow_run_heartbeat)
     write_run_logs = _passed_on(Backend.write_run_logs)
     create_task_run_artifact = _passed_on(Backend.create_task_run_artifact)
+    update_task_run_artifact = _passed_on(Backend.update_task_run_artifact)
+    list_artifacts = _passed_on(Backend.list_artifacts)
     cancel_flow_run = _passed_on(Backend.cancel_flow_run)
     direct_flow_run = _passed_on(Backend.direct_flow_run)
     list_directives = _passed_on(Backend.list_directives)

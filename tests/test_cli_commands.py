@@ -157,6 +157,38 @@ def test_a_run_with_many_children_is_counted_unless_all_is_asked_for(home: Path)
     ] == [3]
 
 
+def test_artifacts_are_shown_with_their_task_run(home: Path) -> None:
+    left = {
+        "markdown": {"markdown": "# report\x1b[31m"},
+        "link": {"link": "https://example.org", "text": "the page"},
+        "table": [{"n[bold]": 1, "letter": "x"}, {"letter": None}] * 30,
+        "progress": {"progress": 0.5, "label": "rows"},
+        "foreign": [1, {"a": 2}],
+    }
+
+    async def work(backend: Backend) -> Started:
+        run = await started(backend, tasks=2)
+        for kind, data in left.items():
+            await backend.create_task_run_artifact(run.tasks[0].id, kind, data)
+        return run
+
+    run = on_database(home, work)
+    shown = invoke("show", run.id).stdout
+    for words in (
+        "# report\\x1b[31m",
+        "the page https://example.org",
+        "n[bold]",
+        "and 10 more rows",
+        "50% rows",
+        '"a": 2',
+    ):
+        assert words in shown
+    document = documents(invoke("show", run.id, "--json"))[0]
+    assert {one["kind"]: one["data"] for one in document["artifacts"]} == left
+    assert {one["task_run_id"] for one in document["artifacts"]} == {run.tasks[0].id}
+    assert documents(invoke("show", run.id, "--task", "task-2", "--json"))[0]["artifacts"] == []
+
+
 def test_logs_are_printed_and_shown_with_the_run(home: Path) -> None:
     run = recorded(home, Success("done"), flow=Success("done"))
     now = datetime.datetime.now(datetime.UTC)
@@ -289,6 +321,7 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -
     planned = on_database(home, plan)
     now = datetime.datetime.now(datetime.UTC)
     on_database(home, lambda backend: backend.write_run_logs([LogRecord(done.id, None, now, "x", "INFO", "y")]))
+    on_database(home, lambda backend: backend.create_task_run_artifact(done.tasks[0].id, "markdown", "# it"))
     calls: dict[str, tuple[int, tuple[str, ...]]] = {
         "runs": (0, ()),
         "show": (0, (done.id, "--logs")),

@@ -6,22 +6,28 @@ import datetime
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import msgspec
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.markup import escape
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ...engine import lifecycle
 from ...engine import state as states
-from ...engine.backend import FlowRunSummary, FlowSummary, LogRecord, TaskRunHistory
+from ...engine.backend import ArtifactRecord, FlowRunSummary, FlowSummary, LogRecord, TaskRunHistory
 from ...engine.flow import Flow
 from ...engine.state import State
 from ...engine.watch import RunEvent
 
 __all__ = [
     "RunTable",
+    "artifact",
     "change",
     "failures",
     "flow_list",
@@ -36,6 +42,7 @@ __all__ = [
 ]
 
 _MOST_FAILURES = 20
+_MOST_ROWS = 50
 _BAR_WIDTH = 20
 
 
@@ -259,12 +266,17 @@ def _heading(run: FlowRunSummary) -> Iterable[Text]:
     yield Text(f"run {run.id}, created {_local(run.created):%Y-%m-%d %H:%M:%S %Z}", style="dim")
 
 
-def history(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> Iterable[Text]:
-    """Yield the lines that tell a recorded flow run: each task run, mapped children too, with its states."""
+def history(
+    run: FlowRunSummary, task_runs: Sequence[TaskRunHistory], made: Sequence[ArtifactRecord] = ()
+) -> Iterable[RenderableType]:
+    """Yield what tells a recorded flow run: each task run, mapped children too, with its states and artifacts."""
     yield from _heading(run)
     for task_run in sorted(task_runs, key=_order(task_runs)):
         yield Text("")
         yield from _told(task_run)
+        for one in made:
+            if one.task_run_id == task_run.id:
+                yield from artifact(one)
 
 
 def _told(task_run: TaskRunHistory) -> Iterable[Text]:
@@ -275,6 +287,38 @@ def _told(task_run: TaskRunHistory) -> Iterable[Text]:
         yield Text.assemble(f"  {moment} ", coloured(record.state), f"  {safe(record.message or '')}")
         if record.traceback:
             yield _indented(record.traceback)
+
+
+def artifact(made: ArtifactRecord) -> Iterable[RenderableType]:
+    """Yield what shows an artifact; one of a kind that is not known, as JSON."""
+    data = made.data
+    yield Text.assemble("  ", (safe(made.kind), "italic"))
+    known: dict[str, Any] = data if isinstance(data, dict) else {}
+    if made.kind == "progress" and isinstance(known.get("progress"), (int, float)):
+        label = safe(str(known.get("label") or ""))
+        bar = ProgressBar(1.0, known["progress"], width=_BAR_WIDTH)
+        yield Columns([Text("   "), bar, Text(f"{known['progress']:.0%} {label}".rstrip())])
+    elif made.kind == "markdown" and isinstance(known.get("markdown"), str):
+        yield _indented(known["markdown"])
+    elif made.kind == "link" and isinstance(known.get("link"), str):
+        yield Text(safe(" ".join(["   ", *([str(known["text"])] if known.get("text") else []), known["link"]])))
+    elif isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
+        yield Padding(_table(data), (0, 0, 0, 4))
+    else:
+        yield _indented(msgspec.json.format(msgspec.json.encode(data)).decode())
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*[escape(safe(name)) for name in columns], box=box.SIMPLE_HEAD)
+    for row in rows[:_MOST_ROWS]:
+        cells = [row.get(name, "") for name in columns]
+        table.add_row(
+            *[Text(safe(one if isinstance(one, str) else msgspec.json.encode(one).decode())) for one in cells]
+        )
+    if len(rows) > _MOST_ROWS:
+        table.caption = f"and {len(rows) - _MOST_ROWS:,} more rows"
+    return table
 
 
 def summary_of(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> Iterable[Text]:

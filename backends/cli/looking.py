@@ -114,15 +114,18 @@ async def show(
     """
     async with opened(settings_for(backend)) as open_backend:
         summary, task_runs = await open_backend.get_flow_run_history(run)
+        made = await open_backend.list_artifacts(summary.id)
         lines = await _log(open_backend, summary.id) if logs else []
     chosen = [each for each in task_runs if _is_chosen(each, tasks, failed=failed)]
     if as_json:
-        document = {**msgspec.structs.asdict(summary), "task_runs": chosen}
+        shown = {each.id for each in chosen}
+        artifacts = [one for one in made if one.task_run_id in shown]
+        document = {**msgspec.structs.asdict(summary), "task_runs": chosen, "artifacts": artifacts}
         print_json(document | ({"logs": lines} if logs else {}))
         return
     counts = tree or (len(chosen) > _BIG and not everything)
     console = Console()
-    told = summary_of(summary, chosen) if counts else history(summary, chosen)
+    told = summary_of(summary, chosen) if counts else history(summary, chosen, made)
     for line in [*told, *([Text("")] if lines else []), *map(log_line, lines)]:
         console.print(line, soft_wrap=True)
 

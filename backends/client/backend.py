@@ -26,6 +26,7 @@ from ...engine import lifecycle
 from ...engine.backend import (
     LEASE_SECONDS,
     MAX_LAPSES,
+    ArtifactRecord,
     FlowRunClaim,
     FlowRunFilter,
     FlowRunInfoResult,
@@ -389,6 +390,12 @@ class GraphQLBackend:
         answer = await self._read(documents.LOGS, id=flow_run_id, skip=skip, limit=limit)
         return [documents.log_record(row) for row in answer["log"]]
 
+    async def list_artifacts(self, flow_run_id: str) -> list[ArtifactRecord]:
+        """See `Backend.list_artifacts`."""
+        rows = [row async for row in self._pages("task_run_artifact", documents.ARTIFACTS, id=flow_run_id)]
+        found = [documents.artifact(row) for row in rows]
+        return sorted(found, key=lambda made: (made.created, made.id))
+
     async def find_flow_run(self, name: str) -> FlowRunSummary:
         """See `Backend.find_flow_run`."""
         ids = documents.id_range(name)
@@ -490,13 +497,18 @@ class GraphQLBackend:
                 Write("write_run_logs", [msgspec.Raw(line) for line in lines]), records[0].flow_run_id, size
             )
 
-    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Any) -> str:
         """See `Backend.create_task_run_artifact`."""
         document = msgspec.json.encode(data)  # here, so that what cannot be written fails alone
         content = {"task_run_id": task_run_id, "kind": kind, "data": msgspec.Raw(document)}
         size = _FIELD_WEIGHT + len(document)
         answer = await self._put(Write("create_task_run_artifact", content), task_run_id, size)
         return str(answer["id"])
+
+    async def update_task_run_artifact(self, artifact_id: str, data: Any) -> None:
+        """See `Backend.update_task_run_artifact`."""
+        document = msgspec.Raw(msgspec.json.encode(data))
+        await self._mutate("update_task_run_artifact", task_run_artifact_id=artifact_id, data=document)
 
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""

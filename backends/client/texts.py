@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from ...engine.backend import (
+    ArtifactRecord,
     FlowRunFilter,
     FlowRunInfoResult,
     FlowRunSummary,
@@ -112,6 +113,13 @@ query ($id: uuid!, $skip: Int!, $limit: Int!) {
   }
 }"""
 
+ARTIFACTS = """
+query ($id: uuid!, $after: uuid!, $limit: Int!) {
+  task_run_artifact(where: {flow_run_id: {_eq: $id}, id: {_gt: $after}}, order_by: {id: asc}, limit: $limit) {
+    id task_run_id kind data created
+  }
+}"""
+
 LIMIT_KINDS = {"tag": ("task_tag_limit", "tag"), "label": ("flow_concurrency_limit", "name")}
 
 FAILURES = """
@@ -185,6 +193,7 @@ _ANSWERS = {
     "set_task_run_name": "success",
     "set_task_run_states": "states { id status message }",
     "update_flow_run_heartbeat": "success",
+    "update_task_run_artifact": "success",
     "write_run_logs": "success",
 }
 _STARTED = (
@@ -446,6 +455,12 @@ def directive(row: Mapping[str, Any]) -> Directive:
     """Return what was asked of a flow run, from a row as `DIRECTIVES` selects it."""
     times = {"created": _known(moment(row["created"])), "obeyed": moment(row["obeyed"])}
     return Directive(**{name: row[name] for name in Directive.__struct_fields__} | times)
+
+
+def artifact(row: Mapping[str, Any]) -> ArtifactRecord:
+    """Return an artifact, from a row as `ARTIFACTS` selects it."""
+    created = _known(moment(row["created"]))
+    return ArtifactRecord(row["id"], row["task_run_id"], row["kind"], row["data"], created)
 
 
 def log_record(row: Mapping[str, Any]) -> LogRecord:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import uuid
-from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
@@ -20,6 +19,7 @@ from ...engine import lifecycle
 from ...engine.backend import (
     LEASE_SECONDS,
     MAX_LAPSES,
+    ArtifactRecord,
     FlowRunClaim,
     FlowRunFilter,
     FlowRunInfoResult,
@@ -72,7 +72,7 @@ class MemoryBackend:
     Attributes a test may look at, or set:
         - logs: the lines written, in order
         - heartbeats: flow run id to the time of its last heartbeat
-        - artifacts: task run id to the artifacts it made, as pairs of kind and data
+        - artifacts: what task runs made for people to look at, by id
         - task_tag_limits: task tag to how many task runs with it may run at once; the next one is queued
         - flow_run_limit: how many flow runs may run at once
 
@@ -88,7 +88,7 @@ class MemoryBackend:
         self.url = url
         self.logs: list[LogRecord] = []
         self.heartbeats: dict[str, datetime.datetime] = {}
-        self.artifacts: dict[str, list[tuple[str, Any]]] = defaultdict(list)
+        self.artifacts: dict[str, ArtifactRecord] = {}
         self.task_tag_limits: dict[str, int] = {}
         self.flow_run_limit: int | None = None
         self._queue_interval = datetime.timedelta(seconds=(settings or Settings()).queue_interval)
@@ -304,6 +304,11 @@ class MemoryBackend:
         """See `Backend.get_run_logs`."""
         return [line for line in self.logs if line.flow_run_id == flow_run_id][skip : skip + limit]
 
+    async def list_artifacts(self, flow_run_id: str) -> list[ArtifactRecord]:
+        """See `Backend.list_artifacts`."""
+        mine = {run.id for run in self._flow_run(flow_run_id).task_runs.values()}
+        return [made for made in self.artifacts.values() if made.task_run_id in mine]
+
     async def find_flow_run(self, name: str) -> FlowRunSummary:
         """See `Backend.find_flow_run`."""
         return self._found(name).summary()
@@ -404,10 +409,19 @@ class MemoryBackend:
         """See `Backend.write_run_logs`."""
         self.logs.extend(records)
 
-    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Mapping[str, Any]) -> str:
+    async def create_task_run_artifact(self, task_run_id: str, kind: str, data: Any) -> str:
         """See `Backend.create_task_run_artifact`."""
-        self.artifacts[self._task_run(task_run_id).id].append((kind, dict(data)))
-        return str(uuid.uuid4())
+        run, now = self._task_run(task_run_id), self._clock.now()
+        made = ArtifactRecord(str(uuid.uuid4()), run.id, kind, msgspec.json.decode(msgspec.json.encode(data)), now)
+        self.artifacts[made.id] = made
+        return made.id
+
+    async def update_task_run_artifact(self, artifact_id: str, data: Any) -> None:
+        """See `Backend.update_task_run_artifact`."""
+        if artifact_id not in self.artifacts:
+            raise BackendRejected(f"Artifact {artifact_id} not found")
+        now = msgspec.json.decode(msgspec.json.encode(data))
+        self.artifacts[artifact_id] = msgspec.structs.replace(self.artifacts[artifact_id], data=now)
 
     async def cancel_flow_run(self, flow_run_id: str) -> str:
         """See `Backend.cancel_flow_run`."""

@@ -18,6 +18,7 @@ from .tx import Tx, tables
 __all__ = [
     "create_task_run_artifact",
     "delete_task_run_artifact",
+    "list_artifacts",
     "update_task_run_artifact",
     "write_run_logs",
 ]
@@ -116,6 +117,14 @@ def delete_task_run_artifact(tx: Tx, *, task_run_artifact_id: str) -> Payload:
     artifact = tx.row("task_run_artifact", task_run_artifact_id, f"Artifact {task_run_artifact_id} not found")
     tx.run(delete(tables["task_run_artifact"]).where(tables["task_run_artifact"].c.id == artifact["id"]))
     return {"success": True}
+
+
+def list_artifacts(tx: Tx, *, flow_run_id: str) -> list[Payload]:
+    """Return the artifacts of a flow run, oldest first: ``id``, ``task_run_id``, ``kind``, ``data``, ``created``."""
+    made = tables["task_run_artifact"].c
+    found = select(made.id, made.task_run_id, made.kind, made.data, made.created)
+    mine = found.where(tx.mine("task_run_artifact"), made.flow_run_id == flow_run_id)
+    return [dict(row) for row in tx.all(mine.order_by(made.created, made.id))]
 
 
 def _check_size(data: Any) -> None:

@@ -352,6 +352,7 @@ class Store:
     list_flows = _read(reads.list_flows)
     list_limits = _read(reads.list_limits)
     get_run_logs = _read(reads.get_run_logs)
+    list_artifacts = _read(logs.list_artifacts)
     get_flow_run_history = _read(reads.get_flow_run_history)
 
     get_or_create_task_run = _write(task_runs.get_or_create_task_run)

@@ -52,6 +52,7 @@ from ..state import (
 )
 from ..task import Task
 from ..triggers import all_successful
+from .artifacts import ArtifactShipper
 from .creation import create_flow_run, recorded_parameters, start_flow_run
 from .logs import LogShipper
 from .ownership import Ownership
@@ -796,9 +797,9 @@ class CloudFlowRunner(FlowRunner):
         current = _values.get()
         backend = self._port
         flow_run_id, grace = current["flow_run_id"], self.settings.cancel_grace
-        shipper = LogShipper(backend, flow_run_id)
+        shipper, artifacts = LogShipper(backend, flow_run_id), ArtifactShipper(backend, flow_run_id, grace)
         try:
-            with shipper.listening():
+            with shipper.listening(), artifacts.listening():
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._help, "heartbeat", self._heartbeats)
                     # side by side, not one inside the other: anyio 4.16 hands what a nested cancelled group owes in
@@ -814,6 +815,7 @@ class CloudFlowRunner(FlowRunner):
                         group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
+                await self._help("artifact shipper", artifacts.close)
                 await self._help("log shipper", shipper.send)
                 if self._changed_elsewhere is not None:
                     await self._refresh_version(backend, flow_run_id)

@@ -895,8 +895,17 @@ async def test_heartbeats_logs_and_artifacts_are_taken(backend: Backend) -> None
     first = await backend.create_task_run_artifact(run.tasks[0].id, "link", {"link": "/there"})
     second = await backend.create_task_run_artifact(run.tasks[0].id, "markdown", {"markdown": "# it"})
     assert first != second
+    rows = [{"n": 1}, {"n": None}]
+    await backend.update_task_run_artifact(first, rows)
+    made = await backend.list_artifacts(run.id)
+    assert [(one.id, one.task_run_id, one.kind, one.data) for one in made] == [
+        (first, run.tasks[0].id, "link", rows),
+        (second, run.tasks[0].id, "markdown", {"markdown": "# it"}),
+    ]
     with pytest.raises(BackendRejected):
         await backend.create_task_run_artifact(MISSING, "link", {})
+    with pytest.raises(BackendRejected):
+        await backend.update_task_run_artifact(MISSING, {})
 
 
 async def test_text_that_a_database_does_not_take_spoils_nothing(backend: Backend) -> None:

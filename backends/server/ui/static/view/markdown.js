@@ -11,7 +11,10 @@ export function Artifact({ kind, data }) {
   if (kind === "link") {
     const target = typeof data === "string" ? data : (data?.link ?? "");
     const href = typeof target === "string" ? safeLink(target) : null;
-    return href ? html`<p><a href=${href} target="_blank" rel="noopener noreferrer">${visible(String(target))}</a></p>` : html`<p>${visible(String(target))}</p>`;
+    return href ? html`<p><a href=${href} target="_blank" rel="noopener noreferrer">${visible(String(data?.text ?? target))}</a></p>` : html`<p>${visible(String(target))}</p>`;
+  }
+  if (kind === "progress" && typeof data?.progress === "number") {
+    return html`<p><progress value=${data.progress} max="1"></progress> ${Math.round(data.progress * 100)}% ${visible(String(data.label ?? ""))}</p>`;
   }
   if (kind === "image" && typeof data === "string" && safePicture(data)) return html`<img src=${data} alt="artifact" />`;
   if (Array.isArray(data) && data.length && data.every((row) => row && typeof row === "object" && !Array.isArray(row))) return html`<${Table} rows=${data.slice(0, 200)} />`;
