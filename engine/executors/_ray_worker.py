@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
 from typing import Any
 
 from ._heard import Speaker, heard
@@ -19,10 +21,14 @@ class _Body(Speaker):
         self._name = name
         self._ears = ears
         self._last: Any = None
+        self._lock = threading.Lock()
+        self._told = 0
 
     def tell(self, kind: str, said: Any = None) -> None:
-        """Tell the actor that the run listens to."""
-        self._last = self._ears.tell.remote((self._name, kind, said))
+        """Tell the actor that the run listens to, from any thread; what is told last may arrive first."""
+        with self._lock:
+            self._last = self._ears.tell.remote((self._name, self._told, kind, said))
+            self._told += 1
 
     def began(self) -> None:
         """Say so."""
@@ -37,7 +43,8 @@ class _Body(Speaker):
         import ray
 
         self.tell("over")
-        ray.get(self._last)
+        with suppress(ray.exceptions.RayActorError):  # nobody hears it any more
+            ray.get(self._last)
 
 
 def run(frame: bytes, about: dict[str, Any], ears: Any, *values: Any) -> tuple[bytes | None, Any]:

@@ -124,7 +124,7 @@ class TaskTicket(Ticket):
         return self._is_late or (timeout is not None and self._seconds is not None and self._seconds > timeout)
 
     def _fate(self) -> Fate:
-        if self._began_at is None:
+        if self._began_at is None and self._seconds is None:
             return Fate.NEVER_BEGAN
         if not self._work.done():
             return Fate.GOES_ON

@@ -367,11 +367,16 @@ def _stop(place: str, name: str) -> Any:
 
 
 def _forget(names: list[str], topic: str | None = None, dask_scheduler: Any = None) -> None:
-    begun = dask_scheduler.extensions["events"]
-    for name in names:
-        begun.event_clear(name=name)
+    def forget() -> None:
+        for name in names:
+            dask_scheduler.extensions["events"].event_clear(name=name)
+        if topic is not None:
+            dask_scheduler._broker._topics.pop(topic, None)
+
+    forget()
     if topic is not None:
-        dask_scheduler._broker._topics.pop(topic, None)
+        # a body that could not be stopped may yet say that it ended
+        dask_scheduler.loop.call_later(3600, forget)
 
 
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -144,9 +144,17 @@ class _Sent:
         self.over = asyncio.Event()
         # what it prints is printed where the run prints
         self._context = contextvars.copy_context()
+        self._early: dict[int, tuple[str, Any]] = {}
+        self._heard = 0
 
-    def hear(self, kind: str, said: Any) -> None:
-        """Take an event of the worker."""
+    def hear(self, number: int, kind: str, said: Any) -> None:
+        """Take an event of the worker; one that came too early waits for those before it."""
+        self._early[number] = kind, said
+        while (event := self._early.pop(self._heard, None)) is not None:
+            self._heard += 1
+            self._take(*event)
+
+    def _take(self, kind: str, said: Any) -> None:
         if kind == "began":
             self.ticket.has_begun()
         elif kind == "ended":
@@ -171,14 +179,20 @@ class _RayPlace(Place):
         self._put = Put(self._into_the_store, lambda reference: True, size)
         self._ears = ray.remote(num_cpus=0)(_alone_class()).remote()
         self._start = ray.remote(_alone(_start))
+        self._is_deaf = False
 
     async def listen(self) -> None:
         """Hear what the workers say."""
-        while True:
-            for name, kind, said in await self._ears.heard.remote():
-                sent = self._sent.get(name)
-                if sent is not None:
-                    sent.hear(kind, said)
+        try:
+            while True:
+                for name, number, kind, said in await self._ears.heard.remote():
+                    sent = self._sent.get(name)
+                    if sent is not None:
+                        sent.hear(number, kind, said)
+        except self._ray.exceptions.RayError:  # the actor is gone, and nothing more is heard
+            self._is_deaf = True
+            for sent in self._sent.values():
+                sent.over.set()
 
     async def _into_the_store(self, value: Any) -> Any:
         return await anyio.to_thread.run_sync(self._ray.put, value)
@@ -217,7 +231,7 @@ class _RayPlace(Place):
             answer: bytes | str | None = await answered
             if isinstance(answer, str):
                 return Refused(answer)
-            with anyio.move_on_after(job.grace):  # the actor may be gone
+            if not self._is_deaf:
                 await sent.over.wait()
             return Done(Remote(value)) if answer is None else unpickled(answer)
         except asyncio.CancelledError:

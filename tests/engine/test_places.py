@@ -28,7 +28,9 @@ from flowloop.engine.executors import (
     executor_named,
     place,
 )
+from flowloop.engine.executors._ticket import TaskTicket
 from flowloop.engine.signals import SKIP
+from flowloop.engine.testing import run as run_in_virtual_time
 
 # what Dask does at its own edges is not for these tests to judge
 pytestmark = pytest.mark.filterwarnings("default")
@@ -211,80 +213,106 @@ async def test_an_outcome_can_be_asked_for_again_and_a_stop_after_it_changes_not
     assert await ticket.outcome() == place.Done(1)
 
 
-async def test_whoever_waits_and_is_cancelled_stops_nothing(opened):
-    def slow():
-        time.sleep(0.3)
-        return 1
+PATIENCE = 60.0
 
-    ticket = await opened.submit(job(slow))
-    with anyio.move_on_after(0.05):
+
+@pytest.fixture
+def gate(tmp_path):
+    """A file that bodies wait for, wherever they run; it is there when the test ends."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
+
+
+def waits(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return 1
+
+
+async def waits_on_the_loop(path):
+    while not await anyio.Path(path).exists():  # noqa: ASYNC110 - the file is on any machine
+        await asyncio.sleep(0.01)
+    return 1
+
+
+async def test_whoever_waits_and_is_cancelled_stops_nothing(opened, gate):
+    ticket = await opened.submit(job(waits, inputs={"path": str(gate)}))
+    with anyio.move_on_after(0.01):
         await ticket.outcome()
+    gate.touch()
     assert await ticket.outcome() == place.Done(1)
 
 
-async def test_an_async_body_is_stopped(opened):
-    async def waits():
-        await asyncio.sleep(30)
-
-    ticket = await opened.submit(job(waits))
+async def test_an_async_body_is_stopped(opened, gate):
+    ticket = await opened.submit(job(waits_on_the_loop, inputs={"path": str(gate)}, grace=PATIENCE))
     await ticket.began()
-    assert await ticket.stop("user", 5.0) in (place.Fate.ENDED, place.Fate.KILLED)
+    assert await ticket.stop("user", PATIENCE) in (place.Fate.ENDED, place.Fate.KILLED)
     found = await ticket.outcome()
     assert isinstance(found, place.Raised)
     assert isinstance(found.error, asyncio.CancelledError)
 
 
-async def test_a_sync_body_is_stopped_or_said_to_go_on(opened):
-    def waits():
-        for _ in range(300):
-            time.sleep(0.01)
+STOPPED = {"processes": "KILLED", "dask": "ENDED", "ray": "ENDED", "jobs": "KILLED"}
+"""What becomes of a sync body that is told to stop; elsewhere it goes on, or nobody knows."""
 
-    ticket = await opened.submit(job(waits))
+
+def grace_of(opened):
+    return PATIENCE if opened.kind in STOPPED else 0.05
+
+
+async def test_a_sync_body_is_stopped_or_said_to_go_on(opened, gate):
+    ticket = await opened.submit(job(waits, inputs={"path": str(gate)}, grace=grace_of(opened)))
     await ticket.began()
-    fate = await ticket.stop("user", 2.0)
-    expected = {
-        "local": "GOES_ON",
-        "several": "GOES_ON",
-        "processes": "KILLED",
-        "dask": "ENDED",
-        "ray": "ENDED",
-        "jobs": "KILLED",
-    }
+    fate = await ticket.stop("user", grace_of(opened))
+    expected = {**STOPPED, "local": "GOES_ON", "several": "GOES_ON"}
     assert fate.name == expected.get(opened.kind, "UNKNOWN")
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_a_timeout_says_what_became_of_the_body(opened, is_async):
-    def waits():
-        for _ in range(200):
-            time.sleep(0.01)
-
-    async def waits_on_the_loop():
-        await asyncio.sleep(2)
-
-    found = await outcome(opened, waits_on_the_loop if is_async else waits, timeout=0.2)
+@pytest.mark.parametrize("body", [waits, waits_on_the_loop])
+async def test_a_timeout_says_what_became_of_the_body(opened, gate, body):
+    found = await outcome(opened, body, inputs={"path": str(gate)}, timeout=0.1, grace=grace_of(opened))
     assert isinstance(found, place.TimedOut)
     assert found.fate is not place.Fate.NEVER_BEGAN
     assert ("killed" in found.detail) == (found.fate is place.Fate.KILLED and opened.kind != "jobs")
 
 
-async def test_a_full_place_lets_jobs_wait_and_a_timeout_does_not_count_that(opened):
+async def test_a_full_place_lets_jobs_wait(opened, gate):
     if opened.kind not in WITH_A_WINDOW:
         pytest.skip("it has no end of room")
-
-    def slow():
-        time.sleep(0.4)
-        return 1
-
-    found = []
+    full = [await opened.submit(job(waits, inputs={"path": str(gate)})) for _ in range(2)]
+    for ticket in full:
+        await ticket.began()
+    began = anyio.Event()
 
     async def one():
-        found.append(await outcome(opened, slow, timeout=1.0))
+        ticket = await opened.submit(job(waits, inputs={"path": str(gate)}))
+        await ticket.began()
+        began.set()
+        full.append(ticket)
 
     async with anyio.create_task_group() as group:
-        for _ in range(6):
-            group.start_soon(one)
-    assert found == [place.Done(1)] * 6
+        group.start_soon(one)
+        await anyio.wait_all_tasks_blocked()
+        assert not began.is_set()
+        gate.touch()
+    assert [await ticket.outcome() for ticket in full] == [place.Done(1)] * 3
+
+
+@pytest.mark.parametrize(("began_at", "is_late"), [(None, False), (50, False), (10, True)])
+def test_a_timeout_counts_from_the_beginning(began_at, is_late):
+    async def sees_to_it():
+        async def work(ticket):
+            if began_at is not None:
+                await asyncio.sleep(began_at)
+                ticket.has_begun()
+            await asyncio.sleep(100 - (began_at or 0))
+            return place.Done(1)
+
+        return await TaskTicket(job(waits, timeout=60.0), work).outcome()
+
+    found = run_in_virtual_time(sees_to_it())
+    assert (type(found) is place.TimedOut) == is_late
 
 
 async def test_what_a_body_logs_and_prints_is_heard(opened, caplog, capsys):
