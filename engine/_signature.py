@@ -190,4 +190,4 @@ def _annotated(annotation: Any) -> Any:
 
 def type_name(annotation: Any) -> str:
     """Return a type as text."""
-    return "typing.Any" if annotation == "Any" else str(annotation)
+    return "typing.Any" if annotation in ("Any", Any) else str(annotation)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import datetime
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
 from ._containers import is_small, is_too_deep
+from ._generic import TypeVar
 from .context import context
 from .errors import FlowDefinitionError, SerializationError
 from .plain import as_recorded, plain, supports, typed, typed_text
@@ -26,13 +27,15 @@ class _NoDefault:
 no_default = _NoDefault()
 
 
+T = TypeVar("T", default=Any)
+
 if TYPE_CHECKING:
     _Anything = Any  # a parameter stands for its value, so a type checker takes it wherever a value is taken
 else:
     _Anything = object
 
 
-class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
+class Parameter(Task[[], T], Generic[T], _Anything):  # type: ignore[misc]
     """An input of a flow, given when the flow is run.
 
     Args:
@@ -55,6 +58,33 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
 
     travels = False
 
+    if TYPE_CHECKING:
+
+        def __new__(cls, *args: Any, type: type[T] | Any = Any, **kwargs: Any) -> Self:  # noqa: D102 # as pyright reads a call
+            ...
+
+    @overload  # as mypy reads it
+    def __init__(
+        self,
+        name: str,
+        default: Any = ...,
+        required: bool | None = ...,
+        tags: Iterable[str] | None = ...,
+        *,
+        type: type[T],
+        secret: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        default: Any = ...,
+        required: bool | None = ...,
+        tags: Iterable[str] | None = ...,
+        *,
+        type: Any = ...,
+        secret: bool = ...,
+    ) -> None: ...
     def __init__(
         self,
         name: str,
@@ -154,7 +184,7 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
             return copy.deepcopy(self.default)
         return self.cast(found)
 
-    async def run(self) -> Any:
+    async def run(self) -> T:
         """Return the value given for this run, or the default.
 
         Raises:
@@ -162,10 +192,14 @@ class Parameter(Task[[], Any], _Anything):  # type: ignore[misc]
         """
         given = context.get("parameters") or {}
         if self.name in given:
-            return self.cast(given[self.name])
+            return self.cast(given[self.name])  # type: ignore[no-any-return]
         if self.required:
             raise FAIL(f"parameter {self.name!r} is required but was not given")
-        return self.default
+        return self.default  # type: ignore[no-any-return]
+
+    def outputs(self) -> Any:
+        """Return the type of the value as documents have it: what it must be, they do not say."""
+        return Any
 
     def serialize(self) -> dict[str, Any]:
         """Return the document of this parameter as the API knows it."""
@@ -181,7 +215,7 @@ def _shown(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
 
 
-class DateTimeParameter(Parameter):
+class DateTimeParameter(Parameter[datetime.datetime]):
     """A parameter that is a time; text in ISO 8601 is converted, and a time without a zone is taken to be UTC.
 
     Args:

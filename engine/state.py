@@ -24,13 +24,15 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, cast, overload
 
+from ._generic import TypeVar
 from .context import now, values
 from .result import NoResult, NoResultType, Result
 from .task_states import TaskStates
 
 if TYPE_CHECKING:
+    from .task import Task
     from .visualize import Drawing
 
 __all__ = [
@@ -58,13 +60,16 @@ __all__ = [
     "ValidationFailed",
 ]
 
+T = TypeVar("T", default=Any)
+R = TypeVar("R", default=Any)
+
 
 TRACEBACK = "traceback"
 """The key of a state's context under which the text of a traceback is."""
 
 
-class State:
-    """What is known of a run at one moment.
+class State(Generic[T]):
+    """What is known of a run at one moment; ``State[int]`` is one whose result, where it has one, is an int.
 
     Args:
         - message: a sentence for people, or the exception that led here
@@ -112,8 +117,16 @@ class State:
             context.setdefault("tags", sorted(self._tags))
         return context
 
-    def __getitem__(self, key: Any) -> State:
+    @overload
+    def __getitem__(self, key: Task[..., R]) -> State[R]: ...
+    @overload
+    def __getitem__(self, key: str | tuple[Any, int]) -> State[Any]: ...
+    @overload
+    def __getitem__(self, key: R) -> State[R]: ...
+    def __getitem__(self, key: Any) -> State[Any]:
         """Return the state of a task, out of the state of a flow run.
+
+        A type checker sees the type of its result: that of the task, or of what was wired.
 
         Args:
             - key: the task, or its slug; together with an index, a child of a mapped task: ``state[task, 3]``
@@ -156,10 +169,10 @@ class State:
     # -- the result ----------------------------------------------------------------------------------
 
     @property
-    def result(self) -> Any:
+    def result(self) -> T:
         """The value of this state; None where there is none."""
         held = self._held
-        return held.value if isinstance(held, Result) else held
+        return held.value if isinstance(held, Result) else held  # type: ignore[no-any-return]
 
     @result.setter
     def result(self, value: Any) -> None:

@@ -8,10 +8,11 @@ import inspect
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, Self, cast, overload
 
 from . import _signature, cache_validators, triggers
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
+from ._generic import ParamSpec, TypeVar
 from .context import RunLogger, building, context, values
 from .edge import mapped
 from .errors import FlowDefinitionError
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FunctionTask", "Task", "defaults_from_attrs", "tags", "task"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+P = ParamSpec("P", default=...)
+R = TypeVar("R", default=Any)
+B = TypeVar("B", default=Any)
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -595,8 +597,11 @@ def _the_flow(flow: Flow | None, task_name: str) -> Flow:
     return found
 
 
-class FunctionTask(Task[P, R]):
+class FunctionTask(Task[P, R], Generic[P, R, B]):
     """A task made of a function; made by the `task` decorator.
+
+    Its types are those of the parameters, of the result, and of what a call of the function returns: for an async one
+    a coroutine with the result.
 
     Args:
         - fn: the function, sync or async
@@ -612,9 +617,9 @@ class FunctionTask(Task[P, R]):
         super().__init__(name=chosen, **kwargs)
         self.__doc__ = fn.__doc__
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> B:
         """Call the function."""
-        return self.fn(*args, **kwargs)
+        return self.fn(*args, **kwargs)  # type: ignore[no-any-return]
 
     @property
     def body(self) -> Callable[..., Any]:
@@ -626,15 +631,19 @@ class TaskDecorator(Protocol):
     """What `task` with arguments returns."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> FunctionTask[P, R]: ...
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> FunctionTask[P, R, Coroutine[object, None, R]]: ...
     @overload
-    def __call__(self, fn: Callable[P, R], /) -> FunctionTask[P, R]: ...
+    def __call__(self, fn: Callable[P, R], /) -> FunctionTask[P, R, R]: ...
 
 
 @overload
-def task(fn: Callable[P, Coroutine[Any, Any, R]], /, **task_args: Any) -> FunctionTask[P, R]: ...
+def task(
+    fn: Callable[P, Coroutine[Any, Any, R]], /, **task_args: Any
+) -> FunctionTask[P, R, Coroutine[object, None, R]]: ...
 @overload
-def task(fn: Callable[P, R], /, **task_args: Any) -> FunctionTask[P, R]: ...
+def task(fn: Callable[P, R], /, **task_args: Any) -> FunctionTask[P, R, R]: ...
 @overload
 def task(**task_args: Any) -> TaskDecorator: ...
 def task(fn: Callable[..., Any] | None = None, /, **task_args: Any) -> Any:

@@ -74,7 +74,7 @@ def test_the_wheel_holds_every_file_of_both_halves_and_no_other(wheel: zipfile.Z
 def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     (name,) = [name for name in wheel.namelist() if name.endswith("METADATA")]
     needed = re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra ==)", wheel.read(name).decode(), re.MULTILINE)
-    assert set(needed) == {"anyio", "cloudpickle", "gql", "httpx", "msgspec", "sniffio", "uvloop"}
+    assert set(needed) == {"anyio", "cloudpickle", "gql", "httpx", "msgspec", "sniffio", "typing_extensions", "uvloop"}
 
 
 def test_every_requirement_has_a_range_and_no_address() -> None:

@@ -8,10 +8,10 @@ This file is never run: mypy and pyright read it (``tests/test_typing.py``). Wha
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, assert_type
 
-from flowloop.engine import (
+from flowloop import (
     Flow,
     FlowRunner,
     FunctionTask,
@@ -74,9 +74,19 @@ class Adds(Task[[int], int]):
         return x + self.amount
 
 
-assert_type(fetch, FunctionTask[[str, int], bytes])  # type: ignore[assert-type]  # the names of the parameters count
-assert_type(parse, FunctionTask[[bytes], dict[str, int]])  # type: ignore[assert-type]
 decorated: FunctionTask[..., dict[str, int]] = parse
+both_ways: FunctionTask[..., bytes, Coroutine[object, None, bytes]] = fetch
+any_task: Task = parse  # without arguments: a task that takes and returns anything
+any_function: FunctionTask = fetch
+
+# the body alone, as it is called
+assert_type(parse.run(b""), dict[str, int])
+parse.run("text")  # type: ignore[arg-type]
+
+
+async def alone() -> None:
+    assert_type(await fetch.run("url"), bytes)
+
 
 with Flow("typed") as flow:
     # a call returns what the task returns: it is wired on as if it were that
@@ -109,6 +119,11 @@ with Flow("typed") as flow:
 
     # parameters, branches, and the rest
     limit = Parameter("limit", default=10, type=int)
+    assert_type(limit, Parameter[int])
+    names = Parameter("names", type=list[str])
+    assert_type(names, Parameter[list[str]])
+    assert_type(Parameter("anything"), Parameter[Any])
+    maybe: Parameter[int | None] = Parameter("maybe", type=int | None)
     Adds(1)(limit)
     with case(number, 5):
         one = fetch("one")
@@ -118,7 +133,7 @@ with Flow("typed") as flow:
     apply_map(lambda url: parse(fetch(url)), ["a", "b"])
 
 # the task itself, and its body
-assert_type(fetch.copy(), FunctionTask[[str, int], bytes])  # type: ignore[assert-type]
+copied: FunctionTask[..., bytes] = fetch.copy()
 fetch.bind("url", flow=flow)
 fetch.set_upstream(parse, flow=flow)
 fetch.name = "another"
@@ -142,6 +157,15 @@ async def running(backend: Backend) -> None:
     )
     assert_type(state, State)
     assert_type(state.is_successful(), bool)
+    assert_type(state.result, Any)
+    # the state of a task knows the type of its result
+    assert_type(state[fetch], State[bytes])
+    assert_type(state[page].result, bytes)
+    assert_type(state[pages].result, list[bytes])
+    assert_type(state[limit].result, int)
+    assert_type(state["fetch-1"], State[Any])
+    assert_type(state["fetch-1", 3], State[Any])
+    assert_type(await state[number].load_result(), State[int])
     assert_type(runner.progress(), Progress)
     async for event in runner.events():
         assert_type(event, RunEvent)
@@ -156,6 +180,11 @@ async def running(backend: Backend) -> None:
 
 
 # -- extending -------------------------------------------------------------------------------------------
+
+
+def typed_handler(owner: Task, old: State, new: State[int]) -> State[int]:
+    assert_type(new.result, int)
+    return new
 
 
 def handler(owner: Task[..., Any], old: State, new: State) -> State | None:
