@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -52,6 +52,7 @@ def create_app(
     *,
     settings: ServerSettings | None = None,
     authenticate: Callable[[str], Awaitable[Identity | None]] | None = None,
+    authenticate_request: Callable[[Mapping[str, str]], Awaitable[Identity | None]] | None = None,
     routes: tuple[BaseRoute, ...] = (),
 ) -> Starlette:
     """Return the GraphQL server as an ASGI application.
@@ -64,6 +65,8 @@ def create_app(
           the application is served
         - settings: limits and services
         - authenticate: tells whose an API key is, where keys are not in the store; None for a key it does not know
+        - authenticate_request: tells who sends a request by its headers, their names in small letters, where a proxy in
+          front knows; None leaves it to the API key. It is asked at each request, and now and then while one is open.
         - routes: further routes, which come before the application's own
 
     Example:
@@ -81,7 +84,7 @@ def create_app(
     types = schema.build()
     assert types.subscription_type is not None
     execution = Execution(types, Documents(types, settings), {**queries.resolvers(), **operations.resolvers(types)})
-    authenticator = Authenticator(store, settings, authenticate)
+    authenticator = Authenticator(store, settings, authenticate, authenticate_request)
     live = Live(store, types.subscription_type.fields, settings, metrics)
     services = Services(store, settings, metrics)
     endpoints = Endpoints(settings, execution, authenticator, live, metrics)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 
+import anyio
 import msgspec
 import sqlalchemy as sa
 
@@ -26,6 +27,9 @@ COOKIE = "flowloop_session"
 
 _KEPT = 1_000
 
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks whether who is connected may still be, at the least."""
+
 
 def is_same_origin(headers: Mapping[str, str], allowed: Sequence[str] = (), *, needed: bool = False) -> bool:
     """Whether a request comes from a page of this server, or unless that is `needed` from no page at all."""
@@ -42,11 +46,13 @@ class Identity(NamedTuple):
         - caller: what the store is told; None if it is not known who asks
         - member_of: the tenants that the caller may act for; None if it is all
         - refusal: why there is no caller
+        - key: the API key by which it is known; None if it was not asked for one
     """
 
     caller: Caller | None
     member_of: tuple[str, ...] | None = None
     refusal: str = "Unauthenticated"
+    key: str | None = None
 
 
 class Authenticator:
@@ -59,6 +65,8 @@ class Authenticator:
         - store: where the keys are
         - settings: whether a key is needed, and for how long one that was checked is trusted
         - authenticate: tells whose a key is, before the store is asked; None if it does not know the key
+        - authenticate_request: tells who sends a request by its headers, before anything else is looked at; None if it
+          does not know
     """
 
     def __init__(
@@ -66,17 +74,32 @@ class Authenticator:
         store: Store,
         settings: ServerSettings,
         authenticate: Callable[[str], Awaitable[Identity | None]] | None = None,
+        authenticate_request: Callable[[Mapping[str, str]], Awaitable[Identity | None]] | None = None,
     ) -> None:
         self.store = store
         self._settings = settings
         self._authenticate = authenticate
+        self._authenticate_request = authenticate_request
         self._known: OrderedDict[str, tuple[float, Identity]] = OrderedDict()
 
     async def identify(self, headers: Mapping[str, str]) -> Identity:
         """Return who sends these headers (their names in small letters)."""
         tenant = headers.get("x-prefect-tenant-id")
-        if self._settings.require_api_key is False:
-            return Identity(_named(Caller(tenant_id=tenant if is_id(tenant) else None), headers))
+        found = await self._authenticate_request(headers) if self._authenticate_request is not None else None
+        if found is None:
+            if self._settings.require_api_key is False:
+                return Identity(_named(Caller(tenant_id=tenant if is_id(tenant) else None), headers))
+            found = await self._by_key(headers)
+        if found.caller is None:
+            return found
+        caller = found.caller
+        if tenant is not None and tenant != caller.tenant_id:
+            if found.member_of is not None and tenant not in found.member_of:
+                return Identity(None, refusal="The API key does not belong to this tenant.")
+            caller = msgspec.structs.replace(caller, tenant_id=tenant)
+        return found._replace(caller=_named(caller, headers))
+
+    async def _by_key(self, headers: Mapping[str, str]) -> Identity:
         authorization = headers.get("authorization")
         if authorization is None:
             session = _session(headers)
@@ -89,14 +112,18 @@ class Authenticator:
         if scheme.lower() != "bearer" or not key.strip():
             return Identity(None, refusal="Malformed Authorization header")
         found = await self._find(key.strip())
-        if found is None or found.caller is None:
-            return Identity(None)
-        caller = found.caller
-        if tenant is not None and tenant != caller.tenant_id:
-            if found.member_of is not None and tenant not in found.member_of:
-                return Identity(None, refusal="The API key does not belong to this tenant.")
-            caller = msgspec.structs.replace(caller, tenant_id=tenant)
-        return Identity(_named(caller, headers), found.member_of)
+        return Identity(None) if found is None or found.caller is None else found
+
+    async def until_revoked(self, headers: Mapping[str, str]) -> str:
+        """Return why whoever sent these headers is let in no more, as soon as that is so."""
+        while True:
+            await anyio.sleep(max(self._settings.key_cache_seconds, _LOOK_AGAIN))
+            try:
+                now = await self.identify(headers)
+            except BackendError:
+                continue  # an outage revokes nothing
+            if now.caller is None:
+                return now.refusal
 
     @property
     def allowed_origins(self) -> Sequence[str]:
@@ -117,10 +144,12 @@ class Authenticator:
         found = await self._find(key) if key else None
         if found is None or found.caller is None:
             return None
+        if found.caller.key_id is None:
+            return key  # it is not in the store: nothing that is made of it could go with it
         expires = self.store.clock.now() + datetime.timedelta(seconds=seconds)
         if renew:
             return key if await self.store.renew_session(found.caller, key=key, expires_at=expires) else None
-        made = await self.store.create_session(found.caller, key=key, expires_at=expires)
+        made = await self.store.create_descendant(found.caller, expires_at=expires)
         return str(made["key"])
 
     async def close_session(self, key: str) -> None:
@@ -140,6 +169,7 @@ class Authenticator:
             if caller is None:
                 return None
             found = Identity(caller, await self._tenants(caller))
+        found = found._replace(key=key)
         self._known[key] = (time.monotonic() + self._settings.key_cache_seconds, found)
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import time
 from collections.abc import AsyncIterator
@@ -14,8 +15,9 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
+from ...engine.errors import BackendUnavailable
 from .auth import Authenticator
-from .errors import BadRequest, failure
+from .errors import BadRequest, ShuttingDown, Unauthenticated, failure
 from .execution import Execution, GraphQLRequest, Variables
 from .live import Live
 from .metrics import CONTENT_TYPE, Metrics
@@ -83,7 +85,7 @@ class Endpoints:
                         "Accept: text/event-stream.",
                         "BAD_REQUEST",
                     )
-                return self._stream(operation, variables, call)
+                return self._stream(operation, variables, call, request)
             answer = await self._execution.execute(operation, variables, call)
             status = 200
         except BadRequest as error:
@@ -106,7 +108,7 @@ class Endpoints:
         selected = "kind id flow_run_id version state message timestamp"
         try:
             operation, given = self._execution.prepare(GraphQLRequest(text % selected, msgspec.Raw(variables)))
-            return self._stream(operation, given, await self._call(request))
+            return self._stream(operation, given, await self._call(request), request)
         except BadRequest as error:
             return Response(_encode(error.answer()), error.status, media_type=_JSON)
 
@@ -134,6 +136,12 @@ class Endpoints:
             idempotency_key=request.headers.get("x-flowloop-idempotency-key"),
         )
 
+    async def _check_still_in(self, request: Request) -> None:
+        """Raise `Unauthenticated` if whoever opened a stream is let in no more."""
+        with contextlib.suppress(BackendUnavailable):  # an outage revokes nothing
+            if (now := await self._authenticator.identify(request.headers)).caller is None:
+                raise Unauthenticated(now.refusal)
+
     async def _body(self, request: Request) -> GraphQLRequest:
         # A page of another site cannot send this type without asking first, which is never granted.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -160,11 +168,17 @@ class Endpoints:
 
     # -- subscriptions -------------------------------------------------------------------------------------
 
-    def _stream(self, operation: Operation, variables: Variables, call: Call) -> Response:
+    def _stream(self, operation: Operation, variables: Variables, call: Call, request: Request) -> Response:
         async def events() -> AsyncIterator[bytes]:
-            async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
-                async for answer in answers:
-                    yield b"event: next\ndata: " + _encode(answer) + b"\n\n" if answer is not None else b":\n\n"
+            try:
+                async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
+                    async for answer in answers:
+                        await self._check_still_in(request)
+                        yield b"event: next\ndata: " + _encode(answer) + b"\n\n" if answer is not None else b":\n\n"
+            except ShuttingDown:
+                return  # a client that reads an error, or a complete, subscribes no more; cut off, it comes back
+            except Unauthenticated as error:
+                yield b"event: next\ndata: " + _encode(failure(error)) + b"\n\n"
             yield b"event: complete\ndata: {}\n\n"
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

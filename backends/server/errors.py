@@ -63,8 +63,6 @@ def item_code(error: Exception) -> str:
         return "FORBIDDEN"
     if isinstance(error, TooMuch):
         return "TOO_MUCH"
-    if isinstance(error, ShuttingDown):
-        return "SHUTTING_DOWN"
     if isinstance(error, BackendUnavailable):
         return "API_ERROR"
     return "INTERNAL_SERVER_ERROR"

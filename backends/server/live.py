@@ -214,7 +214,11 @@ class Live:
     async def subscribe(
         self, operation: Operation, variables: Variables, call: Call
     ) -> AsyncGenerator[dict[str, Any] | None]:
-        """Yield the answers of a subscription, one for each change; None keeps a quiet connection alive."""
+        """Yield the answers of a subscription, one for each change; None keeps a quiet connection alive.
+
+        Raises:
+            - ShuttingDown: if the server is stopping
+        """
         over = anyio.Event()
         self._told.add(over)
         try:
@@ -239,6 +243,8 @@ class Live:
                     async for document in documents:
                         shown = None if document is None else project(document, field.fields)
                         yield None if shown is None else {"data": {field.key: shown}}
+            except ShuttingDown:
+                raise
             except Exception as error:
                 yield {"errors": [field_error(error, field.node, field.key)], "data": {field.key: None}}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .auth import Authenticator, Identity, is_same_origin
-from .errors import BadRequest
+from .errors import BadRequest, ShuttingDown
 from .execution import Execution, GraphQLRequest
 from .live import Live
 from .request import Budget, Call
@@ -24,6 +24,10 @@ PROTOCOL = "graphql-transport-ws"
 
 _INIT_SECONDS = 10.0
 _OPERATIONS = 100
+_RESTART = 1012
+_SAID = {"authorization", "x-flowloop-client-id", "x-prefect-agent-id", "x-prefect-core-version", "x-prefect-tenant-id"}
+"""The headers that may be sent in the first message instead, because browsers set none; others are a proxy's to set."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -61,21 +65,20 @@ class Sockets:
             await socket.close(4406, f"Subprotocol not acceptable: use {PROTOCOL}")
             return
         await socket.accept(PROTOCOL)
-        broken: _Closed | None = None
+        connection = _Connection(self, socket)
         async with anyio.create_task_group() as group:
-            broken = await _Connection(self, socket).serve(group)
+            await connection.serve(group)
             group.cancel_scope.cancel()
-        if broken is not None:
-            await socket.close(broken.code, broken.reason)
+        if connection.closing is not None:
+            await socket.close(connection.closing.code, connection.closing.reason)
 
-    async def identify(self, socket: WebSocket, payload: msgspec.Raw) -> Identity:
-        """Return who opens a connection: by its headers, or by those in its first message, as browsers must."""
-        try:
-            extra = msgspec.json.decode(payload, type=dict[str, Any] | None) or {}
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            raise _Closed(4400, "Invalid message received") from None
-        said = {name.lower(): value for name, value in extra.items() if isinstance(value, str)}
-        return await self._authenticator.identify({**said, **dict(socket.headers)})
+    async def identify(self, headers: Mapping[str, str]) -> Identity:
+        """Return who opens a connection."""
+        return await self._authenticator.identify(headers)
+
+    async def until_revoked(self, headers: Mapping[str, str]) -> str:
+        """Return why a connection is to be closed, as soon as its API key counts no more."""
+        return await self._authenticator.until_revoked(headers)
 
     async def answers(self, request: GraphQLRequest, identity: Identity) -> AsyncGenerator[dict[str, Any] | None]:
         """Yield the answers of an operation: one, or those of a subscription."""
@@ -107,34 +110,53 @@ class _Connection:
         self._socket = socket
         self._identity = Identity(None)
         self._running: dict[str, anyio.CancelScope] = {}
+        self.closing: _Closed | None = None
+        """Why the connection is to be closed; None as long as it is not, or if the client has closed it."""
 
-    async def serve(self, group: TaskGroup) -> _Closed | None:
-        """Answer until the connection ends; return why it has to be closed, if it is not yet."""
+    async def serve(self, group: TaskGroup) -> None:
+        """Answer until the connection ends, or is to be closed."""
         try:
-            await self._open()
+            headers = await self._open()
+            group.start_soon(self._watch, headers, group.cancel_scope)
             while True:
                 await self._handle(await self._receive(), group)
         except WebSocketDisconnect:
-            return None
-        except _Closed as broken:
-            return broken
+            return
+        except _Closed as closing:
+            self.closing = closing
 
-    async def _open(self) -> None:
+    async def _open(self) -> Mapping[str, str]:
         message: _Message | None = None
         with anyio.move_on_after(_INIT_SECONDS):
             message = await self._receive()
+            while message.type in ("ping", "pong"):
+                await self._answer_ping(message)
+                message = await self._receive()
         if message is None:
             raise _Closed(4408, "Connection initialisation timeout")
         if message.type != "connection_init":
             raise _Closed(4401, "Unauthorized")
-        self._identity = await self._sockets.identify(self._socket, message.payload)
+        headers = {**_said(message.payload), **dict(self._socket.headers)}
+        self._identity = await self._sockets.identify(headers)
         if self._identity.caller is None:
             raise _Closed(4403, f"Forbidden: {self._identity.refusal}")
         await self._send(type="connection_ack")
+        return headers
 
-    async def _handle(self, message: _Message, group: TaskGroup) -> None:
+    async def _watch(self, headers: Mapping[str, str], connection: anyio.CancelScope) -> None:
+        self._close(_Closed(4403, f"Forbidden: {await self._sockets.until_revoked(headers)}"), connection)
+
+    def _close(self, why: _Closed, connection: anyio.CancelScope) -> None:
+        self.closing = why
+        connection.cancel()
+
+    async def _answer_ping(self, message: _Message) -> None:
         if message.type == "ping":
             await self._send(type="pong")
+
+    async def _handle(self, message: _Message, group: TaskGroup) -> None:
+        if message.type in ("ping", "pong"):
+            await self._answer_ping(message)
         elif message.type == "connection_init":
             raise _Closed(4429, "Too many initialisation requests")
         elif message.type == "complete" and message.id is not None:
@@ -154,11 +176,13 @@ class _Connection:
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 raise _Closed(4400, "Invalid message received") from None
             self._running[message.id] = anyio.CancelScope()
-            group.start_soon(self._run, message.id, request, self._running[message.id])
-        elif message.type != "pong":
+            group.start_soon(self._run, message.id, request, self._running[message.id], group.cancel_scope)
+        else:
             raise _Closed(4400, "Invalid message received")
 
-    async def _run(self, name: str, request: GraphQLRequest, scope: anyio.CancelScope) -> None:
+    async def _run(
+        self, name: str, request: GraphQLRequest, scope: anyio.CancelScope, connection: anyio.CancelScope
+    ) -> None:
         with scope:
             try:
                 async with aclosing(self._sockets.answers(request, self._identity)) as answers:
@@ -168,6 +192,9 @@ class _Connection:
                 await self._send(id=name, type="complete")
             except BadRequest as error:
                 await self._send(id=name, type="error", payload=error.answer()["errors"])
+            except ShuttingDown as error:
+                # a client that reads an error, or a complete, subscribes no more; after this code it comes back
+                self._close(_Closed(_RESTART, str(error)), connection)
             except WebSocketDisconnect:
                 return
         if self._running.get(name) is scope:
@@ -190,3 +217,12 @@ class _Connection:
             await self._socket.send_text(_encode(message).decode())
         except RuntimeError:  # it was closed meanwhile
             raise WebSocketDisconnect(1006) from None
+
+
+def _said(payload: msgspec.Raw) -> dict[str, str]:
+    """Return the headers that the first message of a connection carries."""
+    try:
+        extra = msgspec.json.decode(payload, type=dict[str, Any] | None) or {}
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise _Closed(4400, "Invalid message received") from None
+    return {name.lower(): value for name, value in extra.items() if isinstance(value, str) and name.lower() in _SAID}

@@ -11,22 +11,23 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, or_, select, update
 
 from ...engine.errors import BackendRejected, FlowloopError
 from .records import Caller, Payload
-from .tx import Tx, tables
+from .tx import Tx, in_utc, tables
 
 __all__ = [
     "LIMITS",
     "authenticate",
     "create_api_key",
-    "create_session",
+    "create_descendant",
     "delete_api_key",
     "delete_flow_concurrency_limit",
     "delete_key_value",
     "delete_secret",
     "delete_task_tag_limit",
+    "note_use",
     "secret_names",
     "secret_value",
     "set_key_value",
@@ -39,6 +40,9 @@ __all__ = [
 _VALUE_LIMIT = 10_000
 _DEFAULT = ("read", "write")
 _SCOPES = ("read", "answer", "run", "write")
+
+_NOTED_EVERY = datetime.timedelta(minutes=1)
+"""When a key was last used is known this exactly."""
 
 
 def _delete(tx: Tx, table: str, row_id: str, missing: str) -> Payload:
@@ -196,6 +200,10 @@ def create_api_key(
     if tx.caller.tenant_id is not None and user_id not in (None, tx.caller.user_id):
         # The owner of a key acts for every tenant that it has keys in.
         raise BackendRejected("An API key can only be made for its own user.")
+    latest = _end_of_callers(tx)
+    expires_at = latest if expires_at is None else in_utc(expires_at)
+    if latest is not None and expires_at is not None and expires_at > latest:
+        raise BackendRejected("An API key cannot live longer than the key that creates it.")
     key = secrets.token_urlsafe(32)
     key_id = tx.insert(
         "api_key",
@@ -209,29 +217,38 @@ def create_api_key(
     return {"id": key_id, "key": key}
 
 
+def _end_of_callers(tx: Tx) -> datetime.datetime | None:
+    api_key = tables["api_key"].c
+    ends: datetime.datetime | None = tx.scalar(select(api_key.expires_at).where(api_key.id == tx.caller.key_id))
+    return ends
+
+
 def _allowed(scopes: Collection[str]) -> set[str]:
     """Return the scopes that these amount to: each but read holds those before it."""
     highest = max((_SCOPES.index(scope) for scope in scopes), default=0)
     return {*scopes, *_SCOPES[1 : highest + 1]}
 
 
-def create_session(tx: Tx, *, key: str, expires_at: datetime.datetime) -> Payload:
-    """Create a key that stands for the caller's in a browser: it allows the same, and goes when that goes.
+def create_descendant(tx: Tx, *, expires_at: datetime.datetime, name: str | None = None) -> Payload:
+    """Create a key that stands for the caller's: it allows the same, and goes when that goes.
+
+    Args:
+        - expires_at: until when it counts, if the caller's own key does not end before
+        - name: its name; that of the caller's key if None
 
     Returns:
         - Payload: ``key``
     """
-    api_key = tables["api_key"].c
     made = secrets.token_urlsafe(32)
     tx.insert(
         "api_key",
         tenant_id=tx.tenant_or_only(None),
         user_id=tx.caller.user_id,
-        name=tx.caller.key_name or "session",
+        name=name or tx.caller.key_name or "session",
         scopes=sorted(tx.caller.scopes),
         expires_at=expires_at,
         key_hash=_digest(made),
-        parent_id=tx.scalar(select(api_key.id).where(api_key.key_hash == _digest(key))),
+        parent_id=tx.caller.key_id,
     )
     return {"key": made}
 
@@ -252,7 +269,7 @@ def delete_session(tx: Tx, *, key: str) -> bool:
 
 
 def delete_api_key(tx: Tx, *, key_id: str) -> Payload:
-    """Delete an API key: nobody gets in with it any more."""
+    """Delete an API key: nobody gets in any more with it, or with what was made of it."""
     return _delete(tx, "api_key", key_id, "Invalid API key ID.")
 
 
@@ -261,12 +278,32 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def authenticate(connection: Connection, key: str, now: datetime.datetime) -> Caller | None:
-    """Return whose API key this is, or None if it is nobody's or has expired."""
-    api_key = tables["api_key"].c
-    row = connection.execute(select(*api_key).where(api_key.key_hash == _digest(key))).mappings().first()
-    if row is None or (row["expires_at"] is not None and row["expires_at"] <= now):
+def authenticate(connection: Connection, key: str, now: datetime.datetime) -> tuple[Caller, bool] | None:
+    """Return whose API key this is, and whether its use is to be noted; None if it is nobody's, or has expired.
+
+    What was made of a key expires with it at the latest.
+    """
+    api_key, parent = tables["api_key"], tables["api_key"].alias("parent")
+    wanted = select(*api_key.c, parent.c.expires_at.label("parent_expires_at"))
+    wanted = wanted.select_from(api_key.outerjoin(parent, api_key.c.parent_id == parent.c.id))
+    row = connection.execute(wanted.where(api_key.c.key_hash == _digest(key))).mappings().first()
+    if row is None or any(end is not None and end <= now for end in (row["expires_at"], row["parent_expires_at"])):
         return None
-    return Caller(
-        tenant_id=row["tenant_id"], scopes=frozenset(row["scopes"]), user_id=row["user_id"], key_name=row["name"]
+    caller = Caller(
+        tenant_id=row["tenant_id"],
+        scopes=frozenset(row["scopes"]),
+        user_id=row["user_id"],
+        key_name=row["name"],
+        key_id=row["parent_id"] or row["id"],
     )
+    used = row["last_used_at"]
+    return caller, used is None or used < now - _NOTED_EVERY
+
+
+def note_use(tx: Tx, *, key: str) -> None:
+    """Note that an API key is in use, and so is the one that it was made of."""
+    api_key = tables["api_key"].c
+    mine = api_key.key_hash == _digest(key)
+    made_of = select(api_key.parent_id).where(mine).scalar_subquery()
+    used = update(tables["api_key"]).where(or_(mine, api_key.id == made_of))
+    tx.run(used.values(last_used_at=tx.now))

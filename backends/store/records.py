@@ -39,6 +39,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         - scopes: what its API key allows; the server holds callers to it
         - user_id: the owner of its API key
         - key_name: the name of that key
+        - key_id: that key in the store, or the one that it was made of as a session or a token
         - agent_id: the agent it says it is (``X-PREFECT-AGENT-ID``)
         - core_version: the version of its client (``X-PREFECT-CORE-VERSION``)
         - client_id: a random text that one flowloop client process sends with everything
@@ -51,6 +52,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[str] = frozenset({"read", "write"})
     user_id: str | None = None
     key_name: str | None = None
+    key_id: str | None = None
     agent_id: str | None = None
     core_version: str | None = None
     client_id: str | None = None

@@ -389,8 +389,9 @@ _table(
     Column("name", Text, nullable=False),
     _json("scopes", empty="[]"),
     Column("expires_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
     Column("key_hash", Text, nullable=False, unique=True, info=_internal),
-    # The key that this one stands for in a browser, and goes with.
+    # The key that this one was made of, as a session of a browser or as a token, and goes with.
     _reference("parent_id", "api_key", nullable=True, info=_internal),
     Index(None, "tenant_id"),
     Index(None, "parent_id"),

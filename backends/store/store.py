@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
@@ -14,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...engine.clock import Clock, SystemClock
-from ...engine.errors import BackendUnavailable, FlowloopError
+from ...engine.errors import BackendError, BackendUnavailable, FlowloopError
 from . import (
     answers,
     creation,
@@ -393,14 +394,21 @@ class Store:
     set_limit = _write(hosted.set_limit)
     create_api_key = _write(hosted.create_api_key)
     delete_api_key = _write(hosted.delete_api_key)
-    create_session = _write(hosted.create_session)
+    create_descendant = _write(hosted.create_descendant)
     renew_session = _write(hosted.renew_session)
     delete_session = _write(hosted.delete_session)
 
     async def authenticate(self, key: str) -> Caller | None:
         """Return the caller whose API key this is, or None if it is nobody's or has expired."""
         now = self._clock.now()
-        return await self._database.read(lambda connection: hosted.authenticate(connection, key, now))
+        found = await self._database.read(lambda connection: hosted.authenticate(connection, key, now))
+        if found is None:
+            return None
+        caller, is_to_be_noted = found
+        if is_to_be_noted:
+            with contextlib.suppress(BackendError):  # a database that takes no writes can be read all the same
+                await self.write(caller, lambda tx: hosted.note_use(tx, key=key))
+        return caller
 
     # -- services --------------------------------------------------------------------------------------
 

@@ -81,9 +81,10 @@ async def serve_store(
     settings: ServerSettings = OPEN,
     authenticate: Callable[[str], Awaitable[Identity | None]] | None = None,
     headers: Mapping[str, str] | None = None,
+    authenticate_request: Callable[[Mapping[str, str]], Awaitable[Identity | None]] | None = None,
 ) -> AsyncIterator[Served]:
     """Serve an open store in this process."""
-    app = create_app(store, settings=settings, authenticate=authenticate)
+    app = create_app(store, settings=settings, authenticate=authenticate, authenticate_request=authenticate_request)
     transport = httpx.ASGITransport(app, raise_app_exceptions=True)
     client = httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
     async with app.router.lifespan_context(app), client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
@@ -226,6 +226,84 @@ async def test_old_clients_exchange_a_key_for_a_token(closed: Served, mine: Tena
     clock.move(minutes=50)
     await closed.error("query { hello }", **bearer)
     await closed.data("query { hello }", Authorization=f"Bearer {newer['access_token']}")
+
+
+async def test_a_token_goes_with_its_key(closed: Served, store: Store, mine: Tenant) -> None:
+    fields = "{ access_token }"
+    switch = f"mutation ($input: switch_tenant_input!) {{ switch_tenant(input: $input) {fields} }}"
+    token = (await closed.data(switch, {"input": {"tenant_id": mine.id}}, **mine.headers))["switch_tenant"]
+    refresh = f"mutation ($input: refresh_token_input!) {{ refresh_token(input: $input) {fields} }}"
+    bearer = {"Authorization": f"Bearer {token['access_token']}"}
+    given = {"input": {"access_token": token["access_token"]}}
+    again = (await closed.data(refresh, given, **bearer))["refresh_token"]["access_token"]
+    key_id = (await closed.data("query { auth_api_key { id } }", **mine.headers))["auth_api_key"][0]["id"]
+    await store.delete_api_key(ANYONE, key_id=key_id)
+    for key in (mine.key, token["access_token"], again):
+        error = await closed.error("query { hello }", Authorization=f"Bearer {key}")
+        assert error["extensions"] == {"code": "UNAUTHENTICATED"}
+
+
+async def test_what_is_made_of_a_key_ends_with_it(closed: Served, store: Store, clock: ManualClock) -> None:
+    ends = clock.now() + datetime.timedelta(minutes=10)
+    short = await tenant(store, clock, "short", expires_at=ends)
+    switch = "mutation ($id: UUID!) { switch_tenant(input: {tenant_id: $id}) { access_token } }"
+    token = (await closed.data(switch, {"id": short.id}, **short.headers))["switch_tenant"]["access_token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    made = 'mutation ($at: DateTime) { create_api_key(input: {name: "x", expires_at: $at}) { key } }'
+    later = (ends + datetime.timedelta(minutes=1)).isoformat()
+    for headers in (short.headers, bearer):
+        error = await closed.error(made, {"at": later}, **headers)
+        assert error["message"] == "An API key cannot live longer than the key that creates it."
+    heir = (await closed.data(made, **bearer))["create_api_key"]["key"]
+    clock.move(minutes=9)
+    for key in (token, heir):
+        await closed.data("query { hello }", Authorization=f"Bearer {key}")
+    clock.move(minutes=2)
+    for key in (token, heir):
+        await closed.error("query { hello }", Authorization=f"Bearer {key}")
+
+
+async def test_the_last_use_of_a_key_is_known_to_a_minute(closed: Served, mine: Tenant, clock: ManualClock) -> None:
+    async def used() -> datetime.datetime:
+        rows = await closed.data("query { auth_api_key { last_used_at } }", **mine.headers)
+        return datetime.datetime.fromisoformat(rows["auth_api_key"][0]["last_used_at"])
+
+    first = await used()
+    assert first == clock.now()
+    clock.move(seconds=30)
+    assert await used() == first
+    clock.move(seconds=31)
+    assert await used() == clock.now()
+
+
+async def test_a_proxy_may_say_who_asks(store: Store, mine: Tenant) -> None:
+    async def by_proxy(headers: Mapping[str, str]) -> Identity | None:
+        if headers.get("x-forwarded-user") != "ann":
+            return None
+        scopes = frozenset(headers.get("x-forwarded-groups", "").split())
+        return Identity(Caller(tenant_id=mine.id, scopes=scopes, user_id="ann"), member_of=(mine.id,))
+
+    async with serve_store(store, CLOSED, authenticate_request=by_proxy) as served:
+        ann = {"X_Forwarded_User": "ann", "X_Forwarded_Groups": "read"}
+        assert len((await served.data("query { flow { id } }", **ann))["flow"]) == 1
+        error = await served.error('mutation { create_project(input: {name: "x"}) { id } }', **ann)
+        assert error["extensions"] == {"code": "FORBIDDEN"}
+        await served.error("query { flow { id } }", X_Forwarded_User="bob")
+        assert len((await served.data("query { flow { id } }", **mine.headers))["flow"]) == 1
+
+
+async def test_a_key_from_elsewhere_is_its_own_token(store: Store, mine: Tenant) -> None:
+    known = {"elsewhere": Identity(Caller(tenant_id=mine.id), member_of=(mine.id,))}
+
+    async def authenticate(key: str) -> Identity | None:
+        return known.get(key)
+
+    switch = "mutation ($id: UUID!) { switch_tenant(input: {tenant_id: $id}) { access_token } }"
+    async with serve_store(store, CLOSED, authenticate) as served:
+        token = await served.data(switch, {"id": mine.id}, Authorization="Bearer elsewhere")
+        assert token["switch_tenant"]["access_token"] == "elsewhere"
+        known.clear()
+        await served.error("query { hello }", Authorization="Bearer elsewhere")
 
 
 async def test_an_application_may_know_keys_of_its_own(store: Store, mine: Tenant) -> None:

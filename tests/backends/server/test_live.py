@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -15,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from flowloop.backends.server import ServerSettings
+from flowloop.backends.server import ServerSettings, create_app
 from flowloop.backends.server.auth import Identity
 from flowloop.backends.server.execution import Execution, GraphQLRequest
 from flowloop.backends.server.live import Live
@@ -299,11 +301,68 @@ async def test_a_stopping_server_ends_its_subscriptions(database_url: str, world
         await socket.receive()
         await socket.subscribe(FLOW_RUN, id=world.run_id)
         await socket.next("flow_run_states")
-    messages = await socket.rest()
-    error = messages[0]["payload"]["errors"][0]
-    assert error["message"] == "The server is stopping: subscribe again."
-    assert error["extensions"] == {"code": "SHUTTING_DOWN"}
+    # a client that reads an error, or a complete, does not come back
+    assert await socket.rest() == []
     assert connection.close_code == 1012  # service restart
+
+
+async def test_a_stopping_server_cuts_its_streams(database_url: str, world: World) -> None:
+    lines: list[str] = []
+    async with httpx.AsyncClient(timeout=60) as client, AsyncExitStack() as stack:
+        url = await stack.enter_async_context(listening(database_url, QUICK, synchronous="OFF"))
+        params = {"flow_run_id": world.run_id}
+        async with client.stream("GET", f"{url}/events", params=params) as stream:
+            async for line in stream.aiter_lines():
+                lines.append(line)
+                if line.startswith("data: "):
+                    os.kill(os.getpid(), signal.SIGTERM)
+    assert [line for line in lines if line.startswith("event: ")] == ["event: next"]
+
+
+async def test_a_revoked_key_ends_what_is_open(database_url: str, world: World, store: Store) -> None:
+    made = await store.create_api_key(ANYONE, name="stolen")
+    secret = {"Authorization": f"Bearer {made['key']}"}
+    settings = ServerSettings(require_api_key=True, poll_seconds=0.02, key_cache_seconds=0, **QUIET)
+    async with (
+        listening(database_url, settings, synchronous="OFF", clock=world.clock) as url,
+        opened(url, additional_headers=secret) as socket,
+        httpx.AsyncClient(timeout=60) as client,
+        client.stream("GET", f"{url}/events?flow_run_id={world.run_id}", headers=secret) as stream,
+    ):
+        await socket.subscribe(FLOW_RUN, id=world.run_id)
+        await socket.next("flow_run_states")
+        lines = stream.aiter_lines()
+        while not (await anext(lines)).startswith("data: "):
+            pass
+        await store.delete_api_key(ANYONE, key_id=made["id"])
+        await set_elsewhere(store, world.run_id, "Running")
+        rest = [line async for line in lines if line.startswith("data: ")]
+        assert "UNAUTHENTICATED" in rest[0]
+        assert "Running" not in "".join(rest)
+        await socket.rest()
+        assert socket.connection.close_code == 4403
+
+
+async def test_a_first_message_sets_no_header_of_a_proxy(database_url: str, world: World, store: Store) -> None:
+    async def by_proxy(headers: Mapping[str, str]) -> Identity | None:
+        return Identity(ANYONE) if headers.get("x-forwarded-user") == "admin" else None
+
+    app = create_app(store, settings=ServerSettings(**QUIET), authenticate_request=by_proxy)
+    sent: list[Any] = []
+    said = [{"type": "websocket.connect"}]
+    for payload in ({"X-Forwarded-User": "admin"},):
+        init = msgspec.json.encode({"type": "connection_init", "payload": payload}).decode()
+        said.append({"type": "websocket.receive", "text": init})
+
+    async def receive() -> Any:
+        return said.pop(0) if said else {"type": "websocket.disconnect", "code": 1000}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/", "headers": [], "subprotocols": [PROTOCOL], "query_string": b""}
+    await app({**scope, "asgi": {"version": "3.0"}}, receive, send)
+    assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", 4403)
 
 
 class Followed:

@@ -103,7 +103,7 @@ async def test_an_api_key_lets_its_tenant_in(world: World) -> None:
     tenant = (await store.default_tenant(ANYONE))["id"]
     made = await store.create_api_key(ANYONE, name="key", user_id="u", scopes=["read"])
     assert await store.authenticate(made["key"]) == Caller(
-        tenant_id=tenant, scopes=frozenset({"read"}), user_id="u", key_name="key"
+        tenant_id=tenant, scopes=frozenset({"read"}), user_id="u", key_name="key", key_id=made["id"]
     )
     assert made["key"] not in str(await world.rows("api_key"))
     for wrong in ("", "wrong", made["id"], made["key"] + "x"):

@@ -177,9 +177,8 @@ function deliver(feed, answer) {
   if (!feed) return;
   const [error] = answer.errors ?? [];
   if (!error) return batch(() => feed.next(Object.values(answer.data)[0]));
-  const { code } = refused(error);
-  if (code === "SHUTTING_DOWN") failures = 0;
-  else if (/too many subscriptions/i.test(error.message)) startPolling();
+  refused(error);
+  if (/too many subscriptions/i.test(error.message)) startPolling();
 }
 
 /** @param {Feed} feed */
