@@ -32,7 +32,7 @@ from ..engine.backend import (
 )
 from ..engine.clock import Clock, SystemClock
 from ..engine.directives import Directive
-from ..engine.errors import BackendRejected, FlowloopError, FlowRunOwned
+from ..engine.errors import BackendRejected, BackendUnavailable, FlowloopError, FlowRunOwned
 from ..engine.lifecycle import WAITING
 from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
@@ -480,7 +480,9 @@ class StoreBackend:
     async def _send(self, writes: list[_Write], key: str) -> list[Any]:
         try:
             return await self.store.write(self._caller, lambda tx: _record(tx, writes, key))
-        except BackendRejected as error:
+        except BackendUnavailable:
+            raise
+        except Exception as error:
             raise RequestRejected(str(error)) from error  # nothing was recorded: halving finds what cannot be
 
 

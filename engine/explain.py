@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -87,11 +86,18 @@ def brief(state: State) -> str:
     """Return in one short line why something failed: the error, or the state and its message."""
     kind, told = type(state).__name__, state.message
     if isinstance(state.result, Exception):
-        kind = type(state.result).__name__
-        with contextlib.suppress(Exception):
-            told = str(state.result)
+        kind, told = type(state.result).__name__, _text(state.result, told)
     line = " ".join(masked(f"{kind}: {told}" if told else kind).split())
     return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 1]}…"
+
+
+def _text(error: Exception, instead: str | None) -> str | None:
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # that is code of users, too
+        return instead
 
 
 # -- many runs in a sentence -----------------------------------------------------------------------------

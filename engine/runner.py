@@ -24,6 +24,7 @@ __all__ = [
     "call_handler",
     "call_state_handlers",
     "failures",
+    "is_outside",
     "settle",
 ]
 
@@ -40,6 +41,11 @@ def being_cancelled() -> bool:
     """Tell whether the current task is being cancelled: if not, a CancelledError came out of what it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def is_outside(error: BaseException) -> bool:
+    """Tell whether what came out of the code of users is none of theirs: an interrupt, or a cancel of who called it."""
+    return goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled())
 
 
 async def call_handler(handler: Callable[..., Any], owner: Any, old_state: State, new_state: State) -> State:
@@ -193,7 +199,7 @@ class Runner:
         error = meant(raised)
         if isinstance(error, (ENDRUN, PrefectStateSignal)):
             return error
-        if goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled()):
+        if is_outside(error):
             raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
             raise error

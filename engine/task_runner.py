@@ -21,7 +21,7 @@ from .edge import Edge
 from .errors import SerializationError
 from .result import NoResult, Result
 from .retries import delay_after, doubling_delay
-from .runner import call_handler, call_state_handlers, settle
+from .runner import call_handler, call_state_handlers, is_outside, settle
 from .settings import Settings
 from .signals import ENDRUN, RETRY, PrefectStateSignal
 from .state import (
@@ -202,17 +202,30 @@ class TaskRunner(BodyRunner):
             try:
                 changed = await call(self, state, facts)
             except BaseException as raised:
-                end = meant(raised)
-                if tells and isinstance(end, (ENDRUN, PrefectStateSignal)) and end.state is not state:
-                    raise ENDRUN(await self.handle_state_change(state, end.state)) from None
+                if tells:
+                    await self._tell_of_end(state, raised)
                 raise
             if changed is not state:
                 facts.state = await self.handle_state_change(state, changed) if tells else changed
 
+    async def _tell_of_end(self, state: State, raised: BaseException) -> None:
+        """Tell the handlers of the state that a step ends the run with, if it raised one.
+
+        Raises:
+            - ENDRUN: with what the handlers leave of it
+        """
+        end = meant(raised)
+        if isinstance(end, (ENDRUN, PrefectStateSignal)) and end.state is not state:
+            raise ENDRUN(await self.handle_state_change(state, end.state)) from None
+
     async def _run_body(self, facts: Facts) -> None:
         """Run the body, and tell the handlers of Running and of what comes after it."""
         if facts.inputs is None:
-            facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
+            try:
+                facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
+            except BaseException as raised:
+                await self._tell_of_end(facts.state, raised)
+                raise
         limits = flow_scope.get().limits
         if limits is None:
             await self._walk(self._plan.body, facts)
@@ -465,7 +478,7 @@ class TaskRunner(BodyRunner):
         if template is not None:
             known = self._template_values(task_inputs)
             try:
-                name = template(**known) if callable(template) else template.format(**known)
+                name = str(template(**known) if callable(template) else template.format(**known))
             except BaseException as raised:
                 error = failure(raised)
                 message = f"The task_run_name of task '{self.task.name}' failed: {shown(error)}"
@@ -530,8 +543,10 @@ class TaskRunner(BodyRunner):
         """Return a cached state with its value, or None if that cannot be read any more: then the body runs."""
         try:
             return await cached.load_result(self.result)
-        except Exception as error:
-            self.logger.debug("a cached result of %s cannot be read: %r", self.task.name, error)
+        except BaseException as error:
+            if is_outside(error):
+                raise
+            self.logger.debug("a cached result of %s cannot be read: %s", self.task.name, shown(error))
             return None
 
     async def _identify(self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]) -> State:

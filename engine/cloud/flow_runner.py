@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 import anyio
 
 from .._run import rules
-from .._run.net import goes_on
 from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, TaskRunInfoResult, connect
 from ..cancellation import Cause, at_last, stopped_state, undisturbed
 from ..context import FlowScope, change_flow_scope, flow_scope, now
@@ -35,7 +34,7 @@ from ..limits import Limits
 from ..presence import is_gone, new_owner
 from ..result import Result
 from ..results import DefaultResult
-from ..runner import being_cancelled
+from ..runner import is_outside
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import (
@@ -57,7 +56,7 @@ from .creation import create_flow_run, recorded_parameters, start_flow_run
 from .logs import LogShipper
 from .ownership import Ownership
 from .task_runner import CloudTaskRunner
-from .unrecordable import is_too_much, small
+from .unrecordable import cut, is_too_much, small
 
 __all__ = ["CloudFlowRunner"]
 
@@ -545,8 +544,10 @@ class CloudFlowRunner(FlowRunner):
                 if one.is_successful() and one._result.value is None and one._result.location is not None:
                     try:
                         await one.load_result(result)
-                    except Exception as error:
-                        self.logger.warning("the result of %s cannot be read: %s", task.name, error)
+                    except BaseException as error:
+                        if is_outside(error):
+                            raise
+                        self.logger.warning("the result of %s cannot be read: %s", task.name, cut(error))
         final = await super().determine_final_state(state, key_states, return_states, terminal_states)
         if final.is_finished():
             return final
@@ -744,8 +745,10 @@ class CloudFlowRunner(FlowRunner):
             raise ENDRUN(new_state) from None
         except (VersionLockMismatch, VersionLockMismatchSignal):
             return await self._adopted(backend, flow_run_id, old_state, new_state)
-        except Exception as error:
-            self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, error)
+        except BaseException as error:  # to write a state calls what users gave it, too
+            if is_outside(error):
+                raise
+            self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, cut(error))
             if old_state.is_finished() and isinstance(error, BackendRejected):
                 return old_state  # a handler's second thoughts: what is recorded stands
             if isinstance(error, BackendUnavailable):
@@ -852,7 +855,7 @@ class CloudFlowRunner(FlowRunner):
         try:
             await work(*args)
         except BaseException as error:
-            if goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled()):
+            if is_outside(error):
                 raise
             told = "the %s of flow run %s has ended, and the run goes on: %r"
             self.logger.warning(told, name, self.flow_run_id, error)

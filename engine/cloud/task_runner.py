@@ -28,6 +28,7 @@ from ..parameter import Parameter
 from ..result import NoResult, NotStored, Result
 from ..results import DefaultResult
 from ..retries import delay_after
+from ..runner import call_state_handlers, is_outside
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import (
@@ -48,7 +49,7 @@ from ..state import (
 from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
 from .ownership import Ownership
-from .unrecordable import is_too_much, small, without_value
+from .unrecordable import cut, is_too_much, small, without_value
 
 __all__ = ["CloudTaskRunner"]
 
@@ -279,7 +280,9 @@ class CloudTaskRunner(TaskRunner):
             raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
         except (VersionLockMismatch, VersionLockMismatchSignal):
             return await self._adopted(task_run_id, old_state, new_state)
-        except Exception as error:
+        except BaseException as error:  # to write a state calls what users gave it, too
+            if is_outside(error):
+                raise
             if old_state.is_finished() and isinstance(error, BackendRejected):
                 return old_state  # a handler's second thoughts: what is recorded stands
             instead = await self._instead(new_state, error)
@@ -311,10 +314,12 @@ class CloudTaskRunner(TaskRunner):
             return
         error = result.value
         value = TaskRunError(shown(error)) if isinstance(error, BaseException) and not _can_be_pickled(error) else error
-        for place in (_of_errors(self.result), DefaultResult(self.settings.results_dir)):
+        for result in (self.result, DefaultResult(self.settings.results_dir)):
             try:
-                stored = await place.write(value)
-            except Exception as problem:
+                stored = await _of_errors(result).write(value)
+            except BaseException as problem:
+                if is_outside(problem):
+                    raise
                 self.logger.debug("the error of %s could not be stored: %s", self.task.name, shown(problem))
             else:
                 stored.value = error
@@ -327,15 +332,16 @@ class CloudTaskRunner(TaskRunner):
         if rules.is_retried(state, run_count=attempt, max_retries=task.max_retries, retry_on=task.retry_on):
             state.context[RETRY_FOLLOWS] = attempt
 
-    async def _instead(self, refused: State, error: Exception) -> State:
+    async def _instead(self, refused: State, error: BaseException) -> State:
         """Return the state to record in the place of one that could not be.
 
         Raises:
             - ENDRUN: if there is none
         """
-        self.logger.error("the state of task run %s could not be recorded: %s", _values.get()["task_run_id"], error)
+        why = cut(error)
+        self.logger.error("the state of task run %s could not be recorded: %s", _values.get()["task_run_id"], why)
         if _note_outage(error):
-            raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=refused)) from error
+            raise ENDRUN(ClientFailed(f"The state could not be recorded: {why}", state=refused)) from error
         cancellation = current_cancellation()
         if refused.is_running() and cancellation is not None:
             await cancellation.look()
@@ -345,7 +351,7 @@ class CloudTaskRunner(TaskRunner):
                 return stopped_state(cancellation.cause)
         if is_too_much(refused):
             return small(refused, error)
-        raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=refused)) from error
+        raise ENDRUN(ClientFailed(f"The state could not be recorded: {why}", state=refused)) from error
 
     async def _adopted(self, task_run_id: str, old_state: State, refused: State) -> State:
         """Go on after somebody else has moved the run: with what is recorded, if it is not theirs to go on with."""
@@ -366,7 +372,9 @@ class CloudTaskRunner(TaskRunner):
                 raise ENDRUN(continued(state, takeover=False))
             else:
                 return state
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, ENDRUN) or is_outside(error):
+                raise
             _note_outage(error)
             message = f"The recorded state could not be read: {shown(error)}"
             raise ENDRUN(ClientFailed(message, state=refused)) from error
@@ -401,8 +409,11 @@ class CloudTaskRunner(TaskRunner):
         checked = await super().check_task_is_cached(state, inputs)
         if checked.is_cached() or self.task.cache_for is None:
             return checked
-        found = await self._recorded_cache(inputs)
-        return checked if found is None else await self.handle_state_change(checked, found)
+        return await self._check_recorded_cache(checked, inputs)
+
+    @call_state_handlers
+    async def _check_recorded_cache(self, state: State, inputs: dict[str, Result]) -> State:
+        return await self._recorded_cache(inputs) or state
 
     async def _recorded_cache(self, inputs: dict[str, Result]) -> Cached | None:
         assert self.task.cache_for is not None
@@ -462,8 +473,10 @@ class CloudTaskRunner(TaskRunner):
         elif result.value is None and result.location is not None and upstream.is_successful():
             try:
                 await upstream.load_result(given)
-            except Exception as error:
-                message = f"The result of '{name}' could not be read from {result.location}: {error}"
+            except BaseException as error:
+                if is_outside(error):
+                    raise
+                message = f"The result of '{name}' could not be read from {result.location}: {cut(error)}"
                 return Failed(message, result=error)
         return None
 
@@ -474,7 +487,9 @@ class CloudTaskRunner(TaskRunner):
         if result.location is not None:
             try:
                 await state.load_result(None if given is None else _of_errors(given))
-            except Exception as error:
+            except BaseException as error:
+                if is_outside(error):
+                    raise
                 self.logger.debug("an error could not be read from %s: %s", result.location, shown(error))
             else:
                 return
@@ -514,7 +529,7 @@ def _of_errors(result: Result) -> Result:
     return place
 
 
-def _note_outage(error: Exception) -> bool:
+def _note_outage(error: BaseException) -> bool:
     """Stop the flow run if the backend is away, and return whether it is."""
     cancellation = current_cancellation()
     if isinstance(error, BackendUnavailable) and cancellation is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from ..results import PrefectResult
 from ..state import Cancelled, Failed, State, Success
 
-__all__ = ["is_too_much", "small", "without_value"]
+__all__ = ["cut", "is_too_much", "small", "without_value"]
 
 _LONGEST_MESSAGE = 5_000
 _LARGEST_VALUE = 100_000
@@ -20,7 +20,7 @@ def is_too_much(state: State) -> bool:
     return (state.is_finished() or state.is_running()) and _INSTEAD_OF not in state.context
 
 
-def small(state: State, error: Exception, result: Any = None) -> State:
+def small(state: State, error: BaseException, result: Any = None) -> State:
     """Return what is recorded in the place of a state that the backend refused.
 
     A run that failed, or was cancelled, still did so; any other has failed now, as its result is nowhere. Of a message
@@ -31,9 +31,9 @@ def small(state: State, error: Exception, result: Any = None) -> State:
         - error: why
         - result: the result; that of a failed run, or else the error, if None
     """
-    name, why = type(state).__name__, _cut(error)
+    name, why = type(state).__name__, cut(error)
     if state.is_failed() or isinstance(state, Cancelled):
-        text, kind = f"{_cut(state.message)} (the state could not be recorded whole: {why})", type(state)
+        text, kind = f"{cut(state.message)} (the state could not be recorded whole: {why})", type(state)
         result = state._result if result is None else result
     else:
         text, kind = f"The state {name} could not be recorded: {why}", Failed
@@ -49,11 +49,13 @@ def without_value(state: Success) -> State:
     return Success(state.message, context=state.context)
 
 
-def _cut(text: object) -> str:
+def cut(text: object) -> str:
     """Return a text of a bounded length: of a longer one the beginning, and how long it is."""
     try:
         text = str(text)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a message may be any object of the user's
         return f"<a {type(text).__name__} that cannot be shown: {type(error).__name__}>"
     if len(text) <= _LONGEST_MESSAGE:
         return text

@@ -6,7 +6,7 @@ import datetime
 import pytest
 
 from flowloop.backends import connect
-from flowloop.engine import Flow, FlowRunner, Limits, Settings, TaskRunner, resource_manager, subflow, task
+from flowloop.engine import Flow, FlowRunner, Limits, Settings, TaskRunner, flatten, resource_manager, subflow, task
 from flowloop.engine._run.drive import Drive, plan_of
 from flowloop.engine._run.ledger import Graph, Ledger
 from flowloop.engine.cancellation import Cancellation
@@ -16,6 +16,7 @@ from flowloop.engine.executors import ProcessExecutor
 from flowloop.engine.results import LocalResult
 from flowloop.engine.signals import ENDRUN, FAIL, SKIP
 from flowloop.engine.state import Cached, Failed, Skipped, Success
+from flowloop.engine.triggers import always_run
 from flowloop.engine.watch import Watch
 
 pytestmark = pytest.mark.virtual_time
@@ -35,6 +36,8 @@ class Mute(Exception):
 def group(*errors):
     return BaseExceptionGroup("a task group", errors)
 
+
+DAY = datetime.timedelta(days=1)
 
 RAISED = {
     "panic": (lambda: Panic("out of bounds"), Failed),
@@ -70,6 +73,9 @@ def where(raised):
         def __init__(self, broken):
             self.broken = broken
 
+        def __format__(self, spec):
+            return fails()
+
         def __len__(self):
             return fails() if self.broken == "len" else 2
 
@@ -83,6 +89,23 @@ def where(raised):
 
         def cleanup(self, pool):
             pass
+
+    class Unwritable(LocalResult):
+        async def write(self, value, /, **kwargs):
+            return fails()
+
+    class Unreadable(LocalResult):
+        async def exists(self, location, /, **kwargs):
+            return True
+
+        async def read(self, location):
+            return fails()
+
+    def flattened(values):
+        return task(lambda given: 1, name="use")(flatten(task(lambda: [values], checkpoint=False)()))
+
+    def named_after(values):
+        return task(lambda given: 1, task_run_name="{given}")(task(lambda: values, checkpoint=False)())
 
     def mapped_over(values):
         async def use(value):
@@ -111,14 +134,19 @@ def where(raised):
         "async trigger": lambda: task(nothing, trigger=fails_late)(),
         "run name": lambda: task(nothing, task_run_name=fails)(),
         "target": lambda: task(nothing, target=fails, result=LocalResult("."))(),
+        "target that is read": lambda: task(nothing, target="there", result=Unreadable("."))(),
+        "format of an input": lambda: named_after(Values("format")),
+        "len of what is flattened": lambda: flattened(Values("len")),
         "resource": with_resource,
         "len of what is mapped over": lambda: mapped_over(Values("len")),
         "the first item of what is mapped over": lambda: mapped_over(Values(0)),
         "the last item of what is mapped over": lambda: mapped_over(Values(1)),
+        "result that is written": lambda: task(nothing, name="written", result=Unwritable("."))(),
     }
 
 
-PLACES = list(where(ValueError))
+*PLACES, WRITTEN = where(ValueError)
+"""The last one is where only recorded runs come."""
 
 
 def flow_with(place, raised):
@@ -143,19 +171,90 @@ async def test_it_ends_one_task_run(place, name):
 
 
 @pytest.mark.parametrize("name", RAISED)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, WRITTEN])
 async def test_what_is_returned_is_recorded(place, name, memory, settings):
     raised, expected = RAISED[name]
     flow, bad, other = flow_with(place, raised)
+    state, recorded = await ended_as_recorded(flow, memory, settings)
+    assert isinstance(state.result[bad], expected), state.result[bad]
+    assert recorded[flow.slugs[other]] == "Success"
+
+
+async def ended_as_recorded(flow, memory, settings):
+    """Run a flow; return its state, and how its tasks ended by the record, which says what is returned."""
     runner = CloudFlowRunner(flow, backend=memory, settings=settings)
     state = await asyncio.wait_for(runner.run(), 60)
-    assert isinstance(state.result[bad], expected), state.result[bad]
     summary, runs = await memory.get_flow_run_history(runner.flow_run_id)
     assert summary.state == type(state).__name__
-    slugs = flow.slugs
     recorded = {run.task_slug: run.states[-1].state for run in runs if run.map_index < 0}
-    assert recorded == {slugs[one]: type(ended).__name__ for one, ended in state.result.items()}
-    assert recorded[slugs[other]] == "Success"
+    assert recorded == {flow.slugs[one]: type(ended).__name__ for one, ended in state.result.items()}
+    return state, recorded
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_the_validator_of_a_recorded_cache(name, memory, settings):
+    raised, expected = RAISED[name]
+
+    def fails(*args):
+        raise raised()
+
+    with Flow("cached") as flow:
+        task(lambda: 1, name="cached", cache_for=DAY, cache_validator=fails)()
+    for _ in ("nothing is recorded yet", "something is"):
+        _, recorded = await ended_as_recorded(flow, memory, settings)
+    assert recorded == {"cached-1": expected.__name__}
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_an_error_that_cannot_be_kept(name, memory, settings):
+    raised, _ = RAISED[name]
+
+    class Unwritable(LocalResult):
+        def at(self, location):
+            raise raised()
+
+    def fails():
+        raise ValueError("the body")
+
+    with Flow("kept") as flow:
+        bad = task(fails, result=Unwritable("."))()
+        seen = task(lambda given: str(given), name="see", trigger=always_run)(bad)
+    state, recorded = await ended_as_recorded(flow, memory, settings)
+    assert recorded == {"fails-1": "Failed", "see-1": "Success"}
+    assert state.result[seen].result == "the body"
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_a_message_that_cannot_be_written(name, memory, settings):
+    raised, _ = RAISED[name]
+
+    class Message:
+        def __str__(self):
+            raise raised()
+
+    def fails():
+        raise FAIL(Message())
+
+    with Flow("message") as flow:
+        task(fails)()
+    _, recorded = await ended_as_recorded(flow, memory, settings)
+    assert recorded == {"fails-1": "Failed"}
+
+
+async def test_an_error_that_cannot_be_shown(memory, settings):
+    class Silent(ValueError):
+        def __str__(self):
+            raise Panic("no text")
+
+    def fails():
+        raise Silent
+
+    with Flow("silent") as flow:
+        task(fails)()
+        other = task(lambda: 1, name="other")()
+    state, recorded = await ended_as_recorded(flow, memory, settings)
+    assert recorded == {"fails-1": "Failed", "other-1": "Success"}
+    assert state.result[other].result == 1
 
 
 @pytest.mark.parametrize(

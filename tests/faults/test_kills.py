@@ -1,4 +1,7 @@
-"""The runner, or the server, is killed again and again: the run goes on, and nothing is lost or done twice."""
+"""The runner, or the server, is killed again and again: the run goes on, and nothing is lost or done twice.
+
+``--tries`` says how often.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from flowloop.backends import connect
@@ -21,22 +25,25 @@ from .mapped import check, history, mapped_flow, runner
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(300)]
 
-KILLS = 20
-
 
 def quiet(line: str) -> None: ...
 
 
-async def test_a_runner_that_is_killed_again_and_again(tmp_path: Path) -> None:
+@pytest.fixture
+def tries(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--tries"))
+
+
+async def test_a_runner_that_is_killed_again_and_again(tmp_path: Path, tries: int) -> None:
     rng = random.Random(20)
     url = f"sqlite:///{tmp_path / 'runs.db'}"
     flow, kills = mapped_flow(quiet), 0
-    while kills < KILLS:
+    while kills < tries:
         async with connect(url) as backend:
             flow_run_id = await create_flow_run(flow, backend)
         lines: list[str] = []
         while True:
-            heard = rng.randrange(120) if kills < KILLS else None
+            heard = rng.randrange(120) if kills < tries else None
             said, killed = run_and_kill(url, flow_run_id, tmp_path, heard)
             lines += said
             kills += killed
@@ -133,18 +140,19 @@ async def run_while(server: KilledServer, tmp_path: Path, away: list[tuple[int, 
 
     async with connect(server.url, settings=Settings(home=str(tmp_path))) as backend:
         flow_run_id = await create_flow_run(flow, backend)
-        haunting = asyncio.create_task(haunt())
-        state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
-        await haunting
+        # together: a run waits long for a server that does not come back, and a haunt for lines that nobody says
+        async with anyio.create_task_group() as group:
+            group.start_soon(haunt)
+            state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
         assert state.is_successful(), state
         assert (await backend.get_flow_run_state(flow_run_id)).is_successful()
         check(lines, await history(backend, flow_run_id), again=False)
 
 
-async def test_a_server_that_is_killed_again_and_again(tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_again_and_again(tmp_path: Path, tries: int) -> None:
     rng = random.Random(21)
     async with killed_server(tmp_path) as server:
-        await run_while(server, tmp_path, [(count, 0) for count in sorted(rng.sample(range(5, 850), KILLS))])
+        await run_while(server, tmp_path, [(count, 0) for count in sorted(rng.sample(range(5, 850), tries))])
 
 
 async def test_a_server_that_is_away_for_some_seconds(tmp_path: Path) -> None:
