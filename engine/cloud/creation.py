@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from operator import attrgetter
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,10 @@ from .._large import aside
 from ..backend import Backend, FlowRunInfoResult, RegisteredFlow
 from ..errors import BackendRejected
 from ..flow import Flow
+from ..parameter import Parameter
+from ..plain import plain
 from ..settings import Settings
+from ..task import Task
 
 __all__ = ["create_flow_run", "recorded_parameters", "register_flow", "start_flow_run"]
 
@@ -50,6 +54,47 @@ async def _registered(flow: Flow, backend: Backend, settings: Settings | None) -
 
 def _hash(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+
+
+# -- whether a flow has changed ------------------------------------------------------------------------
+
+_SCALARS = frozenset({str, int, bool, float})
+_FIELDS_OF_DOCUMENTS = attrgetter(
+    *("name", "max_retries", "timeout", "trigger", "skip_on_upstream_skip", "cache_for", "cache_key"),
+    *("cache_validator", "auto_generated", "document_type"),
+)
+
+
+def _key_of(flow: Flow) -> str:
+    """Return the hash of a flow's document, which is made anew only if something that it tells of has changed."""
+    memo: list[Any] = flow._remember("document key", list)  # which the flow forgets when its graph changes
+    seen = _seen(flow)
+    if not memo or memo[0] != seen:
+        memo[:] = seen, _hash(flow.serialize())
+    return str(memo[1])
+
+
+def _seen(flow: Flow) -> list[Any]:
+    """Return all that the document of a flow tells of and that may change while its graph does not."""
+    seen: list[Any] = [type(flow), flow.name, *map(_encoded, (flow.schedule, flow.storage, flow.run_config))]
+    seen.append(None if flow._reference_tasks is None else frozenset(flow._reference_tasks))
+    for task, slug in flow.slugs.items():
+        kind, body, delay = type(task), task.body, task.retry_delay
+        seen += slug, kind, getattr(body, "__func__", body), _FIELDS_OF_DOCUMENTS(task), frozenset(task.tags)
+        if delay is not None:
+            seen.append(tuple(delay) if isinstance(delay, list) else delay)
+        if isinstance(task, Parameter):
+            seen += task.type, task.required, task.secret, _encoded(task.default)
+        if kind.inputs is not Task.inputs or kind.outputs is not Task.outputs:
+            seen.append(repr((task.inputs(), task.outputs())))
+    return seen
+
+
+def _encoded(value: Any) -> Any:
+    """Return what tells a value in a document from every other, also from an equal one, as 1 from True."""
+    if value is None or type(value) in _SCALARS:
+        return type(value), value
+    return msgspec.json.encode(plain(value.serialize() if hasattr(value, "serialize") else value))
 
 
 def recorded_parameters(flow: Flow, given: Mapping[str, Any], *, complete: bool) -> dict[str, Any]:
@@ -128,8 +173,7 @@ async def _of_registered(
     """Make something of the id of a flow, which is registered unless this process has done that before."""
     known = _known.get(backend)
     if known:
-        document = await aside(len(flow._tasks), flow.serialize)
-        key = (settings or Settings.from_env()).project, _hash(document)
+        key = (settings or Settings.from_env()).project, await aside(len(flow._tasks), lambda: _key_of(flow))
         flow_id = known.get(key)
         if flow_id is not None:
             try:
