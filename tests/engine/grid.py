@@ -3,7 +3,7 @@
 A program is a list of stages, each of which takes values of stages before it. `expected` computes them with loops;
 `Built` wires them as a flow whose tasks fail first, pause, are cached and run wherever the trial says. `value_of` runs
 a trial to its end: in one process, or recorded and taken up by one runner after the other, each with the flow built
-anew, as in another process.
+anew; of some trials each runner is another process, over a database in a file.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Trial:
         - releases: whether results are let go
         - place: where bodies run: "loop", "threads" or "processes"
         - again: whether the flow runs a second time, with other sources
+        - elsewhere: whether each runner is an operating system's process of its own, which is killed where it dies
     """
 
     stages: tuple[Stage, ...]
@@ -100,6 +101,7 @@ class Trial:
     releases: bool = False
     place: str = "loop"
     again: bool = False
+    elsewhere: bool = False
 
     @property
     def ends(self) -> list[int]:
@@ -311,17 +313,21 @@ BODIES: dict[str, Callable[..., Any]] = {
 # -- running it ------------------------------------------------------------------------------------------
 
 
-def value_of(trial: Trial, folder: str, base: int = 0) -> list[list[Any]]:
+def value_of(trial: Trial, folder: str) -> list[list[Any]]:
     """Return what the ends of the program have in the end: once, or for the second run with other sources, too."""
+    if trial.recorded and trial.elsewhere:
+        from .grid_lives import values_by_many_processes
+
+        return [values_by_many_processes(trial, folder, base) for base in bases(trial)]
     return run(_values(trial, folder))
 
 
 def wanted(trial: Trial) -> list[list[Any]]:
     """Return what `value_of` has to."""
-    return [[expected(trial.stages, base)[number] for number in trial.ends] for base in _bases(trial)]
+    return [[expected(trial.stages, base)[number] for number in trial.ends] for base in bases(trial)]
 
 
-def _bases(trial: Trial) -> list[int]:
+def bases(trial: Trial) -> list[int]:
     return [0, 1] if trial.again else [0]
 
 
@@ -336,19 +342,15 @@ async def _values(trial: Trial, folder: str) -> list[list[Any]]:
 async def _values_with(trial: Trial, folder: str, executor: Executor | None) -> list[list[Any]]:
     if not trial.recorded:
         built = Built(trial)
-        return [await _in_one_process(built, executor, base) for base in _bases(trial)]
-    settings = Settings(
-        home=os.path.join(folder, "home"),
-        heartbeat_interval=10_000,
-        check_cancellation_interval=10_000,
-        max_lapses=1_000,
-    )
-    clock = asyncio.get_running_loop().clock  # type: ignore[attr-defined]
-    async with connect("memory://", settings=settings, clock=clock) as backend:
-        return [await _recorded(trial, backend, settings, executor, base) for base in _bases(trial)]
+        return [await _in_one_process(built, executor, base) for base in bases(trial)]
+    async with connection("memory://", folder) as backend:
+        return [await _recorded(trial, backend, folder, executor, base) for base in bases(trial)]
 
 
-_ROUNDS = 12
+ROUNDS = 12
+"""After how many runners a flow run has to be at its end."""
+PAUSE_OF_THE_DEAD = HOUR / 7
+"""How long after a death the next runner comes."""
 
 
 async def _in_one_process(built: Built, executor: Executor | None, base: int) -> list[Any]:
@@ -357,25 +359,54 @@ async def _in_one_process(built: Built, executor: Executor | None, base: int) ->
     return _value(state, built)
 
 
-async def _recorded(trial: Trial, backend: Any, settings: Settings, executor: Executor | None, base: int) -> list[Any]:
-    built = Built(trial)
-    flow_run_id = await create_flow_run(built.flow, backend, {"base": base}, settings=settings)
-    options: dict[str, Any] = {"settings": settings, "release_results": trial.releases, "takeover": True}
+async def _recorded(trial: Trial, backend: Any, folder: str, executor: Executor | None, base: int) -> list[Any]:
     for death in trial.deaths:
-        # nobody has the flow of another process: each builds its own
         mortal = MortalBackend(backend, death, recorded=death % 2 == 0)
-        await run_until_death(Built(trial).flow, mortal, flow_run_id, **options)
-        await anyio.sleep(HOUR.total_seconds() / 7)
-    for _ in range(_ROUNDS):
-        built = Built(trial)
-        runner = CloudFlowRunner(built.flow, backend=backend, **options)
-        state = await runner.run(context={"flow_run_id": flow_run_id}, executor=executor)
-        if state.is_finished():
-            if state.result is None:  # it was over before this runner had it
-                state.result = {built.collected: await _stored(built, backend, flow_run_id, settings)}
-            return _value(state, built)
+        built = Built(trial)  # nobody has the flow of another process: each builds its own
+        flow_run_id = await flow_run_of(built, backend, folder, base)
+        await run_until_death(built.flow, mortal, flow_run_id, **runner_options(trial, folder), takeover=True)
+        await anyio.sleep(PAUSE_OF_THE_DEAD.total_seconds())
+    for _ in range(ROUNDS):
+        value = await one_life(trial, backend, folder, executor, base, takeover=True)
+        if value is not None:
+            return value
         await anyio.sleep(HOUR.total_seconds())
-    raise AssertionError(f"the flow run does not end: {state.message}, {state.result}")
+    raise AssertionError("the flow run does not end")
+
+
+async def one_life(
+    trial: Trial, backend: Any, folder: str, executor: Executor | None, base: int, **options: Any
+) -> list[Any] | None:
+    """Go on with the flow run of a trial, and return its value; None if there is more to do later."""
+    built = Built(trial)
+    flow_run_id = await flow_run_of(built, backend, folder, base)
+    runner = CloudFlowRunner(built.flow, backend=backend, **runner_options(trial, folder), **options)
+    state = await runner.run(context={"flow_run_id": flow_run_id}, executor=executor)
+    if not state.is_finished():
+        return None
+    if state.result is None:  # it was over before this runner had it
+        state.result = {built.collected: await _stored(built, backend, flow_run_id, settings_in(folder))}
+    return _value(state, built)
+
+
+async def flow_run_of(built: Built, backend: Any, folder: str, base: int) -> str:
+    """Return the one flow run of a trial with these sources: whoever asks first creates it."""
+    return await create_flow_run(
+        built.flow, backend, {"base": base}, settings=settings_in(folder), idempotency_key=f"base {base}"
+    )
+
+
+def connection(url: str, folder: str) -> Any:
+    """Return a backend that lives in the time of the running loop."""
+    return connect(url, settings=settings_in(folder), clock=asyncio.get_running_loop().clock)  # type: ignore[attr-defined]
+
+
+def settings_in(folder: str) -> Settings:
+    return Settings(home=os.path.join(folder, "home"), heartbeat_interval=10_000, check_cancellation_interval=10_000)
+
+
+def runner_options(trial: Trial, folder: str) -> dict[str, Any]:
+    return {"settings": settings_in(folder), "release_results": trial.releases}
 
 
 async def _stored(built: Built, backend: Any, flow_run_id: str, settings: Settings) -> State:

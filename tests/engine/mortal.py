@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from flowloop.engine import context
 from flowloop.engine.cloud import CloudFlowRunner
@@ -51,6 +51,11 @@ class MortalBackend:
         states = [arg for arg in args if isinstance(arg, State)]
         return bool(states) and self._dies_at(context.get("task_full_name"), type(states[0]).__name__)
 
+    def die(self) -> NoReturn:
+        """Answer nothing any more."""
+        self.dead.set()
+        raise BackendUnavailable("dead")
+
     def __getattr__(self, method: str) -> Any:
         call = getattr(self._backend, method)
 
@@ -62,8 +67,7 @@ class MortalBackend:
                 if self._is_last(number, args):
                     if self._recorded:
                         await call(*args, **kwargs)
-                    self.dead.set()
-                    raise BackendUnavailable("dead")
+                    self.die()
             return await call(*args, **kwargs)
 
         return mortal
