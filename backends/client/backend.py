@@ -470,7 +470,7 @@ class GraphQLBackend:
         flow_run_id: str | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
-        version = version if self._is_flowloop or state.is_running() else None
+        version = version if self._is_flowloop or state.is_running() or state.is_submitted() else None
         document = self._document(state)
         item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch)
         write = Write("set_task_run_states", (item,))
