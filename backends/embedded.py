@@ -98,7 +98,7 @@ class StoreBackend:
         self.store = Store(url, clock=self._clock, **store_options)
         self.url = self.store.url
         self._caller = Caller(client_id=uuid.uuid4().hex, queue_seconds=self._settings.queue_interval)
-        self._circuit = Circuit(self.url, self._settings.outage_limit, rng, is_open=False)
+        self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
         self._outbox: Batcher[_Write, Any] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
         self._hub = Hub()
         self._elsewhere = Elsewhere(self._hub, self.store.listen, self.get_flow_run_state)
@@ -116,7 +116,6 @@ class StoreBackend:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._circuit.at_home())
             await stack.enter_async_context(self.store)
             stack.callback(self.store.watch(self._publish))
             await stack.enter_async_context(self._elsewhere)
@@ -208,6 +207,28 @@ class StoreBackend:
         info = _flow_run(row, state)
         self._hub.started(info.id, info.state)
         return info
+
+    async def start_subflow_run(
+        self,
+        flow_id: str,
+        *,
+        task_run_id: str,
+        attempt: int,
+        epoch: int | None,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> FlowRunInfoResult:
+        """See `Backend.start_subflow_run`."""
+        row = await self._call(
+            self.store.start_subflow_run,
+            flow_id=flow_id,
+            task_run_id=task_run_id,
+            attempt=attempt,
+            epoch=epoch,
+            parameters=parameters,
+            name=name,
+        )
+        return _flow_run(row)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -563,6 +584,7 @@ def _summary(row: Mapping[str, Any]) -> FlowRunSummary:
         start_time=row["start_time"],
         end_time=row["end_time"],
         scheduled_start_time=row["scheduled_start_time"],
+        parent_task_run_id=row["parent_task_run_id"],
     )
 
 

@@ -198,6 +198,8 @@ class FlowRunSummary(msgspec.Struct, frozen=True):
     start_time: datetime.datetime | None
     end_time: datetime.datetime | None
     scheduled_start_time: datetime.datetime | None = None
+    parent_task_run_id: str | None = None
+    """The task run that this flow run is, where the flow runs as a task of another one."""
 
 
 class FlowRunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +212,8 @@ class FlowRunFilter(msgspec.Struct, frozen=True, kw_only=True):
         - until: none created from then on
         - search: a part of their name, or of that of their flow, in capitals or not
         - due_before: no run that is planned for then or later, and has not begun
+        - parts: whether also those that are a task run of another flow run
+        - part_of: only those that are a task run of this flow run
     """
 
     flow: str | None = None
@@ -218,6 +222,8 @@ class FlowRunFilter(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime.datetime | None = None
     search: str | None = None
     due_before: datetime.datetime | None = None
+    parts: bool = True
+    part_of: str | None = None
 
 
 class FlowSummary(msgspec.Struct, frozen=True):
@@ -392,6 +398,35 @@ class Backend(Protocol):
             - context: values for the context of the run
             - labels: which workers may run it
             - name: what it is called; the backend finds a name if None
+        """
+        ...
+
+    async def start_subflow_run(
+        self,
+        flow_id: str,
+        *,
+        task_run_id: str,
+        attempt: int,
+        epoch: int | None,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> FlowRunInfoResult | None:
+        """Return the flow run that one attempt of a task run is, whose task runs a flow; None where there is no such.
+
+        It is created, or found: then one that is finished is scheduled again, from what did not succeed. It belongs to
+        the owner of the flow run around it, under the same epoch: it is claimed, given up and ended with that one, and
+        handed out to nobody else before that one is finished.
+
+        Args:
+            - flow_id: the flow that runs as a task
+            - task_run_id: the task run
+            - attempt: the number of its attempt
+            - epoch: that of the flow run around it
+            - parameters: values of the parameters, by name
+            - name: what it is called; the backend finds a name if None
+
+        Raises:
+            - OwnershipLost: if `epoch` is not that of the flow run around it
         """
         ...
 

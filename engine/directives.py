@@ -33,7 +33,7 @@ from .errors import BackendRejected
 from .results import PrefectResult
 from .state import Failed, Paused, Resume, Scheduled, Skipped, State, Success
 
-__all__ = ["HELD", "KINDS", "OF_TASKS", "Directive", "check_state", "checked", "state_of"]
+__all__ = ["HELD", "KINDS", "OF_TASKS", "PART", "Directive", "check_state", "checked", "state_of"]
 
 KINDS = (
     "cancel",
@@ -51,6 +51,9 @@ KINDS = (
 
 HELD = "held"
 """The key of the context of a Paused state that somebody asked for."""
+
+PART = "Flow run {} is a part of flow run {}, and goes on with it: say so to that one."
+"""Why a flow run that is a task run of another one is refused."""
 
 OF_TASKS = frozenset({"hold", "release", "skip", "set_result"})
 """What is asked of a task run alone."""

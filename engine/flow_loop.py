@@ -139,7 +139,7 @@ async def run_flow(
     flow: Flow,
     parameters: dict[str, Any],
     run_on_schedule: bool | None = None,
-    runner_cls: type[Any] | None = None,
+    runner_cls: Callable[..., Any] | None = None,
     *,
     state: State | None = None,
     task_states: Mapping[Task[..., Any], State] | None = None,

@@ -26,7 +26,7 @@ from .errors import FlowDefinitionError, FlowloopError
 from .executors import Executor, LocalExecutor, executor_named
 from .explain import children_counted, reference_failures
 from .flow import Flow
-from .limits import Limits
+from .limits import Limits, OpenLimits
 from .masking import Mask, hide, hiding
 from .result import Result
 from .runner import Runner, being_cancelled, call_handler, call_state_handlers, settle
@@ -39,7 +39,7 @@ from .task_states import TaskStates
 from .watch import Events, Progress, RunEvent, Watch
 from .watchdog import watched_loop
 
-__all__ = ["FlowRunner", "FlowRunnerInitializeResult"]
+__all__ = ["Around", "FlowRunner", "FlowRunnerInitializeResult"]
 
 _RESERVED = frozenset({*OF_A_TASK, "logger"})
 
@@ -51,6 +51,22 @@ class FlowRunnerInitializeResult(NamedTuple):
     task_states: dict[Task[..., Any], State]
     context: dict[str, Any]
     task_contexts: dict[Task[..., Any], dict[str, Any]]
+
+
+class Around(NamedTuple):
+    """The task run that a flow run is, where the flow runs as a task of another one.
+
+    Args:
+        - place: its slug and mapped child
+        - names: its name and tags: the places for these that it holds under the limits of the other run
+        - limits: the places of the other run
+        - watch: what is seen of it
+    """
+
+    place: tuple[str, int]
+    names: frozenset[str]
+    limits: OpenLimits | None
+    watch: Watch | None
 
 
 class FlowRunner(Runner):
@@ -98,6 +114,7 @@ class FlowRunner(Runner):
         self._named: list[Task[..., Any]] = []
         self._is_named = False
         self._own_copies: Mapping[Task[..., Any], OwnCopies] = {}
+        self._around: Around | None = None
         self._watch = Watch()
         self.flow_run_id: str | None = None
         """The flow run that is going on, or went on last."""
@@ -144,10 +161,24 @@ class FlowRunner(Runner):
     def _name(self) -> str:
         return f"flow {self.flow.name!r}"
 
+    def become_part(self, around: Around) -> None:
+        """Let the runs of this runner be a part of another flow run: its limits hold here, and it sees what goes on."""
+        self._around = around
+        self._watch = self._new_watch()
+
+    def _new_watch(self) -> Watch:
+        return Watch() if self._around is None else Watch(self._around.watch, self._around.place)
+
     def _open_watch(self) -> Watch:
         if self._watch.closed:
-            self._watch = Watch()
+            self._watch = self._new_watch()
         return self._watch
+
+    def _open_limits(self) -> OpenLimits | None:
+        around = self._around
+        if around is None or around.limits is None:
+            return None if self.limits is None else OpenLimits(self.limits)
+        return OpenLimits(self.limits, around.limits, around.names)
 
     # -- handlers ----------------------------------------------------------------------------------------
 
@@ -431,7 +462,7 @@ class FlowRunner(Runner):
             cancellation=cancellation,
             executor=executor,
             settings=self.settings,
-            limits=None if self.limits is None else self.limits.opened(),
+            limits=self._open_limits(),
             watch=self._watch,
             slugs=self.flow.slugs,
             again=frozenset(again),

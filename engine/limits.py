@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -40,7 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         - rate: how often task runs begin
 
     Waiting is fair: who came first goes first. A run that waits for its retry holds nothing. Parameters, constants and
-    what else flowloop computes by itself are not counted.
+    what else flowloop computes by itself are not counted. The limits reach into a flow that runs as a task: its tasks
+    are counted as those around it are; what that task holds itself, by its name or its tags, they need not have again.
 
     Example:
 
@@ -59,48 +61,162 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             if limit is not None and limit < 1:
                 raise ValueError(f"the limit for {name!r} is at least 1, not {limit}")
 
-    def opened(self) -> OpenLimits:
-        """Return the slots of one flow run."""
-        return OpenLimits(self)
-
 
 class OpenLimits:
-    """The slots of one flow run."""
+    """The places of one flow run, and of the flows that run as tasks of it.
 
-    def __init__(self, limits: Limits) -> None:
-        self._all = None if limits.concurrency is None else anyio.Semaphore(limits.concurrency, fast_acquire=True)
-        self._tasks = {name: anyio.Semaphore(limit, fast_acquire=True) for name, limit in limits.tasks.items()}
-        self._tags = {tag: anyio.Semaphore(limit, fast_acquire=True) for tag, limit in limits.tags.items()}
-        self._rate = limits.rate
+    Args:
+        - limits: those of the run, which `change` replaces while it goes on
+        - around: the places of the flow run that this one is a part of, which its tasks need, too
+        - held: the name and the tags of the task that this run is there, which that one holds places for already
+    """
+
+    def __init__(
+        self, limits: Limits | None = None, around: OpenLimits | None = None, held: frozenset[str] = frozenset()
+    ) -> None:
+        self._around = around
+        self._held = held
+        self._slots: dict[_Slot, frozenset[str]] = {}
+        self._all: dict[str, _Places] = {}
+        self._tasks: dict[str, _Places] = {}
+        self._tags: dict[str, _Places] = {}
+        self._rate: Rate | None = None
         self._begun: deque[float] = deque()
         self._turn = anyio.Lock(fast_acquire=True)
+        self.limits = Limits()
+        self.change(limits or self.limits)
 
-    def _semaphores(self, task: Task[..., Any]) -> list[anyio.Semaphore]:
+    @property
+    def are_none(self) -> bool:
+        """Whether there is nothing to wait for."""
+        nothing = not self._all and self._rate is None and not self._tasks and not self._tags
+        return nothing and (self._around is None or self._around.are_none)
+
+    def change(self, limits: Limits) -> None:
+        """Set other limits: who goes on, goes on and is counted, and who waits for what is free now gets it."""
+        self.limits = limits
+        changes = (self._all, {"": limits.concurrency}), (self._tasks, limits.tasks), (self._tags, limits.tags)
+        new = [one for places, numbers in changes for one in _resized(places, numbers)]
+        for slot, held in self._slots.items() if new else ():
+            for places in self._places(slot.task, slot.names, held):
+                if places in new:
+                    places.taken += 1
+                    slot.places.append(places)
+        if limits.rate != self._rate:
+            self._rate = limits.rate
+            self._begun.clear()
+
+    def _places(self, task: Task[..., Any], names: Iterable[str], held: frozenset[str]) -> list[_Places]:
         # the narrow ones first: who waits for a tag does not hold a place that others could use; and always in one
         # order, so that two runs never wait for each other
-        names = {task.name, values.get().get("task_slug") or task.name}
-        found = [self._tasks[name] for name in sorted(names) if name in self._tasks]
-        found += [self._tags[tag] for tag in sorted(task.tags) if tag in self._tags]
-        return found if self._all is None else [*found, self._all]
+        found = [self._tasks[name] for name in sorted(names) if name in self._tasks and name not in held]
+        found += [self._tags[tag] for tag in sorted(task.tags) if tag in self._tags and tag not in held]
+        return found if task.runs_a_flow else [*found, *self._all.values()]  # of a flow, the tasks are counted
 
     @asynccontextmanager
     async def slot(self, task: Task[..., Any]) -> AsyncIterator[None]:
-        """Hold all the slots that a run of this task needs."""
+        """Hold all the places that a run of this task needs."""
         if isinstance(task, (Parameter, _Generated)):
             yield
             return
-        async with AsyncExitStack() as held:
-            with interruptible():
-                for semaphore in self._semaphores(task):
-                    await held.enter_async_context(semaphore)
-                await self._wait_for_rate()
+        slot = _Slot(task)
+        try:
+            if not self.are_none:
+                with interruptible():
+                    await self._enter(slot, frozenset())
+            self._note(slot, frozenset())
             yield
+        finally:
+            self._forget(slot)
+            for places in reversed(slot.places):
+                places.give_back()
+
+    async def _enter(self, slot: _Slot, held: frozenset[str]) -> None:
+        if self._around is not None:
+            await self._around._enter(slot, held | self._held)
+        for places in self._places(slot.task, slot.names, held):
+            await places.take()
+            slot.places.append(places)
+        if not slot.task.runs_a_flow:
+            await self._wait_for_rate()
+
+    def _note(self, slot: _Slot, held: frozenset[str]) -> None:
+        self._slots[slot] = held
+        if self._around is not None:
+            self._around._note(slot, held | self._held)
+
+    def _forget(self, slot: _Slot) -> None:
+        self._slots.pop(slot, None)
+        if self._around is not None:
+            self._around._forget(slot)
 
     async def _wait_for_rate(self) -> None:
         if self._rate is None:
             return
         async with self._turn:
-            if len(self._begun) == self._rate.count:
+            while self._rate is not None and len(self._begun) >= self._rate.count:
                 await anyio.sleep_until(self._begun[0] + self._rate.period)
-                self._begun.popleft()
+                if self._begun:
+                    self._begun.popleft()
             self._begun.append(anyio.current_time())
+
+
+class _Slot:
+    """What one run of a task holds."""
+
+    __slots__ = ("names", "places", "task")
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self.task = task
+        self.names = {task.name, values.get().get("task_slug") or task.name}
+        self.places: list[_Places] = []
+
+
+class _Places:
+    """So many at once, all if None; who came first goes first. How many can change at any time."""
+
+    __slots__ = ("_waiting", "number", "taken")
+
+    def __init__(self, number: int | None) -> None:
+        self.number = number
+        self.taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def _is_free(self) -> bool:
+        return self.number is None or self.taken < self.number
+
+    async def take(self) -> None:
+        if self._is_free() and not self._waiting:
+            self.taken += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.give_back()
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def give_back(self) -> None:
+        self.taken -= 1
+        self.hand_out()
+
+    def hand_out(self) -> None:
+        while self._waiting and self._is_free():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.taken += 1
+                turn.set_result(None)
+
+
+def _resized(places: dict[str, _Places], limits: Mapping[str, int | None]) -> list[_Places]:
+    """Set other numbers of places, and return those that are new; without a limit, everybody is let in."""
+    for name, one in places.items():
+        one.number = limits.get(name)
+        one.hand_out()
+    new = {name: _Places(number) for name, number in limits.items() if number is not None and name not in places}
+    places.update(new)
+    return list(new.values())

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
+
+import anyio
+import msgspec
 
 from ._signature import RESERVED
+from .backend import FlowRunClaim
 from .cancellation import current_cancellation
-from .context import flow_scope
-from .errors import FlowDefinitionError
+from .context import FlowScope, flow_scope
+from .context import values as _values
+from .errors import BackendUnavailable, FlowDefinitionError, OwnershipLost
 from .flow import Flow
 from .flow_loop import run_flow
+from .flow_runner import Around, FlowRunner
 from .operators import _Generated
 from .result import NoResult
 from .signals import FAIL, PAUSE, PrefectStateSignal
@@ -82,6 +88,7 @@ class FlowTask(Task[..., Any]):
     """
 
     travels = False
+    runs_a_flow = True
 
     def __init__(self, flow: Flow, **kwargs: Any) -> None:
         if not isinstance(flow, Flow):
@@ -127,20 +134,24 @@ class FlowTask(Task[..., Any]):
 
         Raises:
             - FAIL: if the flow failed
-            - PAUSE: if something in it is paused; the whole flow runs again when this task is resumed
+            - PAUSE: if something in it is paused; once that goes on, or this task is resumed, so does the flow
         """
         changes: list[State] = []
         scope = flow_scope.get()
-        options = {"settings": scope.settings, "state_handlers": [lambda _, old, new: changes.append(new)]}
+        recorded = None if scope.backend is None else _Recorded(self.flow, scope, parameters)
         try:
+            given = None if recorded is None else await recorded.begun()
             state = await run_flow(
                 self.flow,
                 parameters,
                 run_on_schedule=False,
+                runner_cls=lambda flow: self._runner(flow, changes, None if given is None else recorded),
                 executor=self.flow.executor or scope.executor,
-                runner_options=options,
+                context=given,
                 on_paused=lambda *_: False,
             )
+        except (OwnershipLost, BackendUnavailable) as error:
+            await _left_with(scope, error)
         except asyncio.CancelledError:
             stopped = _stopped(changes)
             if stopped is None:
@@ -158,6 +169,16 @@ class FlowTask(Task[..., Any]):
         paused = sorted(slug for slug, one in states.items() if isinstance(one, Paused))
         raise PAUSE(f"Flow '{self.flow.name}' is not finished (paused: {', '.join(paused) or 'none'}).", result=states)
 
+    def _runner(self, flow: Flow, changes: list[State], recorded: _Recorded | None) -> FlowRunner:
+        """Return a runner for the flow, under the limits of the run around it, and seen where that one is."""
+        scope, current = flow_scope.get(), _values.get()
+        runner = FlowRunner(flow, settings=scope.settings) if recorded is None else recorded.runner()
+        runner.state_handlers.append(lambda _, old, new: changes.append(new))
+        slug, map_index = current["task_slug"] or self.name, current.get("map_index")
+        place = slug, -1 if map_index is None else map_index
+        runner.become_part(Around(place, frozenset({self.name, slug, *self.tags}), scope.limits, scope.watch))
+        return runner
+
     def _by_slug(self, state: State) -> SubflowStates:
         slugs = self.flow.slugs
         known = state.result if isinstance(state.result, dict) else {}
@@ -170,6 +191,74 @@ class FlowTask(Task[..., Any]):
             slug = self.flow.slugs[key]
             return _TaskOfFlow(slug, name=f"{self.name}[{slug}]").bind(states=self)
         return super().__getitem__(key)
+
+
+class _Recorded:
+    """The flow run of its own that a flow is recorded as, where it runs as a task of a recorded one.
+
+    Args:
+        - flow: the flow
+        - scope: of the run around it
+        - parameters: what it is given
+    """
+
+    def __init__(self, flow: Flow, scope: FlowScope, parameters: Mapping[str, Any]) -> None:
+        self._flow = flow
+        self._scope = scope
+        self._parameters = parameters
+        self._claim: FlowRunClaim | None = None
+
+    async def begun(self) -> dict[str, Any] | None:
+        """Return the context of the flow run, which goes on where it was left; None where it is no flow run."""
+        from .cloud.creation import start_subflow_run
+
+        current, backend, ownership = _values.get(), self._scope.backend, self._scope.ownership
+        if ownership is None or current.get("task_run_id") is None:
+            return None
+        info = await start_subflow_run(
+            self._flow,
+            backend,
+            self._parameters,
+            task_run_id=current["task_run_id"],
+            attempt=current["task_run_count"],
+            epoch=ownership.claim.epoch,
+            name=f"{current['flow_run_name']}-{current['task_full_name']}",
+            settings=self._scope.settings,
+        )
+        if info is None:
+            return None
+        self._claim = msgspec.structs.replace(ownership.claim, epoch=info.epoch)
+        if current.get("resume"):
+            await self._resume(info.id, current.get("answer") or {})
+        return {"flow_run_id": info.id, "resume": False, "answer": None}
+
+    async def _resume(self, flow_run_id: str, answer: Mapping[str, Any]) -> None:
+        """Resume all that is paused in the flow run, with the answer that its task was given."""
+        given = {"value": answer.get("value"), "note": answer.get("note"), "author": answer.get("by")}
+        _, task_runs = await self._scope.backend.get_flow_run_history(flow_run_id)
+        for one in task_runs:
+            if one.states and one.states[-1].state == "Paused":
+                place = {"task": one.task_slug, "map_index": one.map_index}
+                await self._scope.backend.direct_flow_run(flow_run_id, "resume", **place, **given)
+
+    def runner(self) -> FlowRunner:
+        """Return a runner for the flow run."""
+        from .cloud import CloudFlowRunner
+
+        return CloudFlowRunner(
+            self._flow, backend=self._scope.backend, settings=self._scope.settings, claim=self._claim
+        )
+
+
+async def _left_with(scope: FlowScope, error: OwnershipLost | BackendUnavailable) -> NoReturn:
+    """Leave a flow run that cannot go on here with the one around it: that is stopped, and this task with it."""
+    if isinstance(error, OwnershipLost):
+        scope.ownership.lost = True
+        scope.cancellation.request("handover")
+    else:
+        scope.cancellation.lose(error)
+    await anyio.sleep_forever()
+    raise AssertionError
 
 
 def _stopped(changes: list[State]) -> State | None:

@@ -102,6 +102,9 @@ class Task(Generic[P, R]):
     travels: ClassVar[bool] = True
     """Whether the body runs where the executor says; otherwise it always runs in the process of the run."""
 
+    runs_a_flow: ClassVar[bool] = False
+    """Whether the body is a flow: then its tasks are counted where task runs are limited, and not this one."""
+
     is_cleanup: ClassVar[bool] = False
     """Whether the task only undoes what a task upstream did: it does not decide the state of the flow."""
 

@@ -304,6 +304,7 @@ class _Wrapper:
     register_flow = _passed_on(Backend.register_flow)
     create_flow_run = _passed_on(Backend.create_flow_run)
     start_flow_run = _passed_on(Backend.start_flow_run)
+    start_subflow_run = _passed_on(Backend.start_subflow_run)
     get_flow_run_info = _passed_on(Backend.get_flow_run_info)
     get_flow_run_state = _passed_on(Backend.get_flow_run_state)
     get_task_run_state = _passed_on(Backend.get_task_run_state)

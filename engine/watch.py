@@ -25,6 +25,7 @@ class RunEvent(msgspec.Struct, frozen=True):
         - old_state: the state before
         - state: the state since
         - run_count: the number of the attempt
+        - parents: of a flow that runs as a task the task runs around it, as slug and mapped child, the outermost first
     """
 
     timestamp: datetime.datetime
@@ -33,6 +34,7 @@ class RunEvent(msgspec.Struct, frozen=True):
     old_state: State
     state: State
     run_count: int = 1
+    parents: tuple[tuple[str, int], ...] = ()
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -96,13 +98,24 @@ class Events:
 
 
 class Watch:
-    """What is seen of a flow run from outside."""
+    """What is seen of a flow run from outside.
 
-    def __init__(self) -> None:
+    Args:
+        - around: what is seen of the flow run that this one is a part of; its events are seen there, too
+        - place: the task run that this one is there, as slug and mapped child
+    """
+
+    def __init__(self, around: Watch | None = None, place: tuple[str, int] = ("", -1)) -> None:
         # a stream that nobody holds any more is forgotten
         self._streams: WeakSet[Events] = WeakSet()
+        self._around = around
+        self._place = place
+        self._inside: WeakSet[Watch] = WeakSet()
         self.closed = False
         self.active = False
+        if around is not None:
+            self.active = around.active
+            around._inside.add(self)
         self._ended: dict[type[State], int] = {}
         self.total = 0
 
@@ -116,6 +129,8 @@ class Watch:
         """Hand an event to whoever watches."""
         for stream in self._streams:
             stream.put(event)
+        if self._around is not None and self._around.active:
+            self._around.publish(msgspec.structs.replace(event, parents=(self._place, *event.parents)))
 
     def close(self) -> None:
         """End all streams once they are read empty."""
@@ -127,8 +142,13 @@ class Watch:
         """Open a stream of the events from now on."""
         stream = Events(size)
         self._streams.add(stream)
-        self.active = True
+        self._activate()
         return stream
+
+    def _activate(self) -> None:
+        self.active = True
+        for watch in self._inside:
+            watch._activate()
 
     def progress(self) -> Progress:
         """Return how far the run is."""

@@ -40,7 +40,7 @@ DAILY = serialize_schedule(
 
 FLOWS = """
 import asyncio
-from flowloop.engine import Flow, Parameter, Secret, context, task, unmapped
+from flowloop.engine import Flow, Parameter, Secret, context, subflow, task, unmapped
 
 @task(max_retries=1, retry_delay=0)
 def fails(n, token):
@@ -49,6 +49,13 @@ def fails(n, token):
 
 with Flow("failing") as failing:
     fails.map([4], token=unmapped(Secret("TOKEN")), task_args={"name": "transform"})
+
+with Flow("inner") as inner:
+    fine = task(lambda n: n, name="fine")
+    fine(Parameter("n"))
+
+with Flow("outer") as outer:
+    subflow(inner, name="part").map(n=[1, 2])
 
 @task(name="rude\\x1b[31m\\x07")
 def rude():
@@ -187,6 +194,19 @@ def test_artifacts_are_shown_with_their_task_run(home: Path) -> None:
     assert {one["kind"]: one["data"] for one in document["artifacts"]} == left
     assert {one["task_run_id"] for one in document["artifacts"]} == {run.tasks[0].id}
     assert documents(invoke("show", run.id, "--task", "task-2", "--json"))[0]["artifacts"] == []
+
+
+def test_flows_that_run_as_tasks_are_told_where_they_are(home: Path) -> None:
+    told = invoke("run", str(home / "flows.py:outer"))
+    assert "part-1[1] > fine-1 Success" in told.stdout
+    line = documents(invoke("run", str(home / "flows.py:outer"), "--json"))[-1]
+    parts = documents(invoke("show", line["id"], "--json"))[0]["parts"]
+    assert {part["name"].partition("-part")[2] for part in parts} == {"[0]", "[1]"}
+    assert f"flow run {parts[0]['name']} Success  {parts[0]['id']}" in invoke("show", line["id"]).stdout
+    assert f"its task run {parts[0]['parent_task_run_id']}" in invoke("show", parts[0]["id"]).stdout
+    listed = [run["flow_name"] for run in documents(invoke("runs", "--json"))]
+    assert listed == ["outer", "outer"]
+    assert len(documents(invoke("runs", "--json", "--all"))) == 6
 
 
 def test_logs_are_printed_and_shown_with_the_run(home: Path) -> None:

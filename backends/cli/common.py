@@ -189,8 +189,10 @@ def filter_of(
     until: str | None,
     search: str | None,
     due_before: datetime.datetime | None = None,
+    parts: bool = True,
 ) -> FlowRunFilter:
     """Return the filter that the options make."""
+    begin, end = moment(since), moment(until)
     return FlowRunFilter(
-        flow=flow, states=states, since=moment(since), until=moment(until), search=search, due_before=due_before
+        flow=flow, states=states, since=begin, until=end, search=search, due_before=due_before, parts=parts
     )

@@ -82,21 +82,23 @@ def _bold(text: str) -> tuple[str, str]:
 
 
 class _Row:
-    """One task of a run that goes on: itself, or all its mapped children."""
+    """One task of a run that goes on: itself, or all its mapped children, and all its runs inside mapped flows."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.now: dict[int, State] = {}
+        self.now: dict[tuple[int, ...], State] = {}
         self.attempts = 0
         self.started: datetime.datetime | None = None
         self.ended: datetime.datetime | None = None
-        self.width = 0
+        self.maps: dict[tuple[int, ...], states.Mapped] = {}
 
     def apply(self, event: RunEvent) -> None:
-        self.now[event.map_index] = event.state
+        around = tuple(index for _, index in event.parents)
         if isinstance(event.state, states.Mapped):
-            self.width = event.state.n_map_states
+            self.now.pop((*around, -1), None)
+            self.maps[around] = event.state
             return
+        self.now[*around, event.map_index] = event.state
         if type(event.state) is states.Running:
             self.started = self.started or event.timestamp
             self.attempts = max(self.attempts, event.run_count)
@@ -108,20 +110,26 @@ class _Row:
         return any(not state.is_finished() for state in self.now.values())
 
     @property
+    def width(self) -> int:
+        return sum(state.n_map_states for state in self.maps.values())
+
+    @property
     def total(self) -> int:
-        return self.width or 1
+        single = sum(place[-1] < 0 for place in self.now)
+        return max(self.width + single, 1)
 
     @property
     def finished(self) -> int:
-        own = 0 if self.width else -1
-        return sum(index >= own and state.is_finished() for index, state in self.now.items())
+        return sum(state.is_finished() for state in self.now.values())
 
     def shown_state(self) -> Text:
-        children = Counter(type(state).__name__ for index, state in self.now.items() if index >= 0)
-        if not children:
-            return coloured(type(self.now[-1]).__name__) if -1 in self.now else Text("-", style="dim")
-        counts = [Text.assemble(f"{count} ", coloured(name)) for name, count in children.items()]
-        return Text.assemble(coloured("Mapped"), f" {self.width}: ", Text(", ").join(counts))
+        if not self.now and not self.maps:
+            return Text("-", style="dim")
+        counted = Counter(type(state).__name__ for state in self.now.values())
+        if len(self.now) == 1 and not self.maps:
+            return coloured(*counted)
+        counts = Text(", ").join(Text.assemble(f"{count} ", coloured(name)) for name, count in counted.items())
+        return Text.assemble(coloured("Mapped"), f" {self.width}: ", counts) if self.maps else counts
 
     def shown_duration(self, now: datetime.datetime) -> str:
         if self.started is None:
@@ -140,7 +148,9 @@ class RunTable:
     """
 
     def __init__(self, flow: Flow, now: Callable[[], datetime.datetime] | None = None) -> None:
-        self._rows = {flow.slugs[task]: _Row(flow.slugs[task]) for task in flow.sorted_tasks()}
+        self._rows: dict[tuple[str, ...], _Row] = {
+            (flow.slugs[task],): _Row(flow.slugs[task]) for task in flow.sorted_tasks()
+        }
         self._title = flow.name
         self._now = now or _utc_now
         self._began = self._now()
@@ -148,8 +158,15 @@ class RunTable:
 
     def apply(self, event: RunEvent) -> None:
         """Take a change of state into account."""
-        if event.task_slug is not None:
-            self._rows[event.task_slug].apply(event)
+        if event.task_slug is None:
+            return
+        slugs = (*(slug for slug, _ in event.parents), event.task_slug)
+        if slugs not in self._rows:  # of a flow that runs as a task: below that one
+            around = max(at for at, known in enumerate(self._rows) if known[: len(slugs) - 1] == slugs[:-1])
+            rows = list(self._rows.items())
+            rows.insert(around + 1, (slugs, _Row(f"{'  ' * len(event.parents)}{event.task_slug}")))
+            self._rows = dict(rows)
+        self._rows[slugs].apply(event)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         rows = list(self._rows.values())
@@ -187,6 +204,7 @@ class RunTable:
 def change(event: RunEvent) -> str:
     """Return the line that tells a change of state where no table can be shown."""
     name = "flow run" if event.task_slug is None else place(event.task_slug, event.map_index)
+    name = " > ".join([*(place(*parent) for parent in event.parents), name])
     attempt = f" (attempt {event.run_count})" if event.run_count > 1 else ""
     reason = f": {event.state.message}" if event.state.is_failed() and event.state.message else ""
     return safe(f"{_local(event.timestamp):%H:%M:%S} {name} {type(event.state).__name__}{attempt}{reason}")
@@ -264,16 +282,31 @@ def _heading(run: FlowRunSummary) -> Iterable[Text]:
     message = f"  {safe(run.state_message or '')}"
     yield Text.assemble(_bold(run.flow_name), " ", _bold(run.name), " ", coloured(run.state), message)
     yield Text(f"run {run.id}, created {_local(run.created):%Y-%m-%d %H:%M:%S %Z}", style="dim")
+    if run.parent_task_run_id is not None:
+        yield Text(f"part of another flow run, as its task run {run.parent_task_run_id}", style="dim")
 
 
 def history(
-    run: FlowRunSummary, task_runs: Sequence[TaskRunHistory], made: Sequence[ArtifactRecord] = ()
+    run: FlowRunSummary,
+    task_runs: Sequence[TaskRunHistory],
+    made: Sequence[ArtifactRecord] = (),
+    parts: Sequence[FlowRunSummary] = (),
 ) -> Iterable[RenderableType]:
-    """Yield what tells a recorded flow run: each task run, mapped children too, with its states and artifacts."""
+    """Yield what tells a recorded flow run: each task run, mapped children too.
+
+    Args:
+        - run: the flow run
+        - task_runs: its task runs, told with their states
+        - made: their artifacts
+        - parts: the flow runs that they are, where a flow runs as a task
+    """
     yield from _heading(run)
     for task_run in sorted(task_runs, key=_order(task_runs)):
         yield Text("")
         yield from _told(task_run)
+        for part in parts:
+            if part.parent_task_run_id == task_run.id:
+                yield Text.assemble("  flow run ", _bold(part.name), " ", coloured(part.state), f"  {part.id}")
         for one in made:
             if one.task_run_id == task_run.id:
                 yield from artifact(one)

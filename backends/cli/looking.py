@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ...engine import lifecycle
-from ...engine.backend import Backend, FlowRunSummary, LogRecord, TaskRunHistory
+from ...engine.backend import Backend, FlowRunFilter, FlowRunSummary, LogRecord, TaskRunHistory
 from .common import (
     as_async,
     backend_option,
@@ -32,6 +32,7 @@ from .display import flow_list, history, log_line, place, progress_table, run_li
 __all__ = ["COMMANDS"]
 
 _TIMED_OUT = 124
+_MOST_PARTS = 1_000
 _BIG = 200
 """Task runs above which `show` counts them instead of telling each."""
 
@@ -50,14 +51,17 @@ def _command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
 @_command("runs")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many to show.")
 @filter_options
-@click.option("--all", "planned", is_flag=True, help="Also runs that are planned for later.")
+@click.option("--all", "planned", is_flag=True, help="Also runs that are planned for later, and parts of other runs.")
 @backend_option
 @json_option
 @as_async
 async def runs(limit: int, planned: bool, backend: str | None, as_json: bool, **filters: Any) -> None:
-    """List the newest flow runs; without those that are planned for later, unless --all is given."""
+    """List the newest flow runs.
+
+    Without those that are planned for later, and those that are a task run of another one, unless --all is given.
+    """
     now = datetime.datetime.now(datetime.UTC)
-    only = filter_of(**filters, due_before=None if planned else now + datetime.timedelta(seconds=1))
+    only = filter_of(**filters, due_before=None if planned else now + datetime.timedelta(seconds=1), parts=planned)
     async with opened(settings_for(backend)) as open_backend:
         found = await open_backend.list_flow_runs(limit, only)
     if as_json:
@@ -115,17 +119,19 @@ async def show(
     async with opened(settings_for(backend)) as open_backend:
         summary, task_runs = await open_backend.get_flow_run_history(run)
         made = await open_backend.list_artifacts(summary.id)
+        parts = await open_backend.list_flow_runs(_MOST_PARTS, FlowRunFilter(part_of=summary.id))
         lines = await _log(open_backend, summary.id) if logs else []
     chosen = [each for each in task_runs if _is_chosen(each, tasks, failed=failed)]
     if as_json:
         shown = {each.id for each in chosen}
         artifacts = [one for one in made if one.task_run_id in shown]
         document = {**msgspec.structs.asdict(summary), "task_runs": chosen, "artifacts": artifacts}
+        document["parts"] = [part for part in parts if part.parent_task_run_id in shown]
         print_json(document | ({"logs": lines} if logs else {}))
         return
     counts = tree or (len(chosen) > _BIG and not everything)
     console = Console()
-    told = summary_of(summary, chosen) if counts else history(summary, chosen, made)
+    told = summary_of(summary, chosen) if counts else history(summary, chosen, made, parts)
     for line in [*told, *([Text("")] if lines else []), *map(log_line, lines)]:
         console.print(line, soft_wrap=True)
 

@@ -31,7 +31,7 @@ from ...engine.settings import Settings
 from ...engine.state import State
 from ...engine.watch import RunEvent
 from .common import as_async, backend_option, json_option, opened, pairs, print_json, settings_for
-from .display import RunTable, change, failures, outcome
+from .display import RunTable, change, failures, outcome, place
 from .flow_file import load_flow
 from .logs import set_up_logging
 
@@ -205,7 +205,9 @@ class _Screen:
             known = {"event": "state", "timestamp": event.timestamp, "task": event.task_slug}
             more = {"map_index": event.map_index, "state": type(event.state).__name__, "attempt": event.run_count}
             message = None if event.state.message is None else str(event.state.message)
-            print_json({**known, **more, "message": message, "traceback": event.state.traceback})
+            parents = [place(*parent) for parent in event.parents]
+            told = {"message": message, "traceback": event.state.traceback, "parents": parents}
+            print_json({**known, **more, **told})
         elif not self.is_live and not self._quiet:
             self._console.print(change(event), soft_wrap=True, markup=False, highlight=False)
 

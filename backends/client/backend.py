@@ -44,6 +44,7 @@ from ...engine.clock import Clock, SystemClock
 from ...engine.directives import Directive
 from ...engine.errors import (
     BackendRejected,
+    BackendUnavailable,
     DialectError,
     FlowRunOwned,
     OwnershipLost,
@@ -119,7 +120,7 @@ class GraphQLBackend:
         }
         if self._settings.api_key:
             self._headers["Authorization"] = f"Bearer {self._settings.api_key}"
-        self._circuit = Circuit(self.url, self._settings.outage_limit, rng, is_open=False)
+        self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
         self._transport = HttpTransport(
             self._post_url, self.url, headers=self._headers, timeout=timeout, clock=self._clock, transport=transport
         )
@@ -142,7 +143,6 @@ class GraphQLBackend:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._circuit.at_home())
             stack.push_async_callback(self._subscriptions.aclose)
             self._session = await stack.enter_async_context(Client(transport=self._transport, execute_timeout=None))
             self._is_flowloop = await self._circuit.call(self._ask_who, self._connect_limit)
@@ -279,6 +279,30 @@ class GraphQLBackend:
         row = await self._put(Write("start_flow_runs", (item,)), owner, size, owner)
         return documents.started_flow_run(row, state)
 
+    async def start_subflow_run(
+        self,
+        flow_id: str,
+        *,
+        task_run_id: str,
+        attempt: int,
+        epoch: int | None,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> FlowRunInfoResult | None:
+        """See `Backend.start_subflow_run`; other servers have none."""
+        if not self._is_flowloop:
+            return None
+        row = await self._mutate(
+            "start_subflow_run",
+            flow_id=flow_id,
+            task_run_id=task_run_id,
+            attempt=attempt,
+            epoch=epoch,
+            parameters=parameters,
+            name=name,
+        )
+        return documents.started_flow_run(row, None)
+
     # -- reading -----------------------------------------------------------------------------------
 
     async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
@@ -363,8 +387,16 @@ class GraphQLBackend:
 
     async def list_flow_runs(self, limit: int = 20, only: FlowRunFilter | None = None) -> list[FlowRunSummary]:
         """See `Backend.list_flow_runs`."""
-        answer = await self._read(documents.FLOW_RUNS, limit=limit, where=documents.conditions(only))
+        if only is not None and not self._is_flowloop:
+            if only.part_of is not None:
+                return []
+            only = msgspec.structs.replace(only, parts=True)
+        answer = await self._read(self._own(documents.FLOW_RUNS), limit=limit, where=documents.conditions(only))
         return [documents.flow_run_summary(row) for row in answer["flow_run"]]
+
+    def _own(self, text: str) -> str:
+        """Return a query of flow runs with what other servers do not know of them."""
+        return documents.with_parents(text) if self._is_flowloop else text
 
     async def list_flows(self) -> list[FlowSummary]:
         """See `Backend.list_flows`."""
@@ -401,9 +433,9 @@ class GraphQLBackend:
         ids = documents.id_range(name)
         rows: list[Any] = []
         if ids is None or ids[0] != ids[1]:
-            rows = (await self._read(documents.FLOW_RUNS_BY_NAME, name=name))["flow_run"]
+            rows = (await self._read(self._own(documents.FLOW_RUNS_BY_NAME), name=name))["flow_run"]
         if ids is not None and not rows:
-            rows = (await self._read(documents.FLOW_RUNS_BY_ID, first=ids[0], last=ids[1]))["flow_run"]
+            rows = (await self._read(self._own(documents.FLOW_RUNS_BY_ID), first=ids[0], last=ids[1]))["flow_run"]
         if len(rows) > 1:
             raise BackendRejected(f"the ids of several flow runs begin with {name!r}")
         return documents.flow_run_summary(_found(rows[0] if rows else None, "Flow run", name))
@@ -470,7 +502,7 @@ class GraphQLBackend:
         flow_run_id: str | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
-        version = version if self._is_flowloop or state.is_running() or state.is_submitted() else None
+        version = version if self._is_flowloop or state.is_running() else None
         document = self._document(state)
         item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch)
         write = Write("set_task_run_states", (item,))
@@ -683,12 +715,7 @@ class GraphQLBackend:
         try:
             answer = await self._execute(documents.WHO, {})
         except (BackendRejected, DialectError):  # it does not know the question, or something is wrong
-            try:
-                await self._execute(documents.HELLO, {})
-            except BackendRejected as error:
-                if self.url in str(error):
-                    raise
-                raise BackendRejected(f"{self.url} does not say hello: {error}") from error
+            await self._execute(documents.HELLO, {})
             return False
         return bool((answer.get("api") or {}).get("flowloop"))
 
@@ -710,7 +737,7 @@ class GraphQLBackend:
     async def _exchange(self, request: Request, key: str | None = None) -> tuple[Any, list[Any]]:
         extra = {"extra_args": {"headers": {"X-FLOWLOOP-IDEMPOTENCY-KEY": key}}} if key is not None else {}
         if self._session is None:
-            raise self._circuit.away()
+            raise BackendUnavailable(f"{self.url} is not open")
         try:
             return await self._session.execute(request, **extra), []
         except TransportQueryError as error:
@@ -718,7 +745,7 @@ class GraphQLBackend:
 
     def _put(self, write: Write, run_id: str, size: int, flow_run_id: str | None = None) -> Awaitable[Any]:
         if not self._outboxes:
-            raise self._circuit.away()
+            raise BackendUnavailable(f"{self.url} is not open")
         # Always the same lane for a run: its states arrive in the order they were sent.
         return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id, flow_run_id)
 

@@ -120,6 +120,13 @@ query ($id: uuid!, $after: uuid!, $limit: Int!) {
   }
 }"""
 
+
+@lru_cache
+def with_parents(text: str) -> str:
+    """Return a query of flow runs that also asks which of them are a task run of another one."""
+    return text.replace(_SUMMARY, f"{_SUMMARY} parent_task_run_id")
+
+
 LIMIT_KINDS = {"tag": ("task_tag_limit", "tag"), "label": ("flow_concurrency_limit", "name")}
 
 FAILURES = """
@@ -200,6 +207,7 @@ _STARTED = (
     "status message id name flow_id version serialized_state parameters context scheduled_start_time heartbeat "
     "owner epoch project { id name } task_runs { id task_id task_slug version serialized_state }"
 )
+_ANSWERS["start_subflow_run"] = _STARTED
 _ITEM_BY_ITEM = {
     "start_flow_runs": f"flow_runs {{ {_STARTED} }}",
     "set_flow_run_states": "states { status message code serialized_state }",
@@ -434,6 +442,10 @@ def conditions(only: FlowRunFilter | None) -> dict[str, Any]:
     if only.due_before is not None:
         due = {"scheduled_start_time": {"_lt": only.due_before}}
         found.append({"_or": [{"state": {"_neq": "Scheduled"}}, due, {"scheduled_start_time": {"_is_null": True}}]})
+    if not only.parts:
+        found.append({"parent_task_run_id": {"_is_null": True}})
+    if only.part_of is not None:
+        found.append({"parent_task_run": {"flow_run_id": {"_eq": only.part_of}}})
     return {"_and": found}
 
 
@@ -483,6 +495,7 @@ def flow_run_summary(row: Mapping[str, Any]) -> FlowRunSummary:
         start_time=moment(row["start_time"]),
         end_time=moment(row["end_time"]),
         scheduled_start_time=moment(row["scheduled_start_time"]),
+        parent_task_run_id=row.get("parent_task_run_id"),
     )
 
 

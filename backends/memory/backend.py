@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
@@ -35,7 +36,7 @@ from ...engine.backend import (
     started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
-from ...engine.directives import HELD, Directive, check_state, checked, state_of
+from ...engine.directives import HELD, PART, Directive, check_state, checked, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
@@ -96,6 +97,7 @@ class MemoryBackend:
         self._projects: dict[str, ProjectInfo] = {}
         self._flows: dict[str, Flow] = {}
         self._flow_runs: dict[str, FlowRun] = {}
+        self._parts_of: defaultdict[str, list[FlowRun]] = defaultdict(list)
         self._flow_run_keys: dict[tuple[str, str], str] = {}
         self._task_runs: dict[str, TaskRun] = {}
         self._directives: dict[str, Directive] = {}
@@ -209,6 +211,39 @@ class MemoryBackend:
         return await started_step_by_step(
             self, flow_id, owner=owner, lease_seconds=lease_seconds, state=state, **options
         )
+
+    async def start_subflow_run(
+        self,
+        flow_id: str,
+        *,
+        task_run_id: str,
+        attempt: int,
+        epoch: int | None,
+        parameters: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> FlowRunInfoResult:
+        """See `Backend.start_subflow_run`."""
+        parent = self._task_run(task_run_id)
+        around = parent.flow_run
+        around.fence(epoch)
+        if around.meaning.ends:
+            raise BackendRejected(f"Flow run {around.id} is {around.state.__name__}: nothing begins in it.")
+        runs = self._parts(around)
+        found = [run for run in runs if (run.parent, run.attempt, run.flow.id) == (parent, attempt, flow_id)]
+        if found:
+            run = found[0]
+        else:
+            run = self._flow_run(await self.create_flow_run(flow_id, parameters=parameters, name=name))
+            run.parent, run.attempt = parent, attempt
+            self._parts_of[run.root.id].append(run)
+        if run.meaning.ends:
+            self._restart_failed(run)
+        run.owner, run.epoch, run.lease, run.heartbeat = around.owner, around.epoch, around.lease, around.heartbeat
+        return await self.get_flow_run_info(run.id)
+
+    def _parts(self, run: FlowRun) -> list[FlowRun]:
+        """Return the flow runs that are a part of this one, and of its parts."""
+        return [one for one in self._parts_of.get(run.root.id, ()) if run in _around(one)]
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -342,13 +377,11 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
-        if type(state) is Running:
-            run.check_unowned(epoch, self._clock.now())
+        run.check_unowned(state, epoch, self._clock.now())
         run.check_version(version)
         if epoch is None or version is None:  # over an end of its own an owner may write
             run.check_not_finished(state)
-        if type(state) is Running:
-            run.prolong(epoch, self._clock.now())
+        run.prolong(state, epoch, self._clock.now())
         if type(state) is Running and epoch is None and run.owner is not None:
             run.owner, run.epoch = None, run.epoch + 1
         recorded = state
@@ -377,21 +410,18 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
-        begins = type(state).__name__ in lifecycle.BEGINS["task_run"]
-        if begins:
-            run.flow_run.check_unowned(epoch, self._clock.now())
+        run.flow_run.check_unowned(state, epoch, self._clock.now())
         run.check_version(version)
-        if (begins or state.is_running()) and run.flow_run.state is not Running:
+        if state.is_running() and run.flow_run.state is not Running:
             raise BackendRejected(
                 f"State update failed for task run ID {run.id}: provided a running state but associated flow run "
                 f"{run.flow_run.id} is not in a running state."
             )
         if epoch is None or version is None:  # over an end of its own an owner may write
             run.check_not_finished(state)
-        if begins:
-            run.flow_run.prolong(epoch, self._clock.now())
+        run.flow_run.prolong(state, epoch, self._clock.now())
         recorded = state
-        full = self._full_tag(state) if begins and not run.holds_places else None
+        full = self._full_tag(state) if type(state) is Running and run.state is not Running else None
         if full is not None:
             recorded = self._queued(f"the limit of task runs tagged {full!r} is reached")
         self._record(run, recorded, sent)
@@ -505,17 +535,27 @@ class MemoryBackend:
         if asked.task is None:
             check_state(asked.kind, run.state.__name__, f"Flow run {run.name}")
             self._record(run, state)
+            self._wake(run, state.message)
             return
         task_id = self._task_id(run, asked.task)
         found = run.task_runs.get((task_id, asked.map_index)) or self._new_task_run(run, task_id, asked.map_index)
         is_held = found.state is Paused and HELD in decode_state(found.newest.document).context
         check_state(asked.kind, found.state.__name__, f"Task run {asked.task}", is_held=is_held)
         self._record(found, state)
-        if asked.kind == "hold":
+        if asked.kind != "hold":
+            self._wake(run, state.message)
+
+    def _wake(self, run: FlowRun, message: Any) -> None:
+        """Let somebody go on with a flow run in which something waited that does so no more."""
+        if run.is_part:
+            assert run.parent is not None
+            if run.parent.state is Paused:
+                self._record(run.parent, Scheduled(message, start_time=self._clock.now()))
+                self._wake(run.parent.flow_run, message)
             return
         waits_for_nobody = run.owner is None and run.epoch and run.state is Running
         if waits_for_nobody or run.state is Paused:
-            self._record(run, Scheduled(state.message, start_time=self._clock.now()))
+            self._record(run, Scheduled(message, start_time=self._clock.now()))
 
     def _set_parameter(self, run: FlowRun, asked: Directive) -> None:
         if not run.meaning.waits or run.epoch or run.start_time:
@@ -532,14 +572,26 @@ class MemoryBackend:
     def _restart(self, run: FlowRun, asked: Directive) -> None:
         if asked.task is not None:
             self._task_id(run, asked.task)
+        if run.is_part:
+            raise BackendRejected(PART.format(run.id, run.root.id))
         self._restart_failed(run)
         if asked.task is None:
             return
         after = run.flow.downstream(asked.task)
         for task_run in run.task_runs.values():
             is_chosen = task_run.task_slug == asked.task and asked.map_index in (-1, task_run.map_index)
-            if (is_chosen or task_run.task_slug in after) and task_run.state is not Pending:
-                self._record(task_run, Pending("Flow run restarted."))
+            if is_chosen or task_run.task_slug in after:
+                self._begin_again(task_run, afresh=True)
+                if task_run.state is not Pending:
+                    self._record(task_run, Pending("Flow run restarted."))
+
+    def _begin_again(self, task_run: TaskRun, *, afresh: bool) -> None:
+        """Have a task run go on from the flow run that was its last attempt, or from none."""
+        attempts = [run for run in self._parts(task_run.flow_run) if run.parent is task_run and run.attempt]
+        for run in attempts:
+            run.attempt = 0
+        if attempts and not afresh:
+            attempts[-1].attempt = 1
 
     async def restart_flow_run(self, flow_run_id: str) -> int:
         """See `Backend.restart_flow_run`."""
@@ -555,6 +607,7 @@ class MemoryBackend:
             )
         again = [run for run in flow_run.task_runs.values() if not issubclass(run.state, (Success, Pending))]
         for task_run in again:
+            self._begin_again(task_run, afresh=False)
             self._record(task_run, Pending("Flow run restarted."))
         self._record(flow_run, Scheduled("Flow run restarted.", start_time=self._clock.now()))
         flow_run.lapses = 0
@@ -586,6 +639,8 @@ class MemoryBackend:
     ) -> FlowRunClaim:
         """See `Backend.claim_flow_run`."""
         run = self._flow_run(flow_run_id)
+        if run.is_part and run.owner != owner:
+            raise BackendRejected(PART.format(run.id, run.root.id))
         if run.meaning.ends or run.owner == owner:
             run.heartbeat = self._clock.now()
             return FlowRunClaim(owner, run.epoch, lease_seconds)
@@ -607,6 +662,9 @@ class MemoryBackend:
             )
             self._record(run, failed)
             self._end_task_runs(run, failed)
+        for part in self._parts(run):
+            if not part.meaning.ends:
+                part.owner, part.epoch, part.lease, part.heartbeat = run.owner, run.epoch, run.lease, run.heartbeat
         return run.epoch
 
     async def release_flow_run(self, flow_run_id: str, epoch: int | None) -> None:
@@ -708,6 +766,10 @@ class MemoryBackend:
         return state if entry.document == entry.sent else decode_state(entry.document)
 
     def _end_task_runs(self, flow_run: FlowRun, state: State) -> None:
+        for part in self._parts(flow_run):
+            if not part.meaning.ends:
+                self._record(part, state)
+                self._end_task_runs(part, state)
         for run in flow_run.task_runs.values():
             if not run.meaning.ends:
                 self._record(run, state)
@@ -727,7 +789,14 @@ class MemoryBackend:
         return None
 
     def _holds(self, run: TaskRun, tag: str) -> bool:
-        return run.holds_places and tag in decode_state(run.newest.document).context.get("tags", ())
+        return run.meaning.runs and tag in decode_state(run.newest.document).context.get("tags", ())
+
+
+def _around(run: FlowRun) -> Iterator[FlowRun]:
+    """Yield the flow runs that this one is a part of."""
+    while run.parent is not None:
+        run = run.parent.flow_run
+        yield run
 
 
 def _encode(state: State) -> bytes:

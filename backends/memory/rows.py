@@ -138,6 +138,20 @@ class FlowRun(Run):
     lapses: int = 0
     heartbeat: datetime.datetime | None = None
     """When its owner was last heard of."""
+    parent: TaskRun | None = None
+    """The task run that this flow run is."""
+    attempt: int = 0
+    """Which attempt of its parent it is; 0 if that has begun afresh since."""
+
+    @property
+    def root(self) -> FlowRun:
+        """The flow run that this one is a part of in the end; itself if it is none."""
+        return self if self.parent is None else self.parent.flow_run.root
+
+    @property
+    def is_part(self) -> bool:
+        """Whether this flow run goes on with another one."""
+        return self.parent is not None and not self.root.meaning.ends
 
     def free_at(self) -> datetime.datetime | None:
         """When this flow run can be claimed, if nothing is heard of whoever has it; None if nobody has it."""
@@ -155,29 +169,29 @@ class FlowRun(Run):
         if epoch not in (None, self.epoch):
             raise OwnershipLost(f"flow run {self.id} has another owner since: its epoch is {self.epoch}, not {epoch}")
 
-    def check_unowned(self, epoch: int | None, now: datetime.datetime) -> None:
-        """Refuse that a run begins without an epoch beside an owner that lives."""
-        if epoch is None and self.owner is not None and not self.is_silent(now):
+    def check_unowned(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
+        """Refuse a Running without an epoch beside an owner that lives."""
+        if epoch is None and type(state) is Running and self.owner is not None and not self.is_silent(now):
             raise VersionLockMismatch(f"State update failed: flow run {self.id} has an owner that is alive")
 
     def is_ready(self, now: datetime.datetime) -> bool:
         """Whether this flow run waits for somebody to run it, or has a task run that does."""
-        if self.owner is not None and not self.is_silent(now):
+        if self.is_part or (self.owner is not None and not self.is_silent(now)):
             return False
         if self.is_due(now):
             return True
         return self.state is Running and any(task_run.is_due(now) for task_run in self.task_runs.values())
 
-    def prolong(self, epoch: int | None, now: datetime.datetime) -> None:
+    def prolong(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
         """Begin a lease anew of which little is left: what begins is a sign of life, too."""
-        if epoch is None or self.owner is None or self.heartbeat is None:
+        if epoch is None or type(state) is not Running or self.owner is None or self.heartbeat is None:
             return
         if self.heartbeat + self.lease - now < self.lease * PROLONGED:
             self.heartbeat = now
 
     def is_left_behind(self, now: datetime.datetime) -> bool:
         """Whether its owner has died before the end."""
-        keeps = self.meaning.state in lifecycle.KEEPS_OWNER and not self.meaning.waits
+        keeps = self.meaning.state in lifecycle.KEEPS_OWNER and not self.meaning.waits and not self.is_part
         return keeps and self.owner is not None and self.is_silent(now)
 
     def summary(self) -> FlowRunSummary:
@@ -192,6 +206,7 @@ class FlowRun(Run):
             start_time=self.start_time,
             end_time=self.end_time,
             scheduled_start_time=self.scheduled_start_time,
+            parent_task_run_id=None if self.parent is None else self.parent.id,
         )
 
     def matches(self, only: FlowRunFilter) -> bool:
@@ -204,6 +219,8 @@ class FlowRun(Run):
             and (only.until is None or self.created < only.until)
             and (only.search is None or any(only.search.casefold() in name.casefold() for name in names))
             and (only.due_before is None or self.state is not Scheduled or self.scheduled_start_time < only.due_before)
+            and (only.parts or self.parent is None)
+            and (only.part_of is None or (self.parent is not None and self.parent.flow_run.id == only.part_of))
         )
 
 
@@ -216,11 +233,6 @@ class TaskRun(Run):
     task_slug: str = dataclasses.field(kw_only=True)
     cache_key: str | None = dataclasses.field(kw_only=True)
     map_index: int = dataclasses.field(kw_only=True)
-
-    @property
-    def holds_places(self) -> bool:
-        """Whether it holds its places under the limits."""
-        return self.meaning.runs or self.meaning.state in lifecycle.BEGINS["task_run"]
 
     def info(self) -> TaskRunInfoResult:
         """Return what a runner is told of this task run."""

@@ -12,7 +12,7 @@ from ...engine import lifecycle
 from ...engine.directives import HELD, Directive, check_state, checked, state_of
 from ...engine.errors import BackendRejected
 from ...engine.serialization import decode_state, encode_state
-from . import flow_runs
+from . import flow_runs, parts
 from .flow_runs import set_one
 from .records import Payload, StateUpdate
 from .task_runs import get_or_create_task_runs
@@ -135,6 +135,7 @@ def _restart(tx: Tx, run: RowMapping, asked: Directive) -> None:
     own = [task_run.task_id == begins["id"], *([task_run.map_index == asked.map_index] if asked.map_index >= 0 else [])]
     after = task_run.task_id.in_(_downstream(tx, run["flow_id"], begins["id"]))
     rows = [row for where in (own, [after]) for row in _runs(tx, run["id"], *where)]
+    parts.begin_again(tx, [row["id"] for row in rows], afresh=True)
     ids = [row["id"] for row in rows if row["state"] != "Pending"]
     set_states(tx, "task_run", [state_update(row_id, "Pending", "Flow run restarted.") for row_id in ids])
 
@@ -167,6 +168,7 @@ def _move(tx: Tx, run: RowMapping, asked: Directive) -> None:
     if asked.task is None:
         check_state(asked.kind, run["state"], f"Flow run {run['name'] or run['id']}")
         set_one(tx, StateUpdate(run["id"], document))
+        _wake(tx, run, state_of(asked).message)
         return
     task = _task(tx, run, asked.task)
     (found,) = get_or_create_task_runs(tx, flow_run_id=run["id"], task_id=task["id"], map_indices=[asked.map_index])
@@ -175,12 +177,23 @@ def _move(tx: Tx, run: RowMapping, asked: Directive) -> None:
     outcome = set_states(tx, "task_run", [StateUpdate(found["id"], document)])[0]
     if outcome.error is not None:
         raise outcome.error
-    if asked.kind == "hold":
+    if asked.kind != "hold":
+        _wake(tx, run, state_of(asked).message)
+
+
+def _wake(tx: Tx, run: RowMapping, message: Any) -> None:
+    """Let somebody go on with a flow run in which something waited that does so no more."""
+    if parts.is_part(tx, run):
+        parent = tx.row("task_run", run["parent_task_run_id"], "Invalid task run ID.")
+        if parent["state"] == "Paused":
+            start = tx.now.isoformat()
+            set_states(tx, "task_run", [state_update(parent["id"], "Scheduled", str(message), start_time=start)])
+            _wake(tx, tx.row("flow_run", parent["flow_run_id"], "Invalid flow run ID."), message)
         return
-    waits_for_nobody = run["owner"] is None and run["epoch"] and run["state"] == "Running"
-    waits_for_somebody = run["state"] == "Paused"
-    if waits_for_nobody or waits_for_somebody:
-        set_one(tx, state_update(run["id"], "Scheduled", state_of(asked).message, start_time=tx.now.isoformat()))
+    now = tx.row("flow_run", run["id"], "Invalid flow run ID.")
+    waits_for_nobody = now["owner"] is None and now["epoch"] and now["state"] == "Running"
+    if waits_for_nobody or now["state"] == "Paused":
+        set_one(tx, state_update(run["id"], "Scheduled", str(message), start_time=tx.now.isoformat()))
 
 
 def _text(document: Any) -> str | bytes:

@@ -8,7 +8,7 @@ from sqlalchemy import delete, or_, select
 
 from ...engine import lifecycle
 from ...engine.errors import BackendRejected
-from . import ownership, task_runs
+from . import ownership, parts, task_runs
 from .records import Payload, StateUpdate
 from .transitions import set_states, state_update
 from .tx import Tx, tables
@@ -21,6 +21,7 @@ __all__ = [
     "set_flow_run_labels",
     "set_flow_run_name",
     "set_one",
+    "start_again",
     "update_flow_run_heartbeat",
 ]
 
@@ -47,9 +48,10 @@ def delete_auto_scheduled(tx: Tx, flow_ids: Sequence[str]) -> None:
 
 
 def delete_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
-    """Delete a flow run with its task runs, states and logs."""
+    """Delete a flow run with its task runs, states and logs, and the flow runs that are a part of it."""
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.")
-    tx.run(delete(tables["flow_run"]).where(tables["flow_run"].c.id == run["id"]))
+    table = tables["flow_run"]
+    tx.run(delete(table).where(or_(table.c.id == run["id"], table.c.root_flow_run_id == run["id"])))
     return {"success": True}
 
 
@@ -112,13 +114,20 @@ def restart_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
     if run["state"] not in lifecycle.FINISHED:
         raise BackendRejected(f"Flow run {run['id']} is {run['state']}: only a finished flow run can be restarted.")
+    parts.check_whole(tx, run)
+    return {"id": run["id"], "state": "Scheduled", "task_runs": start_again(tx, run["id"])}
+
+
+def start_again(tx: Tx, flow_run_id: str) -> int:
+    """Schedule a finished flow run again, from the task runs that did not succeed, and return how many these are."""
     task_run = tables["task_run"].c
     keep = sorted(lifecycle.SUCCESS | {"Pending"})
     failed = select(task_run.id).where(
-        task_run.flow_run_id == run["id"], or_(task_run.state.not_in(keep), task_run.state.is_(None))
+        task_run.flow_run_id == flow_run_id, or_(task_run.state.not_in(keep), task_run.state.is_(None))
     )
     ids = tx.connection.execute(failed).scalars().all()
     set_states(tx, "task_run", [state_update(row_id, "Pending", "Flow run restarted.") for row_id in ids])
-    set_one(tx, state_update(run["id"], "Scheduled", "Flow run restarted.", start_time=tx.now.isoformat()))
-    tx.update("flow_run", tables["flow_run"].c.id == run["id"], times_resurrected=0)
-    return {"id": run["id"], "state": "Scheduled", "task_runs": len(ids)}
+    parts.begin_again(tx, ids, afresh=False)
+    set_one(tx, state_update(flow_run_id, "Scheduled", "Flow run restarted.", start_time=tx.now.isoformat()))
+    tx.update("flow_run", tables["flow_run"].c.id == flow_run_id, times_resurrected=0)
+    return len(ids)

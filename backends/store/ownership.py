@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, RowMapping, and_, or_, select, update
 from ...engine import lifecycle, presence
 from ...engine.backend import LEASE_SECONDS, MAX_LAPSES
 from ...engine.errors import BackendRejected, OwnershipLost
+from . import parts
 from .records import Payload
 from .transitions import end_task_runs, set_states, state_update
 from .tx import Tx, tables
@@ -76,6 +77,8 @@ def claim_flow_run(
     """
     _check(owner, lease_seconds)
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID", lock=True)
+    if run["owner"] != owner:
+        parts.check_whole(tx, run)
     if run["state"] in lifecycle.FINISHED:
         return {"claimed": True, "owner": owner, "epoch": run["epoch"]}
     if run["owner"] == owner:
@@ -136,6 +139,7 @@ def take(tx: Tx, run: RowMapping, owner: str, lease_seconds: float, max_lapses: 
     )
     if lapsed and lapses >= max_lapses:
         end_lapsed(tx, run["id"], lapses)
+    parts.adopt(tx, run["id"])
     return epoch
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select, true, update
 from ...engine.backend import LEASE_SECONDS, MAX_LAPSES
 from ...engine.errors import BackendRejected
 from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
-from . import ownership
+from . import ownership, parts
 from .ids import is_id
 from .records import Payload
 from .tx import Tx, tables
@@ -122,7 +122,7 @@ def _ready(tx: Tx, before: datetime.datetime) -> ColumnElement[bool]:
         and_(run.state.in_(sorted(WAITING)), run.state_start_time <= before),
         and_(run.state == "Running", waiting),
     )
-    return and_(ready, or_(run.owner.is_(None), run.lease_expires <= tx.lease_now))
+    return and_(ready, parts.whole(), or_(run.owner.is_(None), run.lease_expires <= tx.lease_now))
 
 
 def reserve_flow_runs(
@@ -161,7 +161,8 @@ def reserve_flow_runs(
     _note_worker(tx, worker_id, facts)
     ownership.note_deaths(tx)
     run, flow = tables["flow_run"].c, tables["flow"].c
-    lost = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now)
+    left = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now)
+    lost = and_(left, parts.whole())
     found = (
         select(run.id, run.flow_id, flow.name.label("flow_name"), run.name, run.state, run.labels, run.owner)
         .join_from(tables["flow_run"], tables["flow"], flow.id == run.flow_id)
@@ -228,7 +229,11 @@ def _claimed(tx: Tx, flow_run_ids: Sequence[str], worker_id: str, lease_seconds:
         )
         .returning(run.id, run.epoch)
     )
-    return {row[0]: row[1] for row in tx.connection.execute(claim)} if flow_run_ids else {}
+    epochs = {row[0]: row[1] for row in tx.connection.execute(claim)} if flow_run_ids else {}
+    for flow_run_id, epoch in epochs.items():
+        if epoch > 1:
+            parts.adopt(tx, flow_run_id)
+    return epochs
 
 
 def _claimed_after(tx: Tx, flow_run_id: str, worker_id: str, lease_seconds: float, max_lapses: int) -> dict[str, int]:

@@ -122,7 +122,7 @@ def list_flow_runs(tx: Tx, *, limit: int = 20, only: FlowRunFilter | None = None
 
     Returns:
         - list[Payload]: of each: ``id``, ``name``, ``flow_id``, ``flow_name``, ``state``, ``state_message``,
-          ``created``, ``start_time``, ``end_time``, ``scheduled_start_time``
+          ``created``, ``start_time``, ``end_time``, ``scheduled_start_time``, ``parent_task_run_id``
     """
     return [_summary(row) for row in _flow_runs(tx, *_conditions(only or FlowRunFilter()), limit=limit)]
 
@@ -142,6 +142,11 @@ def _conditions(only: FlowRunFilter) -> Iterator[ColumnElement[bool]]:
     if only.due_before is not None:
         is_planned = and_(run.state == "Scheduled", run.scheduled_start_time >= only.due_before)
         yield not_(func.coalesce(is_planned, false()))
+    if not only.parts:
+        yield run.parent_task_run_id.is_(None)
+    if only.part_of is not None:
+        task_run = tables["task_run"].c
+        yield run.parent_task_run_id.in_(select(task_run.id).where(task_run.flow_run_id == only.part_of))
 
 
 def list_flows(tx: Tx) -> list[Payload]:
@@ -282,7 +287,7 @@ def _flow_runs(tx: Tx, *where: ColumnElement[bool], limit: int) -> Sequence[RowM
     run, flow = tables["flow_run"], tables["flow"]
     columns = (run.c.id, run.c.name, run.c.flow_id, flow.c.name.label("flow_name"), run.c.state, run.c.state_message)
     times = (run.c.created, run.c.start_time, run.c.end_time, run.c.scheduled_start_time)
-    found = select(*columns, *times).select_from(run.join(flow, run.c.flow_id == flow.c.id))
+    found = select(*columns, *times, run.c.parent_task_run_id).select_from(run.join(flow, run.c.flow_id == flow.c.id))
     return tx.all(found.where(tx.mine("flow_run"), *where).order_by(run.c.created.desc(), run.c.id.desc()).limit(limit))
 
 

@@ -246,6 +246,8 @@ _table(
     _reference("agent_id", "agent", keep=True),
     # The task run that created this run, if one did; it may be gone since. Task runs refer to flow runs already.
     Column("parent_task_run_id", _Id),
+    # The flow run that this one is a part of in the end, with which it is claimed and ended.
+    Column("root_flow_run_id", _Id, info=_internal),
     # When the run was last submitted: nobody else may submit it for a while.
     Column("submitted", UtcDateTime, info=_internal),
     # Who runs it, until when unless more is heard, and how often it has been claimed: a write that comes with an epoch
@@ -264,6 +266,7 @@ _table(
     Index(None, "agent_id"),
     Index("ix_flow_run_due", "scheduled_start_time", **_only("state = 'Scheduled'")),
     Index("ix_flow_run_parent_task_run_id", "parent_task_run_id", **_only("parent_task_run_id IS NOT NULL")),
+    Index("ix_flow_run_root_flow_run_id", "root_flow_run_id", **_only("root_flow_run_id IS NOT NULL")),
     Index("ix_flow_run_owner", "owner", **_only("owner IS NOT NULL")),
 )
 

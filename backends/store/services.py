@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, func, or_, select, true
 
 from ...engine import lifecycle
-from . import ownership, scheduling
+from . import ownership, parts, scheduling
 from .records import Payload, StateUpdate
 from .transitions import set_states, state_update
 from .tx import Tx, tables
@@ -133,7 +133,7 @@ def _zombie_task_runs(tx: Tx, cutoff: datetime.datetime) -> list[RowMapping]:
             retries.label("retries"),
         )
         .select_from(run.join(flow_run, run.c.flow_run_id == flow_run.c.id).join(task, run.c.task_id == task.c.id))
-        .where(run.c.state.in_(sorted(lifecycle.BEGINS["task_run"])))
+        .where(run.c.state == "Running")
         .order_by(run.c.id)
     )
     zombies: list[RowMapping] = []
@@ -155,7 +155,7 @@ def _silent_flow_runs(tx: Tx, cutoff: datetime.datetime) -> Sequence[str]:
 
 def _silent(tx: Tx, cutoff: datetime.datetime) -> tuple[ColumnElement[bool], ...]:
     """The conditions that a flow run gives no sign of life, whatever its owner promised."""
-    return tables["flow_run"].c.heartbeat <= cutoff, ownership.silent(tx)
+    return tables["flow_run"].c.heartbeat <= cutoff, ownership.silent(tx), parts.whole()
 
 
 def _unless_off(setting: str) -> ColumnElement[bool]:

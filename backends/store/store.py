@@ -30,6 +30,7 @@ from . import (
     reads,
     scheduling,
     services,
+    subflows,
     task_runs,
     tenants,
     transitions,
@@ -337,6 +338,7 @@ class Store:
 
     create_flow_run = _write(creation.create_flow_run)
     start_flow_runs = _write(creation.start_flow_runs)
+    start_subflow_run = _write(subflows.start_subflow_run)
     delete_flow_run = _write(flow_runs.delete_flow_run)
     set_flow_run_name = _write(flow_runs.set_flow_run_name)
     set_flow_run_labels = _write(flow_runs.set_flow_run_labels)
@@ -394,7 +396,6 @@ class Store:
     set_limit = _write(hosted.set_limit)
     create_api_key = _write(hosted.create_api_key)
     delete_api_key = _write(hosted.delete_api_key)
-    list_api_keys = _read(hosted.list_api_keys)
     create_descendant = _write(hosted.create_descendant)
     renew_session = _write(hosted.renew_session)
     delete_session = _write(hosted.delete_session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -14,12 +15,13 @@ from .._large import aside
 from ..backend import Backend, FlowRunInfoResult, RegisteredFlow
 from ..errors import BackendRejected
 from ..flow import Flow
+from ..masking import MASK
 from ..parameter import Parameter
 from ..plain import plain
 from ..settings import Settings
 from ..task import Task
 
-__all__ = ["create_flow_run", "recorded_parameters", "register_flow", "start_flow_run"]
+__all__ = ["create_flow_run", "recorded_parameters", "register_flow", "start_flow_run", "start_subflow_run"]
 
 R = TypeVar("R")
 
@@ -167,8 +169,64 @@ async def start_flow_run(
     )
 
 
+_LARGEST = 100_000
+"""Bytes of the JSON of a parameter above which a flow run that is a part of another one does not record it, too."""
+
+
+async def start_subflow_run(
+    flow: Flow,
+    backend: Backend,
+    parameters: Mapping[str, Any],
+    *,
+    task_run_id: str,
+    attempt: int,
+    epoch: int | None,
+    name: str,
+    settings: Settings,
+) -> FlowRunInfoResult | None:
+    """Register a flow if it is new or changed, and create or find the flow run that is a task run of another one.
+
+    Its parameters are recorded to be looked at: whoever runs the other one has them.
+
+    Returns:
+        - FlowRunInfoResult: what its runner needs to begin; None where the backend knows no such flow runs
+    """
+    shown = {p.name: _shown(p, parameters[p.name]) for p in flow.parameters() if p.name in parameters}
+    options: dict[str, Any] = {"task_run_id": task_run_id, "attempt": attempt, "epoch": epoch, "name": name}
+
+    async def make(flow_id: str) -> FlowRunInfoResult | None:
+        return await backend.start_subflow_run(flow_id, parameters=shown, **options)
+
+    return await _of_registered(flow, backend, settings, make, _registered_as_part)
+
+
+async def _registered_as_part(flow: Flow, backend: Backend, settings: Settings | None) -> RegisteredFlow:
+    """Register a flow that is a part of another one: it is that one's schedule that counts, until somebody says so."""
+    registered = await _registered(flow, backend, settings)
+    if flow.schedule is not None and registered.created and registered.version == 1:
+        with suppress(BackendRejected):  # which knows no schedules
+            await backend.set_schedule_active(registered.id, False)
+    return registered
+
+
+def _shown(parameter: Parameter, value: Any) -> Any:
+    if parameter.secret:
+        return MASK
+    try:
+        recorded = parameter.recorded(value)
+        if len(msgspec.json.encode(recorded)) <= _LARGEST:
+            return recorded
+    except Exception:  # whatever it is, it need not be a JSON document
+        recorded = value
+    return f"<{type(value).__name__}>"
+
+
 async def _of_registered(
-    flow: Flow, backend: Backend, settings: Settings | None, make: Callable[[str], Awaitable[R]]
+    flow: Flow,
+    backend: Backend,
+    settings: Settings | None,
+    make: Callable[[str], Awaitable[R]],
+    register: Callable[[Flow, Backend, Settings | None], Awaitable[RegisteredFlow]] = _registered,
 ) -> R:
     """Make something of the id of a flow, which is registered unless this process has done that before."""
     known = _known.get(backend)
@@ -180,4 +238,4 @@ async def _of_registered(
                 return await make(flow_id)
             except BackendRejected:  # perhaps somebody has archived or deleted it meanwhile
                 del known[key]
-    return await make((await _registered(flow, backend, settings)).id)
+    return await make((await register(flow, backend, settings)).id)

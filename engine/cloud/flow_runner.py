@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -31,6 +31,7 @@ from ..flow import Flow
 from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
 from ..lifecycle import KEEPS_OWNER
 from ..limits import Limits
+from ..parameter import Parameter
 from ..presence import is_gone, new_owner
 from ..result import Result
 from ..results import DefaultResult
@@ -53,7 +54,6 @@ from ..task import Task
 from ..triggers import all_successful
 from .artifacts import ArtifactShipper
 from .creation import create_flow_run, recorded_parameters, start_flow_run
-from .helpers import helped, without_harm
 from .logs import LogShipper
 from .ownership import Ownership
 from .task_runner import CloudTaskRunner
@@ -500,6 +500,8 @@ class CloudFlowRunner(FlowRunner):
         runner = super().task_runner(task, state_handlers)
         assert isinstance(runner, CloudTaskRunner)
         runner.backend = self._port
+        if self._around is not None and isinstance(task, Parameter):
+            runner.result = Result()  # whatever it is, whoever runs the flow around it has it
         runner.hands_on_errors = task in self.flow._remember("hands_on_errors", self._handing_on_errors)
         return runner
 
@@ -656,12 +658,18 @@ class CloudFlowRunner(FlowRunner):
             task_states,
             context,
             chosen,
-            {**recorded, **recorded_parameters(self.flow, parameters, complete=False)},
+            {**recorded, **self._recordable(parameters)},
         )
         return result._replace(task_contexts=task_contexts)
 
+    def _recordable(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return given parameters as the run takes them; a part of another flow run is given whatever there is."""
+        return parameters if self._around is not None else recorded_parameters(self.flow, parameters, complete=False)
+
     def _restored(self, recorded: dict[str, Any]) -> dict[str, Any]:
         """Return the recorded parameters that the flow still has, each as the value it was recorded of."""
+        if self._around is not None:
+            return {}
         return {p.name: p.restored(recorded[p.name]) for p in self.flow.parameters() if p.name in recorded}
 
     def _takes_over(self, info: FlowRunInfoResult) -> bool:
@@ -798,25 +806,29 @@ class CloudFlowRunner(FlowRunner):
         cancelled: at once where the backend can tell by itself, else at an interval. If it was, the section is cut
         short, the code after it goes on, and the flow run ends as Cancelled.
         """
+        current = _values.get()
         backend = self._port
-        flow_run_id, grace = _values.get()["flow_run_id"], self.settings.cancel_grace
+        flow_run_id, grace = current["flow_run_id"], self.settings.cancel_grace
         shipper, artifacts = LogShipper(backend, flow_run_id), ArtifactShipper(backend, flow_run_id, grace)
-        run = f"flow run {flow_run_id}"
-        helpers = {
-            "heartbeat": self._heartbeats,
-            "listener": lambda: self._listen(backend, flow_run_id),
-            "poll": lambda: self._poll(backend, flow_run_id),
-            "log shipper": lambda: shipper.ship(_LOG_INTERVAL, grace),
-        }
         try:
             with shipper.listening(), artifacts.listening():
-                async with helped(helpers, run, self.logger, grace):
-                    with self._section():
-                        yield
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._help, "heartbeat", self._heartbeats)
+                    # side by side, not one inside the other: anyio 4.16 hands what a nested cancelled group owes in
+                    # `uncancel` calls to the group around it, whose host is another task, and the caller's cancel is
+                    # lost
+                    group.start_soon(self._help, "listener", self._listen, backend, flow_run_id)
+                    group.start_soon(self._help, "poll", self._poll, backend, flow_run_id)
+                    group.start_soon(self._help, "log shipper", shipper.ship, _LOG_INTERVAL, grace)
+                    try:
+                        with self._section():
+                            yield
+                    finally:
+                        group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
-                await without_harm("artifact shipper", artifacts.close, run, self.logger)
-                await without_harm("log shipper", shipper.send, run, self.logger)
+                await self._help("artifact shipper", artifacts.close)
+                await self._help("log shipper", shipper.send)
                 if self._changed_elsewhere is not None:
                     await self._refresh_version(backend, flow_run_id)
             shipper.conclude()
@@ -846,6 +858,16 @@ class CloudFlowRunner(FlowRunner):
                 cancellation.interruptible.add(task)
             else:
                 cancellation.interruptible.discard(task)
+
+    async def _help(self, name: str, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Let something help the run that the run can do without: what it raises ends it, and nothing else."""
+        try:
+            await work(*args)
+        except BaseException as error:
+            if is_outside(error):
+                raise
+            told = "the %s of flow run %s has ended, and the run goes on: %r"
+            self.logger.warning(told, name, self.flow_run_id, error)
 
     async def _stopped_before_tasks(self, state: State) -> None:
         current = _values.get()

@@ -93,11 +93,9 @@ class TaskTicket(Ticket):
 
     # -- the port ----------------------------------------------------------------------------------------
 
-    async def began(self) -> bool:
+    async def began(self) -> None:
         """Wait until the body begins; see `Ticket.began`."""
-        if not self._begin.done():
-            await asyncio.wait((self._begin,))
-        return self.is_under_way
+        await asyncio.wait((self._begin,))
 
     async def outcome(self) -> Outcome:
         """Wait until it is known what became of the body; see `Ticket.outcome`."""

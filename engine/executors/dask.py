@@ -141,7 +141,6 @@ class _DaskPlace(Place):
         - window: how many jobs are handed over at once
     """
 
-    reports_begin = True
     keeps_values = True
 
     def __init__(self, client: Any, window: int) -> None:

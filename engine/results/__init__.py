@@ -8,7 +8,6 @@ from .local import LocalResult
 from .objects import AzureResult, GCSResult, HTTPResult, S3Result
 from .prefect import PrefectResult
 from .secret import SecretResult
-from .trusted import ResultNotTrusted
 from .typed import TypedResult
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "HTTPResult",
     "LocalResult",
     "PrefectResult",
-    "ResultNotTrusted",
     "S3Result",
     "SecretResult",
     "TypedResult",

@@ -1328,3 +1328,46 @@ async def test_it_is_known_when_a_runner_was_last_heard_of(backend: Backend) -> 
 async def test_the_url_may_be_shown(backend: Backend) -> None:
     assert "://" in backend.url
     assert "secret" not in backend.url
+
+
+# ---- flows that run as a task of another one ---------------------------------------------------------
+
+
+async def test_a_flow_run_that_is_a_part_of_another_goes_on_and_ends_with_it(backend: Backend) -> None:
+    whole = await started(backend)
+    claim = await backend.claim_flow_run(whole.id, unique("owner"), takeover=True)
+    inner = await backend.register_flow(flow_document(unique("inner"), tasks=2), project_name="demo")
+    given: dict[str, Any] = {"task_run_id": whole.tasks[0].id, "epoch": claim.epoch}
+    part = await backend.start_subflow_run(inner.id, attempt=1, name=unique("part"), **given)
+    assert part is not None
+    assert (part.owner, part.epoch, len(part.task_runs)) == (claim.owner, claim.epoch, 2)
+    again = await backend.start_subflow_run(inner.id, attempt=1, **given)
+    second = await backend.start_subflow_run(inner.id, attempt=2, **given)
+    assert again is not None
+    assert second is not None
+    assert (again.id, second.id != part.id) == (part.id, True)
+    listed = await backend.list_flow_runs(10, FlowRunFilter(part_of=whole.id))
+    assert {(run.id, run.parent_task_run_id) for run in listed} == {
+        (part.id, whole.tasks[0].id),
+        (second.id, whole.tasks[0].id),
+    }
+    assert part.id not in {run.id for run in await backend.list_flow_runs(10, FlowRunFilter(parts=False))}
+    assert (await backend.find_flow_run(part.id)).parent_task_run_id == whole.tasks[0].id
+
+    await backend.set_flow_run_state(part.id, None, Running("go"), epoch=part.epoch)
+    newer = await backend.claim_flow_run(whole.id, unique("owner"), takeover=True)
+    with pytest.raises(OwnershipLost):
+        await backend.set_task_run_state(part.task_runs[0].id, None, Running("late"), epoch=part.epoch)
+    with pytest.raises(OwnershipLost):
+        await backend.start_subflow_run(inner.id, attempt=1, **given)
+    await backend.set_task_run_state(part.task_runs[0].id, None, Success("now"), epoch=newer.epoch)
+    with pytest.raises(BackendRejected, match="is a part of"):
+        await backend.claim_flow_run(part.id, "somebody", takeover=True)
+
+    await backend.set_flow_run_state(whole.id, None, Cancelled("stop"), epoch=newer.epoch)
+    for run in (part, second):
+        assert isinstance(await backend.get_flow_run_state(run.id), Cancelled)
+    states = [await backend.get_task_run_state(run.id) for run in part.task_runs]
+    assert sorted(type(state).__name__ for state in states) == ["Cancelled", "Success"]
+    with pytest.raises(BackendRejected):
+        await backend.start_subflow_run(inner.id, attempt=3, task_run_id=whole.tasks[0].id, epoch=newer.epoch)
