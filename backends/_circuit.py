@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import anyio
@@ -46,14 +48,36 @@ class Circuit:
         - name: the backend, as messages name it
         - limit: how many seconds an outage is waited out before a call fails
         - rng: source of the jitter, so that many clients do not come back in step
+        - is_open: whether it serves any event loop from the start, or the one in `at_home` only
     """
 
-    def __init__(self, name: str, limit: float, rng: random.Random | None = None) -> None:
+    def __init__(self, name: str, limit: float, rng: random.Random | None = None, *, is_open: bool = True) -> None:
         self.name = name
         self.limit = limit
         self.state = CircuitState.CLOSED
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._opened_at = 0.0
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None if is_open else 0
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """Serve this event loop of this process only, and after the block nobody."""
+        self._home, self._pid = asyncio.get_running_loop(), os.getpid()
+        try:
+            yield
+        finally:
+            self._home, self._pid = None, 0
+
+    def away(self) -> BackendUnavailable:
+        """Return the error for whoever calls from where the backend cannot be used."""
+        if not self._pid:
+            return BackendUnavailable(f"{self.name} is not open: use it inside its 'async with'")
+        if self._pid != os.getpid():
+            return BackendUnavailable(
+                f"{self.name} was opened by the process that this one was forked from: open it anew"
+            )
+        return BackendUnavailable(f"{self.name} was opened in another event loop: open one in this loop")
 
     async def call(self, attempt: Callable[[], Awaitable[R]], limit: float | None = None) -> R:
         """Call `attempt` again and again while it finds the backend unavailable.
@@ -63,8 +87,10 @@ class Circuit:
             - limit: seconds of patience, counted from the first failure; that of the circuit if None
 
         Raises:
-            - BackendUnavailable: when the patience is at its end
+            - BackendUnavailable: when the patience is at its end; at once from another event loop, and after the end
         """
+        if self._pid is not None and self._home is not asyncio.get_running_loop():
+            raise self.away()
         patience = self.limit if limit is None else limit
         give_up_at: float | None = None
         tries = 0

@@ -44,7 +44,10 @@ class Hub:
     def publish(self, flow_run_id: str, state: State) -> None:
         """Tell a state to those who watch its flow run."""
         if flow_run_id in self._started:
-            self._started[flow_run_id] = state
+            if state.is_finished():
+                del self._started[flow_run_id]  # over before its runner had to listen
+            else:
+                self._started[flow_run_id] = state
         for watcher in self._watchers.get(flow_run_id, ()):
             watcher.send_nowait(state)
 

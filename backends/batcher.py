@@ -137,10 +137,10 @@ class Batcher(Generic[T, R]):
               could not be sent
 
         Raises:
-            - BackendUnavailable: if the batcher is not open
+            - BackendUnavailable: if the batcher is not open, or not in this event loop
         """
-        if self._loop is None:
-            raise BackendUnavailable(f"{self._circuit.name} is not open")
+        if self._loop is not asyncio.get_running_loop():
+            raise self._circuit.away()
         future: asyncio.Future[R] = self._loop.create_future()
         queue = self._lanes.get(lane)
         if queue is None:

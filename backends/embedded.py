@@ -98,7 +98,7 @@ class StoreBackend:
         self.store = Store(url, clock=self._clock, **store_options)
         self.url = self.store.url
         self._caller = Caller(client_id=uuid.uuid4().hex, queue_seconds=self._settings.queue_interval)
-        self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
+        self._circuit = Circuit(self.url, self._settings.outage_limit, rng, is_open=False)
         self._outbox: Batcher[_Write, Any] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
         self._hub = Hub()
         self._elsewhere = Elsewhere(self._hub, self.store.listen, self.get_flow_run_state)
@@ -116,6 +116,7 @@ class StoreBackend:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._circuit.at_home())
             await stack.enter_async_context(self.store)
             stack.callback(self.store.watch(self._publish))
             await stack.enter_async_context(self._elsewhere)

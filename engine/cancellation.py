@@ -38,6 +38,7 @@ __all__ = [
     "outlast",
     "stopped_state",
     "undisturbed",
+    "uninterrupted",
 ]
 
 T = TypeVar("T")
@@ -183,6 +184,23 @@ def interruptible() -> Iterator[None]:
         raise ENDRUN(stopped_state(cancellation.cause)) from None
     finally:
         cancellation.interruptible.discard(task)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep a block inside a body from being cut short; if the flow run was stopped meanwhile, that is made up for."""
+    cancellation = current_cancellation()
+    task = asyncio.current_task()
+    if cancellation is None or task is None or task not in cancellation.interruptible:
+        yield
+        return
+    cancellation.interruptible.discard(task)
+    try:
+        yield
+    finally:
+        cancellation.interruptible.add(task)
+        if cancellation.cause is not None and not task.cancelling():
+            task.cancel()
 
 
 async def absorb_cancel(task: asyncio.Task[Any]) -> None:

@@ -114,6 +114,7 @@ class TaskScope(msgspec.Struct, eq=False):
         - is_unread: whether its record could not be read
         - identity: what its result is filed under in a cache, or why it cannot be
         - told_by: the inputs that tell a mapped child from the others
+        - facts: what the steps of the run share, while its body is handed over to a place where it begins later
     """
 
     is_next_round: bool = False
@@ -122,6 +123,7 @@ class TaskScope(msgspec.Struct, eq=False):
     is_unread: bool = False
     identity: dict[str, str] | Exception | None = None
     told_by: Any = ()
+    facts: Any = None
 
 
 class Building(msgspec.Struct, frozen=True, eq=False):

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 __all__ = [
     "ALIVE",
     "ATTENTION",
+    "BEGINS",
     "CLAIMS",
     "ENDED",
     "FAILED",
@@ -130,6 +131,11 @@ PENDING = _states(lambda row: row.keeps)
 
 KEEPS_OWNER = _states(lambda row: not row.ends and (not row.waits or row.state == "Queued"))
 """States of a flow run that its owner goes on from; with any other it has given the run up."""
+
+BEGINS = {"flow_run": frozenset({"Running"}), "task_run": frozenset({"Submitted", "Running"})}
+"""States with which a run of a kind takes its places under the limits; a task run has them from when it is handed over
+to where its body runs.
+"""
 
 ALIVE: dict[str, frozenset[str]] = {
     kind: frozenset(row.state for row in LIFECYCLE.values() if kind in row.alive) for kind in sorted(_KINDS)

@@ -39,7 +39,7 @@ class Result:
     location travels: whoever reads the value needs a result of the same kind, as the task has one.
     """
 
-    __slots__ = ("_location_function", "location", "serializer", "unknown_fields", "value")
+    __slots__ = ("_location_function", "is_recorded", "location", "serializer", "unknown_fields", "value")
 
     serializer_default: ClassVar[Serializer] = PickleSerializer()
     wire_type: ClassVar[str] = "Result"
@@ -71,6 +71,7 @@ class Result:
         self.value = value
         self.serializer = serializer or self.serializer_default
         self.unknown_fields: dict[str, Any] | None = None
+        self.is_recorded = False  # whether it came with the document of a state, so that others chose where it leads
         self.location: str | None = None
         self._location_function: Callable[..., str] | None = None
         if location is not None:
@@ -144,6 +145,13 @@ class Result:
 
     def _check_filled(self, template: str, location: str) -> None:
         """Raise if a location, which values from outside were filled into, is not where its template is."""
+
+    async def check_recorded(self, location: str) -> None:
+        """Check that a location is to be read that came with a recorded state.
+
+        Raises:
+            - ResultNotTrusted: if it is in no place that the flow or the settings name
+        """
 
     async def read(self, location: str) -> Self:
         """Read a value.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hmac
 import importlib
 import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -56,29 +58,65 @@ def _cannot(what: str, value: object, error: Exception) -> SerializationError:
 
 
 class PickleSerializer(_ByAttributes):
-    """Pickles by cloudpickle, which also takes lambdas and classes defined in a notebook."""
+    """Pickles by cloudpickle, which also takes lambdas and classes defined in a notebook.
+
+    Args:
+        - key: signs what is written, and nothing is read that was not signed with it; the setting
+            ``FLOWLOOP_RESULTS_KEY`` if None
+    """
+
+    def __init__(self, key: str | None = None) -> None:
+        self.key = key
 
     def serialize(self, value: Any) -> bytes:
-        """Return `value` pickled."""
+        """Return `value` pickled, and signed where there is a key."""
         import cloudpickle
 
         try:
             data: bytes = cloudpickle.dumps(value)
-            return data
         except Exception as error:
             raise _cannot("pickle", value, error) from error
+        key = self._signing_key
+        return data if key is None else _SIGNED + _signature(data, key) + data
+
+    @property
+    def _signing_key(self) -> str | None:
+        return self.key or os.environ.get("FLOWLOOP_RESULTS_KEY") or None
+
+    def _unsigned(self, value: bytes) -> bytes:
+        """Return the pickle of signed bytes: it is not looked at before it is known whose it is."""
+        key = self._signing_key
+        is_signed = value.startswith(_SIGNED)
+        if key is None:
+            if is_signed:
+                raise SerializationError("this pickle is signed: give its key in FLOWLOOP_RESULTS_KEY")
+            return value
+        signature, pickled = value[len(_SIGNED) : _PICKLE_AT], value[_PICKLE_AT:]
+        if not is_signed or not hmac.compare_digest(signature, _signature(pickled, key)):
+            what = "was signed with another key, or changed since" if is_signed else "is not signed"
+            raise SerializationError(f"this pickle {what}, and FLOWLOOP_RESULTS_KEY is set: it is not read")
+        return pickled
 
     def deserialize(self, value: bytes) -> Any:
         """Return the unpickled value. Unpickle only what you trust: a pickle can run code."""
         import cloudpickle
 
+        value = self._unsigned(value)
         try:
             return cloudpickle.loads(value)
         except Exception as error:
             pickled = _from_base64(value)  # as Prefect wrote pickles once
-            if pickled is not None:
+            if pickled is not None and self._signing_key is None:
                 return self.deserialize(pickled)
             raise SerializationError(f"cannot unpickle {len(value)} bytes: {error}") from error
+
+
+_SIGNED = b"flowloop signed 1 "
+_PICKLE_AT = len(_SIGNED) + 32
+
+
+def _signature(pickled: bytes, key: str) -> bytes:
+    return hmac.digest(key.encode(), pickled, "sha256")
 
 
 def _from_base64(value: bytes) -> bytes | None:

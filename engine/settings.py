@@ -87,6 +87,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outage_limit: float = 300.0
     """How long an unreachable backend is waited for before a call fails."""
 
+    trusted_results: str = ""
+    """Further places that recorded results are read from, beside those that flows name: folders, and buckets as in
+    ``s3://bucket/folder``, with commas between them."""
+
+    results_key: str = ""
+    """Signs the pickles of results, which are then read only if they were signed with it."""
+
     thread_limit: int = 64
     """How many synchronous task bodies run at once, each in a thread."""
 

@@ -203,7 +203,7 @@ class State(Generic[T]):
         if self._result is NoResult and result is not None:
             location = result.location
         if self._result.value is None and location is not None:
-            self._result = await _reader(self._result, result).read(location)
+            self._result = await _read(self._result, result, location)
         return self
 
     async def load_cached_results(self, results: Mapping[str, Result] | None = None) -> Self:
@@ -220,7 +220,7 @@ class State(Generic[T]):
             reader = (results or {}).get(name)
             location = given.location if given.location is not None or reader is None else reader.location
             if given.value is None and location is not None:
-                self.cached_inputs[name] = await _reader(given, reader).read(location)
+                self.cached_inputs[name] = await _read(given, reader, location)
         return self
 
     # -- what kind of state this is ------------------------------------------------------------------
@@ -370,6 +370,13 @@ class State(Generic[T]):
 def _presented(classes: list[type[State]], names_only: bool) -> list[Any]:
     public = [cls for cls in classes if not cls.__name__.startswith("_")]
     return [cls.__name__ for cls in public] if names_only else list(public)
+
+
+async def _read(stored: Result, given: Result | None, location: str) -> Result:
+    reader = _reader(stored, given)
+    if stored.is_recorded:
+        await reader.check_recorded(location)
+    return await reader.read(location)
 
 
 def _reader(stored: Result, given: Result | None) -> Result:

@@ -198,13 +198,13 @@ class TaskRunner(BodyRunner):
     async def _walk(self, steps: Iterable[Planned], facts: Facts) -> None:
         """Take a run through steps; the handlers are told of each change of its state, also of one that ends it."""
         for call, tells in steps:
-            state = facts.state
             try:
-                changed = await call(self, state, facts)
+                changed = await call(self, facts.state, facts)
             except BaseException as raised:
                 if tells:
-                    await self._tell_of_end(state, raised)
+                    await self._tell_of_end(facts.state, raised)
                 raise
+            state = facts.state  # a body that begins elsewhere has changed it within its step
             if changed is not state:
                 facts.state = await self.handle_state_change(state, changed) if tells else changed
 
@@ -226,7 +226,9 @@ class TaskRunner(BodyRunner):
             except BaseException as raised:
                 await self._tell_of_end(facts.state, raised)
                 raise
-        limits = flow_scope.get().limits
+        scope = flow_scope.get()
+        current_task_scope().facts = facts if self._begins_later(scope) else None
+        limits = scope.limits
         if limits is None:
             await self._walk(self._plan.body, facts)
             return
@@ -251,6 +253,7 @@ class TaskRunner(BodyRunner):
             inputs = facts.inputs
             arguments = _values_of(inputs)
         is_end = False
+        current_task_scope().facts = None
         try:
             state = await self._outcome(arguments, inputs)
         except ENDRUN as end:
@@ -624,7 +627,7 @@ class TaskRunner(BodyRunner):
         """Let the run begin.
 
         Returns:
-            - State: Running
+            - State: Running; Submitted if the body begins later, at the place that it is handed over to
 
         Raises:
             - ENDRUN: if the state is not Pending
@@ -632,7 +635,9 @@ class TaskRunner(BodyRunner):
         return self._running(state)
 
     def _running(self, state: State) -> State:
-        running = rules.running(state)
+        notes = task_scope.get()
+        is_handed_over = notes is not None and notes.facts is not None
+        running = rules.submitted(state) if is_handed_over else rules.running(state)
         attempt = _values.get().get("task_run_count", 1)
         if attempt > 1:  # whoever goes on with this run has to know
             running.context["task_run_count"] = attempt
@@ -645,7 +650,7 @@ class TaskRunner(BodyRunner):
         """Run the body, and store its result.
 
         Args:
-            - state: the current state, Running
+            - state: the current state, Running, or Submitted if the body begins later
             - inputs: a `Result` for each input
 
         Returns:
@@ -654,7 +659,7 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if the state is not running
         """
-        if not state.is_running():
+        if not state.is_running() and not (state.is_submitted() and current_task_scope().facts is not None):
             raise ENDRUN(state)
         return await self._outcome(_values_of(inputs), inputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import os
 import re
@@ -14,10 +15,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from flowloop.backends import connect
 from flowloop.backends.cli import commands
+from flowloop.backends.cli.commands import flowloop as command
 from flowloop.engine.cloud import create_flow_run
 
 from .commands import flowloop, serving, start
@@ -252,6 +254,27 @@ def test_a_key_may_be_less_than_one_that_writes(folder: Path) -> None:
     }
     both = ("db", "create-key", "x", "--read-only", "--may", "run", "--db", "sqlite:///keys.db")
     assert "give one of them" in flowloop(*both, cwd=folder).stderr
+
+
+def test_keys_are_listed_and_revoked(tmp_path: Path) -> None:
+    db = ("--db", f"sqlite:///{tmp_path}/keys.db")
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(command, ["db", *arguments, *db])
+
+    run("create-key", "ci", "--expires", "30d")
+    run("create-key", "page", "--read-only")
+    run("create-key", "page")
+    first, second, third = map(json.loads, run("keys", "--json").output.splitlines())
+    assert (first["name"], second["expires_at"], third["last_used_at"]) == ("ci", None, None)
+    lived = datetime.datetime.fromisoformat(first["expires_at"]) - datetime.datetime.fromisoformat(first["created"])
+    assert abs(lived - datetime.timedelta(days=30)) < datetime.timedelta(hours=1)
+    assert "page  read  for ever  last used never" in run("keys").output
+    assert "2 API keys are named 'page': give the id" in str(run("revoke-key", "page").output)
+    assert "there is no API key 'nobody'" in run("revoke-key", "nobody").output
+    assert run("revoke-key", third["id"]).output == "revoked page\n"
+    assert run("revoke-key", "page").exit_code == 0
+    assert [json.loads(line)["name"] for line in run("keys", "--json").output.splitlines()] == ["ci"]
 
 
 def test_a_server_that_asks_for_keys_takes_one_that_was_made_for_it(folder: Path) -> None:

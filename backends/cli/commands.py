@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import signal
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...engine.errors import FlowloopError
 from ...engine.flow import Flow
 from ...engine.settings import Settings, read_settings
 from . import looking, steering
-from .common import as_async, backend_option, interrupted, length, opened, settings_for
+from .common import as_async, backend_option, interrupted, json_option, length, opened, print_json, settings_for
 from .display import safe
 from .flow_file import load_flow
 from .logs import set_up_logging
@@ -168,9 +169,10 @@ async def prune(older_than: str, db: str | None) -> None:
     type=click.Choice(["answer", "run"]),
     help="The key may read, and beside that only answer what waits, or also start, cancel and restart runs.",
 )
+@click.option("--expires", metavar="AGE", help="It ends after so long: 30d, 12h, 90m or 45s; never by default.")
 @_db_option
 @as_async
-async def create_key(name: str, read_only: bool, may: str | None, db: str | None) -> None:
+async def create_key(name: str, read_only: bool, may: str | None, expires: str | None, db: str | None) -> None:
     """Make an API key, and print it: it is shown this once.
 
     The client sends it when it is in FLOWLOOP_API_KEY.
@@ -182,5 +184,50 @@ async def create_key(name: str, read_only: bool, may: str | None, db: str | None
     async with Store(_database(db, Settings.from_env())) as store:
         await store.default_tenant(ANYONE)
         scopes = ["read"] if read_only else ["read", may or "write"]
-        created = await store.create_api_key(ANYONE, name=name, scopes=scopes)
+        expires_at = None if expires is None else store.clock.now() + length(expires)
+        created = await store.create_api_key(ANYONE, name=name, scopes=scopes, expires_at=expires_at)
     click.echo(created["key"])
+
+
+@database.command()
+@json_option
+@_db_option
+@as_async
+async def keys(as_json: bool, db: str | None) -> None:
+    """List the API keys: what each allows, until when, and when it was last used."""
+    from ..store import ANYONE, Store
+
+    async with Store(_database(db, Settings.from_env())) as store:
+        rows = await store.list_api_keys(ANYONE)
+    if as_json:
+        print_json(*rows)
+        return
+    for row in rows:
+        until = f"until {_minute(row['expires_at'])}" if row["expires_at"] else "for ever"
+        used = _minute(row["last_used_at"]) if row["last_used_at"] else "never"
+        click.echo(safe(f"{row['id']}  {row['name']}  {', '.join(row['scopes'])}  {until}  last used {used}"))
+
+
+def _minute(moment: datetime.datetime) -> str:
+    return moment.astimezone().isoformat(sep=" ", timespec="minutes")
+
+
+@database.command()
+@click.argument("key")
+@_db_option
+@as_async
+async def revoke_key(key: str, db: str | None) -> None:
+    """Delete the API key with this name or id, and with it all that was made of it.
+
+    What it has open is closed within FLOWLOOP_SERVER_KEY_CACHE_SECONDS.
+    """
+    from ..store import ANYONE, Store
+
+    async with Store(_database(db, Settings.from_env())) as store:
+        found = [row for row in await store.list_api_keys(ANYONE) if key in (row["id"], row["name"])]
+        if not found:
+            raise FlowloopError(f"there is no API key {key!r}: see flowloop db keys")
+        if len(found) > 1:
+            raise FlowloopError(f"{len(found)} API keys are named {key!r}: give the id, see flowloop db keys")
+        await store.delete_api_key(ANYONE, key_id=found[0]["id"])
+    click.echo(f"revoked {safe(found[0]['name'])}")

@@ -44,7 +44,6 @@ from ...engine.clock import Clock, SystemClock
 from ...engine.directives import Directive
 from ...engine.errors import (
     BackendRejected,
-    BackendUnavailable,
     DialectError,
     FlowRunOwned,
     OwnershipLost,
@@ -120,7 +119,7 @@ class GraphQLBackend:
         }
         if self._settings.api_key:
             self._headers["Authorization"] = f"Bearer {self._settings.api_key}"
-        self._circuit = Circuit(self.url, self._settings.outage_limit, rng)
+        self._circuit = Circuit(self.url, self._settings.outage_limit, rng, is_open=False)
         self._transport = HttpTransport(
             self._post_url, self.url, headers=self._headers, timeout=timeout, clock=self._clock, transport=transport
         )
@@ -143,6 +142,7 @@ class GraphQLBackend:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._circuit.at_home())
             stack.push_async_callback(self._subscriptions.aclose)
             self._session = await stack.enter_async_context(Client(transport=self._transport, execute_timeout=None))
             self._is_flowloop = await self._circuit.call(self._ask_who, self._connect_limit)
@@ -502,7 +502,7 @@ class GraphQLBackend:
         flow_run_id: str | None = None,
     ) -> State:
         """See `Backend.set_task_run_state`."""
-        version = version if self._is_flowloop or state.is_running() else None
+        version = version if self._is_flowloop or state.is_running() or state.is_submitted() else None
         document = self._document(state)
         item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch)
         write = Write("set_task_run_states", (item,))
@@ -715,7 +715,12 @@ class GraphQLBackend:
         try:
             answer = await self._execute(documents.WHO, {})
         except (BackendRejected, DialectError):  # it does not know the question, or something is wrong
-            await self._execute(documents.HELLO, {})
+            try:
+                await self._execute(documents.HELLO, {})
+            except BackendRejected as error:
+                if self.url in str(error):
+                    raise
+                raise BackendRejected(f"{self.url} does not say hello: {error}") from error
             return False
         return bool((answer.get("api") or {}).get("flowloop"))
 
@@ -737,7 +742,7 @@ class GraphQLBackend:
     async def _exchange(self, request: Request, key: str | None = None) -> tuple[Any, list[Any]]:
         extra = {"extra_args": {"headers": {"X-FLOWLOOP-IDEMPOTENCY-KEY": key}}} if key is not None else {}
         if self._session is None:
-            raise BackendUnavailable(f"{self.url} is not open")
+            raise self._circuit.away()
         try:
             return await self._session.execute(request, **extra), []
         except TransportQueryError as error:
@@ -745,7 +750,7 @@ class GraphQLBackend:
 
     def _put(self, write: Write, run_id: str, size: int, flow_run_id: str | None = None) -> Awaitable[Any]:
         if not self._outboxes:
-            raise BackendUnavailable(f"{self.url} is not open")
+            raise self._circuit.away()
         # Always the same lane for a run: its states arrive in the order they were sent.
         return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id, flow_run_id)
 

@@ -61,6 +61,9 @@ class Request(GraphQLRequest):
 class HttpTransport(gql_httpx.HTTPXAsyncTransport):
     """Posts requests over at most four connections: a pool grows slow with the requests that wait in it.
 
+    Once a flowloop server has answered, what comes without its header is not its answer, but that of something in
+    between: an ingress, a page to log in at. It counts as an outage.
+
     Args:
         - url: where to post
         - name: the server, as messages name it
@@ -82,6 +85,7 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
         self._name = name
         self._clock = clock
         self._turns = anyio.Semaphore(_CONNECTIONS)
+        self._is_known = False
 
     async def execute(
         self, request: GraphQLRequest, *, extra_args: dict[str, Any] | None = None, upload_files: bool = False
@@ -94,8 +98,7 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
             - BackendRejected: if the server wants nothing of it
             - DialectError: if the answer is not one of GraphQL
         """
-        if self.client is None:
-            raise BackendUnavailable(f"{self._name} is not open")
+        assert self.client is not None
         headers = {**self._headers, **extra_args["headers"]} if extra_args else self._headers
         try:
             content = _encode(request.payload)
@@ -104,29 +107,39 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
         try:
             async with self._turns:
                 response = await self._sent(headers, content)
-                if response.has_redirect_location and self._follows(response):
-                    response = await self._sent(headers, content)
+                place = self._elsewhere(response)
+                if place is not None:
+                    response = await self._sent(headers, content, place)
+                    if _is_of_flowloop(response) or not self._is_known:
+                        self._target = place
         except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as error:
+            if not self._is_known and "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise BackendRejected(
+                    f"the certificate of {self._name} is signed by nobody that is known here: name the file of its "
+                    f"authority in SSL_CERT_FILE ({error})"
+                ) from error
             raise BackendUnavailable(_reason(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if self._is_known:  # an answer that cannot be unpacked, for instance
+                raise BackendUnavailable(_reason(error)) from error
             raise BackendRejected(f"{self._name} cannot be used: {_reason(error)}") from error
         return self.result_of(response)
 
-    async def _sent(self, headers: Any, content: bytes) -> Any:
-        post = httpx.Request("POST", self._target, headers=headers, content=content, extensions=self._extensions)
+    async def _sent(self, headers: Any, content: bytes, target: Any = None) -> Any:
+        target = target or self._target
+        post = httpx.Request("POST", target, headers=headers, content=content, extensions=self._extensions)
         assert self.client is not None
         return await self.client.send(post)
 
-    def _follows(self, response: Any) -> bool:
-        """Post to another place from now on, if the server wants that of us and the place is its own.
+    def _elsewhere(self, response: Any) -> Any:
+        """Return where the server wants requests posted instead, if it does, and the place is its own.
 
         The API key goes nowhere else, and a redirection that makes a GET of a POST is none to follow.
         """
+        if not response.has_redirect_location or response.status_code not in (307, 308):
+            return None
         place = self._target.join(response.headers["Location"])
-        if response.status_code not in (307, 308) or _origin(place) != _origin(self._target):
-            return False
-        self._target = place
-        return True
+        return place if _origin(place) == _origin(self._target) else None
 
     @property
     def target(self) -> Any:
@@ -136,12 +149,16 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
     def result_of(self, response: Any) -> ExecutionResult:
         """Return what a response holds; see `execute` for what is raised."""
         status = response.status_code
+        if _is_of_flowloop(response):
+            self._is_known = True
+        elif self._is_known and status != 413:  # which is what a proxy says of a body that is too large for it
+            raise BackendUnavailable(f"something else answers in its place, with status {status}")
         if status == 429 or status == 408 or status >= 500:
             raise BackendUnavailable(f"it answers with status {status}", self._retry_after(response))
         try:
             answer = _decode(response.content)
         except msgspec.DecodeError as error:
-            if status == 200 and "json" in response.headers.get("Content-Type", ""):
+            if status == 200 and (self._is_known or "json" in response.headers.get("Content-Type", "")):
                 raise BackendUnavailable("its answer was cut off") from error
             answer = None
         errors = answer.get("errors") if isinstance(answer, dict) else None
@@ -173,6 +190,10 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.UTC)
         return max(0.0, (moment - self._clock.now()).total_seconds())
+
+
+def _is_of_flowloop(response: Any) -> bool:
+    return "X-FLOWLOOP-VERSION" in response.headers
 
 
 def _origin(url: Any) -> tuple[str, str, int | None]:

@@ -377,11 +377,13 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
-        run.check_unowned(state, epoch, self._clock.now())
+        if type(state) is Running:
+            run.check_unowned(epoch, self._clock.now())
         run.check_version(version)
         if epoch is None or version is None:  # over an end of its own an owner may write
             run.check_not_finished(state)
-        run.prolong(state, epoch, self._clock.now())
+        if type(state) is Running:
+            run.prolong(epoch, self._clock.now())
         if type(state) is Running and epoch is None and run.owner is not None:
             run.owner, run.epoch = None, run.epoch + 1
         recorded = state
@@ -410,18 +412,21 @@ class MemoryBackend:
         repeated = run.repeated(version, sent)
         if repeated is not None:
             return self._answer(state, repeated)
-        run.flow_run.check_unowned(state, epoch, self._clock.now())
+        begins = type(state).__name__ in lifecycle.BEGINS["task_run"]
+        if begins:
+            run.flow_run.check_unowned(epoch, self._clock.now())
         run.check_version(version)
-        if state.is_running() and run.flow_run.state is not Running:
+        if (begins or state.is_running()) and run.flow_run.state is not Running:
             raise BackendRejected(
                 f"State update failed for task run ID {run.id}: provided a running state but associated flow run "
                 f"{run.flow_run.id} is not in a running state."
             )
         if epoch is None or version is None:  # over an end of its own an owner may write
             run.check_not_finished(state)
-        run.flow_run.prolong(state, epoch, self._clock.now())
+        if begins:
+            run.flow_run.prolong(epoch, self._clock.now())
         recorded = state
-        full = self._full_tag(state) if type(state) is Running and run.state is not Running else None
+        full = self._full_tag(state) if begins and not run.holds_places else None
         if full is not None:
             recorded = self._queued(f"the limit of task runs tagged {full!r} is reached")
         self._record(run, recorded, sent)
@@ -789,7 +794,7 @@ class MemoryBackend:
         return None
 
     def _holds(self, run: TaskRun, tag: str) -> bool:
-        return run.meaning.runs and tag in decode_state(run.newest.document).context.get("tags", ())
+        return run.holds_places and tag in decode_state(run.newest.document).context.get("tags", ())
 
 
 def _around(run: FlowRun) -> Iterator[FlowRun]:

@@ -169,9 +169,9 @@ class FlowRun(Run):
         if epoch not in (None, self.epoch):
             raise OwnershipLost(f"flow run {self.id} has another owner since: its epoch is {self.epoch}, not {epoch}")
 
-    def check_unowned(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
-        """Refuse a Running without an epoch beside an owner that lives."""
-        if epoch is None and type(state) is Running and self.owner is not None and not self.is_silent(now):
+    def check_unowned(self, epoch: int | None, now: datetime.datetime) -> None:
+        """Refuse that a run begins without an epoch beside an owner that lives."""
+        if epoch is None and self.owner is not None and not self.is_silent(now):
             raise VersionLockMismatch(f"State update failed: flow run {self.id} has an owner that is alive")
 
     def is_ready(self, now: datetime.datetime) -> bool:
@@ -182,9 +182,9 @@ class FlowRun(Run):
             return True
         return self.state is Running and any(task_run.is_due(now) for task_run in self.task_runs.values())
 
-    def prolong(self, state: State, epoch: int | None, now: datetime.datetime) -> None:
+    def prolong(self, epoch: int | None, now: datetime.datetime) -> None:
         """Begin a lease anew of which little is left: what begins is a sign of life, too."""
-        if epoch is None or type(state) is not Running or self.owner is None or self.heartbeat is None:
+        if epoch is None or self.owner is None or self.heartbeat is None:
             return
         if self.heartbeat + self.lease - now < self.lease * PROLONGED:
             self.heartbeat = now
@@ -233,6 +233,11 @@ class TaskRun(Run):
     task_slug: str = dataclasses.field(kw_only=True)
     cache_key: str | None = dataclasses.field(kw_only=True)
     map_index: int = dataclasses.field(kw_only=True)
+
+    @property
+    def holds_places(self) -> bool:
+        """Whether it holds its places under the limits."""
+        return self.meaning.runs or self.meaning.state in lifecycle.BEGINS["task_run"]
 
     def info(self) -> TaskRunInfoResult:
         """Return what a runner is told of this task run."""

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...engine.errors import FlowloopError
 from .app import create_app, open_store
+from .deadlines import close_overdue, protocol_with
 from .errors import BadRequest
 from .operations import version
 from .settings import ServerSettings
@@ -29,6 +30,9 @@ __all__ = ["serve", "settle"]
 logger = logging.getLogger("flowloop.server")
 
 _YOUNG_OBJECTS = 10_000
+
+_TICKS = 5
+"""So many ticks of the server, each a tenth of a second, lie between two looks for slow connections."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -110,7 +114,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol_with(settings),
         ws="websockets-sansio",
         ws_max_size=settings.body_limit,
         lifespan="on",
@@ -142,6 +146,11 @@ class _Server(uvicorn.Server):
         self.was_started = self.started
         if self.started and self._announce is not None:
             await self._announce(self._url)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS == 0:
+            close_overdue(self.server_state.connections)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._close()

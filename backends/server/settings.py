@@ -26,6 +26,15 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     body_limit: int = 5_000_000
     """The longest request body."""
 
+    header_seconds: float = 10.0
+    """How long the head of a request may take to arrive, from the moment it can begin."""
+
+    body_seconds: float = 60.0
+    """How long the body of a request may take to arrive."""
+
+    connection_limit: int = 20_000
+    """How many connections there may be at once; who opens one more is told to try again."""
+
     depth_limit: int = 12
     """How deep the selections of a query may nest."""
 

@@ -27,7 +27,7 @@ __all__ = ["counts_of", "resolver", "resolvers", "run_of"]
 
 _BINS = 1_000
 _LONGEST = datetime.timedelta(days=31)
-_ATTEMPTED_ONCE = 3  # Pending, Running, and an end
+_ATTEMPTED_ONCE = 4  # Pending, Submitted, Running, and an end
 _STEPS = (1, 2, 5)
 _BOUNDS = tuple(step * 10.0**power for power in range(-3, 5) for step in _STEPS)
 """The upper ends of the bins of durations, in seconds."""

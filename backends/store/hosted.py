@@ -27,6 +27,7 @@ __all__ = [
     "delete_key_value",
     "delete_secret",
     "delete_task_tag_limit",
+    "list_api_keys",
     "note_use",
     "secret_names",
     "secret_value",
@@ -266,6 +267,14 @@ def delete_session(tx: Tx, *, key: str) -> bool:
     api_key = tables["api_key"].c
     mine = api_key.key_hash == _digest(key)
     return bool(tx.run(delete(tables["api_key"]).where(mine, api_key.parent_id.is_not(None))))
+
+
+def list_api_keys(tx: Tx) -> list[Payload]:
+    """Return the API keys, without what was made of them: ``id``, ``name``, ``scopes`` and three moments."""
+    key = tables["api_key"].c
+    shown = (key.id, key.name, key.scopes, key.created, key.expires_at, key.last_used_at)
+    rows = tx.all(select(*shown).where(tx.mine("api_key"), key.parent_id.is_(None)).order_by(key.id))
+    return [dict(row) for row in rows]
 
 
 def delete_api_key(tx: Tx, *, key_id: str) -> Payload:

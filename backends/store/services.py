@@ -133,7 +133,7 @@ def _zombie_task_runs(tx: Tx, cutoff: datetime.datetime) -> list[RowMapping]:
             retries.label("retries"),
         )
         .select_from(run.join(flow_run, run.c.flow_run_id == flow_run.c.id).join(task, run.c.task_id == task.c.id))
-        .where(run.c.state == "Running")
+        .where(run.c.state.in_(sorted(lifecycle.BEGINS["task_run"])))
         .order_by(run.c.id)
     )
     zombies: list[RowMapping] = []

@@ -396,6 +396,7 @@ class Store:
     set_limit = _write(hosted.set_limit)
     create_api_key = _write(hosted.create_api_key)
     delete_api_key = _write(hosted.delete_api_key)
+    list_api_keys = _read(hosted.list_api_keys)
     create_descendant = _write(hosted.create_descendant)
     renew_session = _write(hosted.renew_session)
     delete_session = _write(hosted.delete_session)

@@ -238,7 +238,8 @@ class _Batch:
         # What says the version that its run has is no repetition: nothing has followed that version yet.
         if strict and version != run.version and (repeated := self.find_repeated(run, item)) is not None:
             return repeated
-        if item.head.type == "Running" and owned.owner is not None:
+        begins = new in lifecycle.BEGINS[self.kind]
+        if begins and owned.owner is not None:
             if item.update.epoch is not None:
                 self.prolong(run.flow_key if self.kind == "task_run" else run.id, owned)
             elif self.is_living(owned):
@@ -248,7 +249,7 @@ class _Batch:
             return Outcome(run.id, "ERROR", message, run.version)
         if strict and version is not None and version != run.version:
             return self.refuse(item, run, f": version {version} is not the current version.", VERSION_LOCKING_ERROR)
-        if self.kind == "task_run" and new in lifecycle.RUNNING and flow.state != "Running":
+        if self.kind == "task_run" and (begins or new in lifecycle.RUNNING) and flow.state != "Running":
             why = f": provided a running state but associated flow run {run.flow_key} is not in a running state."
             return self.refuse(item, run, why)
         knows_the_end = item.update.epoch is not None and version is not None  # it is the owner's own
@@ -288,7 +289,7 @@ class _Batch:
         state, text, client_id = known
         if item.head.type in lifecycle.CLAIMS and (client_id is None or client_id != self.caller.client_id):
             return None  # a rival's claim may read the same: it is not ours
-        if state == "Queued" and item.head.type == "Running":
+        if state == "Queued" and item.head.type in lifecycle.BEGINS[self.kind]:
             return Outcome(run.id, "QUEUED", self.slots.message, version + 1, document=text)
         if state != item.head.type or not rules.same_state(item.text, text):
             return None
@@ -304,10 +305,11 @@ class _Batch:
         message = None
         claim = self.caller.client_id if head.type in lifecycle.CLAIMS else None
         if flow.limited:
-            if head.type == "Running" and not self.slots.take(run.id):
+            begins = head.type in lifecycle.BEGINS[self.kind]
+            if begins and not self.slots.take(run.id):
                 status, message = "QUEUED", self.slots.message
                 head, text = self.queued(message)
-            elif head.type not in lifecycle.RUNNING:
+            elif not begins and head.type not in lifecycle.RUNNING:
                 self.slots.release(run.id)
         if self.kind == "task_run":
             if head.cached_inputs or run.extra is not None:

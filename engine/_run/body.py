@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import anyio
 
 from .. import _one_pass, _signature
-from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state
-from ..context import flow_scope
+from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state, uninterrupted
+from ..context import FlowScope, current_task_scope, flow_scope
 from ..context import values as _values
 from ..errors import Lost, SerializationError
 from ..executors import HERE, place
@@ -61,8 +62,17 @@ class BodyRunner(Runner):
         self.leaves_results = False
         """Whether a result may stay where the body ran: only bodies there take it."""
         self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
-        at_default = self._needs.place is None
-        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout and at_default
+        is_plain = self._needs.place is None and self._needs.queue_timeout is None
+        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout and is_plain
+
+    def _where(self, scope: FlowScope) -> place.Place:
+        """Return the place where the body runs."""
+        found: place.Place | None = scope.place
+        return HERE if found is None or not self.task.travels else found.named(self._needs.place)
+
+    def _begins_later(self, scope: FlowScope) -> bool:
+        """Whether the body begins some time after it was handed over."""
+        return self._where(scope).reports_begin
 
     def _template_values(self, inputs: Mapping[str, Result]) -> dict[str, Any]:
         current = _values.get()
@@ -87,7 +97,7 @@ class BodyRunner(Runner):
                 assert task is not None
                 cancellation.interruptible.add(task)
             try:
-                where: place.Place = (scope.place if self.task.travels else None) or HERE
+                where = self._where(scope)
                 if self._runs_inline and where.is_here:
                     value = await self._body(**arguments)
                     if type(value) not in _one_pass.PLAIN and self._is_read_once(value):
@@ -175,20 +185,51 @@ class BodyRunner(Runner):
             grace=self.settings.cancel_grace,
         )
         with captured_stdout(self.task.log_stdout):
-            ticket = await where.submit(job)
-            try:
-                outcome = await ticket.outcome()
-            except asyncio.CancelledError:
-                fate = place.Fate.UNKNOWN
-                with anyio.CancelScope(shield=True):
-                    fate = await ticket.stop("cancelled", job.grace)
-                if fate is not place.Fate.ENDED:
-                    raise
-                outcome = await ticket.outcome()
+            outcome = await self._seen_to(where, job)
         if isinstance(outcome, place.TimedOut):
             message = f"The task took longer than its timeout of {job.timeout} s. {outcome.detail}"
             raise TaskTimeoutSignal(message.rstrip())
         return place.settled(outcome, name)
+
+    async def _seen_to(self, where: place.Place, job: place.Job) -> place.Outcome:
+        """Hand a job over, tell when its body begins, and wait for what becomes of it; who is cancelled stops it."""
+        deadline = math.inf if self._needs.queue_timeout is None else anyio.current_time() + self._needs.queue_timeout
+        with anyio.CancelScope(deadline=deadline) as queue:
+            ticket = await where.submit(job)
+        if queue.cancelled_caught:
+            raise self._waited_too_long()
+        try:
+            if where.reports_begin:
+                await self._begins(ticket, deadline)
+            return await ticket.outcome()
+        except asyncio.CancelledError:
+            fate = place.Fate.UNKNOWN
+            with anyio.CancelScope(shield=True):
+                fate = await ticket.stop("cancelled", job.grace)
+            if fate is not place.Fate.ENDED:
+                raise
+            return await ticket.outcome()
+        except BaseException:  # it may not begin
+            with anyio.CancelScope(shield=True):
+                await ticket.stop("not recorded", job.grace)
+            raise
+
+    async def _begins(self, ticket: place.Ticket, deadline: float) -> None:
+        """Tell that a body begins where it was handed over to."""
+        with anyio.CancelScope(deadline=deadline) as queue:
+            has_begun = await ticket.began()
+        if queue.cancelled_caught:
+            raise self._waited_too_long()
+        facts = current_task_scope().facts
+        if facts is not None and has_begun:
+            with uninterrupted():
+                facts.state = await self.handle_state_change(facts.state, rules.begun(facts.state))
+            if not facts.state.is_running():
+                raise ENDRUN(facts.state)
+
+    def _waited_too_long(self) -> TaskTimeoutSignal:
+        seconds = self._needs.queue_timeout
+        return TaskTimeoutSignal(f"The task waited longer than its queue_timeout of {seconds:g} s for a place to run.")
 
     def _stores(self, current: Mapping[str, Any]) -> bool:
         return current.get("checkpointing") is True and self.task.checkpoint is not False

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..flow import Flow
 from ..result import Result
-from ..state import Cached, Failed, Finished, Looped, Mapped, Pending, Running, State
+from ..state import Cached, Failed, Finished, Looped, Mapped, Pending, Running, State, Submitted
 from ..task import Task
 
 __all__ = ["RETRY_FOLLOWS", "continued", "is_under_way", "tasks_to_rerun"]
@@ -17,7 +17,12 @@ RETRY_FOLLOWS = "retry_follows_attempt"
 
 
 def is_under_way(state: State) -> bool:
-    """Whether the runner of a task run has not left it: it runs, is between two rounds, or is about to be retried."""
+    """Whether the runner of a task run has not left it.
+
+    It runs, was handed over to where it will, is between two rounds, or is about to be retried.
+    """
+    if isinstance(state, Submitted):
+        return state.state is None  # one that holds a state goes on from that
     return isinstance(state, (Running, Looped)) or (isinstance(state, Failed) and RETRY_FOLLOWS in state.context)
 
 

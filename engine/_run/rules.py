@@ -24,12 +24,14 @@ from ..state import (
     Scheduled,
     Skipped,
     State,
+    Submitted,
     Success,
     TimedOut,
     TriggerFailed,
 )
 
 __all__ = [
+    "begun",
     "due_in",
     "is_retried",
     "loop_again",
@@ -37,6 +39,7 @@ __all__ = [
     "retry",
     "running",
     "started_by_now",
+    "submitted",
     "trigger_answer",
     "upstream_finished",
     "upstream_skipped",
@@ -122,6 +125,18 @@ def running(state: State) -> State:
     if not isinstance(state, Pending):
         raise ENDRUN(state)
     return Running("Starting task run.")
+
+
+def submitted(state: State) -> State:
+    """A Pending run is handed over to where its body will begin."""
+    if not isinstance(state, Pending):
+        raise ENDRUN(state)
+    return Submitted("Handed over to where its body runs.")
+
+
+def begun(submitted: State) -> State:
+    """A run begins that was handed over."""
+    return Running("Starting task run.", context=submitted.context)
 
 
 def is_retried(

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -54,6 +54,7 @@ from ..task import Task
 from ..triggers import all_successful
 from .artifacts import ArtifactShipper
 from .creation import create_flow_run, recorded_parameters, start_flow_run
+from .helpers import helped, without_harm
 from .logs import LogShipper
 from .ownership import Ownership
 from .task_runner import CloudTaskRunner
@@ -806,29 +807,25 @@ class CloudFlowRunner(FlowRunner):
         cancelled: at once where the backend can tell by itself, else at an interval. If it was, the section is cut
         short, the code after it goes on, and the flow run ends as Cancelled.
         """
-        current = _values.get()
         backend = self._port
-        flow_run_id, grace = current["flow_run_id"], self.settings.cancel_grace
+        flow_run_id, grace = _values.get()["flow_run_id"], self.settings.cancel_grace
         shipper, artifacts = LogShipper(backend, flow_run_id), ArtifactShipper(backend, flow_run_id, grace)
+        run = f"flow run {flow_run_id}"
+        helpers = {
+            "heartbeat": self._heartbeats,
+            "listener": lambda: self._listen(backend, flow_run_id),
+            "poll": lambda: self._poll(backend, flow_run_id),
+            "log shipper": lambda: shipper.ship(_LOG_INTERVAL, grace),
+        }
         try:
             with shipper.listening(), artifacts.listening():
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._help, "heartbeat", self._heartbeats)
-                    # side by side, not one inside the other: anyio 4.16 hands what a nested cancelled group owes in
-                    # `uncancel` calls to the group around it, whose host is another task, and the caller's cancel is
-                    # lost
-                    group.start_soon(self._help, "listener", self._listen, backend, flow_run_id)
-                    group.start_soon(self._help, "poll", self._poll, backend, flow_run_id)
-                    group.start_soon(self._help, "log shipper", shipper.ship, _LOG_INTERVAL, grace)
-                    try:
-                        with self._section():
-                            yield
-                    finally:
-                        group.cancel_scope.cancel()
+                async with helped(helpers, run, self.logger, grace):
+                    with self._section():
+                        yield
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
-                await self._help("artifact shipper", artifacts.close)
-                await self._help("log shipper", shipper.send)
+                await without_harm("artifact shipper", artifacts.close, run, self.logger)
+                await without_harm("log shipper", shipper.send, run, self.logger)
                 if self._changed_elsewhere is not None:
                     await self._refresh_version(backend, flow_run_id)
             shipper.conclude()
@@ -858,16 +855,6 @@ class CloudFlowRunner(FlowRunner):
                 cancellation.interruptible.add(task)
             else:
                 cancellation.interruptible.discard(task)
-
-    async def _help(self, name: str, work: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Let something help the run that the run can do without: what it raises ends it, and nothing else."""
-        try:
-            await work(*args)
-        except BaseException as error:
-            if is_outside(error):
-                raise
-            told = "the %s of flow run %s has ended, and the run goes on: %r"
-            self.logger.warning(told, name, self.flow_run_id, error)
 
     async def _stopped_before_tasks(self, state: State) -> None:
         current = _values.get()

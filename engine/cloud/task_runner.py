@@ -43,6 +43,7 @@ from ..state import (
     Running,
     Skipped,
     State,
+    Submitted,
     Success,
     _can_be_pickled,
 )
@@ -247,10 +248,11 @@ class CloudTaskRunner(TaskRunner):
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:
             return new_state  # what could not be read cannot be recorded
-        if new_state.is_running():
+        is_claim = new_state.is_running() or new_state.is_submitted()
+        if is_claim:
             # without it, the same words of another runner would pass for this one's said twice
             new_state.context["runner"] = flow_scope.get().runner_id
-        elif type(old_state) is Running and isinstance(new_state, Failed):
+        elif type(old_state) in (Running, Submitted) and isinstance(new_state, Failed):
             self._mark_retry(new_state)
         if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:
             await self._keep_what_was_left(new_state)
@@ -271,7 +273,7 @@ class CloudTaskRunner(TaskRunner):
                 epoch=epoch,
                 flow_run_id=current.get("flow_run_id"),
             )
-            if ownership is not None and new_state.is_running():
+            if ownership is not None and is_claim:
                 ownership.acknowledged(asked)
                 if not ownership.holds:
                     await ownership.renew()  # nothing begins when somebody else may have the flow run
@@ -343,7 +345,7 @@ class CloudTaskRunner(TaskRunner):
         if _note_outage(error):
             raise ENDRUN(ClientFailed(f"The state could not be recorded: {why}", state=refused)) from error
         cancellation = current_cancellation()
-        if refused.is_running() and cancellation is not None:
+        if (refused.is_running() or refused.is_submitted()) and cancellation is not None:
             await cancellation.look()
             if cancellation.cause == "handover":
                 raise ENDRUN(stopped_state("handover")) from error
@@ -359,8 +361,8 @@ class CloudTaskRunner(TaskRunner):
             state = await self._port.get_task_run_state(task_run_id)
             if state.is_finished() and not is_under_way(state):
                 return await state.load_result(self.result)
-            insists = await self._owns_flow_run() and flow_scope.get().took_over and type(refused) is Running
-            if insists:
+            is_claim = type(refused) in (Running, Submitted)
+            if await self._owns_flow_run() and flow_scope.get().took_over and is_claim:
                 # what the runner before this one still recorded, while it was being shut out
                 current = _values.get()
                 info = await self._port.get_task_run_info(

@@ -17,7 +17,8 @@ _INSTEAD_OF = "instead_of"
 
 def is_too_much(state: State) -> bool:
     """Whether something smaller may be recorded in the place of a state that was refused: it is not small yet."""
-    return (state.is_finished() or state.is_running()) and _INSTEAD_OF not in state.context
+    is_ours = state.is_finished() or state.is_running() or state.is_submitted()
+    return is_ours and _INSTEAD_OF not in state.context
 
 
 def small(state: State, error: BaseException, result: Any = None) -> State:

@@ -93,9 +93,11 @@ class TaskTicket(Ticket):
 
     # -- the port ----------------------------------------------------------------------------------------
 
-    async def began(self) -> None:
+    async def began(self) -> bool:
         """Wait until the body begins; see `Ticket.began`."""
-        await asyncio.wait((self._begin,))
+        if not self._begin.done():
+            await asyncio.wait((self._begin,))
+        return self.is_under_way
 
     async def outcome(self) -> Outcome:
         """Wait until it is known what became of the body; see `Ticket.outcome`."""

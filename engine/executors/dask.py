@@ -141,6 +141,7 @@ class _DaskPlace(Place):
         - window: how many jobs are handed over at once
     """
 
+    reports_begin = True
     keeps_values = True
 
     def __init__(self, client: Any, window: int) -> None:

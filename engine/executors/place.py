@@ -44,6 +44,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
         - place: the name of the executor, where the flow has several; its default if None
         - options: by kind of executor, for instance ``{"dask": {...}}``; passed on unread
         - may_rerun: whether the body may be run again by itself when nobody knows what became of it
+        - queue_timeout: seconds that it may wait for a place to run, which the task's timeout never counts
     """
 
     cpus: float | None = None
@@ -54,6 +55,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     place: str | None = None
     options: Mapping[str, Mapping[str, Any]] = {}
     may_rerun: bool = False
+    queue_timeout: float | None = None
 
 
 _RESOURCE_TAG = "dask-resource:"
@@ -171,8 +173,8 @@ class Ticket(ABC):
     id: str
 
     @abstractmethod
-    async def began(self) -> None:
-        """Wait until the body begins, or until it is known that it never will."""
+    async def began(self) -> bool:
+        """Wait until the body begins, or until it is known that it never will; return whether it did."""
 
     @abstractmethod
     async def outcome(self) -> Outcome:
@@ -184,8 +186,7 @@ class Ticket(ABC):
 
         Args:
             - cause: why
-            - is_read: whether a result that can be read only once is read where the body ran, and kept as a list
-        - grace: seconds that it gets to end by itself, where it can be asked to
+            - grace: seconds that it gets to end by itself, where it can be asked to
 
         Returns:
             - Fate: what became of it
@@ -198,8 +199,15 @@ class Place(ABC):
     is_here = False
     """Whether async bodies run on the loop of the run itself, so that those without a timeout need no job."""
 
+    reports_begin = False
+    """Whether a body begins some time after it was taken, and its ticket tells when."""
+
     keeps_values = False
     """Whether results can stay there."""
+
+    def named(self, name: str | None) -> Place:
+        """Return the place of this name, where there are several; None is the default."""
+        return self
 
     @abstractmethod
     async def submit(self, job: Job) -> Ticket:

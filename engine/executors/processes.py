@@ -74,6 +74,8 @@ async def _process_place(processes: int) -> AsyncIterator[Place]:
 class _ProcessPlace(Place):
     """A pool of processes; each begins when it is first needed."""
 
+    reports_begin = True
+
     def __init__(self, processes: int) -> None:
         self._slots = anyio.Semaphore(processes, fast_acquire=True)
         self._idle: list[_Worker] = []

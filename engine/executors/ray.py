@@ -170,6 +170,7 @@ class _Sent:
 class _RayPlace(Place):
     """Ray, as this process sees it."""
 
+    reports_begin = True
     keeps_values = True
 
     def __init__(self, ray: Any, window: int) -> None:

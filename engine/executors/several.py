@@ -41,19 +41,22 @@ class _SeveralPlaces(Place):
     def __init__(self, places: Mapping[str, Place]) -> None:
         self._places = places
         self.is_here = places[""].is_here
-        self.keeps_values = all(place.keeps_values for place in places.values())
 
-    async def submit(self, job: Job) -> Ticket:
-        """Take a job to the place that it names.
+    def named(self, name: str | None) -> Place:
+        """Return the place of this name.
 
         Raises:
-            - FlowDefinitionError: if there is none of that name
+            - FlowDefinitionError: if there is none
         """
-        name = job.needs.place or ""
-        if name not in self._places:
+        found = self._places.get(name or "")
+        if found is None:
             known = ", ".join(repr(one) for one in self._places)
-            raise FlowDefinitionError(f"task {job.name!r} needs the place {name!r}; the executors here are {known}")
-        return await self._places[name].submit(job)
+            raise FlowDefinitionError(f"the task needs the place {name!r}; the executors here are {known}")
+        return found
+
+    async def submit(self, job: Job) -> Ticket:
+        """Take a job to the place that it names."""
+        return await self.named(job.needs.place).submit(job)
 
     async def check(self) -> list[str]:
         """Return why bodies cannot run at any of the places."""

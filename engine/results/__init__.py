@@ -8,6 +8,7 @@ from .local import LocalResult
 from .objects import AzureResult, GCSResult, HTTPResult, S3Result
 from .prefect import PrefectResult
 from .secret import SecretResult
+from .trusted import ResultNotTrusted
 from .typed import TypedResult
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "HTTPResult",
     "LocalResult",
     "PrefectResult",
+    "ResultNotTrusted",
     "S3Result",
     "SecretResult",
     "TypedResult",

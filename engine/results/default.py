@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -45,6 +45,7 @@ class DefaultResult(Result):
     ) -> None:
         super().__init__(None, location, serializer)
         self.dir = os.path.abspath(os.path.expanduser(dir or Settings.from_env().results_dir))
+        self._files()  # which notes what is trusted
 
     async def write(self, value: Any, /, **kwargs: Any) -> Result:
         """Store a value.
@@ -63,6 +64,16 @@ class DefaultResult(Result):
             if len(text) <= INLINE_LIMIT:
                 return PrefectResult(value, text.decode())
         return None
+
+    def at(self, location: str | Callable[..., str] | None) -> Self:
+        """Return a copy that is stored at `location`; see `Result.at`."""
+        new = super().at(location)
+        new._files()
+        return new
+
+    async def check_recorded(self, location: str) -> None:
+        """Check that a file is to be read that a recorded state names; see `Result.check_recorded`."""
+        await self._files().check_recorded(location)
 
     async def read(self, location: str) -> Result:  # type: ignore[override]
         """Return a result with the value of a file."""

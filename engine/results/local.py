@@ -12,6 +12,7 @@ from ..result import Result, ResultNotFound
 from ..serializers import Serializer
 from ..settings import Settings
 from ._threads import in_thread
+from .trusted import check_file, is_below, trust
 
 __all__ = ["LocalResult"]
 
@@ -31,6 +32,9 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         - serializer: how the value becomes bytes; cloudpickle by default
     """
 
+    _inside: str | None = None
+    """The folder of the template that the location was made of; links, too, lead nowhere out of it."""
+
     def __init__(
         self,
         dir: str | os.PathLike[str] | None = None,
@@ -46,6 +50,29 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
             folder = Path(self.dir).expanduser().absolute()
             folder.mkdir(parents=True, exist_ok=True)
             self.dir = str(folder)
+        self._trust_own()
+
+    def at(self, location: str | Callable[..., str] | None) -> Self:
+        """Return a copy that is stored at `location`; see `Result.at`."""
+        new = super().at(location)
+        new._inside = None
+        new._trust_own()
+        return new
+
+    def _trust_own(self) -> None:
+        for place in self._own_places():
+            trust(place)
+
+    def _own_places(self) -> list[str]:
+        """Return where the code that made this result has its values: not what a document says of it."""
+        if self.is_recorded:
+            return []
+        fixed = [] if self.location is None or not os.path.isabs(self.location) else [_fixed(self.location)]
+        return [os.path.abspath(self.dir), *fixed]
+
+    async def check_recorded(self, location: str) -> None:
+        """Check that a file is to be read that a recorded state names; see `Result.check_recorded`."""
+        await in_thread(check_file, self._path(location), self._own_places())
 
     async def read(self, location: str) -> Self:
         """Return a result with the value of a file.
@@ -68,18 +95,18 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         new = self.format(**kwargs)
         new.location = self._path(new.location or self.default_location)
         new.value = value
-        await in_thread(self._store, new.location, value)
+        await in_thread(new._store, new.location, value)
         return new
 
     async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is a file at `location`, its template filled from `kwargs`."""
         if kwargs:
-            location = self.at(location).format(**kwargs).location or ""
+            location = super().at(location).format(**kwargs).location or ""
         return await in_thread(os.path.exists, self._path(location))
 
     def _check_filled(self, template: str, location: str) -> None:
         # the values come from parameters: they choose no folder, so the fixed beginning of the template stands
-        fixed = os.path.dirname(template.partition("{")[0])
+        fixed = _fixed(template)
         if os.path.isabs(template):
             inside = os.path.commonpath([os.path.normpath(location), os.path.normpath(fixed)]) == os.path.normpath(
                 fixed
@@ -87,9 +114,22 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         else:
             inside = not os.path.isabs(location)
         if not inside:
-            raise SerializationError(
-                f"the location {location!r} leads out of {fixed or self.dir}, where its template {template!r} is"
-            )
+            raise self._leads_out(location, fixed or self.dir)
+
+    def format(self, /, **kwargs: Any) -> Self:
+        """Return a copy whose location is filled in; see `Result.format`."""
+        new = super().format(**kwargs)
+        is_filled = self.location is not None and self.location != new.location
+        new._inside = os.path.join(self.dir, _fixed(self.location)) if is_filled and self.location else None
+        return new
+
+    def _check_links(self, path: str) -> None:
+        # a value may name a link that is there already
+        if self._inside is not None and not is_below(path, self._inside):
+            raise self._leads_out(path, self._inside)
+
+    def _leads_out(self, location: str, folder: str) -> SerializationError:
+        return SerializationError(f"the location {location!r} leads out of {folder}, where its template is")
 
     def _path(self, location: str) -> str:
         if os.path.isabs(location):
@@ -101,6 +141,7 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         return os.path.abspath(path)
 
     def _load(self, path: str) -> Any:
+        self._check_links(path)
         try:
             data = Path(path).read_bytes()
         except FileNotFoundError as error:
@@ -110,6 +151,7 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
     def _store(self, path: str, value: Any) -> None:
         import tempfile
 
+        self._check_links(path)
         data = self.serializer.serialize(value)
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
@@ -121,3 +163,8 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         except BaseException:
             os.unlink(unfinished)
             raise
+
+
+def _fixed(template: str) -> str:
+    """Return the folder that a template begins with; of a location that is no template, that itself."""
+    return os.path.dirname(template.partition("{")[0]) if "{" in template else template

@@ -13,6 +13,7 @@ from ..errors import FlowloopError
 from ..result import Result, ResultNotFound
 from ..serializers import Serializer
 from ._threads import in_thread
+from .trusted import check_object, trust
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -23,6 +24,8 @@ __all__ = ["AzureResult", "GCSResult", "HTTPResult", "ResultStoreError", "S3Resu
 class ResultStoreError(FlowloopError):
     """An object store did not do what was asked; its own error is the cause."""
 
+
+_SCHEMES = {"S3Store": "s3://", "GCSStore": "gs://", "AzureStore": "az://", "HTTPStore": ""}
 
 _STORES: dict[tuple[str, str, str], ObjectStore] = {}
 
@@ -56,6 +59,15 @@ class _ObjectResult(Result):
 
     def _error(self, verb: str, location: str, error: Exception) -> FlowloopError:
         return ResultStoreError(f"cannot {verb} {location!r} in {type(self).__name__} {self._place!r}: {error}")
+
+    async def check_recorded(self, location: str) -> None:
+        """Check that an object is to be read that a recorded state names; see `Result.check_recorded`."""
+        if self.is_recorded:
+            check_object(self._url, location)
+
+    @property
+    def _url(self) -> str:
+        return f"{_SCHEMES[self.store_class]}{self._place}"
 
     async def read(self, location: str) -> Self:
         """Return a result with the value of an object.
@@ -142,6 +154,7 @@ class _BucketResult(_ObjectResult):
     ) -> None:
         super().__init__(options, value, location, serializer)
         self.bucket = bucket
+        trust(self._url)
 
 
 class S3Result(_BucketResult, wire_type="S3Result", wire_fields=("location", "bucket")):
@@ -199,6 +212,7 @@ class AzureResult(_ObjectResult, wire_type="AzureResult", wire_fields=("location
     ) -> None:
         super().__init__(options, value, location, serializer)
         self.container = container
+        trust(self._url)
 
 
 class HTTPResult(_ObjectResult):

@@ -169,6 +169,7 @@ def _read_result(document: Any) -> Result:
     cls = _result_class(name)
     result = object.__new__(cls)
     Result.__init__(result, location=_optional_str(document.get("location")))
+    result.is_recorded = True
     for field in cls.wire_fields:
         if field != "location":
             setattr(result, field, document.get(field))

@@ -686,4 +686,4 @@ def test_the_processes_end_with_the_one_that_started_them(caller, how):
         os.killpg(child.pid, getattr(signal, how))
         assert line.recv(1) == b""
     out, _ = child.communicate(timeout=30)
-    assert out.split() == (["Running", "Cancelled"] if how == "SIGINT" else ["Running"])
+    assert out.split() == ["Submitted", "Running", *(["Cancelled"] if how == "SIGINT" else [])]

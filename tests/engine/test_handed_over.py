@@ -1,0 +1,230 @@
+"""A body that is handed over to a place where it begins later: what is recorded, and what it waits for."""
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from flowloop.engine import Flow, FlowRunner, task
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.errors import Lost
+from flowloop.engine.executors import LocalExecutor, Needs, SeveralExecutors, place
+from flowloop.engine.executors._ticket import TaskTicket, outcome_of
+from flowloop.engine.state import Cancelled, Failed, Pending, Running, Skipped, Submitted, Success, TimedOut
+from flowloop.engine.testing import FaultyBackend, RecordingBackend
+
+pytestmark = pytest.mark.virtual_time
+
+
+class Queue(LocalExecutor):
+    """Begins each body some seconds after it took it; one that is lost never begins."""
+
+    def __init__(self, seconds=10.0, *, loses=0):
+        super().__init__()
+        self.seconds, self.loses = seconds, loses
+        self.stopped = []
+
+    @asynccontextmanager
+    async def open(self):
+        yield _Queue(self)
+
+
+class _Queue(place.Place):
+    reports_begin = True
+
+    def __init__(self, executor):
+        self._executor = executor
+
+    async def submit(self, job):
+        return TaskTicket(job, lambda ticket: self._work(job, ticket))
+
+    async def _work(self, job, ticket):
+        executor = self._executor
+        try:
+            await asyncio.sleep(executor.seconds)
+            if executor.loses:
+                executor.loses -= 1
+                return place.Lost("its machine went away", may_have_run=False)
+            ticket.has_begun()
+            return await outcome_of(job.body(**job.inputs))
+        except asyncio.CancelledError:
+            executor.stopped.append(ticket.is_under_way)
+            raise
+
+
+async def history(backend):
+    """The states of the only task run, with the seconds from the first to each."""
+    [newest] = await backend.list_flow_runs(1)
+    _, [run] = await backend.get_flow_run_history(newest.id)
+    begin = run.states[0].timestamp
+    return [(one.state, round((one.timestamp - begin).total_seconds())) for one in run.states]
+
+
+async def recorded(backend, settings, executor, body, **options):
+    with Flow("one") as flow:
+        done = task(body, name="one", **options)()
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run(context={"flow_run_id": flow_run_id}, executor=executor, return_tasks=[done])
+    return state.result[done]
+
+
+async def sleeps():
+    await asyncio.sleep(5)
+    return "there"
+
+
+async def test_it_is_submitted_when_it_is_handed_over_and_running_when_it_begins(backend, settings):
+    state = await recorded(backend, settings, Queue(), sleeps)
+    assert state.result == "there"
+    assert await history(backend) == [("Pending", 0), ("Submitted", 0), ("Running", 10), ("Success", 15)]
+
+
+@pytest.mark.parametrize("name", ["", "far"])
+async def test_only_where_it_begins_later(memory, settings, name):
+    counting = RecordingBackend(memory)
+    several = SeveralExecutors({"": LocalExecutor(), "far": Queue()})
+    await recorded(counting, settings, several, sleeps, needs=Needs(place=name))
+    sent = [type(call.arguments["state"]) for call in counting.calls_of("set_task_run_state")]
+    assert sent == [*([Submitted] if name else []), Running, Success]
+
+
+async def test_the_handlers_are_told_of_each_state():
+    told = []
+
+    def handler(task, old, new):
+        told.append((type(old), type(new)))
+
+    with Flow("one") as flow:
+        task(sleeps, state_handlers=[handler])()
+    assert (await FlowRunner(flow).run(executor=Queue())).is_successful()
+    assert told == [(Pending, Submitted), (Submitted, Running), (Running, Success)]
+
+
+async def test_a_handler_that_skips_what_begins_stops_the_body():
+    def handler(task, old, new):
+        return Skipped("not now") if new.is_running() else None
+
+    with Flow("one") as flow:
+        done = task(sleeps, state_handlers=[handler])()
+    executor = Queue()
+    state = await FlowRunner(flow).run(executor=executor, return_tasks=[done])
+    assert type(state.result[done]) is Skipped
+    assert executor.stopped == [True]
+
+
+@pytest.mark.parametrize(("seconds", "is_late"), [(59, False), (61, True)])
+async def test_a_queue_timeout_counts_the_wait_and_a_timeout_does_not(memory, settings, seconds, is_late):
+    executor = Queue(seconds)
+    state = await recorded(memory, settings, executor, sleeps, needs=Needs(queue_timeout=60), timeout=6)
+    if is_late:
+        assert type(state) is TimedOut
+        assert state.message == "The task waited longer than its queue_timeout of 60 s for a place to run."
+        assert executor.stopped == [False]
+    else:
+        assert state.result == "there"
+
+
+async def test_a_timeout_that_is_over_stops_what_has_begun(memory, settings):
+    executor = Queue(100)
+    state = await recorded(memory, settings, executor, sleeps, timeout=3)
+    assert type(state) is TimedOut
+    assert executor.stopped == [True]
+    assert await history(memory) == [("Pending", 0), ("Submitted", 0), ("Running", 100), ("TimedOut", 103)]
+
+
+async def test_one_that_never_began_is_lost_and_tried_again_where_the_task_says_so(memory, settings):
+    with_retry = {"max_retries": 1, "retry_delay": 1, "retry_on": Lost}
+    state = await recorded(memory, settings, Queue(1, loses=1), sleeps, **with_retry)
+    assert state.result == "there"
+    states = [name for name, _ in await history(memory)]
+    assert states == ["Pending", "Submitted", "Failed", "Retrying", "Submitted", "Running", "Success"]
+
+
+async def test_without_that_it_fails_and_says_that_it_never_ran(memory, settings):
+    state = await recorded(memory, settings, Queue(1, loses=1), sleeps)
+    assert type(state) is Failed
+    assert state.context["lost"] == {"may_have_run": False}
+
+
+@pytest.mark.parametrize("seconds", [5, 12])
+async def test_a_cancel_stops_it_wherever_it_is(memory, settings, seconds):
+    with Flow("one") as flow:
+        done = task(sleeps)()
+    executor = Queue()
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+
+    async def cancel():
+        await asyncio.sleep(seconds)
+        runner.cancel("user")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel)
+        state = await runner.run(context={"flow_run_id": flow_run_id}, executor=executor, return_tasks=[done])
+    assert type(state.result[done]) is Cancelled
+    assert executor.stopped == [seconds > 10]
+    names = [name for name, _ in await history(memory)]
+    assert names == ["Pending", "Submitted", *(["Running"] if seconds > 10 else []), "Cancelled"]
+
+
+async def test_a_cancel_while_its_beginning_is_recorded_waits_for_that(memory, settings):
+    faulty = FaultyBackend(memory)
+    with Flow("one") as flow:
+        done = task(sleeps, name="one")()
+    flow_run_id = await create_flow_run(flow, faulty, settings=settings)
+    runner = CloudFlowRunner(flow, backend=faulty, settings=settings)
+    is_beginning = lambda sent: sent["state"].is_running()  # noqa: E731
+    faulty.delay("set_task_run_state", 3, where=is_beginning)
+
+    async def cancel():
+        await asyncio.sleep(11)
+        runner.cancel("user")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel)
+        state = await runner.run(context={"flow_run_id": flow_run_id}, executor=Queue(), return_tasks=[done])
+    assert type(state.result[done]) is Cancelled
+    assert [name for name, _ in await history(memory)] == ["Pending", "Submitted", "Running", "Cancelled"]
+
+
+async def test_it_has_its_place_under_a_limit_from_when_it_is_handed_over(backend, settings):
+    running = []
+
+    async def counted():
+        running.append(1)
+        await asyncio.sleep(5)
+        assert running.pop()
+
+    with Flow("many") as flow:
+        done = task(counted, tags=["one"])
+        ends = [done() for _ in range(3)]
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    await backend.set_limit("tag", "one", 1)
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run(context={"flow_run_id": flow_run_id}, executor=Queue(1), return_tasks=ends)
+    assert all(state.result[end].is_successful() for end in ends)
+    _, runs = await backend.get_flow_run_history(flow_run_id)
+    spans = sorted(
+        (next(one for one in run.states if one.state == "Submitted").timestamp, run.states[-1].timestamp)
+        for run in runs
+    )
+    # no two of them are handed over at once
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+async def test_whoever_takes_over_goes_on_with_what_was_handed_over(memory, settings):
+    with Flow("one") as flow:
+        done = task(sleeps, name="one")()
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    first = CloudFlowRunner(flow, backend=memory, settings=settings)
+    running = asyncio.create_task(first.run(context={"flow_run_id": flow_run_id}, executor=Queue(10_000)))
+    await asyncio.sleep(5)
+    first.cancel("handover")
+    await running
+    assert (await history(memory))[-1][0] in ("Submitted", "Pending")
+    second = CloudFlowRunner(flow, backend=memory, settings=settings)
+    state = await second.run(context={"flow_run_id": flow_run_id}, executor=Queue(1), return_tasks=[done])
+    assert state.result[done].result == "there"
