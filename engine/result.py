@@ -176,6 +176,14 @@ class Result:
         """
         raise ResultNotImplementedError(f"{type(self).__name__} does not write values anywhere")
 
+    async def remove(self, location: str) -> None:
+        """Remove what is stored at a location, if anything is.
+
+        Args:
+            - location: where
+        """
+        raise ResultNotImplementedError(f"{type(self).__name__} does not remove results")
+
     async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is a value at `location`, its template filled from `kwargs`."""
         raise ResultNotImplementedError(f"{type(self).__name__} does not store values anywhere")

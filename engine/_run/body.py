@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from .. import _one_pass, _signature
-from ..cancellation import Cancellation, absorb_cancel, is_stopped, stopped_state, uninterrupted
+from ..cancellation import Cancellation, absorb_cancel, current_cancellation, is_stopped, stopped_state, uninterrupted
 from ..context import FlowScope, current_task_scope, flow_scope
 from ..context import values as _values
 from ..errors import Lost, SerializationError
@@ -205,7 +205,7 @@ class BodyRunner(Runner):
         except asyncio.CancelledError:
             fate = place.Fate.UNKNOWN
             with anyio.CancelScope(shield=True):
-                fate = await ticket.stop("cancelled", job.grace)
+                fate = await ticket.stop(_cause(), job.grace)
             if fate is not place.Fate.ENDED:
                 raise
             return await ticket.outcome()
@@ -310,6 +310,11 @@ class BodyRunner(Runner):
             return await self.result.at(None).write(value)
         except ResultNotImplementedError:
             return self.result.from_value(value)
+
+
+def _cause() -> str:
+    cancellation = current_cancellation()
+    return "cancelled" if cancellation is None or cancellation.cause is None else cancellation.cause
 
 
 def _job_id(current: Mapping[str, Any]) -> str:

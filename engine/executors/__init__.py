@@ -13,6 +13,8 @@ from .several import SeveralExecutors
 
 if TYPE_CHECKING:
     from .dask import DaskExecutor
+    from .jobs import JobsExecutor
+    from .kubernetes import KubernetesExecutor
     from .processes import ProcessExecutor
     from .ray import RayExecutor
 
@@ -20,6 +22,8 @@ __all__ = [
     "HERE",
     "DaskExecutor",
     "Executor",
+    "JobsExecutor",
+    "KubernetesExecutor",
     "LocalExecutor",
     "Needs",
     "ProcessExecutor",
@@ -29,7 +33,13 @@ __all__ = [
     "executor_named",
 ]
 
-_LATER = {"DaskExecutor": "dask", "ProcessExecutor": "processes", "RayExecutor": "ray"}
+_LATER = {
+    "DaskExecutor": "dask",
+    "JobsExecutor": "jobs",
+    "KubernetesExecutor": "kubernetes",
+    "ProcessExecutor": "processes",
+    "RayExecutor": "ray",
+}
 """What is imported when it is first asked for, and its module."""
 
 

@@ -41,9 +41,10 @@ class _Body(Speaker):
     def finish(self) -> None:
         """Wait until everything was heard: the result goes another way, and would overtake it."""
         import ray
+        from ray.exceptions import RayActorError
 
         self.tell("over")
-        with suppress(ray.exceptions.RayActorError):  # nobody hears it any more
+        with suppress(RayActorError):  # nobody hears it any more
             ray.get(self._last)
 
 

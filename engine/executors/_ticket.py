@@ -33,6 +33,8 @@ class TaskTicket(Ticket):
         self._is_late = False
         self.fate: Fate | None = None
         """What became of a body whose work was cancelled; None if it ended with it."""
+        self.is_left = False
+        """Whether it is to go on for whoever takes the flow run over, where that one can find it."""
         self._timer: asyncio.TimerHandle | None = None
         self._begin: asyncio.Future[None] = self._loop.create_future()
         self._over: asyncio.Future[None] = self._loop.create_future()
@@ -109,6 +111,7 @@ class TaskTicket(Ticket):
 
     async def stop(self, cause: str, grace: float) -> Fate:
         """Cancel the work; see `Ticket.stop`."""
+        self.is_left = cause == "handover"
         self._work.cancel()
         await asyncio.wait((self._work,), timeout=grace)
         if not self._work.done():

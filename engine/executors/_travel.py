@@ -26,7 +26,7 @@ from ..context import context as run_context
 from ..context import values
 from ..errors import ExecutorError
 from ._errors import has_its_own_way, reduced
-from .place import Done, Lost, Outcome, Raised
+from .place import Done, Lost, Outcome, Raised, Refused
 
 __all__ = [
     "Answer",
@@ -73,8 +73,8 @@ class Lying(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of a body: ``value``, ``error``, ``unpicklable`` (the answer), ``unknown`` (the body's name), or
-    ``lost``.
+    """What became of a body: ``value``, ``error``, ``unpicklable`` (the answer), ``unknown`` (the body's name),
+    ``lost``, or ``refused``.
     """
 
     kind: str
@@ -363,6 +363,8 @@ def outcome_of_answer(answer: Answer, name: str, *, has_begun: bool = True) -> O
         return Done(answer.content)
     if answer.kind == "error":
         return Raised(_told(answer.content, answer.detail, name))
+    if answer.kind == "refused":
+        return Refused(answer.detail)
     if answer.kind == "lost":
         return Lost(answer.detail, may_have_run=has_begun)
     if answer.kind == "unpicklable":

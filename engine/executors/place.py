@@ -185,7 +185,7 @@ class Ticket(ABC):
         """Stop the body.
 
         Args:
-            - cause: why
+            - cause: why; with ``"handover"``, one that can be attached to goes on for whoever submits it next
             - grace: seconds that it gets to end by itself, where it can be asked to
 
         Returns:
@@ -205,13 +205,19 @@ class Place(ABC):
     keeps_values = False
     """Whether results can stay there."""
 
+    reattaches = False
+    """Whether a job goes on without its client, and is given back to whoever submits one of the same id."""
+
     def named(self, name: str | None) -> Place:
         """Return the place of this name, where there are several; None is the default."""
         return self
 
     @abstractmethod
     async def submit(self, job: Job) -> Ticket:
-        """Take a job; waits while the place is full."""
+        """Take a job; waits while the place is full.
+
+        A job whose id the place has taken before is that job, also for another client where the place `reattaches`.
+        """
 
     async def check(self) -> list[str]:
         """Return why bodies cannot run here, one sentence for each reason."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -103,6 +104,17 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         if kwargs:
             location = super().at(location).format(**kwargs).location or ""
         return await in_thread(os.path.exists, self._path(location))
+
+    async def remove(self, location: str) -> None:
+        """Remove a file, and its folder with the last one."""
+        await in_thread(self._remove, self._path(location))
+
+    def _remove(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
+        folder = os.path.dirname(path)
+        with suppress(OSError):  # there are others
+            if os.path.normpath(folder) != os.path.normpath(self.dir):
+                os.rmdir(folder)
 
     def _check_filled(self, template: str, location: str) -> None:
         # the values come from parameters: they choose no folder, so the fixed beginning of the template stands

@@ -127,6 +127,18 @@ class _ObjectResult(Result):
             raise self._error("look for", location, error) from error
         return True
 
+    async def remove(self, location: str) -> None:
+        """Remove an object."""
+        store = self._store
+        from obstore.exceptions import BaseError, NotFoundError
+
+        try:
+            await store.delete_async(location)
+        except (FileNotFoundError, NotFoundError):
+            pass
+        except BaseError as error:
+            raise self._error("remove", location, error) from error
+
 
 def _open_store(store_class: str, place: str, options: Mapping[str, Any]) -> ObjectStore:
     try:

@@ -1,8 +1,10 @@
 """What every place keeps to, wherever the bodies run."""
 
 import asyncio
+import collections
 import contextlib
 import itertools
+import json
 import logging
 import os
 import signal
@@ -25,10 +27,13 @@ from flowloop.engine.executors import (
     RayExecutor,
     SeveralExecutors,
     SimpleExecutor,
+    _job_worker,
     executor_named,
     place,
 )
 from flowloop.engine.executors._ticket import TaskTicket
+from flowloop.engine.executors.jobs import JobService, JobsExecutor, Phase, Seen
+from flowloop.engine.results import LocalResult
 from flowloop.engine.signals import SKIP
 from flowloop.engine.testing import run as run_in_virtual_time
 
@@ -45,69 +50,62 @@ class Calls(SimpleExecutor):
         return await anyio.to_thread.run_sync(lambda: fn(*args, **kwargs))
 
 
-class Jobs(LocalExecutor):
-    """Launches each body as a job with a name, looks after it now and then, and terminates it.
+class Jobs(JobsExecutor):
+    """Launches each body as a job of a service that outlives whoever launched it."""
 
-    The jobs live in a service of their own, which outlives whoever launched them.
-    """
-
-    service: dict[str, asyncio.Task] = {}
+    def __init__(self, folder):
+        super().__init__(LocalResult(folder), window=2)
+        self.pods = {}
 
     @contextlib.asynccontextmanager
-    async def open(self):
-        yield _JobsPlace(self.service)
+    async def service(self):
+        yield Pods(self.pods)
 
 
-class _JobsPlace(place.Place):
-    def __init__(self, service):
-        self._service = service
-        self._room = anyio.Semaphore(2)
+class Pods(JobService):
+    """A service whose jobs are threads; one that was terminated is as good as gone."""
 
-    async def submit(self, job):
-        await self._room.acquire()
-        if job.id not in self._service:  # a second launch of the same name finds the first
-            self._service[job.id] = asyncio.create_task(_pod(job))
-        ticket = _JobTicket(job, self._service[job.id])
-        self._service[job.id].add_done_callback(lambda _: self._room.release())
-        return ticket
+    def __init__(self, pods):
+        self._pods = pods
+
+    async def launch(self, wanted):
+        if wanted.name not in self._pods:
+            self._pods[wanted.name] = Pod(wanted)
+
+    async def watch(self):
+        seen = {}
+        while True:
+            for name, pod in list(self._pods.items()):
+                if seen.get(name) != (pod, pod.phase):
+                    seen[name] = pod, pod.phase
+                    yield Seen(name, pod.phase)
+            await asyncio.sleep(0.01)
+
+    async def lines(self, name):
+        pod = self._pods[name]
+        while pod.phase is Phase.RUNS or pod.written:
+            while pod.written:
+                yield pod.written.popleft()
+            await asyncio.sleep(0.01)
+
+    async def terminate(self, name):
+        self._pods[name].phase = Phase.GONE
+
+    async def remove(self, name):
+        self._pods.pop(name, None)
 
 
-async def _pod(job):
-    call = (
-        job.body(**job.inputs)
-        if job.is_async
-        else anyio.to_thread.run_sync(lambda: job.body(**job.inputs), abandon_on_cancel=True)
-    )
-    try:
-        return place.Done(await call)
-    except asyncio.CancelledError:
-        raise
-    except BaseException as error:
-        return place.Raised(error)
+class Pod:
+    def __init__(self, wanted):
+        self.phase = Phase.RUNS
+        self.written = collections.deque()
+        self._about = json.loads(wanted.environment["FLOWLOOP_JOB"])
+        threading.Thread(target=self._run, daemon=True).start()
 
-
-class _JobTicket(place.Ticket):
-    def __init__(self, job, pod):
-        self.id = job.id
-        self._job, self._pod = job, pod
-
-    async def began(self):
-        await anyio.lowlevel.checkpoint()
-
-    async def outcome(self):
-        done, _ = await asyncio.wait((self._pod,), timeout=self._job.timeout)
-        if not done:
-            return place.TimedOut(await self.stop("timeout", self._job.grace), "Its job was deleted.")
-        if self._pod.cancelled():
-            return place.Raised(asyncio.CancelledError())
-        return self._pod.result()
-
-    async def stop(self, cause, grace):
-        if self._pod.done():
-            return place.Fate.ENDED
-        self._pod.cancel()
-        await asyncio.wait((self._pod,), timeout=grace)
-        return place.Fate.KILLED
+    def _run(self):
+        _job_worker.run(self._about, lambda text: self.written.extend(text.splitlines()))
+        if self.phase is Phase.RUNS:
+            self.phase = Phase.SUCCEEDED
 
 
 def dask():
@@ -141,24 +139,25 @@ def ray():
 
 
 MAKERS = {
-    "local": lambda: LocalExecutor(threads=2),
-    "processes": lambda: ProcessExecutor(2),
-    "dask": dask,
-    "ray": lambda: RayExecutor(window=2),
-    "simple": Calls,
+    "local": lambda folder: LocalExecutor(threads=2),
+    "processes": lambda folder: ProcessExecutor(2),
+    "dask": lambda folder: dask(),
+    "ray": lambda folder: RayExecutor(window=2),
+    "simple": lambda folder: Calls(),
     "jobs": Jobs,
-    "several": lambda: SeveralExecutors({"": LocalExecutor(threads=2), "other": ProcessExecutor(1)}),
+    "several": lambda folder: SeveralExecutors({"": LocalExecutor(threads=2), "other": ProcessExecutor(1)}),
 }
 WITH_A_WINDOW = ("processes", "dask", "ray", "jobs", "local", "several")
-HEARD = ("local", "processes", "dask", "ray", "several")
+HEARD = ("local", "processes", "dask", "ray", "several", "jobs")
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.heavy if kind == "ray" else ()) for kind in MAKERS])
-async def opened(request):
+async def opened(request, tmp_path):
     if request.param == "ray":
         request.getfixturevalue("ray")
-    async with MAKERS[request.param]().open() as found:
-        found.kind = request.param
+    executor = MAKERS[request.param](tmp_path / "store")
+    async with executor.open() as found:
+        found.kind, found.executor = request.param, executor
         yield found
 
 
@@ -274,7 +273,7 @@ async def test_a_timeout_says_what_became_of_the_body(opened, gate, body):
     found = await outcome(opened, body, inputs={"path": str(gate)}, timeout=0.1, grace=grace_of(opened))
     assert isinstance(found, place.TimedOut)
     assert found.fate is not place.Fate.NEVER_BEGAN
-    assert ("killed" in found.detail) == (found.fate is place.Fate.KILLED and opened.kind != "jobs")
+    assert ("killed" in found.detail) == (found.fate is place.Fate.KILLED)
 
 
 async def test_a_full_place_lets_jobs_wait(opened, gate):
@@ -337,25 +336,62 @@ async def test_a_value_that_can_be_read_once_comes_as_a_list(opened):
     def generates():
         yield from range(3)
 
-    if opened.kind == "jobs":
-        pytest.skip("what a job returns is its own affair")
     assert await outcome(opened, generates, is_read=True) == place.Done([0, 1, 2])
 
 
-async def test_a_job_with_a_name_is_launched_once():
-    begun = []
+async def test_a_job_that_goes_on_is_found_by_whoever_submits_it_next(tmp_path, gate):
+    marks = tmp_path / "marks"
 
+    def marked(marks, path):
+        with open(marks, "a") as file:
+            file.write("ran ")
+        return waits(path)
+
+    made = job(marked, inputs={"marks": str(marks), "path": str(gate)})
+    executor = Jobs(tmp_path / "store")
+    async with executor.open() as first:
+        ticket = await first.submit(made)
+        assert await ticket.began()
+        assert await ticket.stop("handover", PATIENCE) is place.Fate.GOES_ON
+    gate.touch()
+    async with executor.open() as second:
+        assert second.reattaches
+        assert await (await second.submit(made)).outcome() == place.Done(1)
+    assert marks.read_text() == "ran "
+    assert executor.pods == {}
+
+
+async def test_one_that_begins_a_second_time_is_lost(tmp_path):
     def body():
-        begun.append(1)
         return 1
 
     made = job(body)
-    async with Jobs().open() as first:
-        ticket = await first.submit(made)
-        await ticket.began()
-    async with Jobs().open() as second:
-        assert await (await second.submit(made)).outcome() == place.Done(1)
-    assert begun == [1]
+    executor = Jobs(tmp_path / "store")
+    async with executor.open() as opened:
+        assert await (await opened.submit(made)).outcome() == place.Done(1)
+        executor.pods.clear()  # the service has forgotten it
+        for path in (tmp_path / "store").glob("*/answer"):
+            path.unlink()
+        found = await (await opened.submit(made)).outcome()
+    assert isinstance(found, place.Lost)
+    assert found.may_have_run
+
+
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.heavy)])
+async def test_a_body_whose_process_is_killed_is_lost_and_the_place_goes_on(request, kind):
+    def dies():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def answers():
+        return 1
+
+    if kind == "ray":
+        request.getfixturevalue("ray")
+    async with MAKERS[kind](None).open() as opened:
+        found = await outcome(opened, dies)
+        assert isinstance(found, place.Lost)
+        assert found.may_have_run
+        assert await outcome(opened, answers) == place.Done(1)
 
 
 # -- Ray, which has no file of tests of its own --------------------------------------------------------
