@@ -167,12 +167,12 @@ def bind(name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs:
 
 
 def describe_inputs(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
-    """Return for each input its type, whether it is required, and a description, which is empty."""
+    """Return for each input its type, whether it is required, and its default; None if it has none."""
     return {
         parameter.name: {
             "type": _annotated(parameter.annotation),
             "required": parameter.default is parameter.empty,
-            "description": "",
+            "default": None if parameter.default is parameter.empty else parameter.default,
         }
         for parameter in signature(function).parameters.values()
         if parameter.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)

@@ -333,6 +333,8 @@ class Context(MutableMapping[str, Any]):
         """Return a copy of all values."""
         return dict(values.get())
 
+    copy = to_dict
+
     def update(self, changes: Any = None, /, **more: Any) -> None:
         """Change values of the current context until it ends."""
         changes = dict(changes or {})
@@ -392,6 +394,16 @@ def now() -> datetime.datetime:
     """Return the time of the current context's clock: that of the machine, unless a test replaced it."""
     clock: Clock = values.get().get("clock", _SYSTEM_CLOCK)
     return clock.now()
+
+
+def as_day(given: Any) -> datetime.date | None:
+    """Return the date that a caller gave, as a date, a time or their text; None if it is none of these."""
+    if isinstance(given, str):
+        try:
+            given = datetime.datetime.fromisoformat(given)
+        except ValueError:
+            return None
+    return given if isinstance(given, datetime.date) else None
 
 
 def dates(day: datetime.date) -> dict[str, str]:

@@ -5,7 +5,7 @@
     FlowloopError
     ├─ FlowDefinitionError (ValueError)   a flow that cannot run: a cycle, a missing parameter, a duplicate slug
     ├─ InvalidTransition                  a defect in flowloop itself; carries the key, both states and the story
-    ├─ SerializationError                 a value or a document that cannot be encoded or decoded
+    ├─ SerializationError (ValueError)    a value or a document that cannot be encoded or decoded
     ├─ ExecutorError                      a task body could not be handed to its executor
     │  └─ Lost                            nobody knows what became of it: its process or its machine is gone
     ├─ TaskRunError                       what a task run failed with in another process, if only its text is left
@@ -71,7 +71,7 @@ class InvalidTransition(FlowloopError):
         self.story = story
 
 
-class SerializationError(FlowloopError):
+class SerializationError(FlowloopError, ValueError):
     """A value or a document could not be encoded or decoded."""
 
 

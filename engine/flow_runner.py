@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from ._run.keeping import may_stay
 from ._run.net import goes_on, meant, shown
 from ._run.restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
-from .context import OF_A_TASK, FlowScope, change_flow_scope, dates, flow_scope, fresh_flow_run, merge, now
+from .context import OF_A_TASK, FlowScope, as_day, change_flow_scope, dates, flow_scope, fresh_flow_run, merge, now
 from .context import context as run_context
 from .context import values as _values
 from .errors import FlowDefinitionError, FlowloopError
@@ -376,14 +375,14 @@ class FlowRunner(Runner):
         defaults = {p.name: p.default for p in self.flow.parameters() if not p.required}
         hide([given.get(p.name, p.default) for p in self.flow.parameters() if p.secret])
         started = now()
-        day = context.get("date") or run_context.get("date")
+        day = as_day(context.get("date") or run_context.get("date"))
         self.flow_run_id = context.get("flow_run_id") or run_context.get("flow_run_id") or str(uuid.uuid4())
         values = {
             "caches": {},
             "checkpointing": False,
             "raise_on_exception": False,
             "scheduled_start_time": started,
-            **dates(day if isinstance(day, datetime.date) else started),
+            **dates(started if day is None else day),
             **run_context.to_dict(),
             "flow_run_id": self.flow_run_id,
             "flow_name": self.flow.name,
@@ -419,8 +418,15 @@ class FlowRunner(Runner):
 
         Returns:
             - State: Running
+
+        Raises:
+            - ENDRUN: if it is neither pending nor running
         """
-        return Running("Running flow.") if state.is_pending() else state
+        if state.is_running():
+            return state
+        if state.is_pending():
+            return Running("Running flow.")
+        raise ENDRUN(state)
 
     @asynccontextmanager
     async def check_for_cancellation(self) -> AsyncIterator[None]:

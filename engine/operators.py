@@ -200,8 +200,8 @@ GreaterThan = _binary("GreaterThan", operator.gt, "x > y")
 GreaterThanOrEqual = _binary("GreaterThanOrEqual", operator.ge, "x >= y")
 LessThan = _binary("LessThan", operator.lt, "x < y")
 LessThanOrEqual = _binary("LessThanOrEqual", operator.le, "x <= y")
-And = _binary("And", lambda x, y: bool(x and y), "x and y")
-Or = _binary("Or", lambda x, y: bool(x or y), "x or y")
+And = _binary("And", lambda x, y: x and y, "x and y")
+Or = _binary("Or", lambda x, y: x or y, "x or y")
 
 
 class Not(_Generated):

@@ -125,9 +125,9 @@ class FlowTask(Task[..., Any]):
         return super().bind(**kwargs)
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """Return for each parameter of the flow its ``type``, whether it is ``required``, and a ``description``."""
+        """Return for each parameter of the flow its ``type``, whether it is ``required``, and its ``default``."""
         ordered = sorted(self.flow.parameters(), key=lambda parameter: parameter.name)
-        return {one.name: {"type": one.type, "required": one.required, "description": ""} for one in ordered}
+        return {one.name: {"type": one.type, "required": one.required, "default": one.default} for one in ordered}
 
     async def run(self, **parameters: Any) -> SubflowStates:
         """Run the flow to its end.

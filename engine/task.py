@@ -217,8 +217,15 @@ class Task(Generic[P, R]):
             raise self._wrong("retry_on", "does nothing without max_retries")
 
     def _place_result(self) -> None:
-        if self.target is not None and self.result is not None:
-            self.result = self.result.at(self.target)
+        if self.target is None or self.result is None:
+            return
+        if self.result.location not in (None, self.target):
+            warnings.warn(
+                f"task {self.name!r}: result has the location {self.result.location!r}, and target says "
+                f"{self.target!r}: the target is where it is stored",
+                stacklevel=3,
+            )
+        self.result = self.result.at(self.target)
 
     # -- the work --------------------------------------------------------------------------------------
 
@@ -237,7 +244,8 @@ class Task(Generic[P, R]):
         """Return a copy, with some attributes changed.
 
         Args:
-            - task_args: as for `Task`, and the attributes that a subclass has besides
+            - task_args: as for `Task`, and the attributes that a subclass has besides; tags are added to those that
+                the task has
 
         Raises:
             - FlowDefinitionError: for an attribute that tasks do not have, or a value that it cannot have
@@ -261,12 +269,12 @@ class Task(Generic[P, R]):
 
     def _change(self, task_args: dict[str, Any]) -> None:
         on_failure = task_args.pop("on_failure", None)
-        outer_tags = _outer_tags()
+        tags = self.tags
         for field, value in task_args.items():
             if field not in self.__dict__ or field.startswith("_"):
                 raise self._wrong("task_args", f"names {field!r}, which tasks do not have")
             setattr(self, field, checked(f"task {self.name!r}", field, value))
-        self.tags |= outer_tags
+        self.tags |= tags
         if "cache_for" in task_args and self.cache_validator is cache_validators.never_use:
             self.cache_validator = task_args.get("cache_validator") or cache_validators.duration_only
         if on_failure is not None:
@@ -388,7 +396,7 @@ class Task(Generic[P, R]):
     # -- description -----------------------------------------------------------------------------------
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """Return for each argument of `run` its ``type``, whether it is ``required``, and a ``description``."""
+        """Return for each argument of `run` its ``type``, whether it is ``required``, and its ``default``."""
         return _signature.describe_inputs(self.body)
 
     def outputs(self) -> Any:
@@ -471,11 +479,11 @@ class Task(Generic[P, R]):
         return Not().bind(self)
 
     def and_(self, other: Any) -> Any:
-        """Add a task that tells whether both results are true."""
+        """Add a task that computes ``self and other``."""
         return _operator("And", self, other)
 
     def or_(self, other: Any) -> Any:
-        """Add a task that tells whether one of the results is true."""
+        """Add a task that computes ``self or other``."""
         return _operator("Or", self, other)
 
     def __add__(self, other: Any) -> Any:
@@ -619,6 +627,9 @@ class FunctionTask(Task[P, R], Generic[P, R, B]):
         self.fn = fn
         super().__init__(name=chosen, **kwargs)
         self.__doc__ = fn.__doc__
+        for field in ("__name__", "__qualname__", "__module__"):
+            if hasattr(fn, field):
+                setattr(self, field, getattr(fn, field))
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> B:
         """Call the function."""

@@ -74,7 +74,7 @@ def manual_only(upstream_states: Mapping[Edge, State]) -> bool:
 def not_all_skipped(upstream_states: Mapping[Edge, State]) -> bool:
     """Run if every task upstream succeeded and not all of them were skipped; be skipped if they were."""
     if all(state.is_skipped() for state in _states(upstream_states)):
-        raise SKIP("every upstream task was skipped")
+        raise SKIP("every upstream task was skipped", result=None)
     return _require_all("not_all_skipped", "successful", State.is_successful, upstream_states)
 
 

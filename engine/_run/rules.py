@@ -146,13 +146,12 @@ def is_retried(
     return (
         isinstance(state, Failed)
         and run_count <= max_retries
-        and (retry_on is None or isinstance(state.result, retry_on) or _is_timeout_of(state, retry_on))
+        and (retry_on is None or state.result is None or _is_worth_one(state, retry_on))
     )
 
 
-def _is_timeout_of(state: State, retry_on: tuple[type[BaseException], ...]) -> bool:
-    """Whether this is a timeout, and those are among what is retried."""
-    return isinstance(state, TimedOut) and issubclass(TimeoutError, retry_on)
+def _is_worth_one(state: State, retry_on: tuple[type[BaseException], ...]) -> bool:
+    return isinstance(state.result, retry_on) or (isinstance(state, TimedOut) and issubclass(TimeoutError, retry_on))
 
 
 def retry(

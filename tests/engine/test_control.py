@@ -264,10 +264,13 @@ async def test_merge_is_skipped_when_every_branch_is():
             first = identity(1)
         with case(kind, "b"):
             second = identity(2)
-        after = inc(merge(first, second))
+        merged = merge(first, second)
+        after = inc(merged)
+        told = task(lambda found: [found], name="told", skip_on_upstream_skip=False)(merged)
     state = await flow.run()
     assert state.is_successful()
-    assert kinds(state, after) == [Skipped]
+    assert kinds(state, merged, after) == [Skipped, Skipped]
+    assert state.result[told].result == [None]
 
 
 async def test_merge_fails_when_a_branch_did():

@@ -156,6 +156,10 @@ async def test_set_flow_to_running() -> None:
     assert type(await runner.set_flow_to_running(Pending())) is Running
     running = Running()
     assert await runner.set_flow_to_running(running) is running
+    for over in (Success(), Failed(), Queued()):
+        with pytest.raises(ENDRUN) as ended:
+            await runner.set_flow_to_running(over)
+        assert ended.value.state is over
 
 
 async def test_get_flow_run_state_needs_running() -> None:

@@ -200,7 +200,7 @@ async def test_a_reader_says_where_a_cached_input_is_that_does_not_know(tmp_path
 # -- the context ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("day", [EVE, EVE.date()])
+@pytest.mark.parametrize("day", [EVE, EVE.date(), EVE.isoformat(), EVE.date().isoformat()])
 def test_a_day_that_is_given_moves_the_days_around_it(day):
     @task
     async def days() -> Any:
@@ -212,6 +212,23 @@ def test_a_day_that_is_given_moves_the_days_around_it(day):
     assert run(flow.run(context={"date": day})).result[told].result == expected
     given = run(flow.run(context={"date": day, "today": "a holiday"})).result[told].result
     assert given == ["a holiday", *expected[1:]]
+
+
+def test_a_day_that_is_none_moves_nothing():
+    @task
+    async def day() -> Any:
+        return context.today, context.date
+
+    with Flow("days") as flow:
+        told = day()
+    assert run(flow.run(context={"date": "the day after"})).result[told].result == ("2024-01-01", "the day after")
+
+
+def test_the_context_gives_copies_of_what_it_holds():
+    with context(mine=1):
+        for copied in (context.copy(), context.to_dict()):
+            copied["mine"] = 2
+            assert (type(copied), context.mine) == (dict, 1)
 
 
 @pytest.mark.parametrize("outer", [["a", "b"], ("a", "b"), {"a", "b"}, frozenset("ab")])

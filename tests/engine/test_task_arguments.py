@@ -202,11 +202,14 @@ def test_a_validator_without_a_time_to_keep_results_warns():
 
 def test_a_target_takes_the_place_of_the_location_in_a_copy_of_the_result():
     result = LocalResult("/tmp", location="first")
-    made = Task(result=result, target="second")
+    with pytest.warns(UserWarning, match="'first'.*'second': the target is where it is stored"):
+        made = Task(result=result, target="second")
     assert made.result is not result
     assert (made.result.location, result.location) == ("second", "first")
     assert Task(target="alone").result is None
-    assert Task(result=result).copy(target="third").result.location == "third"
+    with pytest.warns(UserWarning, match="'first'.*'third'"):
+        assert Task(result=result).copy(target="third").result.location == "third"
+    assert made.copy().result.location == "second"  # and no warning
 
 
 def test_a_result_is_kept_as_it_is():
@@ -324,9 +327,9 @@ def test_inputs_and_outputs_are_described():
     def body(a: int, b: str = "x", *, c=None, **more) -> float: ...
 
     assert body.inputs() == {
-        "a": {"type": int, "required": True, "description": ""},
-        "b": {"type": str, "required": False, "description": ""},
-        "c": {"type": Any, "required": False, "description": ""},
+        "a": {"type": int, "required": True, "default": None},
+        "b": {"type": str, "required": False, "default": "x"},
+        "c": {"type": Any, "required": False, "default": None},
     }
     assert body.outputs() is float
     assert task(lambda x: x, name="untyped").outputs() is Any
@@ -381,14 +384,29 @@ def test_tasks_are_pickled_with_what_they_are():
 # -- copies --------------------------------------------------------------------------------------------
 
 
+def test_a_task_is_called_and_found_as_its_function():
+    def body() -> None:
+        """Do it."""
+
+    made = task(body, name="another")
+    assert (made.__name__, made.__qualname__, made.__module__, made.__doc__) == (
+        "body",
+        body.__qualname__,
+        __name__,
+        "Do it.",
+    )
+    assert made.copy().__name__ == "body"
+    assert pickle.loads(cloudpickle.dumps(made)).__name__ == "body"
+
+
 def test_a_copy_is_apart():
     first = Task(name="first", tags=["a"])
     with tags("b"):
         second = first.copy(name="second", max_retries=1, retry_delay=5, tags=["c"])
         third = first.copy()
-    second.tags.add("d")
+    second.tags.add("d")  # what a copy is given is added to what it has
     assert (first.name, first.tags, first.max_retries) == ("first", {"a"}, 0)
-    assert (second.name, second.tags, second.max_retries) == ("second", {"b", "c", "d"}, 1)
+    assert (second.name, second.tags, second.max_retries) == ("second", {"a", "b", "c", "d"}, 1)
     assert third.tags == {"a", "b"}
 
 

@@ -75,6 +75,7 @@ def trial_of(seed: int) -> Trial:
     )
 
 
+@pytest.mark.timeout(900)
 def test_the_grid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # thousands of tasks fail on purpose: what is said of them is another test's
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)

@@ -201,7 +201,8 @@ def test_retry(
         start_time=NOON,
         cached_inputs=inputs,
     )
-    if run_count <= max_retries and (retry_on is None or isinstance(error, retry_on)):
+    is_worth_one = retry_on is None or error is None or isinstance(error, retry_on)
+    if run_count <= max_retries and is_worth_one:
         assert type(found) is Retrying
         assert (found.run_count, found.start_time, found.cached_inputs) == (run_count, NOON, inputs)
     else:
