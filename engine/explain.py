@@ -84,19 +84,20 @@ def _bounded(text: str) -> str:
 
 def brief(state: State) -> str:
     """Return in one short line why something failed: the error, or the state and its message."""
-    kind, told = type(state).__name__, state.message
-    if isinstance(state.result, Exception):
-        kind, told = type(state.result).__name__, _text(state.result, told)
+    error = state.result if isinstance(state.result, Exception) else None
+    kind = type(state if error is None else error).__name__
+    told = _text(state.message) if error is None else _text(error, _text(state.message))
     line = " ".join(masked(f"{kind}: {told}" if told else kind).split())
     return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 1]}…"
 
 
-def _text(error: Exception, instead: str | None) -> str | None:
+def _text(told: object, instead: str = "") -> str:
+    """Return the text of a message or an error, which is code of users, or another one if it has none."""
     try:
-        return str(error)
+        return "" if told is None else str(told)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # that is code of users, too
+    except BaseException:
         return instead
 
 
