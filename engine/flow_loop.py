@@ -105,6 +105,8 @@ class _Rounds:
                     state.result[task] = going_on
                 else:
                     state.result[task].map_states[child] = going_on
+        if resumed and isinstance(self._state, Paused):  # it waited for these
+            self._state = Resume("Resumed.")
         return resumed
 
     async def _end(self) -> None:
@@ -116,10 +118,9 @@ class _Rounds:
 
 def _waiting(state: State) -> Iterator[tuple[Task[..., Any] | None, int, Any]]:
     """Yield what waits for a time or for somebody: task, mapped child, state."""
-    if state.is_scheduled():
-        yield None, -1, state
-        return
     states = state.result if isinstance(state.result, dict) else {}
+    if state.is_scheduled() and not states:
+        yield None, -1, state
     for task, one in states.items():
         if isinstance(one, Mapped):
             for index, child in enumerate(one.map_states):

@@ -558,7 +558,7 @@ class MemoryBackend:
                 self._record(run.parent, Scheduled(message, start_time=self._clock.now()))
                 self._wake(run.parent.flow_run, message)
             return
-        waits_for_nobody = run.owner is None and run.epoch and run.state is Running
+        waits_for_nobody = run.owner is None and run.epoch and run.state in (Running, Scheduled)
         if waits_for_nobody or run.state is Paused:
             self._record(run, Scheduled(message, start_time=self._clock.now()))
 

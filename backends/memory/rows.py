@@ -19,7 +19,7 @@ from ...engine.backend import (
 )
 from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
 from ...engine.serialization import decode_state
-from ...engine.state import Pending, Running, Scheduled, State
+from ...engine.state import Pending, Resume, Running, Scheduled, State
 
 __all__ = ["Entry", "Flow", "FlowRun", "Run", "TaskRun"]
 
@@ -180,7 +180,11 @@ class FlowRun(Run):
             return False
         if self.is_due(now):
             return True
-        return self.state is Running and any(task_run.is_due(now) for task_run in self.task_runs.values())
+        if self.state is Running:
+            return any(task_run.is_due(now) for task_run in self.task_runs.values())
+        # one that was begun, and waits: somebody has resumed what it waits for
+        resumed = [run for run in self.task_runs.values() if run.state is Resume] if self.epoch > 0 else []
+        return self.meaning.waits and any(task_run.is_due(now) for task_run in resumed)
 
     def prolong(self, epoch: int | None, now: datetime.datetime) -> None:
         """Begin a lease anew of which little is left: what begins is a sign of life, too."""

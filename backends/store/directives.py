@@ -191,7 +191,7 @@ def _wake(tx: Tx, run: RowMapping, message: Any) -> None:
             _wake(tx, tx.row("flow_run", parent["flow_run_id"], "Invalid flow run ID."), message)
         return
     now = tx.row("flow_run", run["id"], "Invalid flow run ID.")
-    waits_for_nobody = now["owner"] is None and now["epoch"] and now["state"] == "Running"
+    waits_for_nobody = now["owner"] is None and now["epoch"] and now["state"] in ("Running", "Scheduled")
     if waits_for_nobody or now["state"] == "Paused":
         set_one(tx, state_update(run["id"], "Scheduled", str(message), start_time=tx.now.isoformat()))
 

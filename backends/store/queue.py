@@ -113,14 +113,12 @@ def suits(row: Any, labels: Sequence[str], *, is_worker: bool = False) -> bool:
 
 def _ready(tx: Tx, before: datetime.datetime) -> ColumnElement[bool]:
     run, task_run = tables["flow_run"].c, tables["task_run"].c
-    waiting = exists().where(
-        task_run.flow_run_id == run.id,
-        task_run.state.in_(sorted(WAITING)),
-        task_run.state_start_time <= before,
-    )
+    due = exists().where(task_run.flow_run_id == run.id, task_run.state_start_time <= before)
     ready = or_(
         and_(run.state.in_(sorted(WAITING)), run.state_start_time <= before),
-        and_(run.state == "Running", waiting),
+        and_(run.state == "Running", due.where(task_run.state.in_(sorted(WAITING)))),
+        # one that was begun, and waits: somebody has resumed what it waits for
+        and_(run.state.in_(sorted(WAITING)), run.epoch > 0, due.where(task_run.state == "Resume")),
     )
     return and_(ready, parts.whole(), or_(run.owner.is_(None), run.lease_expires <= tx.lease_now))
 

@@ -134,6 +134,9 @@ class BodyRunner(Runner):
             return await self._signalled_success(error, inputs)
         if isinstance(error, PrefectStateSignal):
             return self._attempt_failed(error.state, error) if error.state.is_failed() else self._state_of(error)
+        if isinstance(error, ENDRUN) and error.state.is_running():
+            what = f"The task's body ended its run as {type(error.state).__name__}, which is no end."
+            return self._attempt_failed(Failed(what, result=error))
         if isinstance(error, ENDRUN) or goes_on(error):
             raise error
         if isinstance(error, Exception) and _values.get().get("raise_on_exception"):

@@ -12,8 +12,9 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from .._large import aside
+from .._run.net import shown
 from ..backend import Backend, FlowRunInfoResult, RegisteredFlow
-from ..errors import BackendRejected
+from ..errors import BackendRejected, FlowDefinitionError
 from ..flow import Flow
 from ..masking import MASK
 from ..parameter import Parameter
@@ -48,14 +49,19 @@ async def register_flow(flow: Flow, backend: Backend, *, settings: Settings | No
 async def _registered(flow: Flow, backend: Backend, settings: Settings | None) -> RegisteredFlow:
     document = await aside(len(flow._tasks), flow.serialize)
     project = (settings or Settings.from_env()).project
-    key = _hash(document)
+    key = _hash(flow, document)
     registered = await backend.register_flow(document, project_name=project, idempotency_key=key)
     _known.setdefault(backend, {})[project, key] = registered.id
     return registered
 
 
-def _hash(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+def _hash(flow: Flow, document: Mapping[str, Any]) -> str:
+    try:
+        return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+    except (TypeError, ValueError) as error:
+        raise FlowDefinitionError(
+            f"flow {shown(flow.name)} cannot be registered: JSON cannot carry its document: {error}"
+        ) from error
 
 
 # -- whether a flow has changed ------------------------------------------------------------------------
@@ -72,7 +78,7 @@ def _key_of(flow: Flow) -> str:
     memo: list[Any] = flow._remember("document key", list)  # which the flow forgets when its graph changes
     seen = _seen(flow)
     if not memo or memo[0] != seen:
-        memo[:] = seen, _hash(flow.serialize())
+        memo[:] = seen, _hash(flow, flow.serialize())
     return str(memo[1])
 
 

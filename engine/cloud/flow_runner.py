@@ -41,7 +41,6 @@ from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import (
     Cancelled,
     Cancelling,
-    ClientFailed,
     Failed,
     Mapped,
     Pending,
@@ -58,6 +57,7 @@ from .helpers import helped, without_harm
 from .logs import LogShipper
 from .ownership import Ownership
 from .task_runner import CloudTaskRunner
+from .unfinished import handed_over, waits_for_tasks
 from .unrecordable import cut, is_too_much, small
 
 __all__ = ["CloudFlowRunner"]
@@ -556,21 +556,9 @@ class CloudFlowRunner(FlowRunner):
         if final.is_finished():
             return final
         final = await self._last_look(final)
-        lost = self._unrecorded_tasks()
-        if lost and not final.is_finished():
-            return Failed(f"States of these tasks could not be recorded: {', '.join(lost)}.", result=final.result)
-        return final
-
-    def _unrecorded_tasks(self) -> list[str]:
-        """Return the names of tasks of which a state was refused for good, so that nobody goes on with them."""
-        states = {} if self._drive is None else self._drive.final_states()
-        return [
-            repr(task.name)
-            for task, state in states.items()
-            if any(
-                isinstance(one, ClientFailed) for one in (state.map_states if isinstance(state, Mapped) else [state])
-            )
-        ]
+        if final.is_finished() or self._drive is None:
+            return final
+        return handed_over(final, self._drive.final_states(), self._runner_id)
 
     async def _last_look(self, state: State) -> State:
         """Return what a flow run ends as that is not finished, once it is known that nobody has moved it meanwhile."""
@@ -686,6 +674,14 @@ class CloudFlowRunner(FlowRunner):
         if isinstance(state, Cancelling) and flow_scope.get().takes_over:
             raise ENDRUN(await self.handle_state_change(state, stopped_state("user")))
         return await super().check_flow_is_pending_or_running(state)
+
+    async def check_flow_reached_start_time(self, state: State) -> State:
+        """Check that the time of a scheduled run has come; one that waits for tasks alone may be looked at before.
+
+        Raises:
+            - ENDRUN: if it has not
+        """
+        return state if waits_for_tasks(state) else await super().check_flow_reached_start_time(state)
 
     async def set_flow_to_running(self, state: State) -> State:
         """Let the flow run begin; one that is taken over begins again, so that the former runner is shut out.

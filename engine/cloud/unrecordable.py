@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from ..results import PrefectResult
-from ..state import Cancelled, Failed, State, Success
+from ..state import Cancelled, Failed, Scheduled, State, Success
 
 __all__ = ["cut", "is_too_much", "small", "without_value"]
 
@@ -17,15 +18,14 @@ _INSTEAD_OF = "instead_of"
 
 def is_too_much(state: State) -> bool:
     """Whether something smaller may be recorded in the place of a state that was refused: it is not small yet."""
-    is_ours = state.is_finished() or state.is_running() or state.is_submitted()
-    return is_ours and _INSTEAD_OF not in state.context
+    return _INSTEAD_OF not in state.context
 
 
 def small(state: State, error: BaseException, result: Any = None) -> State:
     """Return what is recorded in the place of a state that the backend refused.
 
-    A run that failed, or was cancelled, still did so; any other has failed now, as its result is nowhere. Of a message
-    that is too long the beginning stays, and its length is noted.
+    A run that failed, was cancelled or waits still did, or does, so; any other has failed now, as its result is
+    nowhere. Of a message that is too long the beginning stays, and its length is noted.
 
     Args:
         - state: the state that was refused
@@ -33,13 +33,20 @@ def small(state: State, error: BaseException, result: Any = None) -> State:
         - result: the result; that of a failed run, or else the error, if None
     """
     name, why = type(state).__name__, cut(error)
+    if isinstance(state, Scheduled):
+        waiting = copy.copy(state)
+        attempt = {key: state.context[key] for key in ("task_run_count",) if key in state.context}
+        waiting.message, waiting.context = cut(state.message), {**attempt, _INSTEAD_OF: name}
+        return waiting
     if state.is_failed() or isinstance(state, Cancelled):
         text, kind = f"{cut(state.message)} (the state could not be recorded whole: {why})", type(state)
         result = state._result if result is None else result
     else:
         text, kind = f"The state {name} could not be recorded: {why}", Failed
         result = error if result is None else result
-    return kind(text, result=result, context={_INSTEAD_OF: name})
+    instead = kind(text, result=result)
+    instead.context = {_INSTEAD_OF: name}  # without the tags, of which there may be too many
+    return instead
 
 
 def without_value(state: Success) -> State:

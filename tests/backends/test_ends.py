@@ -13,11 +13,23 @@ import pytest
 from flowloop.backends import connect
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
-from flowloop.engine import Flow, Settings, task
+from flowloop.engine import Flow, Settings, context, task
 from flowloop.engine.backend import Backend, FlowRunInfoResult
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import BackendUnavailable, OwnershipLost
-from flowloop.engine.state import Cancelled, Failed, Pending, Running, State, Success
+from flowloop.engine.signals import ENDRUN, PAUSE
+from flowloop.engine.state import (
+    Cancelled,
+    Failed,
+    Paused,
+    Pending,
+    Resume,
+    Retrying,
+    Running,
+    Scheduled,
+    State,
+    Success,
+)
 from flowloop.engine.testing import FaultyBackend
 
 from .serving import serve
@@ -112,11 +124,50 @@ async def test_what_waits_for_later_is_given_up_for_whoever_goes_on(backend: Bac
     run = Run(backend, settings, fails)
     run.first.max_retries, run.first.retry_delay = 1, datetime.timedelta(hours=1)
     state = await run.run()
-    assert not state.is_finished()
     info = await run.recorded()
-    assert info.owner is None
-    assert not info.state.is_finished()
-    assert {type(one.state).__name__ for one in info.task_runs} == {"Retrying", "Pending"}
+    assert [type(state), type(info.state), info.owner] == [Scheduled, Scheduled, None]
+    waits = {type(one.state): one.state for one in info.task_runs}
+    assert waits.keys() == {Retrying, Pending}
+    assert state.start_time == info.state.start_time == waits[Retrying].start_time
+    assert await backend.reserve_flow_runs("somebody") == []
+    run.first.retry_delay = datetime.timedelta(0)
+    assert type(await run.again()) is Scheduled, "run again before its time, it waits on"
+
+
+async def test_what_waits_for_somebody_is_paused_until_it_is_resumed(backend: Backend, settings: Settings) -> None:
+    async def asks() -> str:
+        if "answer" not in context:
+            raise PAUSE("may I?")
+        return str(context.answer["value"])
+
+    for how in ("by a directive", "by another client"):
+        run = Run(backend, settings, asks)
+        state = await run.run()
+        info = await run.recorded()
+        assert [type(state), type(info.state), info.owner] == [Paused, Paused, None]
+        assert await backend.reserve_flow_runs("somebody") == []
+        (waits,) = (one for one in info.task_runs if type(one.state) is Paused)
+        if how == "by a directive":
+            await backend.direct_flow_run(run.id, "resume", task=waits.task_slug, value="yes")
+        else:
+            await backend.set_task_run_state(waits.id, None, Resume(context={"answer": {"value": "yes"}}))
+        (taken,) = await backend.reserve_flow_runs("somebody")
+        assert taken.flow_run_id == run.id
+        runner = CloudFlowRunner(run.flow, backend=backend, settings=settings, claim=taken.claim)
+        state = await runner.run(context={"flow_run_id": run.id})
+        assert state.is_successful(), state
+        assert state.result[run.second].result == "yes"
+
+
+async def test_what_waits_for_nothing_has_failed(backend: Backend, settings: Settings) -> None:
+    async def ends_as_pending() -> None:
+        raise ENDRUN(Pending("as if nothing had happened"))
+
+    run = Run(backend, settings, ends_as_pending)
+    state = await run.run()
+    info = await run.recorded()
+    assert [type(state), type(info.state), info.owner] == [Failed, Failed, None]
+    assert "left unfinished, and wait for nothing: 'first', 'second'" in str(state.message)
 
 
 async def test_a_cancel_while_it_would_end_unfinished_is_obeyed(backend: Backend, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.creation import register_flow
 from flowloop.engine.errors import BackendUnavailable
-from flowloop.engine.state import Cancelled, Resume, Running
+from flowloop.engine.state import Cancelled, Resume, Running, Scheduled
 from flowloop.engine.testing import FaultyBackend, VirtualLoop
 from flowloop.engine.triggers import manual_only
 
@@ -196,7 +196,7 @@ async def test_a_retry_far_off_frees_the_worker_and_is_resumed_when_due(backend:
     async with Worker(backend, {"patient": flow}, settings=settings) as worker:
         await anyio.sleep(60)
         assert worker.flow_run_ids == []
-        assert type(await backend.get_flow_run_state(flow_run_id)) is Running
+        assert type(await backend.get_flow_run_state(flow_run_id)) is Scheduled
         assert await ended(backend, [flow_run_id]) == ["Success"]
     assert HOUR <= ran[1] - ran[0] < HOUR + datetime.timedelta(seconds=5)
 

@@ -433,9 +433,9 @@ async def test_a_retry_far_off_ends_the_run_and_is_made_when_it_is_due(memory, s
         runner = CloudFlowRunner(flow, backend=memory, settings=settings)
         return await runner.run(context={"flow_run_id": flow_run_id})
 
-    assert type(await run()) is Running
+    assert type(await run()) is Scheduled
     await anyio.sleep(60)
-    assert type(await run()) is Running, "it is not due"
+    assert type(await run()) is Scheduled, "it is not due"
     await anyio.sleep(3540)
     state = await run()
     assert state.is_successful()
@@ -472,7 +472,7 @@ async def test_a_loop_goes_on_with_the_round_it_was_in(again, runs, recorded, ma
 async def test_a_retry_in_a_loop_goes_on_with_its_round_in_another_process(memory, settings, runs):
     flow, looped = looping_flow(runs, make=lambda n: {n}, max_retries=1, retry_delay=HOUR)
     flow_run_id = await create_flow_run(flow, memory, settings=settings)
-    for state in (Running, Success):
+    for state in (Scheduled, Success):
         runner = CloudFlowRunner(flow, backend=memory, settings=settings)
         final = await runner.run(context={"flow_run_id": flow_run_id})
         assert type(final) is state

@@ -17,6 +17,7 @@ from flowloop.engine.state import (
     ClientFailed,
     Failed,
     Looped,
+    Paused,
     Pending,
     Queued,
     Retrying,
@@ -257,7 +258,7 @@ async def fail():
         (None, ["Running", "Success"], ["Running", "Success"], Success),
         (fail, ["Running", "Failed"], ["TriggerFailed"], Failed),
         (skip, ["Running", "Skipped"], ["Skipped"], Success),
-        (pause, ["Running", "Paused"], [], Running),
+        (pause, ["Running", "Paused"], [], Paused),
     ],
 )
 async def test_what_is_recorded_of_each_outcome(memory, settings, body, first, second, flow):
@@ -612,7 +613,7 @@ async def test_a_task_that_is_queued_for_long_ends_its_run_as_not_finished(memor
     state = await one.run(backend, settings)
     assert type(state.result[one.first]) is Queued
     assert type(state.result[one.first].state) is Pending
-    assert type(state) is Running
+    assert type(state) is Scheduled
     assert one.ran == []
     assert at() < 1
 
@@ -694,9 +695,9 @@ async def test_a_retry_is_waited_for_within_the_limit(memory, settings, delay, w
         assert state.is_successful()
         assert at() == pytest.approx(delay, abs=0.1)
     else:
-        assert type(state) is Running
+        assert type(state) is Scheduled
         assert type(state.result[one.first]) is Retrying
-        assert state.result[one.first].start_time == now() + datetime.timedelta(seconds=delay)
+        assert state.start_time == state.result[one.first].start_time == now() + datetime.timedelta(seconds=delay)
         assert at() < 1
 
 
