@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from ..results import PrefectResult
-from ..state import Cancelled, Failed, Scheduled, State, Success
+from ..state import Cancelled, Failed, Pending, State, Success
 
 __all__ = ["cut", "is_too_much", "small", "without_value"]
 
@@ -33,7 +33,7 @@ def small(state: State, error: BaseException, result: Any = None) -> State:
         - result: the result; that of a failed run, or else the error, if None
     """
     name, why = type(state).__name__, cut(error)
-    if isinstance(state, Scheduled):
+    if isinstance(state, Pending):
         waiting = copy.copy(state)
         attempt = {key: state.context[key] for key in ("task_run_count",) if key in state.context}
         waiting.message, waiting.context = cut(state.message), {**attempt, _INSTEAD_OF: name}

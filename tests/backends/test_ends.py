@@ -234,6 +234,16 @@ async def test_what_cannot_be_recorded_is_a_small_failed(backend: Backend, setti
     assert any("could not be recorded whole" in message for message in messages)
 
 
+async def test_what_waits_and_cannot_be_recorded_waits_with_less_to_say(backend: Backend, settings: Settings) -> None:
+    async def asks() -> None:
+        raise PAUSE("row: " + "x" * 1_500_000)
+
+    run = Run(backend, settings, asks)
+    assert type(await run.run()) is Paused
+    messages = [str(one.state.message) for one in (await run.recorded()).task_runs if type(one.state) is Paused]
+    assert [len(message) for message in messages] == [pytest.approx(5_000, abs=100)]
+
+
 async def test_who_cannot_record_for_longer_than_the_patience_hears_how_to_go_on(
     backend: Backend, settings: Settings
 ) -> None:
