@@ -186,6 +186,7 @@ class BodyRunner(Runner):
             needs=self._needs,
             timeout=self.task.timeout,
             grace=self.settings.cancel_grace,
+            is_taken_over=flow_scope.get().takes_over,
         )
         with captured_stdout(self.task.log_stdout):
             outcome = await self._seen_to(where, job)

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
-from ..context import RunLogger
+from ..context import RunLogger, flow_scope
 from ..edge import Edge
 from ..errors import ExecutorError
 from ..flow import Flow
@@ -26,6 +26,7 @@ from ..task import Task
 from ..task_runner import TaskRunner
 from ..watch import Watch
 from . import mapping
+from .gates import Gate, gates_of
 from .ledger import Graph, Key, Ledger
 from .net import goes_on, meant, shown
 from .release import Release
@@ -135,6 +136,7 @@ class Drive:
         self.states: list[State | None] = [None] * len(plan.tasks)
         self._sources: dict[int, list[tuple[Edge, State, mapping.Elements | None]]] = {}
         self._in_flight: dict[asyncio.Task[State], Key] = {}
+        self._gates: list[Gate | None] = [None] * len(plan.tasks)
         # one for all runs: what a run needs while it waits is kept small, so that the garbage collector is quick
         self._done_callback = self._ended
         self._context = contextvars.copy_context()
@@ -177,6 +179,7 @@ class Drive:
             - BaseException: what a task runner raised, after everything has been stopped
         """
         loop = asyncio.get_running_loop()
+        self._gates = gates_of(self._plan.tasks, flow_scope.get().place)
         try:
             while not self.ledger.done and not self._is_ending():
                 await self._start_ready(loop)
@@ -198,8 +201,16 @@ class Drive:
     async def _start_ready(self, loop: asyncio.AbstractEventLoop) -> None:
         ledger = self.ledger
         turn = loop.time() + _TURN
+        gates = self._gates
         while ledger.ready and not self._is_ending():
-            self._start(ledger.start(), loop)
+            gate = gates[ledger.ready[0][0]]
+            if gate is not None and gate.is_full:
+                gate.waiting.append(ledger.ready.popleft())
+                continue
+            key = ledger.start()
+            if gate is not None:
+                gate.under_way += 1
+            self._start(key, loop)
             if loop.time() > turn:
                 await asyncio.sleep(0)
                 # a look now and then: an event for every batch would be a lot to ask of a backend
@@ -288,6 +299,11 @@ class Drive:
 
     def _completed(self, key: Key, state: State) -> None:
         number, child = key
+        gate = self._gates[number]
+        if gate is not None:
+            gate.under_way -= 1
+            if gate.waiting:
+                self.ledger.ready.append(gate.waiting.popleft())
         self._watch.count(state)
         if key in self._began_at:
             self._ended_at[key] = monotonic()

@@ -143,30 +143,42 @@ class _DaskPlace(Place):
 
     reports_begin = True
     keeps_values = True
+    reattaches = True
 
     def __init__(self, client: Any, window: int) -> None:
         self._client = client
-        self._window = anyio.Semaphore(window, fast_acquire=True)
+        self.window = window
+        self._room = anyio.Semaphore(window, fast_acquire=True)
         self._topic = f"flowloop-{uuid.uuid4().hex}"
+        self._keeper = f"{self._topic}-keeper"
+        """In whose name answers stay at the cluster until they are recorded: that of no client, so that they outlive
+        this one for whoever goes on with the flow run."""
         self._is_listening = False
         self._sent: dict[str, _Sent] = {}
         self._put = Put(self._scattered, lambda future: future.status == "finished", _size)
         self._over: list[str] = []
+        self._answered_keys: list[str] = []
         self._lock = anyio.Lock()
         self._problems: list[str] | None = None
 
     # -- opening and closing -------------------------------------------------------------------------
 
-    def _listen(self) -> None:
+    async def _listen(self) -> None:
         """Hear what the workers say, from the first job on: its answer comes when the scheduler knows who listens."""
         if not self._is_listening:
             self._is_listening = True
             self._client.subscribe_topic(self._topic, self._hear)
+            await self._client.run_on_scheduler(_LOOK_AFTER, self._client.id, self._keeper, self._topic)
 
     async def close(self) -> None:
         """Leave nothing behind at the scheduler."""
         with suppress(Exception):  # the cluster may be gone
-            await self._client.run_on_scheduler(_FORGET, self._over, self._topic)
+            await self._forget(self._topic)
+
+    async def _forget(self, topic: str | None = None) -> None:
+        over, self._over = self._over, []
+        keys, self._answered_keys = self._answered_keys, []
+        await self._client.run_on_scheduler(_FORGET, over, keys, self._keeper, topic)
 
     def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
         _, said = event
@@ -197,9 +209,9 @@ class _DaskPlace(Place):
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job; waits while the window is full."""
-        await self._window.acquire()
+        await self._room.acquire()
         ticket = TaskTicket(job, functools.partial(self._work, job), _CUT_SHORT)
-        ticket.at_the_end(self._window.release)
+        ticket.at_the_end(self._room.release)
         return ticket
 
     async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:
@@ -208,14 +220,15 @@ class _DaskPlace(Place):
             return Refused(refusal)
         sent = _Sent(f"body-{uuid.uuid5(uuid.NAMESPACE_OID, job.id).hex}", job, ticket)
         self._sent[sent.name] = sent
+        await self._listen()
         try:
             return await self._seen_to(sent)
         finally:
             del self._sent[sent.name]
-            self._over.append(sent.name)
-            if len(self._over) >= _MANY:
-                over, self._over = self._over, []
-                await self._client.run_on_scheduler(_FORGET, over)
+            if not ticket.is_left:
+                self._over.append(sent.name)
+                if len(self._over) >= _MANY:
+                    await self._forget()
 
     async def _seen_to(self, sent: _Sent) -> Outcome:
         job = sent.job
@@ -254,19 +267,26 @@ class _DaskPlace(Place):
 
         distributed: Any = importlib.import_module("distributed")
         options = _options(sent.job.needs)
-        self._listen()
         future = self._client.submit(_START, _OVER_THERE, frame, about, *values, key=key, pure=False, **options)
+        self._keep(key, "desires")
         try:
-            distributed.fire_and_forget(future)
+            if sent.job.is_taken_over and await self._client.scheduler.event_is_set(name=sent.name):
+                sent.ticket.has_begun()  # somebody else has heard of that
             if sent.job.keep:
                 await distributed.wait(future)
                 if future.status == "finished" and issubclass(future.type, Held):
+                    self._keep(key, "releases")
                     return Done(Remote(future))
-            return unpickled(await future)
+            answer = await future
+            if len(answer) < LARGE:
+                self._answered_keys.append(key)  # until it is recorded for certain
+            else:
+                self._keep(key, "releases")
+            return unpickled(answer)
         except asyncio.CancelledError as error:
             if type(error) is not asyncio.CancelledError:  # that of the future, which Dask gave up
                 return Lost(f"it was lost on the Dask cluster: {error}", may_have_run=True)
-            sent.ticket.fate = await self._stopped(sent, future)
+            sent.ticket.fate = Fate.GOES_ON if sent.ticket.is_left else await self._stopped(sent, future)
             raise
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "flowloop":
@@ -278,19 +298,25 @@ class _DaskPlace(Place):
     async def _stopped(self, sent: _Sent, future: Any) -> Fate | None:
         """Stop a body over there, and return what became of it; None if it ended, or never began."""
         try:
-            if sent.worker is None:
+            if not sent.ticket.is_under_way:
                 # whoever begins it from now on finds that it has begun
                 await self._client.scheduler.event_set(name=sent.name)
                 return None
-            await self._client.run(_STOP, _OVER_THERE, sent.name, workers=[sent.worker])
+            # of one that was begun for somebody else it is not known where
+            await self._client.run(_STOP, _OVER_THERE, sent.name, workers=sent.worker and [sent.worker])
             with anyio.move_on_after(sent.job.grace):
-                await sent.ended.wait()
+                await (sent.ended.wait() if sent.worker else importlib.import_module("distributed").wait(future))
                 return None
             return Fate.GOES_ON
         except Exception:
             return Fate.UNKNOWN
         finally:
+            self._keep(future.key, "releases")
             await self._client.cancel([future], force=True)
+
+    def _keep(self, key: str, verb: str) -> None:
+        """Have the cluster keep a result, or let it go."""
+        self._client._send_to_scheduler({"op": f"client-{verb}-keys", "keys": [key], "client": self._keeper})
 
 
 def _size(value: Any) -> int:
@@ -367,17 +393,30 @@ def _stop(place: str, name: str) -> Any:
     return importlib.import_module(place).stop(name)
 
 
-def _forget(names: list[str], topic: str | None = None, dask_scheduler: Any = None) -> None:
-    def forget() -> None:
-        for name in names:
-            dask_scheduler.extensions["events"].event_clear(name=name)
-        if topic is not None:
-            dask_scheduler._broker._topics.pop(topic, None)
-
-    forget()
+def _forget(names: list[str], keys: list[str], keeper: str, topic: str | None, dask_scheduler: Any = None) -> None:
+    for name in names:
+        dask_scheduler.extensions["events"].event_clear(name=name)
+    if keeper in dask_scheduler.clients:
+        dask_scheduler.client_releases_keys(keys=keys, client=keeper)
     if topic is not None:
-        # a body that could not be stopped may yet say that it ended
-        dask_scheduler.loop.call_later(3600, forget)
+        dask_scheduler._broker._topics.pop(topic, None)
+
+
+def _look_after(client: str, keeper: str, topic: str, dask_scheduler: Any = None) -> None:
+    later = dask_scheduler.loop.call_later
+
+    def look() -> None:
+        # what is left is for whoever goes on with the flow run, and not for ever
+        later(60, look) if client in dask_scheduler.clients else later(3600, end)
+
+    def end() -> None:
+        if keeper in dask_scheduler.clients:
+            for task in list(dask_scheduler.clients[keeper].wants_what):
+                dask_scheduler.extensions["events"].event_clear(name=task.key.rpartition("-")[0])
+            dask_scheduler.remove_client(client=keeper)
+        dask_scheduler._broker._topics.pop(topic, None)
+
+    look()
 
 
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -387,5 +426,5 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-_START, _STOP, _FORGET = _alone(_start), _alone(_stop), _alone(_forget)
+_START, _STOP, _FORGET, _LOOK_AFTER = _alone(_start), _alone(_stop), _alone(_forget), _alone(_look_after)
 _OVER_THERE = f"{__package__}._dask_worker"

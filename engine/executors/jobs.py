@@ -219,7 +219,8 @@ class _JobsPlace(Place):
     def __init__(self, service: JobService, store: Result, window: int) -> None:
         self._service = service
         self._store = store
-        self._window = anyio.Semaphore(window, fast_acquire=True)
+        self.window = window
+        self._room = anyio.Semaphore(window, fast_acquire=True)
         self._launched: dict[str, _Launched] = {}
         self._over: list[str] = []
 
@@ -251,9 +252,9 @@ class _JobsPlace(Place):
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job; waits while the window is full."""
-        await self._window.acquire()
+        await self._room.acquire()
         ticket = TaskTicket(job, functools.partial(self._work, job))
-        ticket.at_the_end(self._window.release)
+        ticket.at_the_end(self._room.release)
         return ticket
 
     async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:

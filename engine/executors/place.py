@@ -86,6 +86,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         - timeout: seconds that it may take from its beginning
         - is_read: whether a result that can be read only once is read where the body ran, and kept as a list
         - grace: seconds that it gets to end, once it was told to stop
+        - is_taken_over: whether somebody may have submitted it before, who is gone
     """
 
     id: str
@@ -99,6 +100,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     needs: Needs = Needs()
     timeout: float | None = None
     grace: float = 5.0
+    is_taken_over: bool = False
 
 
 class Remote(msgspec.Struct, frozen=True, eq=False):
@@ -205,8 +207,15 @@ class Place(ABC):
     keeps_values = False
     """Whether results can stay there."""
 
+    window: int | None = None
+    """How many jobs it takes at once; None is no limit."""
+
     reattaches = False
     """Whether a job goes on without its client, and is given back to whoever submits one of the same id."""
+
+    def has(self, name: str | None) -> bool:
+        """Whether there is a place of this name."""
+        return True
 
     def named(self, name: str | None) -> Place:
         """Return the place of this name, where there are several; None is the default."""

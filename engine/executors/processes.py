@@ -77,6 +77,7 @@ class _ProcessPlace(Place):
     reports_begin = True
 
     def __init__(self, processes: int) -> None:
+        self.window = processes
         self._slots = anyio.Semaphore(processes, fast_acquire=True)
         self._idle: list[_Worker] = []
         self._is_closed = False

@@ -175,7 +175,8 @@ class _RayPlace(Place):
 
     def __init__(self, ray: Any, window: int) -> None:
         self._ray = ray
-        self._window = anyio.Semaphore(window, fast_acquire=True)
+        self.window = window
+        self._room = anyio.Semaphore(window, fast_acquire=True)
         self._sent: dict[str, _Sent] = {}
         self._put = Put(self._into_the_store, lambda reference: True, size)
         self._ears = ray.remote(num_cpus=0)(_alone_class()).remote()
@@ -202,9 +203,9 @@ class _RayPlace(Place):
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job; waits while the window is full."""
-        await self._window.acquire()
+        await self._room.acquire()
         ticket = TaskTicket(job, functools.partial(self._work, job))
-        ticket.at_the_end(self._window.release)
+        ticket.at_the_end(self._room.release)
         return ticket
 
     async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:

@@ -42,6 +42,10 @@ class _SeveralPlaces(Place):
         self._places = places
         self.is_here = places[""].is_here
 
+    def has(self, name: str | None) -> bool:
+        """Whether there is a place of this name."""
+        return (name or "") in self._places
+
     def named(self, name: str | None) -> Place:
         """Return the place of this name.
 

@@ -19,7 +19,7 @@ from flowloop.backends import connect
 from flowloop.engine import Flow, FlowRunner, Settings, context, task, unmapped
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.errors import ExecutorError, Lost
-from flowloop.engine.executors import DaskExecutor, Needs
+from flowloop.engine.executors import DaskExecutor, Needs, place
 from flowloop.engine.signals import SKIP
 from flowloop.engine.state import Cancelled, Skipped, TimedOut
 
@@ -458,8 +458,6 @@ async def test_a_worker_that_is_given_up_loses_the_body():
 
 
 async def test_a_second_client_gets_the_answer_of_the_first(cluster, tmp_path):
-    from flowloop.engine.executors import place
-
     path = str(tmp_path / "marks")
 
     def slow():
@@ -472,6 +470,44 @@ async def test_a_second_client_gets_the_answer_of_the_first(cluster, tmp_path):
         tickets = [await one.submit(job) for one in (first, second)]
         assert [await ticket.outcome() for ticket in tickets] == [place.Done("there")] * 2
     assert marks(path) == ["ran"]
+
+
+async def test_whoever_takes_a_flow_run_over_gets_what_ended_meanwhile(cluster, tmp_path):
+    path = str(tmp_path / "marks")
+
+    def slow():
+        marked(path, "ran")
+        time.sleep(0.2)
+        marked(path, "ended")
+        return "there"
+
+    job = place.Job(id="left", name="slow", body=slow, is_async=False, is_taken_over=True)
+    async with DaskExecutor(cluster).open() as first:
+        ticket = await first.submit(job)
+        assert await ticket.began()
+        assert await ticket.stop("handover", 60) is place.Fate.GOES_ON
+    while "ended" not in marks(path):  # noqa: ASYNC110 - in another process
+        await anyio.sleep(0.01)
+    async with DaskExecutor(cluster).open() as second:
+        ticket = await second.submit(job)
+        assert await ticket.began()
+        assert await ticket.outcome() == place.Done("there")
+    assert marks(path) == ["ran", "ended"]
+
+
+async def test_whoever_takes_a_flow_run_over_can_stop_what_it_did_not_begin(cluster, tmp_path):
+    path = str(tmp_path / "marks")
+    job = place.Job(
+        id="stopped", name="s", body=sleeps, is_async=False, inputs={"path": path}, grace=60, is_taken_over=True
+    )
+    async with DaskExecutor(cluster).open() as first, DaskExecutor(cluster).open() as second:
+        ticket = await first.submit(job)
+        assert await ticket.began()
+        await ticket.stop("handover", 60)
+        ticket = await second.submit(job)
+        assert await ticket.began()
+        assert await ticket.stop("user", 60) is place.Fate.ENDED
+    assert marks(path) == ["stopped"]
 
 
 # -- a cluster that does not fit -----------------------------------------------------------------------
@@ -539,7 +575,8 @@ async def test_nothing_is_left_at_the_scheduler(cluster):
     def left(dask_scheduler):
         names = {name for name in dask_scheduler._broker._topics if name.startswith("flowloop-")}
         begun = {name for name in dask_scheduler.extensions["events"]._events if name.startswith("body-")}
-        return names | begun
+        kept = {key for key in dask_scheduler.tasks if key.startswith("body-")}
+        return names | begun | kept
 
     async with distributed.Client(cluster, asynchronous=True) as client:
         before = await client.run_on_scheduler(left)

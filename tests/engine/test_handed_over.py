@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from flowloop.engine import Flow, FlowRunner, task
+from flowloop.engine._run import gates
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import Lost
 from flowloop.engine.executors import LocalExecutor, Needs, SeveralExecutors, place
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.virtual_time
 
 class Queue(LocalExecutor):
     """Begins each body some seconds after it took it; one that is lost never begins."""
+
+    window = None
 
     def __init__(self, seconds=10.0, *, loses=0):
         super().__init__()
@@ -36,6 +39,7 @@ class _Queue(place.Place):
 
     def __init__(self, executor):
         self._executor = executor
+        self.window = executor.window
 
     async def submit(self, job):
         return TaskTicket(job, lambda ticket: self._work(job, ticket))
@@ -228,3 +232,29 @@ async def test_whoever_takes_over_goes_on_with_what_was_handed_over(memory, sett
     second = CloudFlowRunner(flow, backend=memory, settings=settings)
     state = await second.run(context={"flow_run_id": flow_run_id}, executor=Queue(1), return_tasks=[done])
     assert state.result[done].result == "there"
+
+
+@pytest.mark.parametrize("name", ["", "far"])
+async def test_of_a_wide_map_no_more_is_started_than_there_is_room_for(monkeypatch, name):
+    monkeypatch.setattr(gates, "AHEAD", 3)
+    counts, here = [], []
+
+    async def counted(n):
+        counts.append(len(asyncio.all_tasks()))
+        await asyncio.sleep(1)
+        return n
+
+    async def elsewhere(n):
+        here.append(n)
+
+    executor = Queue(1)
+    executor.window = 4
+    with Flow("wide") as flow:
+        done = task(counted, needs=Needs(place=name)).map(list(range(200)))
+        task(elsewhere).map(list(range(200)))
+    several = SeveralExecutors({"": executor} if name == "" else {"far": executor})
+    state = await FlowRunner(flow).run(executor=several, return_tasks=[done])
+    assert state.result[done].result == list(range(200))
+    # each has a task of its own, and so has its ticket; those of the other map are as many again at most
+    assert max(counts) <= 2 * 2 * (4 + 3) + 3
+    assert len(here) == 200
