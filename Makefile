@@ -6,6 +6,7 @@
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes hours
 #   make check   format, lint and types
+#   make docs    the site, in build/site: open build/site/index.html
 #   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
 #                docs/benchmarks.md, about 40 minutes; bench-guard: what CI runs, a minute; bench-page: the page alone
 
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo test simulate prefect1 faults mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
+.PHONY: docs demo test simulate prefect1 faults mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -42,6 +43,10 @@ faults: $(VENV)/.installed-dev
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo "open build/site/index.html"
 
 check: format lint types
 

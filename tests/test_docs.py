@@ -5,32 +5,183 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib
+import os
 import re
 import runpy
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flowloop.backends.cli import commands
 from flowloop.engine import Flow, Parameter, task
 
-from .commands import ROOT, flowloop
+from .commands import ROOT, environment, flowloop
+from .snippets import run_page
 
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"])
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    [
+        *(page for page in DOCS.rglob("*.md") if page.parent.name != "reference"),
+        *(ROOT / name for name in ("CONTRIBUTING.md", "README.md")),
+    ]
+)
+RUN = sorted([*DOCS.glob("howto/*.md"), *DOCS.glob("explain/*.md")])
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
-    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL))
+    for number, block in enumerate(
+        re.findall(r"^```py(?:thon)?\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    )
 ]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_compiles_and_imports_what_exists(block: str) -> None:
-    for node in ast.walk(ast.parse(block)):
+    compiled = compile(block, "a page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+    for node in ast.walk(compiled):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("flowloop"):
             module = importlib.import_module(node.module)
             for name in node.names:
                 assert hasattr(module, name.name), f"{node.module} has no {name.name}"
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWLOOP_HOME", str(tmp_path))
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    for snippet, printed in run_page(page):
+        if snippet.printed is not None:
+            assert printed == snippet.printed, f"{page.name}:{snippet.line}"
+
+
+def test_the_tutorial_can_be_followed_to_the_letter(tmp_path: Path) -> None:
+    """Its files are saved and its commands are typed, but for those that install flowloop or serve for ever."""
+    text = (DOCS / "tutorial.md").read_text()
+    screens: dict[str, subprocess.CompletedProcess[str]] = {}
+    for kind, block in re.findall(r"^```(python \S+|console)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if kind != "console":
+            (tmp_path / kind.split()[1]).write_text(block)
+            continue
+        shown = ""
+        for command in re.findall(r"^\$ (.+)$", block, re.MULTILINE):
+            done = typed(command, tmp_path, screens)
+            if done is not None:
+                screens[command] = done
+                shown = done.stdout
+        told = [line for line in block.splitlines() if not line.startswith("$ ")]
+        assert told == [] or shown.splitlines() == told
+    failed = screens['flowloop run patient.py -p \'cities=["Aarhus", "Atlantis"]\'']
+    assert {command for command, done in screens.items() if done.returncode} == {failed.args}
+    assert failed.returncode == 1
+    assert "mean (after read[1]: KeyError: 'Atlantis')" in failed.stdout + failed.stderr
+    assert "KeyError: 'Atlantis'" in screens["flowloop show NAME"].stdout
+    assert screens["flowloop run patient.py"].stdout.count("Retrying") == 3
+
+
+def typed(
+    command: str, folder: Path, screens: dict[str, subprocess.CompletedProcess[str]]
+) -> subprocess.CompletedProcess[str] | None:
+    words = shlex.split(command)
+    if words[:2] in (["flowloop", "server"], ["python", "-m"], ["pip", "install"]):
+        return None
+    if words[0] == "python":
+        done = subprocess.run(
+            [sys.executable, *words[1:]],
+            cwd=folder,
+            env=environment(folder),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    elif words[-1] == "NAME":
+        name = screens["flowloop runs --state failed"].stdout.strip().splitlines()[-1].split()[0]
+        done = flowloop(*words[1:-1], name, cwd=folder)
+    else:
+        done = flowloop(*words[1:], cwd=folder)
+    done.args = command
+    return done
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = set(re.findall(r"^([\w/-]+)$", (DOCS / "index.md").read_text(), re.MULTILINE))
+    pages = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md") if page.is_relative_to(DOCS)}
+    assert {page for page in pages if not page.startswith("reference/")} - {"index"} <= listed
+    assert "reference/index" in listed
+
+
+MESSAGES = re.findall(r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    """Every text in the source that is no docstring, with … for what is filled in."""
+    found = []
+    for source in [*(ROOT / "engine").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]:
+        tree = ast.parse(source.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(one.value) if isinstance(one, ast.Constant) else "…" for one in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                found.append(node.value)
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_the_messages_of_troubleshooting_are_those_of_the_code(message: str, said: str) -> None:
+    for piece in message.split("…"):
+        assert piece.strip(" :;,.'") in said, piece
+
+
+def test_troubleshooting_knows_thirty_messages() -> None:
+    assert len(set(MESSAGES)) >= 30
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, str]:
+    """The pages that are made from the code."""
+    made: dict[str, Any] = runpy.run_path(str(DOCS / "reference_pages.py"))
+    return made["pages"]()  # type: ignore[no-any-return]
+
+
+def test_every_name_command_and_operation_has_its_place(reference: dict[str, str]) -> None:
+    for module in [
+        "flowloop",
+        "flowloop.engine",
+        "flowloop.engine.errors",
+        "flowloop.engine.state",
+        "flowloop.backends",
+    ]:
+        for name in importlib.import_module(module).__all__:
+            assert f"## {name}\n" in reference[module]
+    errors = importlib.import_module("flowloop.engine.errors")
+    for name in errors.__all__:
+        assert name in reference["flowloop.engine.errors"]
+    schema = (ROOT / "backends" / "server" / "schema.graphql").read_text()
+    mutations = re.search(r"^type Mutation \{(.*?)^\}", schema, re.MULTILINE | re.DOTALL)
+    assert mutations is not None
+    for name in re.findall(r"^  (\w+)\(", mutations[1], re.MULTILINE):
+        assert f"### {name}\n" in reference["operations"]
+    for name in commands.flowloop.commands:
+        assert f"## flowloop {name}\n" in reference["commands"]
+
+
+@pytest.mark.heavy
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "run_sync" in (tmp_path / "searchindex.js").read_text()
 
 
 async def test_the_examples_about_testing_hold() -> None:

@@ -88,7 +88,7 @@ def test_every_requirement_has_a_range_and_no_address() -> None:
 def test_each_extra_of_the_readme_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     named = set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE))
-    assert named == PROJECT["project"]["optional-dependencies"].keys() - {"bench", "demo", "dev"}
+    assert named == PROJECT["project"]["optional-dependencies"].keys() - {"bench", "demo", "dev", "docs"}
 
 
 def test_every_extra_that_an_error_names_exists() -> None:
