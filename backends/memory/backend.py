@@ -376,6 +376,8 @@ class MemoryBackend:
         run.fence(epoch)
         repeated = run.repeated(version, sent)
         if repeated is not None:
+            if type(state) is Cancelled and version is None:  # said again: what has not finished since is meant
+                self._end_task_runs(run, state)
             return self._answer(state, repeated)
         if type(state) is Running:
             run.check_unowned(epoch, self._clock.now())

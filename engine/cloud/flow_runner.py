@@ -42,7 +42,6 @@ from ..state import (
     Cancelled,
     Cancelling,
     Failed,
-    Mapped,
     Pending,
     Queued,
     Running,
@@ -50,12 +49,14 @@ from ..state import (
     State,
 )
 from ..task import Task
+from ..task_states import TaskStates
 from ..triggers import all_successful
 from .artifacts import ArtifactShipper
 from .creation import create_flow_run, recorded_parameters, start_flow_run
 from .helpers import helped, without_harm
 from .logs import LogShipper
 from .ownership import Ownership
+from .returned import read_results, recorded_states
 from .task_runner import CloudTaskRunner
 from .unfinished import handed_over, waits_for_tasks
 from .unrecordable import cut, is_too_much, small
@@ -543,15 +544,7 @@ class CloudFlowRunner(FlowRunner):
         for task, returned in return_states.items():
             if self._drive is not None and self._drive.is_released(task):
                 continue
-            result = task.result or self._flow_result()
-            for one in returned.map_states if isinstance(returned, Mapped) else [returned]:
-                if one.is_successful() and one._result.value is None and one._result.location is not None:
-                    try:
-                        await one.load_result(result)
-                    except BaseException as error:
-                        if is_outside(error):
-                            raise
-                        self.logger.warning("the result of %s cannot be read: %s", task.name, cut(error))
+            await read_results(task, returned, task.result or self._flow_result(), self.logger)
         final = await super().determine_final_state(state, key_states, return_states, terminal_states)
         if final.is_finished():
             return final
@@ -669,11 +662,25 @@ class CloudFlowRunner(FlowRunner):
         """Check that the flow run has not ended; one whose runner died while it was cancelled is ended now.
 
         Raises:
-            - ENDRUN: if it has
+            - ENDRUN: if it has; the result of the state has the recorded states of the tasks
         """
+        if state.is_finished() and not isinstance(state.result, dict):
+            state.result = await self._recorded_states()
         if isinstance(state, Cancelling) and flow_scope.get().takes_over:
             raise ENDRUN(await self.handle_state_change(state, stopped_state("user")))
         return await super().check_flow_is_pending_or_running(state)
+
+    async def _recorded_states(self) -> TaskStates | None:
+        tasks = self._named if self._is_named else self.flow.ordered_tasks()
+        flow_run_id, known = _values.get()["flow_run_id"], flow_scope.get().known
+        try:
+            states = await recorded_states(self._port, flow_run_id, known, tasks)
+        except BackendError as error:
+            self.logger.warning("the states of the tasks of flow run %s cannot be read: %s", flow_run_id, error)
+            return None
+        for task, state in states.items():
+            await read_results(task, state, task.result or self._flow_result(), self.logger)
+        return TaskStates(states, self.flow.slugs)
 
     async def check_flow_reached_start_time(self, state: State) -> State:
         """Check that the time of a scheduled run has come; one that waits for tasks alone may be looked at before.

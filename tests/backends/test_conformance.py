@@ -450,6 +450,15 @@ async def test_cancelling_a_running_flow_run_lets_its_runner_end_it(backend: Bac
     assert states == [Cancelled, Success, Cancelled]
 
 
+async def test_cancelled_said_again_ends_what_was_begun_again_since(backend: Backend) -> None:
+    run = await started(backend)
+    await backend.set_flow_run_state(run.id, None, Cancelled("stopped"))
+    await backend.set_task_run_state(run.tasks[0].id, None, Pending())
+    await backend.set_flow_run_state(run.id, None, Cancelled("stopped"))
+    states = [type(await backend.get_task_run_state(task.id)) for task in run.tasks]
+    assert states == [Cancelled, Cancelled, Cancelled]
+
+
 async def test_cancelling_a_flow_run_that_has_not_started_ends_it_at_once(backend: Backend) -> None:
     flow = await backend.register_flow(flow_document(), project_name="demo")
     flow_run_id = await backend.create_flow_run(flow.id)

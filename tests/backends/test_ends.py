@@ -113,8 +113,31 @@ async def test_a_final_state_is_the_recorded_one_and_leaves_no_owner(backend: Ba
     state = await run.run()
     info = await run.recorded()
     assert [type(state), type(info.state), info.owner] == [Success, Success, None]
-    assert type(await run.again()) is Success
+    again = await run.again()
+    assert type(again) is Success
+    assert {task: [type(one), one.result] for task, one in again.result.items()} == {
+        task: [Success, 7] for task in (run.first, run.second)
+    }
     assert (await run.recorded()).version == info.version
+
+
+async def test_a_run_that_is_over_returns_its_mapped_children_too(backend: Backend, settings: Settings) -> None:
+    @task
+    async def double(n: int) -> int:
+        return 2 * n if n else 1 // n
+
+    with Flow("children") as flow:
+        doubled = double.map([1, 0, 3])
+        unrelated = task(lambda: 5, name="unrelated")()
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run()
+    known = {"flow_run_id": runner.flow_run_id}
+    again = await CloudFlowRunner(flow, backend=backend, settings=settings).run(context=known)
+    assert type(again) is type(state) is Failed
+    assert [type(one) for one in again.result[doubled].map_states] == [Success, Failed, Success]
+    assert again.result[doubled].map_states[2].result == 6
+    asked = CloudFlowRunner(flow, backend=backend, settings=settings)
+    assert (await asked.run(context=known, return_tasks=[unrelated])).result.keys() == {unrelated}
 
 
 async def test_what_waits_for_later_is_given_up_for_whoever_goes_on(backend: Backend, settings: Settings) -> None:
