@@ -25,6 +25,7 @@ library, and stay reachable as ``__cause__``.
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 __all__ = [
     "BackendError",
@@ -123,7 +124,16 @@ class BackendRejected(BackendError):
 
 
 class VersionLockMismatch(BackendRejected):
-    """The run has moved since the version that came with this update."""
+    """The run has moved since the version that came with this update.
+
+    Args:
+        - message: which run, and where it is
+        - standing: the state that it has instead; None where the backend does not say
+    """
+
+    def __init__(self, message: str = "", standing: Any = None) -> None:
+        super().__init__(message)
+        self.standing = standing
 
 
 class OwnershipLost(BackendRejected):

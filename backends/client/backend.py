@@ -73,7 +73,6 @@ _LISTEN_AFTER = 0.2
 """Seconds until a flow run is listened to: a short one is over by then, and a connection costs more than it does."""
 _FIELD_WEIGHT = 80_000  # what has a field of its own: the limit of a batch in bytes then keeps the document short
 _MAX_STATE_BYTES = 1_000_000
-_REFUSALS = {"VERSION_LOCKING_ERROR": VersionLockMismatch, "OWNERSHIP_LOST": OwnershipLost}
 _NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -836,8 +835,10 @@ def _payload(data: Any, key: str) -> dict[str, Any]:
 def _outcome(item: Mapping[str, Any]) -> Mapping[str, Any] | BackendRejected:
     if item["status"] != "ERROR":
         return item
-    kind = _REFUSALS.get(item.get("code") or "", BackendRejected)
-    return kind(item.get("message") or "the state was refused")
+    message, document = item.get("message") or "the state was refused", item.get("serialized_state")
+    if item.get("code") == "VERSION_LOCKING_ERROR":
+        return VersionLockMismatch(message, None if document is None else decode_state(document))
+    return (OwnershipLost if item.get("code") == "OWNERSHIP_LOST" else BackendRejected)(message)
 
 
 def _without_credentials(url: str) -> str:

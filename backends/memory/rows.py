@@ -65,7 +65,8 @@ class Run:
         """Refuse a version that is not the newest."""
         if version not in (None, len(self.entries)):
             now = len(self.entries)
-            raise VersionLockMismatch(f"run {self.id} is at version {now}, and this state was for {version}")
+            standing = decode_state(self.newest.document)
+            raise VersionLockMismatch(f"run {self.id} is at version {now}, and this state was for {version}", standing)
 
     def check_not_finished(self, state: State) -> None:
         """Refuse what would follow the end of this run, but for retries, cached copies and restarts."""

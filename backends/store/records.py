@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
+from ...engine.serialization import decode_state
 
 __all__ = [
     "ANYONE",
@@ -27,8 +28,6 @@ Kind = Literal["flow_run", "task_run"]
 
 VERSION_LOCKING_ERROR = "VERSION_LOCKING_ERROR"
 OWNERSHIP_LOST = "OWNERSHIP_LOST"
-
-_ERRORS = {VERSION_LOCKING_ERROR: VersionLockMismatch, OWNERSHIP_LOST: OwnershipLost}
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +89,8 @@ class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
         - message: why it was queued or refused
         - version: the version of the state that was recorded, or the run's version if none was
         - code: ``VERSION_LOCKING_ERROR`` if the version was not the run's, ``OWNERSHIP_LOST`` if the epoch was not
-        - document: the state that was recorded, where it is not the one that was sent
+        - document: the state that was recorded, where it is not the one that was sent; of a flow run that has moved
+          meanwhile, the state that it has instead
     """
 
     id: str
@@ -110,7 +110,10 @@ class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
         """The refusal as an exception, if it is one."""
         if self.status != "ERROR":
             return None
-        return _ERRORS.get(self.code or "", BackendRejected)(self.message or "")
+        if self.code == VERSION_LOCKING_ERROR:
+            standing = None if self.document is None else decode_state(self.document)
+            return VersionLockMismatch(self.message or "", standing)
+        return (OwnershipLost if self.code == OWNERSHIP_LOST else BackendRejected)(self.message or "")
 
 
 class StateChange(msgspec.Struct, frozen=True, gc=False):

@@ -274,7 +274,18 @@ class _Batch:
 
     def refuse(self, item: _Item, run: _Run | None, why: str, code: str | None = None) -> Outcome:
         message = f"State update failed for {_NAMES[self.kind]} ID {item.update.run_id}{why}"
-        return Outcome(item.update.run_id, "ERROR", message, run.version if run else None, code)
+        standing = self.standing(run) if code == VERSION_LOCKING_ERROR and run is not None else None
+        return Outcome(item.update.run_id, "ERROR", message, run.version if run else None, code, standing)
+
+    def standing(self, run: _Run) -> str | None:
+        """Return the document of the state that a flow run has, for who wanted it to have another one."""
+        if self.kind == "task_run":
+            return None
+        known = self.recorded.get((run.id, run.version))
+        if known is not None:
+            return known[1]
+        found = self.tx.database.recorded_states(self.tx.connection, self.kind, [(run.id, run.version)])
+        return found[0][3] if found else None
 
     def find_repeated(self, run: _Run, item: _Item) -> Outcome | None:
         """Return the acknowledgement of a message that was answered before, if this is one."""

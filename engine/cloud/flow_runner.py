@@ -756,8 +756,8 @@ class CloudFlowRunner(FlowRunner):
         except OwnershipLost:
             self._lose()
             raise ENDRUN(new_state) from None
-        except (VersionLockMismatch, VersionLockMismatchSignal):
-            return await self._adopted(backend, flow_run_id, old_state, new_state)
+        except (VersionLockMismatch, VersionLockMismatchSignal) as error:
+            return await self._adopted(old_state, new_state, getattr(error, "standing", None))
         except BaseException as error:  # to write a state calls what users gave it, too
             if is_outside(error):
                 raise
@@ -784,21 +784,34 @@ class CloudFlowRunner(FlowRunner):
         _values.set({**current, "flow_run_version": None if version is None else version + 1})
         return new_state
 
-    async def _adopted(self, backend: Backend, flow_run_id: str, old_state: State, new_state: State) -> State:
-        try:
-            info = await backend.get_flow_run_info(flow_run_id)
-        except BackendError as error:
-            if isinstance(error, BackendUnavailable):
-                self._cancellation.lose(error)
-            raise ENDRUN(new_state) from error
-        if isinstance(info.state, Cancelling) and (new_state.is_finished() or self._drive is not None):
+    async def _adopted(self, old_state: State, new_state: State, standing: State | None) -> State:
+        """Go on after somebody else has moved the flow run: with what stands there, unless it is to be cancelled.
+
+        Args:
+            - old_state: the state before
+            - new_state: the state that was refused
+            - standing: what stands there; read, if the backend did not say it with its refusal
+        """
+        if standing is None or not new_state.is_finished():
+            try:
+                info = await self._port.get_flow_run_info(_values.get()["flow_run_id"])
+            except BackendError as error:
+                if isinstance(error, BackendUnavailable):
+                    self._cancellation.lose(error)
+                raise ENDRUN(new_state) from error
+            standing, version = info.state, info.version
+        else:
+            version = None  # what ends a flow run needs none
+        if isinstance(standing, Cancelling) and (new_state.is_finished() or self._drive is not None):
             # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
-            _values.set({**_values.get(), "flow_run_version": info.version})
+            _values.set({**_values.get(), "flow_run_version": version})
             final = new_state if isinstance(new_state, Cancelled) else _cancelled_as(new_state)
             return await self.call_runner_target_handlers(old_state, final)
-        if info.state.is_running():
-            raise ENDRUN(info.state)
-        return info.state
+        if standing.is_running():
+            raise ENDRUN(standing)
+        if standing.is_finished():
+            standing.result = new_state.result
+        return standing
 
     # -- alive, and listening ----------------------------------------------------------------------------
 

@@ -450,6 +450,16 @@ async def test_cancelling_a_running_flow_run_lets_its_runner_end_it(backend: Bac
     assert states == [Cancelled, Success, Cancelled]
 
 
+async def test_who_is_too_late_hears_what_stands_there(backend: Backend) -> None:
+    run = await started(backend)
+    await backend.cancel_flow_run(run.id)
+    with pytest.raises(VersionLockMismatch) as refused:
+        await backend.set_flow_run_state(run.id, 2, Success("done"))
+    standing = await backend.get_flow_run_state(run.id)
+    assert type(refused.value.standing) is type(standing) is Cancelling
+    assert refused.value.standing.message == standing.message
+
+
 async def test_cancelled_said_again_ends_what_was_begun_again_since(backend: Backend) -> None:
     run = await started(backend)
     await backend.set_flow_run_state(run.id, None, Cancelled("stopped"))

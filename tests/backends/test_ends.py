@@ -210,6 +210,35 @@ async def test_a_cancel_while_it_would_end_unfinished_is_obeyed(backend: Backend
     assert {type(one.state) for one in info.task_runs} == {Cancelled}
 
 
+async def test_a_cancel_while_it_ends_is_heard_with_the_refusal(backend: Backend, settings: Settings) -> None:
+    reads: list[str] = []
+
+    class Deaf(FaultyBackend):
+        def watch_flow_run(self, flow_run_id: str) -> None:
+            return None
+
+        async def set_flow_run_state(self, *args: Any, **kwargs: Any) -> State:
+            if args[2].is_successful():
+                await backend.cancel_flow_run(run.id)
+                reads.clear()
+            return await super().set_flow_run_state(*args, **kwargs)
+
+        async def get_flow_run_info(self, flow_run_id: str) -> FlowRunInfoResult:
+            reads.append("info")
+            return await super().get_flow_run_info(flow_run_id)
+
+        async def get_flow_run_state(self, flow_run_id: str) -> State:
+            reads.append("state")
+            return await super().get_flow_run_state(flow_run_id)
+
+    run = Run(backend, settings, value)
+    state = await run.run(Deaf(backend))
+    assert [type(state), reads] == [Cancelled, []]
+    assert state.result[run.second].result == 7
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Cancelled, None]
+
+
 @pytest.mark.parametrize("how", ["api", "runner", "timeout", "caller"])
 async def test_what_is_stopped_is_cancelled_with_its_cause(backend: Backend, settings: Settings, how: str) -> None:
     run = Run(backend, settings, forever)
