@@ -44,6 +44,8 @@ class Result:
     serializer_default: ClassVar[Serializer] = PickleSerializer()
     wire_type: ClassVar[str] = "Result"
     wire_fields: ClassVar[tuple[str, ...]] = ("location",)
+    is_written_anywhere: ClassVar[bool] = False
+    """Whether a body that runs elsewhere may write its result there; that it can be seen from here is made sure of."""
     reads_kinds: ClassVar[tuple[type[Result], ...]] = ()
     """Other classes, of which this one writes results, and knows better than their documents how to read them."""
     wire_types: ClassVar[dict[str, type[Result]]] = {}

@@ -19,6 +19,7 @@ from .context import FlowScope, TaskScope, current_task_scope, flow_scope, now, 
 from .context import values as _values
 from .edge import Edge
 from .errors import SerializationError
+from .remote import Remote
 from .result import NoResult, Result
 from .retries import delay_after, doubling_delay
 from .runner import call_handler, call_state_handlers, is_outside, settle
@@ -456,6 +457,7 @@ class TaskRunner(BodyRunner):
                 state.map_states = [None] * state.n_map_states
             raise ENDRUN(state)
         try:
+            await self._split(upstream_states)
             problem = mapping.unmappable(upstream_states)
             unequal = None if problem is not None else mapping.unequal(upstream_states)
             width = 0 if problem is not None else mapping.width(upstream_states)
@@ -470,6 +472,17 @@ class TaskRunner(BodyRunner):
         if unequal is not None:
             self.logger.warning("task '%s' is mapped over inputs of unequal length: %s", self.task.name, unequal)
         raise ENDRUN(Mapped("Ready to proceed with mapping.", map_states=[None] * width, n_map_states=width))  # type: ignore[list-item]
+
+    async def _split(self, upstream_states: Mapping[Edge, State]) -> None:
+        """Ask for the elements of values that stayed elsewhere and are mapped over."""
+        for edge, upstream in upstream_states.items():
+            value = upstream.result
+            if edge.mapped and type(value) is Remote and value.parts is None:
+                try:
+                    value.parts = await self._where(flow_scope.get()).split(value)
+                except TypeError as error:
+                    message = f"Cannot map over the result of task '{edge.upstream_task.name}': {error}"
+                    raise ENDRUN(self._explained(Failed(message))) from None
 
     async def set_task_run_name(self, task_inputs: dict[str, Result]) -> None:
         """Name this run, after the task's ``task_run_name``.

@@ -17,6 +17,7 @@ from ..context import values as _values
 from ..errors import Lost, SerializationError
 from ..executors import HERE, place
 from ..explain import with_reason
+from ..remote import Remote
 from ..result import Result, ResultNotImplementedError
 from ..runner import Runner, at_length, failures
 from ..settings import Settings
@@ -175,6 +176,8 @@ class BodyRunner(Runner):
     async def _done(self, where: place.Place, arguments: dict[str, Any], current: dict[str, Any]) -> Any:
         """Let the body be run as a job, and return what it returns."""
         name = current.get("task_full_name", self.task.name)
+        stays = self.leaves_results and where.keeps_values
+        store = self.result if stays and self._stores(current) and self.result.is_written_anywhere else None
         job = place.Job(
             id=_job_id(current),
             name=name,
@@ -182,7 +185,8 @@ class BodyRunner(Runner):
             is_async=self._is_async,
             is_read=not self.task.reruns_on_restart,
             inputs=arguments,
-            keep=self.leaves_results and where.keeps_values and not self._stores(current),
+            keep=stays and (store is not None or not self._stores(current)),
+            store=store,
             needs=self._needs,
             timeout=self.task.timeout,
             grace=self.settings.cancel_grace,
@@ -284,6 +288,8 @@ class BodyRunner(Runner):
     async def _stored(self, value: Any, inputs: Mapping[str, Result]) -> Result:
         if value is None or self.task.checkpoint is False or _values.get().get("checkpointing") is not True:
             return self.result.from_value(value)
+        if type(value) is place.Stored:
+            return await self._stored_there(value, inputs)
         try:
             carried = self.result._in_the_state(value)
             if carried is not None:
@@ -291,6 +297,16 @@ class BodyRunner(Runner):
             return await self.result.write(value, **self._template_values(inputs))
         except ResultNotImplementedError:
             return self.result.from_value(value)
+
+    async def _stored_there(self, found: place.Stored, inputs: Mapping[str, Result]) -> Result:
+        """Return the result that a worker has written; if it cannot be seen from here, it is written here, too."""
+        result, value = found.result, found.value
+        if not await result.exists(str(result.location)):
+            if type(value) is Remote:
+                value = await self._where(flow_scope.get()).fetch(value)
+            return await self.result.write(value, **self._template_values(inputs))
+        result.value = value
+        return result
 
     async def _current_round(self) -> dict[str, Result]:
         """Return what a retry inside a loop needs to go on from the same round."""

@@ -20,14 +20,14 @@ def may_stay(flow: Flow, task: Task[..., Any]) -> bool:
         - task: a task whose result nobody asks for after the run
     """
     edges = flow._downstream[task]
-    return bool(edges) and _is_unseen(task) and all(_takes_it_there(flow, task, edge) for edge in edges)
+    return bool(edges) and _is_unseen(task) and all(_takes_it_there(task, edge) for edge in edges)
 
 
-def _takes_it_there(flow: Flow, task: Task[..., Any], edge: Edge) -> bool:
+def _takes_it_there(task: Task[..., Any], edge: Edge) -> bool:
     taker = edge.downstream_task
-    # who reduces a map takes a list of values; who maps over a single one has to know how long it is
-    is_one_for_one = not edge.flattened and edge.mapped == _is_mapped(flow, task)
-    return edge.key is not None and is_one_for_one and _is_unseen(taker) and _place(taker) == _place(task)
+    # what is flattened is looked through here
+    is_taken = edge.key is not None and not edge.flattened
+    return is_taken and _is_unseen(taker) and _place(taker) == _place(task)
 
 
 def _is_unseen(task: Task[..., Any]) -> bool:
@@ -41,10 +41,6 @@ def _is_unseen(task: Task[..., Any]) -> bool:
         and not task.state_handlers
         and task.trigger is all_successful
     )
-
-
-def _is_mapped(flow: Flow, task: Task[..., Any]) -> bool:
-    return any(edge.mapped for edge in flow._upstream[task])
 
 
 def _place(task: Task[..., Any]) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..edge import Edge
+from ..remote import Parts, Remote
 from ..result import NotStored, Result
 from ..state import Failed, Mapped, State, Success
 
 __all__ = [
     "Elements",
     "child_states",
+    "element",
     "elements_of",
     "flat_values",
     "is_sequence",
@@ -28,6 +30,14 @@ Elements = Sequence[State]
 """What a mapped edge brings: one state for each child."""
 
 
+_BY_POSITION = (list, tuple, range, Parts)
+
+
+def element(value: Any, index: int) -> Any:
+    """Return an element of what can be mapped over, by its position."""
+    return value[index] if isinstance(value, _BY_POSITION) else list(_items(value))[index]
+
+
 class _ValueElements(Sequence[State]):
     """The elements of a value by position, each as the state of its own that a child sees upstream."""
 
@@ -35,7 +45,7 @@ class _ValueElements(Sequence[State]):
 
     def __init__(self, values: Any) -> None:
         # an index may be a label there, and what reads as it goes may fail: found out before it is mapped over
-        self._values = values if isinstance(values, (list, tuple, range)) else list(_items(values))
+        self._values = values if isinstance(values, _BY_POSITION) else list(_items(values))
 
     def __len__(self) -> int:
         return len(self._values)
@@ -164,7 +174,10 @@ def child_states(sources: list[tuple[Edge, State, Elements | None]], child: int)
 
 
 def _given(edge: Edge, state: State) -> Any:
-    return flat_values(state.result) if edge.flattened else state.result
+    value = state.result
+    if type(value) is Remote:
+        value = value.parts
+    return flat_values(value) if edge.flattened else value
 
 
 def _flat_states(name: str, state: Mapped) -> Elements:

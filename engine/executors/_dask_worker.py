@@ -11,10 +11,11 @@ import ctypes
 import threading
 from typing import Any
 
+from .._run import mapping
 from ._heard import Speaker, heard
 from ._travel import Answer, answer_to, written
 
-__all__ = ["run", "stop"]
+__all__ = ["item", "run", "stop", "width"]
 
 _running: dict[str, _Body] = {}
 """The bodies of this process, by the names of their jobs."""
@@ -68,6 +69,10 @@ class _Body(Speaker):
             self._task, self._loop = task, asyncio.get_running_loop()
             if self._is_stopped:
                 task.cancel()
+
+    def stored(self, result: bytes) -> None:
+        """Say where."""
+        self.tell("stored", result)
 
     def ended(self, seconds: float) -> None:
         """Say so, and be stopped no more."""
@@ -144,6 +149,20 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     if about["stays"] is not None and answer.kind == "value" and Held(answer.content).__sizeof__() >= about["stays"]:
         return Held(answer.content)
     return written(_CANCELLED if isinstance(answer.content, _Stopped) else answer)
+
+
+def width(held: Any) -> int | str | None:
+    """Return how many elements a value has that is held here, or why it cannot be mapped over; None if it is gone."""
+    if not isinstance(held, Held):
+        return None
+    return len(held.value) if mapping.is_sequence(held.value) else mapping.why_not(held.value)
+
+
+def item(held: Any, index: int) -> Any:
+    """Return an element of a value that is held here; of one that is gone, what says so."""
+    if not isinstance(held, Held):
+        return held
+    return Held(mapping.element(held.value, index))
 
 
 _BEGUN_BEFORE = "it had begun, and its worker or its result is gone since; it is not run twice"

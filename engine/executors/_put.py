@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ._travel import Lying
-from .place import Remote
+from ..remote import Part, Remote
+from ._travel import Gathered, Lying
 
 __all__ = ["LARGE", "Inputs", "Put"]
 
@@ -38,14 +38,20 @@ class Put:
 
     Args:
         - put: puts a value there, and returns what the cluster knows it by
+        - part: takes an element out of a value there, likewise
         - is_there: whether one still lies there
         - size: how many bytes a value has
     """
 
     def __init__(
-        self, put: Callable[[Any], Awaitable[Any]], is_there: Callable[[Any], bool], size: Callable[[Any], int]
+        self,
+        put: Callable[[Any], Awaitable[Any]],
+        part: Callable[[Any, int], Any],
+        is_there: Callable[[Any], bool],
+        size: Callable[[Any], int],
     ) -> None:
         self._put = put
+        self._part = part
         self._is_there = is_there
         self._size = size
         self._lying: dict[int, _Lying] = {}
@@ -56,15 +62,26 @@ class Put:
         found = Inputs({}, [], [])
         async with AsyncExitStack() as held:
             for name, value in inputs.items():
-                if isinstance(value, Remote):
-                    found.left.append(len(found.lying))
+                if type(value) is Remote:
+                    found.kept[name] = self._left(value, found)
+                elif type(value) is list and any(type(one) is Remote for one in value):
+                    found.kept[name] = Gathered(
+                        [self._left(one, found) if type(one) is Remote else one for one in value]
+                    )
                 elif type(value) in _SMALL or self._size(value) < LARGE:
                     found.kept[name] = value
-                    continue
-                found.kept[name] = Lying(len(found.lying))
-                is_left = isinstance(value, Remote)
-                found.lying.append(value.held if is_left else await held.enter_async_context(self._held(value)))
+                else:
+                    found.kept[name] = Lying(len(found.lying))
+                    found.lying.append(await held.enter_async_context(self._held(value)))
             yield found
+
+    def _left(self, value: Remote, found: Inputs) -> Lying:
+        """Add a value that stayed there, or an element of one, to what a job needs."""
+        number = len(found.lying)
+        found.left.append(number)
+        held = value.held
+        found.lying.append(self._part(held.whole.held, held.number) if isinstance(held, Part) else held)
+        return Lying(number)
 
     @asynccontextmanager
     async def _held(self, value: Any) -> AsyncIterator[Any]:

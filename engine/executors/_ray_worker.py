@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from contextlib import suppress
 from typing import Any
 
+from .._run import mapping
 from ._heard import Speaker, heard
 from ._put import LARGE
 from ._travel import Answer, answer_to, written
 
-__all__ = ["run"]
+__all__ = ["item", "run", "size", "width"]
 
 
 class _Body(Speaker):
@@ -33,6 +35,10 @@ class _Body(Speaker):
     def began(self) -> None:
         """Say so."""
         self.tell("began")
+
+    def stored(self, result: bytes) -> None:
+        """Say where."""
+        self.tell("stored", result)
 
     def ended(self, seconds: float) -> None:
         """Say so."""
@@ -72,9 +78,27 @@ def run(frame: bytes, about: dict[str, Any], ears: Any, *values: Any) -> tuple[b
     return written(answer), None
 
 
-def size(value: Any) -> int:
-    """Return about how many bytes a value has."""
+def width(value: Any) -> int | str:
+    """Return how many elements a value has, or why it cannot be mapped over."""
+    return len(value) if mapping.is_sequence(value) else mapping.why_not(value)
+
+
+def item(value: Any, number: int) -> Any:
+    """Return an element of a value."""
+    return mapping.element(value, number)
+
+
+def size(value: Any, depth: int = 3) -> int:
+    """Return about how many bytes a value has; of many elements some are looked at."""
     import sys
 
     found = getattr(value, "nbytes", None)
-    return found if isinstance(found, int) else sys.getsizeof(value)
+    if isinstance(found, int):
+        return found
+    own = sys.getsizeof(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+    some = list(itertools.islice(parts, _SOME)) if depth else []
+    return own + (sum(size(one, depth - 1) for one in some) * len(parts) // len(some) if some else 0)
+
+
+_SOME = 10

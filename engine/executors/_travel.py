@@ -31,6 +31,7 @@ from .place import Done, Lost, Outcome, Raised, Refused
 __all__ = [
     "Answer",
     "ByName",
+    "Gathered",
     "Lying",
     "Request",
     "Told",
@@ -58,18 +59,36 @@ class ByName(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A body to be run."""
+    """A body to be run.
+
+    Args:
+        - body: the function, or its name
+        - args, kwargs: its arguments
+        - context: what it finds as the run context
+        - store: the result that its value is written to, there
+    """
 
     body: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     context: dict[str, Any]
+    store: Any = None
 
 
 class Lying(NamedTuple):
     """Stands in a request for an input that lies where the body runs."""
 
     number: int
+
+
+class Gathered(NamedTuple):
+    """Stands in a request for a list, some elements of which lie where the body runs.
+
+    Args:
+        - elements: the others, and a `Lying` for each of these
+    """
+
+    elements: list[Any]
 
 
 class Answer(NamedTuple):
@@ -134,13 +153,13 @@ def _what_travels(value: Any) -> Any:
 # -- on the way there ----------------------------------------------------------------------------------
 
 
-def request_for(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+def request_for(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], store: Any = None) -> Request:
     """Return a request for a body, with the values of the run context that mean something elsewhere.
 
     The body goes by name where that is possible.
     """
     context = {key: value for key, value in values.get().items() if key not in ("caches", "clock")}
-    return Request(by_name(fn) or fn, args, kwargs, context)
+    return Request(by_name(fn) or fn, args, kwargs, context, store)
 
 
 def by_name(fn: Callable[..., Any]) -> ByName | None:
@@ -274,6 +293,9 @@ class Told:
     def awaits(self, task: asyncio.Task[Any]) -> None:
         """The body is a coroutine, awaited by this task."""
 
+    def stored(self, result: bytes) -> None:
+        """What the body returned is stored; `result` is a pickle of one without a value, and says where."""
+
     def ended(self, seconds: float) -> None:
         """The body has ended; its answer has yet to be written."""
 
@@ -307,18 +329,35 @@ def _answer(request: Request, told: Told, lying: Sequence[Any]) -> Answer:
     told.began()
     began = time.monotonic()
     try:
-        inputs = {key: lying[one.number] if isinstance(one, Lying) else one for key, one in request.kwargs.items()}
+        inputs = {key: _there(one, lying) for key, one in request.kwargs.items()}
         value = body(*request.args, **inputs)
         if inspect.isawaitable(value):
             value = asyncio.run(_awaited(value, told))
         if needs_reading(value):
             value = asyncio.run(gathered(read(value)))
+        if request.store is not None and value is not None:
+            asyncio.run(_store(request, value, inputs, told))
         return Answer("value", value)
     except BaseException as error:
         return Answer("error", error, "".join(traceback.format_exception(error)))
     finally:
         told.ended(time.monotonic() - began)
         values.reset(token)
+
+
+async def _store(request: Request, value: Any, inputs: dict[str, Any], told: Told) -> None:
+    names = {**(request.context.get("parameters") or {}), **request.context, **inputs}
+    stored = await request.store.write(value, **names)
+    there = stored.at(stored.location)
+    there.value = None
+    told.stored(_dumps(there))
+
+
+def _there(value: Any, lying: Sequence[Any]) -> Any:
+    """Return an input with what lies here in it."""
+    if isinstance(value, Lying):
+        return lying[value.number]
+    return [_there(one, lying) for one in value.elements] if isinstance(value, Gathered) else value
 
 
 async def _awaited(answer: Any, told: Told) -> Any:

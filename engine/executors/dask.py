@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import importlib.metadata
+import pickle
 import sys
 import types
 import uuid
@@ -16,13 +17,16 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from .. import errors
 from ..errors import ExecutorError
+from ..remote import Part, Parts, Remote
+from ..result import Result
 from ._heard import HOME, log_levels, passed_on
 from ._put import LARGE, Put
 from ._ticket import TaskTicket
 from ._travel import Answer, outcome_of_answer, pickled, request_for, unpickled
 from .base import PlaceExecutor
-from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Remote, Ticket
+from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Stored, Ticket
 
 __all__ = ["DaskExecutor"]
 
@@ -116,6 +120,7 @@ class _Sent:
         self.ticket = ticket
         self.worker: str | None = None
         self.ended = asyncio.Event()
+        self.stored: Result | None = None
         # what it prints is printed where the run prints
         self._context = contextvars.copy_context()
 
@@ -127,6 +132,8 @@ class _Sent:
         elif kind == "ended":
             self.ticket.has_taken(said)
             self.ended.set()
+        elif kind == "stored":
+            self.stored = pickle.loads(said)  # noqa: S301 - from a worker that runs the user's own code
         elif kind == "printed":
             self._context.run(sys.stdout.write, said)
         else:
@@ -155,7 +162,7 @@ class _DaskPlace(Place):
         this one for whoever goes on with the flow run."""
         self._is_listening = False
         self._sent: dict[str, _Sent] = {}
-        self._put = Put(self._scattered, lambda future: future.status == "finished", _size)
+        self._put = Put(self._scattered, self._part, lambda future: future.status == "finished", _size)
         self._over: list[str] = []
         self._answered_keys: list[str] = []
         self._lock = anyio.Lock()
@@ -205,6 +212,33 @@ class _DaskPlace(Place):
         (future,) = await self._client.scatter([value], hash=False)
         return future
 
+    # -- values that stay -----------------------------------------------------------------------------
+
+    def _part(self, whole: Any, index: int) -> Any:
+        """Take an element out of a value, where that lies."""
+        key = f"item-{uuid.uuid4().hex}"
+        return self._client.submit(_CALL, _OVER_THERE, "item", whole, index, key=key, pure=False)
+
+    async def fetch(self, remote: Remote) -> Any:
+        """Return a value that stayed on the cluster."""
+        held = remote.held
+        from ._dask_worker import Held
+
+        found = await (self._part(held.whole.held, held.number) if isinstance(held, Part) else held)
+        if not isinstance(found, Held):
+            raise errors.Lost("a value was lost with its Dask worker")
+        return found.value
+
+    async def split(self, remote: Remote) -> Parts:
+        """Return the elements of a value that stayed on the cluster."""
+        key = f"width-{uuid.uuid4().hex}"
+        found = await self._client.submit(_CALL, _OVER_THERE, "width", remote.held, key=key, pure=False)
+        if found is None:
+            raise errors.Lost("a value was lost with its Dask worker")
+        if isinstance(found, str):
+            raise TypeError(found)
+        return Parts(remote, found)
+
     # -- jobs ----------------------------------------------------------------------------------------
 
     async def submit(self, job: Job) -> Ticket:
@@ -232,7 +266,7 @@ class _DaskPlace(Place):
 
     async def _seen_to(self, sent: _Sent) -> Outcome:
         job = sent.job
-        request = request_for(job.body, job.args, dict(job.inputs))
+        request = request_for(job.body, job.args, dict(job.inputs), job.store)
         outcome: Outcome = Lost("it could not be handed to the Dask cluster", may_have_run=False)
         with_module = False
         for number in range(1, _TRIES + 1):
@@ -276,13 +310,14 @@ class _DaskPlace(Place):
                 await distributed.wait(future)
                 if future.status == "finished" and issubclass(future.type, Held):
                     self._keep(key, "releases")
-                    return Done(Remote(future))
+                    return Done(await self._stored(sent, Remote(future)))
             answer = await future
             if len(answer) < LARGE:
                 self._answered_keys.append(key)  # until it is recorded for certain
             else:
                 self._keep(key, "releases")
-            return unpickled(answer)
+            found = unpickled(answer)
+            return Done(Stored(found.content, sent.stored)) if sent.stored and found.kind == "value" else found
         except asyncio.CancelledError as error:
             if type(error) is not asyncio.CancelledError:  # that of the future, which Dask gave up
                 return Lost(f"it was lost on the Dask cluster: {error}", may_have_run=True)
@@ -294,6 +329,14 @@ class _DaskPlace(Place):
             return Refused(f"a Dask worker has no flowloop: {_install()}")
         except Exception as error:
             return Lost(f"it was lost on the Dask cluster: {error!r}", may_have_run=True)
+
+    async def _stored(self, sent: _Sent, value: Remote) -> Remote | Stored:
+        if sent.job.store is None:
+            return value
+        if sent.stored is None:  # it was told to somebody else
+            whole = await self.fetch(value)
+            return Stored(whole, await sent.job.store.write(whole))
+        return Stored(value, sent.stored)
 
     async def _stopped(self, sent: _Sent, future: Any) -> Fate | None:
         """Stop a body over there, and return what became of it; None if it ended, or never began."""
@@ -393,6 +436,12 @@ def _stop(place: str, name: str) -> Any:
     return importlib.import_module(place).stop(name)
 
 
+def _call(place: str, what: str, *values: Any) -> Any:
+    import importlib
+
+    return getattr(importlib.import_module(place), what)(*values)
+
+
 def _forget(names: list[str], keys: list[str], keeper: str, topic: str | None, dask_scheduler: Any = None) -> None:
     for name in names:
         dask_scheduler.extensions["events"].event_clear(name=name)
@@ -426,5 +475,6 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-_START, _STOP, _FORGET, _LOOK_AFTER = _alone(_start), _alone(_stop), _alone(_forget), _alone(_look_after)
+_START, _STOP, _CALL = _alone(_start), _alone(_stop), _alone(_call)
+_FORGET, _LOOK_AFTER = _alone(_forget), _alone(_look_after)
 _OVER_THERE = f"{__package__}._dask_worker"

@@ -15,6 +15,8 @@ import msgspec
 
 from .. import errors
 from ..errors import ExecutorError
+from ..remote import Parts, Remote
+from ..result import Result
 
 __all__ = [
     "Done",
@@ -27,6 +29,7 @@ __all__ = [
     "Raised",
     "Refused",
     "Remote",
+    "Stored",
     "Ticket",
     "TimedOut",
     "settled",
@@ -82,6 +85,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         - is_async: whether it is awaited
         - args, inputs: its arguments, by position and by name
         - keep: whether a large result may stay there, as a `Remote`
+        - store: where the body's result is written from there, as a `Stored`
         - needs: what it needs to run
         - timeout: seconds that it may take from its beginning
         - is_read: whether a result that can be read only once is read where the body ran, and kept as a list
@@ -97,20 +101,23 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Mapping[str, Any] = {}
     is_read: bool = False
     keep: bool = False
+    store: Result | None = None
     needs: Needs = Needs()
     timeout: float | None = None
     grace: float = 5.0
     is_taken_over: bool = False
 
 
-class Remote(msgspec.Struct, frozen=True, eq=False):
-    """A value that stays at the place where a body made it; let go of with the last reference to this.
+class Stored(msgspec.Struct, frozen=True):
+    """What a body returned, where the body ran and has stored it.
 
     Args:
-        - held: what the place knows it by
+        - value: the value, or a `Remote`
+        - result: where it is stored
     """
 
-    held: Any
+    value: Any
+    result: Result
 
 
 class Fate(enum.Enum):
@@ -227,6 +234,23 @@ class Place(ABC):
 
         A job whose id the place has taken before is that job, also for another client where the place `reattaches`.
         """
+
+    async def fetch(self, remote: Remote) -> Any:
+        """Return a value that stayed here.
+
+        Raises:
+            - Lost: if it is gone
+        """
+        raise ExecutorError(f"nothing stays at a {type(self).__name__}")
+
+    async def split(self, remote: Remote) -> Parts:
+        """Return the elements of a value that stayed here, to be mapped over.
+
+        Raises:
+            - TypeError: if it has none; the text says why
+            - Lost: if it is gone
+        """
+        raise ExecutorError(f"nothing stays at a {type(self).__name__}")
 
     async def check(self) -> list[str]:
         """Return why bodies cannot run here, one sentence for each reason."""

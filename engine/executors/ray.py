@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.metadata
 import os
+import pickle
 import sys
 import threading
 import types
@@ -19,14 +20,17 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from .. import errors
 from ..errors import ExecutorError
+from ..remote import Part, Parts, Remote
+from ..result import Result
 from ._heard import HOME, log_levels, passed_on
 from ._put import Put
 from ._ray_worker import size
 from ._ticket import TaskTicket
 from ._travel import Answer, Request, outcome_of_answer, pickled, request_for, unpickled
 from .base import PlaceExecutor
-from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Remote, Ticket
+from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Stored, Ticket
 
 __all__ = ["RayExecutor"]
 
@@ -136,12 +140,17 @@ class _Running:
 _RUNNING = _Running()
 
 
+_MANY = 100_000
+"""Calls of the owner of bodies at once, most of which wait for an answer."""
+
+
 class _Sent:
     """A job that Ray has."""
 
     def __init__(self, ticket: TaskTicket) -> None:
         self.ticket = ticket
         self.over = asyncio.Event()
+        self.stored: Result | None = None
         # what it prints is printed where the run prints
         self._context = contextvars.copy_context()
         self._early: dict[int, tuple[str, Any]] = {}
@@ -163,24 +172,33 @@ class _Sent:
             self._context.run(sys.stdout.write, said)
         elif kind == "logged":
             passed_on(said)
+        elif kind == "stored":
+            self.stored = pickle.loads(said)  # noqa: S301 - from a worker that runs the user's own code
         else:
             self.over.set()
 
 
 class _RayPlace(Place):
-    """Ray, as this process sees it."""
+    """Ray, as this process sees it.
+
+    An actor that no process owns begins the bodies, and has their results: both outlive this process.
+    """
 
     reports_begin = True
     keeps_values = True
+    reattaches = True
 
     def __init__(self, ray: Any, window: int) -> None:
         self._ray = ray
         self.window = window
         self._room = anyio.Semaphore(window, fast_acquire=True)
         self._sent: dict[str, _Sent] = {}
-        self._put = Put(self._into_the_store, lambda reference: True, size)
-        self._ears = ray.remote(num_cpus=0)(_alone_class()).remote()
-        self._start = ray.remote(_alone(_start))
+        self._put = Put(self._into_the_store, self._part, lambda reference: True, size)
+        self._ears = ray.remote(num_cpus=0)(_alone_class(_Ears)).remote()
+        owner = ray.remote(num_cpus=0, max_concurrency=_MANY)(_alone_class(_Owner))
+        named = {"name": "flowloop", "namespace": "flowloop", "lifetime": "detached", "get_if_exists": True}
+        self._owner = owner.options(**named).remote(_alone(_start))
+        self._call = ray.remote(num_cpus=0)(_alone(_call))
         self._is_deaf = False
 
     async def listen(self) -> None:
@@ -196,8 +214,33 @@ class _RayPlace(Place):
             for sent in self._sent.values():
                 sent.over.set()
 
+    # -- values that stay ----------------------------------------------------------------------------
+
     async def _into_the_store(self, value: Any) -> Any:
-        return await anyio.to_thread.run_sync(self._ray.put, value)
+        (reference,) = await (await anyio.to_thread.run_sync(self._owner.put.remote, value))
+        return reference
+
+    def _part(self, whole: Any, number: int) -> Any:
+        """Take an element out of a value in the store."""
+        return self._call.remote(_OVER_THERE, "item", whole, number)
+
+    async def fetch(self, remote: Remote) -> Any:
+        """Return a value from the store."""
+        held = remote.held
+        try:
+            return await (self._part(held.whole.held, held.number) if isinstance(held, Part) else held)
+        except self._ray.exceptions.RayError as error:
+            raise errors.Lost(f"a value was lost on Ray: {error}") from error
+
+    async def split(self, remote: Remote) -> Parts:
+        """Return the elements of a value in the store."""
+        try:
+            found = await self._call.remote(_OVER_THERE, "width", remote.held)
+        except self._ray.exceptions.RayError as error:
+            raise errors.Lost(f"a value was lost on Ray: {error}") from error
+        if isinstance(found, str):
+            raise TypeError(found)
+        return Parts(remote, found)
 
     # -- jobs ----------------------------------------------------------------------------------------
 
@@ -209,7 +252,7 @@ class _RayPlace(Place):
         return ticket
 
     async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:
-        request = request_for(job.body, job.args, dict(job.inputs))
+        request = request_for(job.body, job.args, dict(job.inputs), job.store)
         answer = await self._handed_over(job, ticket, request, with_module=False)
         if isinstance(answer, Answer) and answer.kind == "unknown":
             answer = await self._handed_over(job, ticket, request._replace(body=job.body), with_module=True)
@@ -221,42 +264,54 @@ class _RayPlace(Place):
         async with self._put.lying(request.kwargs) as inputs:
             by_value = functools.partial(pickled, with_module=with_module)
             frame = await anyio.to_thread.run_sync(by_value, request._replace(kwargs=inputs.kept), job.name)
-            return await self._answered(job, ticket, frame, inputs.lying)
+            name = f"body-{uuid.uuid5(uuid.NAMESPACE_OID, job.id).hex}-{int(with_module)}"
+            return await self._answered(name, job, ticket, frame, inputs.lying)
 
-    async def _answered(self, job: Job, ticket: TaskTicket, frame: bytes, values: list[Any]) -> Outcome | Answer:
-        name = f"body-{uuid.uuid4().hex}"
+    async def _answered(
+        self, name: str, job: Job, ticket: TaskTicket, frame: bytes, values: list[Any]
+    ) -> Outcome | Answer:
         about = {"name": name, "home": HOME, "levels": log_levels(), "stays": job.keep, "flowloop": _version()}
         sent = self._sent[name] = _Sent(ticket)
-        start = self._start.options(**_options(job.needs))
-        answered, value = start.remote(_OVER_THERE, frame, about, self._ears, *values)
         try:
-            answer: bytes | str | None = await answered
+            request = _options(job.needs), _OVER_THERE, frame, about, self._ears, values
+            is_new = await self._owner.begin.remote(name, *request)
+            if not is_new:
+                ticket.has_begun()  # for somebody else, who has heard of that
+            answer, value = await self._owner.answer.remote(name)
             if isinstance(answer, str):
                 return Refused(answer)
-            if not self._is_deaf:
+            if isinstance(answer, Exception):
+                return Lost(f"it was lost on Ray: {answer}", may_have_run=True)
+            if is_new and not self._is_deaf:
                 await sent.over.wait()
-            return Done(Remote(value)) if answer is None else unpickled(answer)
+            return await self._outcome(job, sent, answer, value)
         except asyncio.CancelledError:
-            ticket.fate = await self._stopped(answered, job.grace)
+            ticket.fate = Fate.GOES_ON if ticket.is_left else await self._stopped(name, job.grace)
             raise
         except Exception as error:
             return Lost(f"it was lost on Ray: {error!r}", may_have_run=True)
         finally:
             del self._sent[name]
+            if not ticket.is_left:
+                self._owner.release.remote(name)
 
-    async def _stopped(self, answered: Any, grace: float) -> Fate | None:
+    async def _outcome(self, job: Job, sent: _Sent, answer: bytes | None, value: Any) -> Outcome | Answer:
+        found = Answer("value", Remote(value)) if answer is None else unpickled(answer)
+        if found.kind != "value" or job.store is None or found.content is None:
+            return found
+        stored = sent.stored
+        if stored is None:  # it was told to somebody else
+            whole = found.content if answer is not None else await self.fetch(found.content)
+            stored = await job.store.write(whole)
+        return Done(Stored(found.content, stored))
+
+    async def _stopped(self, name: str, grace: float) -> Fate | None:
         """Interrupt a body, and kill its worker after the grace; return what became of it, None if it ended."""
-        self._ray.cancel(answered, force=False)
-        if await self._is_over(answered, grace * 0.8):
-            return None
-        self._ray.cancel(answered, force=True)
-        return Fate.KILLED if await self._is_over(answered, grace) else Fate.UNKNOWN
-
-    async def _is_over(self, answered: Any, seconds: float) -> bool:
-        done, _ = await anyio.to_thread.run_sync(
-            functools.partial(self._ray.wait, [answered], timeout=seconds, fetch_local=False), abandon_on_cancel=True
-        )
-        return bool(done)
+        for force in (False, True):
+            # the second has to be over when the grace is
+            if await self._owner.stop.remote(name, force, grace if force else grace * 0.8):
+                return Fate.KILLED if force else None
+        return Fate.UNKNOWN
 
 
 def _options(needs: Needs) -> dict[str, Any]:
@@ -289,6 +344,57 @@ def _start(place: str, frame: bytes, about: dict[str, Any], ears: Any, *values: 
     return importlib.import_module(place).run(frame, about, ears, *values)
 
 
+def _call(place: str, what: str, *values: Any) -> Any:
+    import importlib
+
+    return getattr(importlib.import_module(place), what)(*values)
+
+
+class _Owner:
+    """Begins bodies, and has their results until they are let go of."""
+
+    def __init__(self, start: Any) -> None:
+        import ray
+
+        self.start = ray.remote(start)
+        self.begun: dict[str, Any] = {}
+
+    async def put(self, value: Any) -> list[Any]:
+        import ray
+
+        return [ray.put(value)]
+
+    async def begin(
+        self, name: str, options: dict[str, Any], place: str, frame: bytes, about: Any, ears: Any, values: list[Any]
+    ) -> bool:
+        if name in self.begun:
+            return False
+        self.begun[name] = self.start.options(**options).remote(place, frame, about, ears, *values)
+        return True
+
+    async def answer(self, name: str) -> list[Any]:
+        answered, value = self.begun[name]
+        try:
+            return [await answered, value]
+        except Exception as error:
+            return [RuntimeError(repr(getattr(error, "cause", None) or error)), None]
+
+    async def stop(self, name: str, force: bool, seconds: float) -> bool:
+        import asyncio
+
+        import ray
+
+        answered, _ = self.begun[name]
+        ray.cancel(answered, force=force)
+        done, _ = await asyncio.wait([asyncio.wrap_future(answered.future())], timeout=seconds)
+        for one in done:
+            one.exception()
+        return bool(done)
+
+    async def release(self, name: str) -> None:
+        self.begun.pop(name, None)
+
+
 class _Ears:
     """Hears of bodies, and hands on what it heard."""
 
@@ -316,10 +422,10 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return found
 
 
-def _alone_class() -> type[Any]:
-    """Return the class of the actor as one of no module."""
-    methods = {name: _alone(method) for name, method in vars(_Ears).items() if isinstance(method, types.FunctionType)}
-    return type("_Ears", (), {**methods, "__module__": "__main__"})
+def _alone_class(kind: type[Any]) -> type[Any]:
+    """Return the class of an actor as one of no module."""
+    methods = {name: _alone(method) for name, method in vars(kind).items() if isinstance(method, types.FunctionType)}
+    return type(kind.__name__, (), {**methods, "__module__": "__main__"})
 
 
 _OVER_THERE = f"{__package__}._ray_worker"

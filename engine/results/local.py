@@ -33,6 +33,7 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         - serializer: how the value becomes bytes; cloudpickle by default
     """
 
+    is_written_anywhere = True
     _inside: str | None = None
     """The folder of the template that the location was made of; links, too, lead nowhere out of it."""
 

@@ -33,6 +33,7 @@ _STORES: dict[tuple[str, str, str], ObjectStore] = {}
 class _ObjectResult(Result):
     store_class: ClassVar[str]
     place_field: ClassVar[str]
+    is_written_anywhere = True
     options: Mapping[str, Any] = {}
 
     def __init__(

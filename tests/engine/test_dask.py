@@ -20,6 +20,7 @@ from flowloop.engine import Flow, FlowRunner, Settings, context, task, unmapped
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.errors import ExecutorError, Lost
 from flowloop.engine.executors import DaskExecutor, Needs, place
+from flowloop.engine.results import LocalResult
 from flowloop.engine.signals import SKIP
 from flowloop.engine.state import Cancelled, Skipped, TimedOut
 
@@ -181,8 +182,8 @@ async def test_a_large_unmapped_input_is_put_there_once(cluster):
 class Chunks:
     """A flow of three stages whose results are two megabytes each, and a last one that is small."""
 
-    def __init__(self):
-        with Flow("chunks") as self.flow:
+    def __init__(self, **options):
+        with Flow("chunks", **options) as self.flow:
             self.made = task(lambda n: bytes([n]) * 2_000_000, name="make").map([1, 2, 3, 4])
             self.turned = task(lambda chunk: chunk[::-1], name="turn").map(self.made)
             self.cut = task(lambda chunk: chunk[: len(chunk) // 2], name="cut").map(self.turned)
@@ -224,6 +225,61 @@ async def test_in_a_recorded_run_those_stay_that_are_never_stored(cluster, throu
         state = await runner.run(executor=DaskExecutor(cluster), return_tasks=[sizes])
     assert state.result[sizes].result == [1_000_000] * 2
     assert 2_000_000 < sum(through_here) < 2_100_000
+
+
+async def test_those_that_are_mapped_over_and_reduced_stay_too(cluster, through_here):
+    with Flow("whole") as flow:
+        made = task(lambda: [bytes([n]) * 1_000_000 for n in range(3)], name="make")()
+        turned = task(lambda chunk: chunk[::-1], name="turn").map(made)
+        total = task(lambda chunks: sum(len(chunk) for chunk in chunks), name="total")(turned)
+        width = task(lambda chunks: len(chunks), name="width")(made)
+    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster), return_tasks=[total, width])
+    assert (state.result[total].result, state.result[width].result) == (3_000_000, 3)
+    assert sum(through_here) < 10_000
+
+
+async def test_what_cannot_be_mapped_over_says_why_from_there(cluster, through_here):
+    with Flow("text") as flow:
+        made = task(lambda: "x" * 1_000_000, name="make")()
+        done = task(lambda one: one, name="take").map(made)
+        end = task(lambda some: some, name="end")(done)
+    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster), return_tasks=[done, end])
+    assert "Cannot map over the result of task 'make'" in state.result[done].message
+    assert sum(through_here) < 10_000
+
+
+async def test_recorded_results_are_written_where_they_are_made(cluster, through_here, tmp_path):
+    chunks = Chunks(result=LocalResult(tmp_path / "results"))
+    settings = Settings(home=str(tmp_path))
+    async with connect("memory://", settings=settings) as backend:
+        runner = CloudFlowRunner(chunks.flow, backend=backend, settings=settings)
+        state = await runner.run(executor=DaskExecutor(cluster), return_tasks=[chunks.all])
+    assert state.result[chunks.all].result == [(1_000_000, n) for n in (1, 2, 3, 4)]
+    assert sum(through_here) < 20_000
+    files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert len(files) == 4 * 4 + 1
+    assert sum(path.stat().st_size for path in files) > 4 * 5_000_000
+
+
+async def test_what_a_worker_wrote_out_of_sight_is_written_here(cluster, tmp_path):
+    class Elsewhere(LocalResult):
+        async def exists(self, location, /, **kwargs):
+            return location.startswith(str(tmp_path / "here"))
+
+        async def write(self, value, /, **kwargs):
+            folder = tmp_path / ("here" if os.getpid() == own else "there")
+            new = self.at((await LocalResult(folder).write(value)).location)
+            new.value = value
+            return new
+
+    own = os.getpid()
+    chunks = Chunks(result=Elsewhere(tmp_path))
+    settings = Settings(home=str(tmp_path))
+    async with connect("memory://", settings=settings) as backend:
+        runner = CloudFlowRunner(chunks.flow, backend=backend, settings=settings)
+        state = await runner.run(executor=DaskExecutor(cluster), return_tasks=[chunks.all])
+    assert state.result[chunks.all].result == [(1_000_000, n) for n in (1, 2, 3, 4)]
+    assert len([path for path in (tmp_path / "here").rglob("*") if path.is_file()]) == 4 * 4 + 1
 
 
 async def test_results_that_are_asked_for_come_back(cluster, through_here):
@@ -575,10 +631,9 @@ async def test_nothing_is_left_at_the_scheduler(cluster):
     def left(dask_scheduler):
         names = {name for name in dask_scheduler._broker._topics if name.startswith("flowloop-")}
         begun = {name for name in dask_scheduler.extensions["events"]._events if name.startswith("body-")}
-        kept = {key for key in dask_scheduler.tasks if key.startswith("body-")}
-        return names | begun | kept
+        return names | begun | set(dask_scheduler.tasks)
 
     async with distributed.Client(cluster, asynchronous=True) as client:
         before = await client.run_on_scheduler(left)
-        assert (await one(nothing, cluster)).is_successful()
+        assert (await FlowRunner(Chunks().flow).run(executor=DaskExecutor(cluster), return_tasks=[])).is_successful()
         assert await client.run_on_scheduler(left) <= before

@@ -103,7 +103,8 @@ class Pod:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self):
-        _job_worker.run(self._about, lambda text: self.written.extend(text.splitlines()))
+        with contextlib.suppress(OSError):  # the store of one that was terminated is gone
+            _job_worker.run(self._about, lambda text: self.written.extend(text.splitlines()))
         if self.phase is Phase.RUNS:
             self.phase = Phase.SUCCEEDED
 
@@ -326,6 +327,39 @@ async def test_what_a_body_logs_and_prints_is_heard(opened, caplog, capsys):
         assert await outcome(opened, says) == place.Done(None)
     assert [record.getMessage() for record in caplog.records if record.name == "mine"] == ["logged"]
     assert "printed\n" in capsys.readouterr().out
+
+
+async def test_a_large_result_stays_and_is_taken_from_there(opened, tmp_path):
+    if not opened.keeps_values:
+        pytest.skip("nothing stays there")
+
+    def makes():
+        return [bytes([n]) * 100_000 for n in range(3)]
+
+    def first(chunk):
+        return chunk[0], len(chunk)
+
+    def both(chunks):
+        return [chunk and chunk[0] for chunk in chunks]
+
+    def text():
+        return "x" * 100_000
+
+    made = (await outcome(opened, makes, keep=True)).value
+    assert isinstance(made, place.Remote)
+    parts = await opened.split(made)
+    assert len(parts) == 3
+    assert await outcome(opened, first, inputs={"chunk": parts[1]}) == place.Done((1, 100_000))
+    assert await outcome(opened, both, inputs={"chunks": [parts[2], None, parts[0]]}) == place.Done([2, None, 0])
+    assert await opened.fetch(parts[1]) == bytes([1]) * 100_000
+    with pytest.raises(TypeError, match="a text is one value"):
+        await opened.split((await outcome(opened, text, keep=True)).value)
+    # with a store it is written where it was made
+    store = LocalResult(tmp_path / "results", location="{name}")
+    stored = (await outcome(opened, makes, keep=True, store=store.at("made"))).value
+    assert isinstance(stored, place.Stored)
+    assert isinstance(stored.value, place.Remote)
+    assert (await LocalResult(tmp_path / "results").read(stored.result.location)).value == makes()
 
 
 async def test_nothing_is_wrong_with_any_of_them(opened):
