@@ -452,6 +452,7 @@ class StoreBackend:
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
         not_flow_ids: Sequence[str] = (),
+        alone: bool = True,
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`."""
         rows = await self._call(
@@ -464,6 +465,7 @@ class StoreBackend:
             max_lapses=max_lapses,
             begun=begun,
             not_flow_ids=list(not_flow_ids),
+            alone=alone,
         )
         return [
             FlowRunReservation(
@@ -472,6 +474,7 @@ class StoreBackend:
                 row["flow_name"],
                 row["lapsed"],
                 FlowRunClaim(worker_id, row["epoch"], lease_seconds),
+                row["alone"],
             )
             for row in rows
         ]

@@ -18,6 +18,7 @@ from ..engine.presence import new_owner
 from ..engine.runner import settle
 from ..engine.settings import Settings
 from ..engine.state import Failed, Scheduled, State
+from .isolation import Isolation
 
 __all__ = ["FlowLoader", "Worker"]
 
@@ -42,6 +43,9 @@ class Worker:
     that died had claimed is continued by the next one, on the same machine at once, and elsewhere as soon as the lease
     has run out. A body that holds up the event loop for longer than the lease makes a worker look dead.
 
+    A run whose second worker died may be what they died of. It is begun again after a while, by a worker that runs
+    nothing else and takes nothing beside it, so that no other run ends with it; its third death is its last.
+
     Args:
         - backend: where the runs are; open
         - flows: the flows by name, or a function that finds the flow of a run. Of flows by name, runs of another
@@ -52,6 +56,7 @@ class Worker:
         - lease_seconds: how long a run is this worker's without a sign of life; twice the heartbeat interval if None
         - grace: seconds that runs get to end by themselves after `stop`; the rest is handed over to other workers
         - settings: for the runners
+        - isolation: runs flow runs in processes of their own, those at least that must have no other beside them
 
     Example:
 
@@ -75,8 +80,12 @@ class Worker:
         lease_seconds: float | None = None,
         grace: float = 30.0,
         settings: Settings | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
         self.id = new_owner()
+        self._isolation = isolation
+        self._alone: str | None = None
+        """The flow run that is run here alone."""
         self._backend = backend
         self._flow_names = list(flows) if isinstance(flows, Mapping) else None
         self._flow_of: FlowLoader = (lambda taken: flows[taken.flow_name]) if isinstance(flows, Mapping) else flows
@@ -146,7 +155,7 @@ class Worker:
             reserved = await self._reserved(wanted)
             for taken in reserved:
                 self._begin(taken)
-            if len(self._runs) >= self._concurrency:
+            if len(self._runs) >= self._concurrency or self._alone in self._runs:
                 self._has_room.clear()
                 await _first_of(self._stopping, self._has_room)
             elif len(reserved) < wanted:
@@ -165,7 +174,32 @@ class Worker:
                 logger.debug("the backend cannot be listened to: %s", error)
             await asyncio.sleep(_LISTEN_AGAIN)
 
+    async def run_one(self, taken: FlowRunReservation | None = None) -> str | None:
+        """Run one flow run until it has ended, or `stop` is called.
+
+        Args:
+            - taken: the flow run, which is claimed; the next one that is ready if None
+
+        Returns:
+            - str | None: its id; None if none is ready
+        """
+        reserved = await self._reserved(1) if taken is None else [taken]
+        if not reserved:
+            return None
+        self._begin(reserved[0])
+        try:
+            while self._runs and not self._stopping.is_set():
+                self._has_room.clear()
+                await _first_of(self._has_room, self._stopping)
+            await self._wait_for_runs()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._hand_over()
+        return reserved[0].flow_run_id
+
     def _begin(self, taken: FlowRunReservation) -> None:
+        if taken.alone and self._isolation is None:
+            self._alone = taken.flow_run_id
         before = self._runs.get(taken.flow_run_id)  # it has given the run up, and may not have ended yet
         task = asyncio.create_task(self._run(taken, before), name=f"flow run {taken.flow_run_id}")
         self._runs[taken.flow_run_id] = task
@@ -181,6 +215,7 @@ class Worker:
                 max_lapses=self._settings.max_lapses,
                 begun=self._begun,
                 not_flow_ids=[flow_id for flow_id, suits in self._suits.items() if not suits],
+                alone=self._isolation is not None or not self._runs,
             )
         except BackendUnavailable as error:
             logger.warning("no flow runs: %s", error)
@@ -193,6 +228,15 @@ class Worker:
             if self._flow_names is not None and not await self._is_suited(taken):
                 await self._leave(taken)
                 return
+            if self._isolation is not None and self._isolation.takes(taken):
+                keeping = asyncio.create_task(self._keep(taken))
+                try:
+                    await self._isolation.run(taken)
+                finally:
+                    keeping.cancel()
+                    await asyncio.wait([keeping])
+                await self._backend.release_flow_run(taken.flow_run_id, taken.claim.epoch)
+                return
             state = await self._final_state(taken)
             if state is None or not state.is_finished():
                 # what cannot go on now is not taken again at once
@@ -204,6 +248,17 @@ class Worker:
             if self._runs.get(taken.flow_run_id) is asyncio.current_task():
                 del self._runs[taken.flow_run_id]
             self._has_room.set()
+
+    async def _keep(self, taken: FlowRunReservation) -> None:
+        """Keep a flow run until another process has claimed it."""
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            try:
+                await self._backend.update_flow_run_heartbeat(taken.flow_run_id, taken.claim.epoch)
+            except OwnershipLost:
+                return
+            except BackendError as error:
+                logger.debug("flow run %s could not be kept: %s", taken.flow_run_id, error)
 
     async def _final_state(self, taken: FlowRunReservation) -> State | None:
         try:
@@ -279,6 +334,8 @@ class Worker:
         self.stop(at_once=True)
         for runner in self._runners.values():
             runner.cancel("handover")
+        if self._isolation is not None:
+            self._isolation.stop()
         if self._runs:
             await asyncio.wait(self._runs.values())
 

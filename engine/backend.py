@@ -40,6 +40,8 @@ from .errors import FlowloopError
 from .state import State
 
 __all__ = [
+    "ALONE_AFTER",
+    "BESIDE_AFTER",
     "LEASE_SECONDS",
     "MAX_LAPSES",
     "PROLONGED",
@@ -62,6 +64,12 @@ __all__ = [
     "started_step_by_step",
 ]
 
+
+ALONE_AFTER = 10.0
+"""Seconds after which a flow run is begun again whose second owner has died: alone; sooner if its lease was shorter."""
+
+BESIDE_AFTER = 300.0
+"""Seconds after which it is begun beside others, where no worker could run it alone."""
 
 LEASE_SECONDS = 60.0
 """For how long a flow run is its owner's without a sign of life, where nobody says otherwise."""
@@ -271,6 +279,7 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
         - flow_name: that flow's name
         - lapsed: whether somebody else had it, and let the lease run out: that one is taken to be gone
         - claim: by which the flow run is the worker's
+        - alone: whether it is to be run with no other beside it, because its owners have died again and again
     """
 
     flow_run_id: str
@@ -278,6 +287,7 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
     flow_name: str
     lapsed: bool
     claim: FlowRunClaim
+    alone: bool = False
 
 
 class StateRecord(msgspec.Struct, frozen=True):
@@ -670,6 +680,7 @@ class Backend(Protocol):
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
         not_flow_ids: Sequence[str] = (),
+        alone: bool = True,
     ) -> list[FlowRunReservation]:
         """Claim flow runs that are ready for one worker.
 
@@ -688,6 +699,8 @@ class Backend(Protocol):
             - begun: whether to take only runs that had an owner before
             - not_flow_ids: flows that the worker cannot run although it has one of that name: of another version, or of
                 another project
+            - alone: whether the worker can run a flow run that must have no other beside it. One whose second owner
+                has died is such a run, and is given by itself, a while later; after a longer one to any worker.
         """
         ...
 

@@ -39,7 +39,7 @@ LAYERS = """
     testing
     engine
 
-    _circuit _hub store
+    _circuit _hub isolation store
     batcher _elsewhere
     client.texts client.transport memory.rows
     client.subscription

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import datetime
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
 
+from ...engine.backend import FlowRunReservation
 from ...engine.cloud import register_flow
 from ...engine.errors import FlowloopError
 from ...engine.flow import Flow
 from ...engine.settings import Settings, read_settings
+from ..isolation import Isolation
+from ..worker import Worker
 from . import looking, steering
 from .common import as_async, backend_option, interrupted, json_option, length, opened, print_json, settings_for
 from .display import safe
@@ -93,41 +99,97 @@ async def server(db: str | None, host: str, port: int) -> None:
 @click.argument("targets", metavar="FILE[:FLOW]...", nargs=-1, required=True, type=click.Path())
 @click.option("--concurrency", default=200, show_default=True, type=click.IntRange(1), help="Flow runs at once.")
 @click.option("--label", "labels", multiple=True, help="Take the runs that have this label; repeatable.")
+@click.option("--isolate", is_flag=True, help="Run each flow run in a process of its own.")
+@click.option(
+    "--once", is_flag=True, help="Take one flow run that is ready, run it, and end: 1 if it is not successful."
+)
+@click.option("--run", "flow_run_id", metavar="ID", help="With --once: this flow run, whoever has it.")
 @backend_option
-def worker(targets: tuple[str, ...], concurrency: int, labels: tuple[str, ...], backend: str | None) -> None:
+def worker(
+    targets: tuple[str, ...],
+    concurrency: int,
+    labels: tuple[str, ...],
+    isolate: bool,
+    once: bool,
+    flow_run_id: str | None,
+    backend: str | None,
+) -> None:
     """Take flow runs of these flows that are ready, and run them, until Ctrl-C or SIGTERM.
 
     The flows are registered first if they are new or changed, so their schedules count. A signal lets what runs go on
-    for a while, and hands over the rest; a second one hands it over at once.
+    for a while, and hands over the rest; a second one hands it over at once. A flow run whose second worker died is run
+    in a process of its own.
     """
+    if flow_run_id is not None and not once:
+        raise FlowloopError("--run says which flow run --once takes: give both")
     settings = settings_for(backend)
     set_up_logging(settings, Console(stderr=True))
     flows = {flow.name: flow for flow in map(load_flow, targets)}  # before there is a loop, so that Ctrl-C ends it
-    _work(flows, concurrency, labels, settings)
+    if once:
+        sys.exit(0 if _work_once(flows, flow_run_id, labels, settings) else 1)
+    isolation = Isolation(targets, settings.default_backend_url, everything=isolate)
+    _work(flows, concurrency, labels, settings, isolation)
 
 
 @as_async
-async def _work(flows: dict[str, Flow], concurrency: int, labels: tuple[str, ...], settings: Settings) -> None:
-    from ..worker import Worker
-
+async def _work(
+    flows: dict[str, Flow], concurrency: int, labels: tuple[str, ...], settings: Settings, isolation: Isolation
+) -> None:
     async with opened(settings) as open_backend:
         for flow in flows.values():
             await register_flow(flow, open_backend, settings=settings)
-        taking = Worker(open_backend, flows, concurrency=concurrency, labels=labels, settings=settings)
-        stops = 0
-
-        def stop() -> None:
-            nonlocal stops
-            stops += 1
-            taking.stop(at_once=stops > 1)
-            ending_within(
-                2 * settings.cancel_grace + (0 if stops > 1 else taking.grace),
-                "what it ran is free for other workers when its leases have run out",
-            )
-
-        with handling((signal.SIGINT, signal.SIGTERM), stop):
+        taking = Worker(
+            open_backend, flows, concurrency=concurrency, labels=labels, settings=settings, isolation=isolation
+        )
+        with _stopped_by_signals(taking, settings):
             click.echo(f"flowloop works on {', '.join(flows)} in {open_backend.url}")
             await taking.run()
+
+
+@as_async
+async def _work_once(
+    flows: dict[str, Flow], flow_run_id: str | None, labels: tuple[str, ...], settings: Settings
+) -> bool:
+    """Run one flow run, and return whether all is well."""
+    async with opened(settings) as open_backend:
+        if flow_run_id is None:
+            for flow in flows.values():
+                await register_flow(flow, open_backend, settings=settings)
+        taking = Worker(
+            open_backend, flows, labels=labels, settings=settings, grace=30.0 if flow_run_id is None else 0.0
+        )
+        taken = None
+        with _stopped_by_signals(taking, settings):
+            if flow_run_id is not None:
+                info = await open_backend.get_flow_run_info(flow_run_id)
+                claim = await open_backend.claim_flow_run(
+                    flow_run_id, taking.id, lease_seconds=settings.lease_seconds, takeover=True
+                )
+                name = (await open_backend.find_flow_run(flow_run_id)).flow_name
+                taken = FlowRunReservation(flow_run_id, info.flow_id, name, False, claim)
+            ran = await taking.run_one(taken)
+        if ran is None:
+            click.echo(f"no flow run of {', '.join(flows)} is ready")
+            return True
+        state = await open_backend.get_flow_run_state(ran)
+        return state.is_successful() or not state.is_finished()
+
+
+@contextmanager
+def _stopped_by_signals(taking: Worker, settings: Settings) -> Iterator[None]:
+    stops = 0
+
+    def stop() -> None:
+        nonlocal stops
+        stops += 1
+        taking.stop(at_once=stops > 1)
+        ending_within(
+            2 * settings.cancel_grace + (0 if stops > 1 else taking.grace),
+            "what it ran is free for other workers when its leases have run out",
+        )
+
+    with handling((signal.SIGINT, signal.SIGTERM), stop):
+        yield
 
 
 @flowloop.group(name="db")

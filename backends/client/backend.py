@@ -650,6 +650,7 @@ class GraphQLBackend:
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
         not_flow_ids: Sequence[str] = (),
+        alone: bool = True,
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`; only a flowloop server gives a run to one worker alone."""
         if not self._is_flowloop:
@@ -664,6 +665,7 @@ class GraphQLBackend:
             max_lapses=max_lapses,
             begun=begun,
             not_flow_ids=list(not_flow_ids),
+            alone=alone,
         )
         return [
             FlowRunReservation(
@@ -672,6 +674,7 @@ class GraphQLBackend:
                 row["flow_name"],
                 row["lapsed"],
                 FlowRunClaim(worker_id, row["epoch"], lease_seconds),
+                row["alone"],
             )
             for row in answer["flow_runs"]
         ]

@@ -195,7 +195,7 @@ _ANSWERS = {
     "get_or_create_task_runs": "task_runs { id version map_index serialized_state }",
     "claim_flow_run": "claimed owner epoch last_heard free_at",
     "release_flow_run": "success",
-    "reserve_flow_runs": "flow_runs { flow_run_id flow_id flow_name lapsed epoch }",
+    "reserve_flow_runs": "flow_runs { flow_run_id flow_id flow_name lapsed alone epoch }",
     "set_flow_run_states": "states { id status message }",
     "set_task_run_name": "success",
     "set_task_run_states": "states { id status message }",

@@ -693,24 +693,29 @@ class MemoryBackend:
         max_lapses: int = MAX_LAPSES,
         begun: bool = False,
         not_flow_ids: Sequence[str] = (),
+        alone: bool = True,
     ) -> list[FlowRunReservation]:
         """See `Backend.reserve_flow_runs`."""
         now = self._clock.now()
         found: list[FlowRunReservation] = []
-        ready = [run for run in self._flow_runs.values() if run.is_ready(now) or run.is_left_behind(now)]
-        for run in ready:
+        ready: list[FlowRun] = []
+        for run in self._flow_runs.values():
             mine = (flow_names is None or run.flow.name in flow_names) and run.flow.id not in not_flow_ids
             wanted = {label for label in run.labels if not label.startswith("agentless-")}
             suits = wanted <= set(labels) if wanted else not labels
-            if len(found) < limit and mine and suits and run.owner != worker_id and (run.epoch > 0 or not begun):
-                lapsed = run.owner is not None
-                claim = FlowRunClaim(
-                    worker_id,
-                    self._take(run, worker_id, lease_seconds, max_lapses, is_dead=lapsed),
-                    lease_seconds,
-                )
-                if not run.meaning.ends:
-                    found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed, claim))
+            if mine and suits and run.owner != worker_id and (run.epoch > 0 or not begun):
+                ready += [run] if run.is_ready(now) or run.is_left_behind(now) else []
+        killers = [run for run in ready if run.has_killed]
+        due = [run for run in killers if run.may_be_begun_again(now, alone=alone)]
+        for run in due[:1] or [run for run in ready if run not in killers]:
+            lapsed, is_alone = run.owner is not None, alone and run.has_killed
+            claim = FlowRunClaim(
+                worker_id, self._take(run, worker_id, lease_seconds, max_lapses, is_dead=lapsed), lease_seconds
+            )
+            if not run.meaning.ends:
+                found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed, claim, is_alone))
+                if len(found) == limit or is_alone:
+                    break
         return found
 
     # -- watching ----------------------------------------------------------------------------------

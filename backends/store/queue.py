@@ -10,9 +10,9 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, true, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, or_, select, true, update
 
-from ...engine.backend import LEASE_SECONDS, MAX_LAPSES
+from ...engine.backend import ALONE_AFTER, BESIDE_AFTER, LEASE_SECONDS, MAX_LAPSES
 from ...engine.errors import BackendRejected
 from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
 from . import ownership, parts
@@ -134,6 +134,7 @@ def reserve_flow_runs(
     max_lapses: int = MAX_LAPSES,
     begun: bool = False,
     not_flow_ids: Sequence[str] = (),
+    alone: bool = True,
 ) -> list[Payload]:
     """Claim flow runs that are ready for one worker; see `Backend.reserve_flow_runs`.
 
@@ -148,10 +149,11 @@ def reserve_flow_runs(
         - max_lapses: how often a flow run is begun by owners that die
         - begun: whether to take only those that had an owner before
         - not_flow_ids: flows of these names that it cannot run, all the same
+        - alone: whether it can run a flow run that must have no other beside it
 
     Returns:
         - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``,
-          ``epoch``, and ``lapsed``: whether somebody else had it, and died or did not renew in time
+          ``epoch``, ``lapsed``: whether somebody else had it, and died or did not renew in time, and ``alone``
     """
     if not 0 < lease_seconds < 1e9:
         raise BackendRejected("lease_seconds must be greater than zero.")
@@ -162,7 +164,18 @@ def reserve_flow_runs(
     left = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now)
     lost = and_(left, parts.whole())
     found = (
-        select(run.id, run.flow_id, flow.name.label("flow_name"), run.name, run.state, run.labels, run.owner)
+        select(
+            run.id,
+            run.flow_id,
+            flow.name.label("flow_name"),
+            run.name,
+            run.state,
+            run.labels,
+            run.owner,
+            run.times_resurrected,
+            run.lease_expires,
+            run.lease_seconds,
+        )
         .join_from(tables["flow_run"], tables["flow"], flow.id == run.flow_id)
         .where(
             tx.mine("flow_run"),
@@ -177,9 +190,10 @@ def reserve_flow_runs(
         .limit(_LOOKED_AT)
     )
     taken: list[Payload] = []
-    while len(taken) < limit:
-        suited = [row for row in tx.all(found) if suits(row, labels, is_worker=True)][: limit - len(taken)]
-        if not suited:
+    while len(taken) < limit and not any(each["alone"] for each in taken):
+        suited = _together(tx, [row for row in tx.all(found) if suits(row, labels, is_worker=True)], alone=alone)
+        suited = suited[: limit - len(taken)]
+        if not suited or (taken and _killed(suited[0])):
             break
         # Of several processes that found the same run one wins, and the others look again.
         epochs = _claimed(tx, [row["id"] for row in suited if row["owner"] is None], worker_id, lease_seconds)
@@ -194,6 +208,7 @@ def reserve_flow_runs(
                 "name": row["name"],
                 "state": row["state"],
                 "lapsed": row["owner"] is not None,
+                "alone": alone and _killed(row),
                 "epoch": epochs[row["id"]],
                 "expires": tx.lease_now + datetime.timedelta(seconds=lease_seconds),
             }
@@ -201,6 +216,23 @@ def reserve_flow_runs(
             if row["id"] in epochs
         ]
     return taken
+
+
+def _killed(row: RowMapping) -> bool:
+    """Whether a second owner of a flow run has died, so that it may be what they died of."""
+    return row["owner"] is not None and row["times_resurrected"] > 0
+
+
+def _together(tx: Tx, rows: Sequence[RowMapping], *, alone: bool) -> list[RowMapping]:
+    """Return what may be begun in one process: what has killed two before, by itself and after a while."""
+    others = [row for row in rows if not _killed(row)]
+    now = tx.lease_now
+    for row in rows:
+        if _killed(row):
+            waited = (now - row["lease_expires"]).total_seconds()
+            if waited >= (min(ALONE_AFTER, row["lease_seconds"] or ALONE_AFTER) if alone else BESIDE_AFTER):
+                return [row]
+    return others
 
 
 def _note_worker(tx: Tx, worker_id: str, facts: dict[str, Any]) -> None:

@@ -1,0 +1,61 @@
+"""Flow runs in processes of their own, so that what ends its process ends nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from ..engine.backend import FlowRunReservation
+
+__all__ = ["Isolation"]
+
+_WORKER = "from flowloop.backends.cli import main; main()"
+
+logger = logging.getLogger("flowloop.worker")
+
+
+class Isolation:
+    """Has flow runs run by workers that take one run each, as ``flowloop worker --once`` does.
+
+    Such a worker claims the run for itself: it goes on when this process ends, and if it dies, its own death is known.
+
+    Args:
+        - targets: the files of the flows, as the command line takes them
+        - backend_url: where the runs are
+        - everything: whether every flow run is isolated, or only what is to run alone
+    """
+
+    def __init__(self, targets: Sequence[str], backend_url: str, *, everything: bool = False) -> None:
+        self._command = [sys.executable, "-c", _WORKER, "worker", "--once", *targets]
+        self._environment = {**os.environ, "FLOWLOOP_BACKEND_URL": backend_url}
+        self._everything = everything
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    def takes(self, taken: FlowRunReservation) -> bool:
+        """Whether a flow run is run in a process of its own."""
+        return self._everything or taken.alone
+
+    async def run(self, taken: FlowRunReservation) -> None:
+        """Run a flow run until its process ends."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command, "--run", taken.flow_run_id, env=self._environment, stdin=asyncio.subprocess.DEVNULL
+        )
+        self._processes[taken.flow_run_id] = process
+        logger.info("flow run %s of %r begins in process %s", taken.flow_run_id, taken.flow_name, process.pid)
+        try:
+            code = await process.wait()
+        finally:
+            del self._processes[taken.flow_run_id]
+        if code not in (0, 1):  # what it was is recorded when somebody takes the run
+            logger.error("the process of flow run %s ended with %s before the run did", taken.flow_run_id, code)
+
+    def stop(self) -> None:
+        """Have every process hand over what it runs, and end."""
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
