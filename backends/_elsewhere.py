@@ -41,6 +41,7 @@ class Elsewhere:
         self._listen = listen
         self._read = read
         self._moved: set[str] = set()
+        self._named: set[str] = set()
         self._seen: dict[str, State] = {}
         self._told = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -60,6 +61,7 @@ class Elsewhere:
 
     def _note(self, flow_run_ids: Collection[str]) -> None:
         self._hub.moved()
+        self._named.update(flow_run_ids)
         self._moved.update(flow_run_ids or self._hub.watched)
         self._told.set()
 
@@ -73,13 +75,14 @@ class Elsewhere:
                     self._note(())
                 self._told.clear()
                 moved, self._moved = self._moved, set()
+                named, self._named = self._named, set()
                 self._seen = {
                     flow_run_id: state for flow_run_id, state in self._seen.items() if self._hub.watches(flow_run_id)
                 }
                 for flow_run_id in moved:
-                    await self._tell(flow_run_id)
+                    await self._tell(flow_run_id, is_news=flow_run_id in named)
 
-    async def _tell(self, flow_run_id: str) -> None:
+    async def _tell(self, flow_run_id: str, *, is_news: bool) -> None:
         if not self._hub.watches(flow_run_id):
             return
         try:
@@ -88,6 +91,6 @@ class Elsewhere:
             logger.debug("flow run %s cannot be read: %s", flow_run_id, error)
             return
         seen = self._seen.get(flow_run_id)
-        if seen is None or (seen, seen.message) != (state, state.message):
+        if is_news or seen is None or (seen, seen.message) != (state, state.message):
             self._seen[flow_run_id] = state
             self._hub.publish(flow_run_id, state)

@@ -373,6 +373,7 @@ class StoreBackend:
         value: Any = None,
         note: str | None = None,
         author: str | None = None,
+        tag: str | None = None,
     ) -> Directive:
         """See `Backend.direct_flow_run`."""
         row = await self._call(
@@ -384,6 +385,7 @@ class StoreBackend:
             value=value,
             note=note,
             author=author,
+            tag=tag,
         )
         return _directive(row)
 
@@ -564,6 +566,8 @@ def _flow_run(row: Mapping[str, Any], sent: State | None = None) -> FlowRunInfoR
         heartbeat=row["heartbeat"],
         owner=row["owner"],
         epoch=row["epoch"],
+        start_time=row.get("start_time"),
+        limits=row.get("limits"),
     )
 
 

@@ -184,6 +184,14 @@ def describe_output(function: Callable[..., Any]) -> Any:
     return _annotated(signature(function).return_annotation)
 
 
+def return_type(function: Callable[..., Any]) -> Any:
+    """Return the type that a task body returns by its annotation; Any if that says nothing."""
+    try:
+        return typing.get_type_hints(getattr(function, "__func__", function)).get("return", Any)
+    except Exception:  # annotations may name what does not exist
+        return Any
+
+
 def _annotated(annotation: Any) -> Any:
     return Any if annotation is inspect.Signature.empty else annotation
 

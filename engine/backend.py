@@ -113,7 +113,7 @@ class FlowRunInfoResult(msgspec.Struct):
     """What a backend knows of one flow run: one read at the start serves all its tasks.
 
     `heartbeat` is when its runner was last heard of, if that is known; `owner` is who has claimed it, and `epoch`
-    counts the claims.
+    counts the claims. `start_time` is when it began first, and `limits` are those that were set while it goes on.
     `task_runs` holds the static task runs (map index -1) only; those of mapped children come from
     `Backend.get_task_run_infos`.
     """
@@ -131,6 +131,8 @@ class FlowRunInfoResult(msgspec.Struct):
     heartbeat: datetime.datetime | None = None
     owner: str | None = None
     epoch: int = 0
+    start_time: datetime.datetime | None = None
+    limits: dict[str, Any] | None = None
 
 
 class FlowRunClaim(msgspec.Struct, frozen=True):
@@ -592,6 +594,7 @@ class Backend(Protocol):
         value: Any = None,
         note: str | None = None,
         author: str | None = None,
+        tag: str | None = None,
     ) -> Directive:
         """Ask something of a flow run, or of one of its task runs; see `flowloop.engine.directives`.
 
@@ -603,6 +606,7 @@ class Backend(Protocol):
             - value: what it brings, as JSON
             - note: why
             - author: who asks
+            - tag: the tag whose tasks it is about, in the place of one task
 
         Raises:
             - BackendRejected: if there is no such thing to ask, or if it cannot be done now

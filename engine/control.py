@@ -28,6 +28,7 @@ from .edge import EdgeAnnotation
 from .errors import FlowDefinitionError
 from .operators import Constant, _Generated
 from .parameter import Parameter
+from .plain import typed
 from .signals import PAUSE, SKIP, PrefectSignal
 from .task import Task
 from .triggers import not_all_skipped
@@ -213,18 +214,27 @@ def merge(*tasks: Any, flow: Flow | None = None, mapped: bool = False, **kwargs:
     return Merge(**kwargs).bind(flow=flow, mapped=mapped, **inputs)
 
 
-def pause_task(message: str | None = None) -> Any:
+def pause_task(message: str | None = None, *, type: Any = Any) -> Any:
     """Pause the task that calls this, until somebody resumes it; then it runs from its beginning and passes here.
 
     Args:
         - message: the message of the Paused state
+        - type: what the answer is to be: a type annotation as of a `Parameter`. With an answer that cannot be that, the
+            task pauses again, and says so.
 
     Returns:
-        - Any: the value that was given at the resume; None if there was none
+        - Any: the value that was given at the resume, as that type; None if there was none
 
     Raises:
         - PAUSE: unless the run was resumed
     """
+    message = message or "The task paused itself."
     if not context.get("resume"):
-        raise PAUSE(message or "The task paused itself.")
-    return (context.get("answer") or {}).get("value")
+        raise PAUSE(message)
+    answer = context.get("answer") or {}
+    if type is Any or "value" not in answer:
+        return answer.get("value")
+    try:
+        return typed(answer["value"], type)
+    except ValueError as error:
+        raise PAUSE(f"{message} The answer {answer['value']!r} will not do: {error}") from None

@@ -8,8 +8,10 @@ restart        flow run,    that a finished flow run goes on from what did not s
                task         child, and all that follows from it
 resume         either       that what is paused goes on, with a value that the body finds in ``context.answer``
 reject         either       that what is paused fails
-hold           task         that a task run that has not begun waits, as one that is paused, until it is released
-release        task         that a task run that is held begins in its turn
+hold           task, tag    that a task run that has not begun waits, as one that is paused, until it is released; of
+                            a tag, all such task runs of its tasks
+release        task, tag    that a task run that is held begins in its turn
+set_limits     flow run     that other limits hold for it: ``concurrency``, ``tags``, ``tasks``, ``rate``, ``timeout``
 skip           task         that a task run that has not begun ends as Skipped
 set_result     task         that a task run that has not begun ends as Success, with this value
 set_parameter  flow run     that a flow run that has not begun gets this value for a parameter
@@ -24,7 +26,8 @@ that waits for it, which notes its epoch.
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 
@@ -33,7 +36,20 @@ from .errors import BackendRejected
 from .results import PrefectResult
 from .state import Failed, Paused, Resume, Scheduled, Skipped, State, Success
 
-__all__ = ["HELD", "KINDS", "OF_TASKS", "PART", "Directive", "check_state", "checked", "state_of"]
+__all__ = [
+    "GIVEN",
+    "HELD",
+    "KINDS",
+    "OF_TAGS",
+    "OF_TASKS",
+    "PART",
+    "Directive",
+    "can_be",
+    "check_state",
+    "checked",
+    "limits_of",
+    "state_of",
+]
 
 KINDS = (
     "cancel",
@@ -43,11 +59,15 @@ KINDS = (
     "release",
     "restart",
     "resume",
+    "set_limits",
     "set_parameter",
     "set_result",
     "skip",
 )
 """What can be asked."""
+
+GIVEN = "given"
+"""The key of the context of a Success whose result somebody has set: JSON, of the type that the task returns."""
 
 HELD = "held"
 """The key of the context of a Paused state that somebody asked for."""
@@ -57,6 +77,9 @@ PART = "Flow run {} is a part of flow run {}, and goes on with it: say so to tha
 
 OF_TASKS = frozenset({"hold", "release", "skip", "set_result"})
 """What is asked of a task run alone."""
+
+OF_TAGS = frozenset({"hold", "release"})
+"""What can be asked of all task runs of the tasks with a tag."""
 
 _NAMED = frozenset({"event", "set_parameter"})
 _NOT_BEGUN = lifecycle.UNFINISHED - lifecycle.RUNNING
@@ -91,6 +114,7 @@ class Directive(msgspec.Struct, frozen=True, kw_only=True):
         - map_index: the mapped child; -1 for the task itself
         - value: what it brings, as JSON
         - note: why
+        - tag: the tag whose tasks it is about
         - obeyed: since when it is done
         - epoch: under which epoch of the flow run
     """
@@ -104,22 +128,66 @@ class Directive(msgspec.Struct, frozen=True, kw_only=True):
     map_index: int = -1
     value: Any = None
     note: str | None = None
+    tag: str | None = None
     obeyed: datetime.datetime | None = None
     epoch: int | None = None
 
 
-def checked(kind: str, task: str | None) -> None:
+class _Rate(msgspec.Struct, forbid_unknown_fields=True):
+    count: Annotated[int, msgspec.Meta(ge=1)]
+    period: Annotated[float, msgspec.Meta(gt=0)]
+
+
+_Limit = Annotated[int, msgspec.Meta(ge=1)] | None
+
+
+class _Limits(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    concurrency: _Limit | msgspec.UnsetType = msgspec.UNSET
+    tags: dict[str, _Limit] = {}
+    tasks: dict[str, _Limit] = {}
+    rate: _Rate | msgspec.UnsetType | None = msgspec.UNSET
+    timeout: Annotated[float, msgspec.Meta(gt=0)] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+def limits_of(value: Any, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the limits of a flow run that are recorded once others were asked for.
+
+    Args:
+        - value: those; what is null ends
+        - before: the ones that were recorded before
+
+    Raises:
+        - BackendRejected: if these are no limits
+    """
+    try:
+        asked: dict[str, Any] = msgspec.to_builtins(msgspec.convert(value, _Limits))
+    except msgspec.ValidationError as error:
+        raise BackendRejected(
+            f"limits are an object of concurrency, tags, tasks, rate (count and period in seconds) and timeout: {error}"
+        ) from error
+    known = dict(before or {})
+    for name in ("tags", "tasks"):
+        if name in asked:
+            asked[name] = {**known.get(name, {}), **asked[name]}
+    return known | asked
+
+
+def checked(kind: str, task: str | None, tag: str | None = None) -> None:
     """Check that a directive asks for something that there is.
 
     Raises:
         - BackendRejected: if it does not
     """
+    if tag is not None:
+        if kind not in OF_TAGS or task is not None:
+            raise BackendRejected("only hold and release are asked of a tag, and then of no task")
+        return
     if kind not in KINDS:
         raise BackendRejected(f"there is no directive {kind!r}; there are: {', '.join(KINDS)}")
     if task is None and (kind in OF_TASKS or kind in _NAMED):
         raise BackendRejected(f"the directive {kind!r} needs {'a name' if kind in _NAMED else 'a task'}")
-    if task is not None and kind == "cancel":
-        raise BackendRejected("a flow run is cancelled as a whole; to leave out one task, skip it")
+    if task is not None and kind in ("cancel", "set_limits"):
+        raise BackendRejected(f"{kind} is asked of a flow run as a whole; to leave out one task, skip it")
 
 
 def check_state(kind: str, state: str, name: str, *, is_held: bool = False) -> None:
@@ -144,6 +212,15 @@ def check_state(kind: str, state: str, name: str, *, is_held: bool = False) -> N
         raise BackendRejected(f"{name} is held: release it")
 
 
+def can_be(kind: str, state: str, *, is_held: bool) -> bool:
+    """Whether what is in this state can do what a directive asks; see `check_state`."""
+    try:
+        check_state(kind, state, "it", is_held=is_held)
+    except BackendRejected:
+        return False
+    return True
+
+
 def state_of(directive: Directive) -> State:
     """Return the state that a directive leads to; of those that lead to one."""
     by = f" by {directive.author}" if directive.author else ""
@@ -156,7 +233,7 @@ def state_of(directive: Directive) -> State:
         return Scheduled(message, start_time=directive.created)
     if directive.kind == "set_result":
         text = msgspec.json.encode(directive.value).decode()
-        return Success(message, result=PrefectResult(location=text))
+        return Success(message, result=PrefectResult(location=text), context={GIVEN: True})
     at = directive.created.isoformat()
     answer = {"value": directive.value, "note": directive.note, "by": directive.author, "at": at}
     if directive.kind == "reject":

@@ -9,6 +9,7 @@ import anyio
 from .backend import Backend
 from .context import context, flow_scope
 from .errors import FlowloopError
+from .plain import typed
 from .task import Task
 
 __all__ = ["WaitForEvent", "wait_for_event"]
@@ -26,16 +27,18 @@ class WaitForEvent(Task[[], Any]):
     Args:
         - event: the name of the event
         - patience: seconds to wait; for ever if None
+        - type: what the value is to be; an event whose value cannot be that is passed over
         - kwargs: as for `Task`
     """
 
     travels = False
 
-    def __init__(self, event: str, patience: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, event: str, patience: float | None = None, type: Any = Any, **kwargs: Any) -> None:
         kwargs.setdefault("name", f"wait for {event}")
         super().__init__(**kwargs)
         self.event = event
         self.patience = patience
+        self.type = type
 
     async def run(self) -> Any:
         """Wait for the event.
@@ -51,23 +54,33 @@ class WaitForEvent(Task[[], Any]):
                 f"task {self.name!r} waits for the event {self.event!r}, which only a recorded flow run can be sent: "
                 "run the flow with CloudFlowRunner, or with `flowloop run`"
             )
+        passed_over: set[str] = set()
         with anyio.move_on_after(self.patience):
             while True:
                 for sent in await backend.list_directives(context["flow_run_id"]):
-                    if sent.kind == "event" and sent.task == self.event:
-                        if sent.obeyed is None:
-                            await backend.obey_directive(sent.id, getattr(scope.ownership, "claim", sent).epoch)
-                        return sent.value
+                    if sent.kind != "event" or sent.task != self.event or sent.id in passed_over:
+                        continue
+                    try:
+                        value = sent.value if self.type is Any else typed(sent.value, self.type)
+                    except ValueError as error:
+                        context.logger.warning("the event %r is passed over: %s", self.event, error)
+                        passed_over.add(sent.id)
+                        continue
+                    if sent.obeyed is None:
+                        await backend.obey_directive(sent.id, getattr(scope.ownership, "claim", sent).epoch)
+                    return value
                 await anyio.sleep(_LOOK_EVERY)
         raise TimeoutError(f"no event {self.event!r} came within {self.patience:g} s")
 
 
-def wait_for_event(event: str, *, timeout: float | None = None, **task_args: Any) -> Any:
+def wait_for_event(event: str, *, timeout: float | None = None, type: Any = Any, **task_args: Any) -> Any:
     """Add a task that waits for an event which somebody sends: from code, by the API, or with ``flowloop event``.
 
     Args:
         - event: its name
         - timeout: seconds to wait, for ever if None; counted anew where another process goes on with the flow run
+        - type: what the value is to be: a type annotation as of a `Parameter`. An event whose value cannot be that is
+            passed over, and the log says so.
         - task_args: as for `Task`
 
     Returns:
@@ -81,4 +94,4 @@ def wait_for_event(event: str, *, timeout: float | None = None, **task_args: Any
             pay(amount)
         ```
     """
-    return WaitForEvent(event, timeout, **task_args).bind()
+    return WaitForEvent(event, timeout, type, **task_args).bind()

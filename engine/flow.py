@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import itertools
 import re
 import string
@@ -65,6 +66,8 @@ class Flow:
         - terminal_state_handler: a function (flow, state, states of the reference tasks) that may replace the final
             state
         - storage, run_config: documents that travel with the registered flow
+        - timeout: whole seconds after which a run of the flow is ended, counted from its beginning, also where another
+            process goes on with it
 
     Example:
 
@@ -91,12 +94,14 @@ class Flow:
         terminal_state_handler: Callable[..., Any] | None = None,
         storage: Any = None,
         run_config: Any = None,
+        timeout: int | datetime.timedelta | None = None,
     ) -> None:
         owner = f"flow {name!r}"
         self.name: str = checked(owner, "name", name)
         self.schedule = checked(owner, "schedule", schedule)
         self.executor: Executor | None = checked(owner, "executor", executor)
         self.result: Result | None = checked(owner, "result", result)
+        self.timeout: int | None = checked(owner, "timeout", timeout)
         self.storage = storage
         self.run_config = run_config
         self.state_handlers: list[StateHandler] = checked(owner, "state_handlers", state_handlers)

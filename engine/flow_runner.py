@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -31,7 +32,7 @@ from .result import Result
 from .runner import Runner, being_cancelled, call_handler, call_state_handlers, settle
 from .settings import Settings
 from .signals import ENDRUN, PrefectStateSignal
-from .state import Failed, Mapped, Pending, Running, Scheduled, State
+from .state import Failed, Mapped, Pending, Running, Scheduled, State, TimedOut
 from .task import Task
 from .task_runner import TaskRunner
 from .task_states import TaskStates
@@ -114,6 +115,11 @@ class FlowRunner(Runner):
         self._is_named = False
         self._own_copies: Mapping[Task[..., Any], OwnCopies] = {}
         self._around: Around | None = None
+        self._limits: OpenLimits | None = None
+        self._began: datetime.datetime | None = None
+        self._end_of_time: asyncio.TimerHandle | None = None
+        self._too_long: float | None = None
+        """The time limit that the run has exceeded."""
         self._watch = Watch()
         self.flow_run_id: str | None = None
         """The flow run that is going on, or went on last."""
@@ -178,6 +184,42 @@ class FlowRunner(Runner):
         if around is None or around.limits is None:
             return None if self.limits is None else OpenLimits(self.limits)
         return OpenLimits(self.limits, around.limits, around.names)
+
+    # -- the time limit ----------------------------------------------------------------------------------
+
+    def _began_at(self) -> datetime.datetime:
+        """When the flow run began first."""
+        if self._began is None or not self.continues:
+            self._began = now()
+        return self._began
+
+    def _keep_time(self) -> None:
+        """End the run when its time is up; said again, with another limit."""
+        self._forget_time()
+        limits = self.limits if self._limits is None else self._limits.limits
+        seconds = self.flow.timeout if limits is None or limits.timeout is None else limits.timeout
+        if seconds is None:
+            return
+        left = (self._began_at() + datetime.timedelta(seconds=seconds) - now()).total_seconds()
+        if left <= 0:
+            self._end_for_time(seconds)
+        else:
+            self._end_of_time = asyncio.get_running_loop().call_later(left, self._end_for_time, seconds)
+
+    def _forget_time(self) -> None:
+        if self._end_of_time is not None:
+            self._end_of_time.cancel()
+            self._end_of_time = None
+
+    def _end_for_time(self, seconds: float) -> None:
+        self._too_long = seconds
+        self.cancel("timeout")
+
+    def _stopped_as(self, cause: Cause) -> State:
+        """Return the state of the flow run after it was stopped."""
+        if cause == "timeout" and self._too_long is not None:
+            return TimedOut(f"The flow run took longer than its time limit of {self._too_long:g} s.")
+        return _stopped_flow(cause)
 
     # -- handlers ----------------------------------------------------------------------------------------
 
@@ -321,7 +363,7 @@ class FlowRunner(Runner):
         """End a flow run whose caller was cancelled before its first task."""
         if not state.is_finished():
             cause = self._cancellation.cause or self._cancellation.cause_from_outside
-            await self.handle_state_change(state, _stopped_flow(cause))
+            await self.handle_state_change(state, self._stopped_as(cause))
 
     async def _prepared(self) -> None:
         """Check the flow, and number its tasks."""
@@ -463,12 +505,13 @@ class FlowRunner(Runner):
             raise ENDRUN(state)
         cancellation = self._cancellation
         handlers = list(task_runner_state_handlers or ())
+        self._limits, self._too_long = self._open_limits(), None
         again = [] if flow_scope.get().continues else tasks_to_rerun(self.flow, self.known_states(task_states))
         change_flow_scope(
             cancellation=cancellation,
             executor=executor,
             settings=self.settings,
-            limits=self._open_limits(),
+            limits=self._limits,
             watch=self._watch,
             slugs=self.flow.slugs,
             again=frozenset(again),
@@ -487,12 +530,14 @@ class FlowRunner(Runner):
         )
         try:
             self._driving = True
+            self._keep_time()
             try:
                 async with self.check_for_cancellation(), executor.open() as place:
                     change_flow_scope(place=place)
                     with watched_loop():
                         await drive.run()
             finally:
+                self._forget_time()
                 self._driving = False
             if cancellation.interrupted_by is not None:
                 raise cancellation.interrupted_by
@@ -557,7 +602,7 @@ class FlowRunner(Runner):
 
     def _stopped(self, cancellation: Cancellation, drive: Drive, return_tasks: Iterable[Task[..., Any]]) -> State:
         states = drive.final_states()
-        state = _stopped_flow(cancellation.cause or cancellation.cause_from_outside)
+        state = self._stopped_as(cancellation.cause or cancellation.cause_from_outside)
         returned = {task: states[task] for task in return_tasks if task in states}
         state.result = TaskStates(returned, self.flow.slugs, drive.times())
         return state

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -17,7 +16,7 @@ from .operators import _Generated
 from .parameter import Parameter
 from .task import Task
 
-__all__ = ["Limits", "OpenLimits", "Rate"]
+__all__ = ["Limits", "OpenLimits", "Rate", "Slot"]
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -39,6 +38,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         - tasks: how many runs of one task at once, by its name or slug
         - tags: how many runs at once of the tasks with a tag
         - rate: how often task runs begin
+        - timeout: seconds that the flow run may take, counted from its beginning; that of the flow if None
 
     Waiting is fair: who came first goes first. A run that waits for its retry holds nothing. Parameters, constants and
     what else flowloop computes by itself are not counted. The limits reach into a flow that runs as a task: its tasks
@@ -55,11 +55,29 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tasks: Mapping[str, int] = msgspec.field(default_factory=dict)
     tags: Mapping[str, int] = msgspec.field(default_factory=dict)
     rate: Rate | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         for name, limit in {"concurrency": self.concurrency, **self.tasks, **self.tags}.items():
             if limit is not None and limit < 1:
                 raise ValueError(f"the limit for {name!r} is at least 1, not {limit}")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError(f"a timeout is more than 0 seconds, not {self.timeout}")
+
+    def changed(self, asked: Mapping[str, Any]) -> Limits:
+        """Return these limits with those that were asked for, as `directives.limits_of` reads them; None ends one."""
+        known = {name: asked.get(name, getattr(self, name)) for name in ("concurrency", "timeout")}
+        rate = asked.get("rate", self.rate)
+        return Limits(
+            **known,
+            tasks=_with(self.tasks, asked.get("tasks", {})),
+            tags=_with(self.tags, asked.get("tags", {})),
+            rate=Rate(rate["count"], rate["period"]) if isinstance(rate, Mapping) else rate,
+        )
+
+
+def _with(limits: Mapping[str, int], changes: Mapping[str, int | None]) -> dict[str, int]:
+    return {name: limit for name, limit in {**limits, **changes}.items() if limit is not None}
 
 
 class OpenLimits:
@@ -76,7 +94,7 @@ class OpenLimits:
     ) -> None:
         self._around = around
         self._held = held
-        self._slots: dict[_Slot, frozenset[str]] = {}
+        self._slots: dict[Slot, frozenset[str]] = {}
         self._all: dict[str, _Places] = {}
         self._tasks: dict[str, _Places] = {}
         self._tags: dict[str, _Places] = {}
@@ -113,44 +131,58 @@ class OpenLimits:
         found += [self._tags[tag] for tag in sorted(task.tags) if tag in self._tags and tag not in held]
         return found if task.runs_a_flow else [*found, *self._all.values()]  # of a flow, the tasks are counted
 
-    @asynccontextmanager
-    async def slot(self, task: Task[..., Any]) -> AsyncIterator[None]:
-        """Hold all the places that a run of this task needs."""
+    async def enter(self, task: Task[..., Any]) -> Slot | None:
+        """Return what a run of this task holds, once it has all the places that it needs; `leave` gives them back."""
         if isinstance(task, (Parameter, _Generated)):
-            yield
-            return
-        slot = _Slot(task)
-        try:
-            if not self.are_none:
+            return None
+        slot = Slot(task)
+        if not self.are_none:
+            try:
                 with interruptible():
-                    await self._enter(slot, frozenset())
-            self._note(slot, frozenset())
-            yield
-        finally:
-            self._forget(slot)
-            for places in reversed(slot.places):
-                places.give_back()
+                    await self._take_places(slot)
+                    if not task.runs_a_flow:
+                        await self._wait_for_rate()
+            except BaseException:
+                self.leave(slot)
+                raise
+        self._note(slot, frozenset())
+        return slot
 
-    async def _enter(self, slot: _Slot, held: frozenset[str]) -> None:
-        if self._around is not None:
-            await self._around._enter(slot, held | self._held)
-        for places in self._places(slot.task, slot.names, held):
-            await places.take()
-            slot.places.append(places)
-        if not slot.task.runs_a_flow:
-            await self._wait_for_rate()
+    def leave(self, slot: Slot | None) -> None:
+        """Give back what a run has held."""
+        if slot is None:
+            return
+        self._forget(slot)
+        slot.give_back()
 
-    def _note(self, slot: _Slot, held: frozenset[str]) -> None:
+    async def _take_places(self, slot: Slot) -> None:
+        wanted = self._wanted(slot, frozenset())
+        while True:
+            for places in wanted:
+                await places.take()
+                slot.places.append(places)
+            before, wanted = wanted, self._wanted(slot, frozenset())
+            if before == wanted:
+                return
+            slot.give_back()  # other limits were set while it waited
+
+    def _wanted(self, slot: Slot, held: frozenset[str]) -> list[_Places]:
+        own = self._places(slot.task, slot.names, held)
+        return own if self._around is None else [*self._around._wanted(slot, held | self._held), *own]
+
+    def _note(self, slot: Slot, held: frozenset[str]) -> None:
         self._slots[slot] = held
         if self._around is not None:
             self._around._note(slot, held | self._held)
 
-    def _forget(self, slot: _Slot) -> None:
+    def _forget(self, slot: Slot) -> None:
         self._slots.pop(slot, None)
         if self._around is not None:
             self._around._forget(slot)
 
     async def _wait_for_rate(self) -> None:
+        if self._around is not None:
+            await self._around._wait_for_rate()
         if self._rate is None:
             return
         async with self._turn:
@@ -161,7 +193,7 @@ class OpenLimits:
             self._begun.append(anyio.current_time())
 
 
-class _Slot:
+class Slot:
     """What one run of a task holds."""
 
     __slots__ = ("names", "places", "task")
@@ -170,6 +202,11 @@ class _Slot:
         self.task = task
         self.names = {task.name, values.get().get("task_slug") or task.name}
         self.places: list[_Places] = []
+
+    def give_back(self) -> None:
+        """Give back all its places."""
+        while self.places:
+            self.places.pop().give_back()
 
 
 class _Places:

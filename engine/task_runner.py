@@ -233,15 +233,14 @@ class TaskRunner(BodyRunner):
         if limits is None:
             await self._walk(self._plan.body, facts)
             return
-        has_begun = False
         try:
-            async with limits.slot(self.task):
-                has_begun = True
-                await self._walk(self._plan.body, facts)
+            slot = await limits.enter(self.task)
         except ENDRUN as end:
-            if has_begun:
-                raise
             raise ENDRUN(await self._cancelled(facts.state)) from end
+        try:
+            await self._walk(self._plan.body, facts)
+        finally:
+            limits.leave(slot)
 
     async def _run_quietly(self, facts: Facts, *, takes_values: bool) -> None:
         """Run the body where nobody hears of Running, nor of what comes after it unless he has begun to watch."""

@@ -364,6 +364,7 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -
         "event": (0, (third.id, "approved")),
         "hold": (0, (third.id, "task-2")),
         "release": (0, (third.id, "task-2")),
+        "set-limits": (0, (third.id, "--concurrency", "2")),
         "set-parameter": (0, (planned.id, "day", "3")),
         "restart": (0, (done.id,)),
         "cancel": (0, (done.id,)),

@@ -168,10 +168,17 @@ async def _direct(
     *,
     value: Any = None,
     note: str | None = None,
+    tag: str | None = None,
 ) -> None:
     """Ask something of a task run, or of the flow run itself; of what is paused where no task is named."""
     async with opened(settings_for(backend)) as open_backend:
         summary = await open_backend.find_flow_run(run)
+        if tag is not None or kind == "set_limits":
+            given: dict[str, Any] = {"tag": tag, "value": value, "note": note, "author": _author()}
+            asked = await open_backend.direct_flow_run(summary.id, kind, **given)
+            name = summary.name if tag is None else f"every task run with the tag {tag} of {summary.name}"
+            _told(as_json, f"{name} {done}", {"id": asked.id, "kind": kind, "task": None, "map_index": -1, "tag": tag})
+            return
         chosen: list[tuple[str | None, int]] = [_split(task)] if task is not None else [(None, -1)]
         if task is None and summary.state != "Paused":
             chosen = await _paused(open_backend, summary)
@@ -179,7 +186,7 @@ async def _direct(
             given = {"task": slug, "map_index": map_index, "value": value, "note": note, "author": _author()}
             asked = await open_backend.direct_flow_run(summary.id, kind, **given)
             name = summary.name if slug is None else f"{place(slug, map_index)} of {summary.name}"
-            document = {"id": asked.id, "kind": kind, "task": slug, "map_index": map_index}
+            document = {"id": asked.id, "kind": kind, "task": slug, "map_index": map_index, "tag": None}
             _told(as_json, f"{name} {done}", document)
 
 
@@ -236,20 +243,84 @@ async def skip(run: str, task: str, note: str | None, backend: str | None, as_js
     await _direct("skip", run, task, "is skipped", backend, as_json, note=note)
 
 
+_tag_option = click.option("--tag", metavar="TAG", help="All task runs of the tasks with this tag.")
+
+
+def _task_or_tag(task: str | None, tag: str | None) -> None:
+    if (task is None) == (tag is None):
+        raise FlowloopError("name a task, or a --tag")
+
+
 @_command("hold")
-@_of_task(required=True)
+@_of_task(required=False)
+@_tag_option
 @as_async
-async def hold(run: str, task: str, note: str | None, backend: str | None, as_json: bool) -> None:
+async def hold(
+    run: str, task: str | None, tag: str | None, note: str | None, backend: str | None, as_json: bool
+) -> None:
     """Hold back a task run that has not begun, until it is released; the rest of the flow run goes on."""
-    await _direct("hold", run, task, "is held", backend, as_json, note=note)
+    _task_or_tag(task, tag)
+    await _direct("hold", run, task, "is held", backend, as_json, note=note, tag=tag)
 
 
 @_command("release")
-@_of_task(required=True)
+@_of_task(required=False)
+@_tag_option
 @as_async
-async def release(run: str, task: str, note: str | None, backend: str | None, as_json: bool) -> None:
+async def release(
+    run: str, task: str | None, tag: str | None, note: str | None, backend: str | None, as_json: bool
+) -> None:
     """Let a task run begin in its turn that is held."""
-    await _direct("release", run, task, "is released", backend, as_json, note=note)
+    _task_or_tag(task, tag)
+    await _direct("release", run, task, "is released", backend, as_json, note=note, tag=tag)
+
+
+@_command("set-limits")
+@run_argument
+@click.option("--concurrency", metavar="N", help="Task runs at once, in all.")
+@click.option("--tag", "of_tags", metavar="TAG=N", multiple=True, help="At once of the tasks with a tag; repeatable.")
+@click.option("--task", "of_tasks", metavar="TASK=N", multiple=True, help="At once of one task; repeatable.")
+@click.option("--rate", metavar="N/LENGTH", help="How many begin in a length of time, as in 10/1s.")
+@click.option("--timeout", metavar="LENGTH", help="How long the flow run may take from its beginning, as in 2h.")
+@click.option("--note", metavar="TEXT", help="Why.")
+@backend_option
+@json_option
+@as_async
+async def set_limits(
+    run: str,
+    concurrency: str | None,
+    of_tags: tuple[str, ...],
+    of_tasks: tuple[str, ...],
+    rate: str | None,
+    timeout: str | None,
+    note: str | None,
+    backend: str | None,
+    as_json: bool,
+) -> None:
+    """Set other limits for one flow run, also while it goes on; `none` in the place of a number ends a limit."""
+    asked: dict[str, Any] = {}
+    if concurrency is not None:
+        asked["concurrency"] = _number(concurrency)
+    if of_tags:
+        asked["tags"] = {tag: _number(number) for tag, number in pairs(of_tags).items()}
+    if of_tasks:
+        asked["tasks"] = {task: _number(number) for task, number in pairs(of_tasks).items()}
+    if rate is not None:
+        count, _, period = rate.partition("/")
+        asked["rate"] = _number(count) and {"count": _number(count), "period": length(period).total_seconds()}
+    if timeout is not None:
+        asked["timeout"] = None if timeout == "none" else length(timeout).total_seconds()
+    if not asked:
+        raise FlowloopError("name at least one limit, for instance --concurrency 5")
+    await _direct("set_limits", run, None, "has other limits", backend, as_json, value=asked, note=note)
+
+
+def _number(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise FlowloopError(f"a limit is a number, or none, not {text!r}")
+    return int(text)
 
 
 @_command("set-parameter")
@@ -295,7 +366,7 @@ async def _named(
         summary = await open_backend.find_flow_run(run)
         given: dict[str, Any] = {"task": name, "value": value, "note": note, "author": _author()}
         asked = await open_backend.direct_flow_run(summary.id, kind, **given)
-    document = {"id": asked.id, "kind": kind, "task": name, "map_index": -1}
+    document = {"id": asked.id, "kind": kind, "task": name, "map_index": -1, "tag": None}
     _told(as_json, f"{summary.name} {done} {name}", document)
 
 

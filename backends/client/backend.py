@@ -557,14 +557,17 @@ class GraphQLBackend:
         value: Any = None,
         note: str | None = None,
         author: str | None = None,
+        tag: str | None = None,
     ) -> Directive:
         """See `Backend.direct_flow_run`."""
-        given = {"flow_run_id": flow_run_id, "kind": kind, "task": task, "map_index": map_index}
+        given = {"flow_run_id": flow_run_id, "kind": kind, "task": task, "map_index": map_index, "tag": tag}
         row = await self._mutate("direct_flow_run", **given, value=value, note=note, author=author)
         return documents.directive(row)
 
     async def list_directives(self, flow_run_id: str) -> list[Directive]:
-        """See `Backend.list_directives`."""
+        """See `Backend.list_directives`; other servers know none."""
+        if not self._is_flowloop:
+            return []
         answer = await self._read(documents.DIRECTIVES, id=flow_run_id)
         return [documents.directive(row) for row in answer["directive"]]
 

@@ -42,13 +42,13 @@ _TASK_RUN = "id version map_index serialized_state task { id slug }"
 _FLOW_RUN_INFO = """
 query ($id: uuid!, $limit: Int!) {{
   flow_run_by_pk(id: $id) {{
-    id name flow_id version serialized_state parameters context scheduled_start_time heartbeat{more}
+    id name flow_id version serialized_state parameters context scheduled_start_time start_time heartbeat{more}
     flow {{ project {{ id name }} }}
     task_runs(where: {{map_index: {{_eq: -1}}}}, order_by: {{id: asc}}, limit: $limit) {{ {task_run} }}
   }}
 }}"""
 FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more="")
-OWNED_FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more=" owner epoch")
+OWNED_FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more=" owner epoch limits")
 
 MORE_TASK_RUNS = f"""
 query ($id: uuid!, $after: uuid!, $limit: Int!) {{
@@ -99,7 +99,7 @@ query {
   flow_concurrency_limit(order_by: {name: asc}) { id name limit }
 }"""
 
-_DIRECTIVE = "id flow_run_id kind author created task map_index value note obeyed epoch"
+_DIRECTIVE = "id flow_run_id kind author created task map_index value note tag obeyed epoch"
 
 DIRECTIVES = f"""
 query ($id: uuid!) {{
@@ -205,7 +205,7 @@ _ANSWERS = {
 }
 _STARTED = (
     "status message id name flow_id version serialized_state parameters context scheduled_start_time heartbeat "
-    "owner epoch project { id name } task_runs { id task_id task_slug version serialized_state }"
+    "owner epoch start_time limits project { id name } task_runs { id task_id task_slug version serialized_state }"
 )
 _ANSWERS["start_subflow_run"] = _STARTED
 _ITEM_BY_ITEM = {
@@ -396,6 +396,8 @@ def flow_run_info(row: Mapping[str, Any]) -> FlowRunInfoResult:
         heartbeat=moment(row["heartbeat"]),
         owner=row.get("owner"),
         epoch=row.get("epoch", 0),
+        start_time=moment(row["start_time"]),
+        limits=row.get("limits"),
     )
 
 
@@ -419,6 +421,8 @@ def started_flow_run(row: Mapping[str, Any], sent: State | None) -> FlowRunInfoR
         heartbeat=moment(row["heartbeat"]),
         owner=row["owner"],
         epoch=row["epoch"],
+        start_time=moment(row["start_time"]),
+        limits=row["limits"],
     )
 
 

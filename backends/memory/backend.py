@@ -36,7 +36,7 @@ from ...engine.backend import (
     started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
-from ...engine.directives import HELD, PART, Directive, check_state, checked, state_of
+from ...engine.directives import HELD, PART, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
@@ -264,6 +264,8 @@ class MemoryBackend:
             heartbeat=run.heartbeat,
             owner=run.owner,
             epoch=run.epoch,
+            start_time=run.start_time,
+            limits=run.limits,
         )
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
@@ -491,9 +493,10 @@ class MemoryBackend:
         value: Any = None,
         note: str | None = None,
         author: str | None = None,
+        tag: str | None = None,
     ) -> Directive:
         """See `Backend.direct_flow_run`."""
-        checked(kind, task)
+        checked(kind, task, tag)
         run, now = self._flow_run(flow_run_id), self._clock.now()
         asked = Directive(
             id=str(uuid.uuid4()),
@@ -505,6 +508,7 @@ class MemoryBackend:
             map_index=map_index,
             value=msgspec.json.decode(msgspec.json.encode(value)),
             note=note,
+            tag=tag,
             obeyed=None if kind == "event" else now,
             epoch=None if kind == "event" else run.epoch,
         )
@@ -516,6 +520,8 @@ class MemoryBackend:
             self._restart(run, asked)
         elif kind == "set_parameter":
             self._set_parameter(run, asked)
+        elif kind == "set_limits":
+            self._set_limits(run, asked)
         elif kind != "event":
             self._move(run, asked)
         self._directives[asked.id] = asked
@@ -539,6 +545,9 @@ class MemoryBackend:
         if run.meaning.ends:
             raise BackendRejected(f"Flow run {run.id} is {run.state.__name__}: its task runs wait for nobody any more.")
         state = state_of(asked)
+        if asked.tag is not None:
+            self._move_tagged(run, asked, state)
+            return
         if asked.task is None:
             check_state(asked.kind, run.state.__name__, f"Flow run {run.name}")
             self._record(run, state)
@@ -546,11 +555,27 @@ class MemoryBackend:
             return
         task_id = self._task_id(run, asked.task)
         found = run.task_runs.get((task_id, asked.map_index)) or self._new_task_run(run, task_id, asked.map_index)
-        is_held = found.state is Paused and HELD in decode_state(found.newest.document).context
-        check_state(asked.kind, found.state.__name__, f"Task run {asked.task}", is_held=is_held)
+        check_state(asked.kind, found.state.__name__, f"Task run {asked.task}", is_held=_is_held(found))
         self._record(found, state)
         if asked.kind != "hold":
             self._wake(run, state.message)
+
+    def _move_tagged(self, run: FlowRun, asked: Directive, state: State) -> None:
+        tagged = {one["slug"] for one in run.flow.document.get("tasks", ()) if asked.tag in one.get("tags", ())}
+        of_tasks = [one for one in run.task_runs.values() if one.task_slug in tagged]
+        chosen = [one for one in of_tasks if can_be(asked.kind, one.state.__name__, is_held=_is_held(one))]
+        if not chosen:
+            raise BackendRejected(f"Flow run {run.name} has no task run with the tag {asked.tag!r} for that.")
+        for one in chosen:
+            self._record(one, state)
+        if asked.kind == "release":
+            self._wake(run, state.message)
+
+    def _set_limits(self, run: FlowRun, asked: Directive) -> None:
+        if run.meaning.ends:
+            raise BackendRejected(f"Flow run {run.id} is {run.state.__name__}: nothing in it is limited any more.")
+        run.limits = limits_of(asked.value, run.limits)
+        self._hub.publish(run.id, decode_state(run.newest.document))
 
     def _wake(self, run: FlowRun, message: Any) -> None:
         """Let somebody go on with a flow run in which something waited that does so no more."""
@@ -802,6 +827,10 @@ class MemoryBackend:
 
     def _holds(self, run: TaskRun, tag: str) -> bool:
         return run.holds_places and tag in decode_state(run.newest.document).context.get("tags", ())
+
+
+def _is_held(run: TaskRun) -> bool:
+    return run.state is Paused and HELD in decode_state(run.newest.document).context
 
 
 def _around(run: FlowRun) -> Iterator[FlowRun]:

@@ -141,6 +141,7 @@ class FlowRun(Run):
     lapses: int = 0
     heartbeat: datetime.datetime | None = None
     """When its owner was last heard of."""
+    limits: dict[str, Any] | None = None
     parent: TaskRun | None = None
     """The task run that this flow run is."""
     attempt: int = 0

@@ -267,6 +267,8 @@ def _started(tx: Tx, run: CreatedFlowRun, request: NewFlowRun, outcome: Outcome 
         "heartbeat": tx.now,
         "owner": request.owner,
         "epoch": 1,
+        "start_time": tx.now,
+        "limits": None,
         "project": None if flow.project_id is None else {"id": flow.project_id, "name": flow.project_name},
         "task_runs": [
             {"id": run_id, "task_id": task_id, "task_slug": slug, "version": 1, "serialized_state": None}

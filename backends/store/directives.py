@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import RowMapping, insert, select, update
 
 from ...engine import lifecycle
-from ...engine.directives import HELD, Directive, check_state, checked, state_of
+from ...engine.directives import HELD, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected
 from ...engine.serialization import decode_state, encode_state
 from . import flow_runs, parts
@@ -21,7 +21,7 @@ from .tx import Tx, tables
 
 __all__ = ["cancel_flow_run", "direct_flow_run", "list_directives", "obey_directive", "restart_flow_run"]
 
-_FIELDS = ("id", "flow_run_id", "kind", "author", "created", "task", "map_index", "value", "note", "obeyed", "epoch")
+_FIELDS = Directive.__struct_fields__
 
 
 def direct_flow_run(
@@ -34,6 +34,7 @@ def direct_flow_run(
     value: Any = None,
     note: str | None = None,
     author: str | None = None,
+    tag: str | None = None,
 ) -> Payload:
     """Record a directive, and do what it asks; see `flowloop.engine.directives`.
 
@@ -45,11 +46,12 @@ def direct_flow_run(
         - value: what it brings
         - note: why
         - author: who asks; the name of the API key wins over what a client says
+        - tag: the tag whose tasks it is about, in the place of one task
 
     Returns:
         - Payload: the fields of a directive, and ``state``: that of the flow run
     """
-    checked(kind, task)
+    checked(kind, task, tag)
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
     asked = Directive(
         id=tx.new_id(),
@@ -61,6 +63,7 @@ def direct_flow_run(
         map_index=map_index,
         value=value,
         note=note,
+        tag=tag,
         obeyed=None if kind == "event" else tx.now,
         epoch=None if kind == "event" else run["epoch"],
     )
@@ -165,6 +168,9 @@ def _move(tx: Tx, run: RowMapping, asked: Directive) -> None:
     if run["state"] in lifecycle.FINISHED:
         raise BackendRejected(f"Flow run {run['id']} is {run['state']}: its task runs wait for nobody any more.")
     document = encode_state(state_of(asked))
+    if asked.tag is not None:
+        _move_tagged(tx, run, asked, document)
+        return
     if asked.task is None:
         check_state(asked.kind, run["state"], f"Flow run {run['name'] or run['id']}")
         set_one(tx, StateUpdate(run["id"], document))
@@ -172,13 +178,40 @@ def _move(tx: Tx, run: RowMapping, asked: Directive) -> None:
         return
     task = _task(tx, run, asked.task)
     (found,) = get_or_create_task_runs(tx, flow_run_id=run["id"], task_id=task["id"], map_indices=[asked.map_index])
-    is_held = found["state"] == "Paused" and HELD in decode_state(_text(found["serialized_state"])).context
-    check_state(asked.kind, found["state"] or "Pending", f"Task run {asked.task}", is_held=is_held)
+    check_state(asked.kind, found["state"] or "Pending", f"Task run {asked.task}", is_held=_is_held(found))
     outcome = set_states(tx, "task_run", [StateUpdate(found["id"], document)])[0]
     if outcome.error is not None:
         raise outcome.error
     if asked.kind != "hold":
         _wake(tx, run, state_of(asked).message)
+
+
+def _move_tagged(tx: Tx, run: RowMapping, asked: Directive, document: bytes) -> None:
+    """Hold, or release, all task runs of the tasks with a tag that can be."""
+    task, task_run = tables["task"].c, tables["task_run"].c
+    of_flow = tx.all(select(task.id, task.tags).where(task.flow_id == run["flow_id"]))
+    tagged = [row["id"] for row in of_flow if asked.tag in (row["tags"] or ())]
+    found = select(task_run.id, task_run.state, task_run.serialized_state)
+    rows = tx.all(found.where(task_run.flow_run_id == run["id"], task_run.task_id.in_(tagged)))
+    chosen = [row["id"] for row in rows if can_be(asked.kind, row["state"] or "Pending", is_held=_is_held(row))]
+    if not chosen:
+        raise BackendRejected(
+            f"Flow run {run['name'] or run['id']} has no task run with the tag {asked.tag!r} for that."
+        )
+    set_states(tx, "task_run", [StateUpdate(row_id, document) for row_id in chosen])
+    if asked.kind == "release":
+        _wake(tx, run, state_of(asked).message)
+
+
+def _is_held(row: Any) -> bool:
+    return row["state"] == "Paused" and HELD in decode_state(_text(row["serialized_state"])).context
+
+
+def _set_limits(tx: Tx, run: RowMapping, asked: Directive) -> None:
+    if run["state"] in lifecycle.FINISHED:
+        raise BackendRejected(f"Flow run {run['id']} is {run['state']}: nothing in it is limited any more.")
+    tx.update("flow_run", tables["flow_run"].c.id == run["id"], limits=limits_of(asked.value, run["limits"]))
+    tx.say_again(run)
 
 
 def _wake(tx: Tx, run: RowMapping, message: Any) -> None:
@@ -225,6 +258,7 @@ _EFFECTS: dict[str, Callable[[Tx, RowMapping, Directive], None]] = {
     "reject": _move,
     "hold": _move,
     "release": _move,
+    "set_limits": _set_limits,
     "set_parameter": _set_parameter,
     "skip": _move,
     "set_result": _move,

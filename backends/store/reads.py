@@ -51,9 +51,9 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
 
     Returns:
         - Payload: ``id``, ``name``, ``flow_id``, ``version``, ``serialized_state``, ``parameters``, ``context``,
-          ``scheduled_start_time``, ``heartbeat``, ``owner``, ``epoch``, ``project`` (``id`` and ``name``, or None),
-          and ``task_runs``: of the runs with map index -1: ``id``, ``task_id``, ``task_slug``, ``version``,
-          ``serialized_state``
+          ``scheduled_start_time``, ``heartbeat``, ``owner``, ``epoch``, ``start_time``, ``limits``, ``project``
+          (``id`` and ``name``, or None), and ``task_runs``: of the runs with map index -1: ``id``, ``task_id``,
+          ``task_slug``, ``version``, ``serialized_state``
     """
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID")
     flow, project = tables["flow"], tables["project"]
@@ -87,6 +87,8 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
         "heartbeat",
         "owner",
         "epoch",
+        "start_time",
+        "limits",
     )
     return {
         **{key: run[key] for key in wanted},

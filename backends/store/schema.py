@@ -256,6 +256,8 @@ _table(
     Column("epoch", Integer, nullable=False, server_default=text("0")),
     Column("lease_expires", UtcDateTime),
     Column("lease_seconds", Float, info=_internal),
+    # The limits that were set while it goes on, which hold beside those of its runner.
+    _json("limits"),
     UniqueConstraint("flow_id", "idempotency_key"),
     Index(None, "created"),
     Index(None, "name"),
@@ -336,6 +338,7 @@ _table(
     Column("map_index", Integer, nullable=False, server_default=text("-1")),
     _json("value"),
     Column("note", Text),
+    Column("tag", Text),
     Column("obeyed", UtcDateTime),
     Column("epoch", Integer),
     Index(None, "flow_run_id", "created"),

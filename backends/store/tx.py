@@ -165,6 +165,15 @@ class Tx:
             stamped = [(self.new_id(), now, now, *row) for row in rows]
             self.database.insert_rows(self.connection, table, ("id", "created", "updated", *columns), stamped)
 
+    def say_again(self, run: RowMapping) -> None:
+        """Tell those who watch a flow run of the state it is in: something else about it has changed."""
+        self.moved[run["id"]] = None
+        if self.watched:
+            found = run["serialized_state"]
+            text = found if isinstance(found, str) else bytes(found).decode()
+            known = run["id"], run["id"], run["tenant_id"], run["version"], run["state"], run["state_message"]
+            self.changes.append(StateChange("flow_run", *known, self.now, text))
+
     def update(self, table: str, *where: ColumnElement[bool], **values: Any) -> int:
         """Update the rows that match, and return how many did."""
         return self.run(update(tables[table]).where(*where).values(updated=self.now, **values))

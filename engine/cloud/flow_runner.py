@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import functools
 import logging
 import uuid
@@ -17,6 +18,7 @@ from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, TaskRunInfoResul
 from ..cancellation import Cause, at_last, stopped_state, undisturbed
 from ..context import FlowScope, change_flow_scope, flow_scope, now
 from ..context import values as _values
+from ..directives import limits_of
 from ..errors import (
     BackendError,
     BackendRejected,
@@ -30,7 +32,7 @@ from ..executors import Executor
 from ..flow import Flow
 from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
 from ..lifecycle import KEEPS_OWNER
-from ..limits import Limits
+from ..limits import Limits, OpenLimits
 from ..parameter import Parameter
 from ..presence import is_gone, new_owner
 from ..result import Result
@@ -75,6 +77,7 @@ _BEGINNING = (
 """The steps of a flow run up to its Running state."""
 
 _LOG_INTERVAL = 5.0
+_LOOK_AFTER = 1.0
 _log = logging.getLogger("flowloop")
 
 
@@ -150,6 +153,7 @@ class CloudFlowRunner(FlowRunner):
         self._running_from_start: State | None = None
         self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
+        self._recorded_limits: Mapping[str, Any] = {}
         self._has_spoken = False
         """Whether this run has sent a state of the flow run."""
         self._woken = anyio.Event()
@@ -609,6 +613,8 @@ class CloudFlowRunner(FlowRunner):
             raise ENDRUN(begun.state)
         self._running_from_start = None if begun is None else begun.state
         self._cancellation.look = functools.partial(self._look, self._port, info.id, refused=True)
+        self._recorded_limits = info.limits or {}
+        self._began = info.start_time or now()
         recorded = self._restored(info.parameters)
         context = {
             **context,
@@ -916,6 +922,8 @@ class CloudFlowRunner(FlowRunner):
         return True
 
     async def _poll(self, backend: Backend, flow_run_id: str) -> None:
+        await anyio.sleep(min(_LOOK_AFTER, self.settings.check_cancellation_interval))
+        await self._read_limits(backend, flow_run_id)  # that were set before anybody listened
         while self._changed_elsewhere is None:
             await anyio.sleep(self.settings.check_cancellation_interval)
             await self._look(backend, flow_run_id)
@@ -941,6 +949,7 @@ class CloudFlowRunner(FlowRunner):
                 self.cancel("handover")
 
     async def _listen(self, backend: Backend, flow_run_id: str) -> None:
+        is_new = False
         while self._changed_elsewhere is None:
             stream = backend.watch_flow_run(flow_run_id)
             if stream is None:
@@ -949,9 +958,37 @@ class CloudFlowRunner(FlowRunner):
                 async with stream as states:
                     async for state in states:
                         self._noticed(state)
+                        if is_new and state.is_running():  # something else about the run has changed
+                            await self._read_limits(backend, flow_run_id)
+                        is_new = True
             except BackendError as error:
                 self.logger.debug("flow run %s cannot be listened to: %s", flow_run_id, error)
             await anyio.sleep(self.settings.check_cancellation_interval)
+
+    def _open_limits(self) -> OpenLimits:
+        """Return the places of the run, which may change while it goes on."""
+        opened = super()._open_limits() or OpenLimits()
+        if self._recorded_limits:
+            opened.change((self.limits or Limits()).changed(self._recorded_limits))
+        return opened
+
+    def _began_at(self) -> datetime.datetime:
+        return self._began or now()
+
+    async def _read_limits(self, backend: Backend, flow_run_id: str) -> None:
+        """Have the limits hold that were recorded for this flow run."""
+        recorded: dict[str, Any] = {}
+        try:
+            for asked in await backend.list_directives(flow_run_id):
+                if asked.kind == "set_limits":
+                    recorded = limits_of(asked.value, recorded)
+        except BackendError as error:
+            self.logger.debug("what was asked of flow run %s could not be read: %s", flow_run_id, error)
+            return
+        if recorded != self._recorded_limits and self._limits is not None:
+            self._recorded_limits = recorded
+            self._limits.change((self.limits or Limits()).changed(recorded))
+            self._keep_time()
 
     def _noticed(self, state: State) -> None:
         if isinstance(state, Cancelling) or state.is_finished():

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .. import _signature
 from .._run import rules
 from .._run.net import shown
 from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
@@ -14,6 +15,7 @@ from ..backend import Backend, TaskRunInfoResult
 from ..cancellation import Cancellation, current_cancellation, stopped_state
 from ..context import current_task_scope, flow_scope, now
 from ..context import values as _values
+from ..directives import GIVEN
 from ..edge import Edge
 from ..errors import (
     BackendError,
@@ -25,8 +27,9 @@ from ..errors import (
     VersionLockMismatch,
 )
 from ..parameter import Parameter
+from ..plain import typed
 from ..result import NoResult, NotStored, Result
-from ..results import DefaultResult
+from ..results import DefaultResult, PrefectResult
 from ..retries import delay_after
 from ..runner import call_state_handlers, is_outside
 from ..settings import Settings
@@ -130,6 +133,8 @@ class CloudTaskRunner(TaskRunner):
         context["task_run_version"] = info.version
         if state is None:
             state = continued(info.state, takeover=flow_scope.get().takes_over)
+            if GIVEN in state.context and type(state) is Success:
+                await self._give(state)
             if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
                 state._result = NotStored
             elif type(state) is Success and state._result.location is None and isinstance(self.task, Parameter):
@@ -140,6 +145,17 @@ class CloudTaskRunner(TaskRunner):
             else:
                 await self._begin_again(info, state, context)
         return await super().initialize_run(state, context)
+
+    async def _give(self, state: Success) -> None:
+        """Make of a result that somebody has set what the task returns."""
+        kind = _signature.return_type(self.task.body)
+        await state.load_result(PrefectResult())
+        if kind is Any:
+            return
+        try:
+            state._result.value = typed(state._result.value, kind)
+        except (TypeError, ValueError) as error:
+            self.logger.warning("the result that was set for %s is taken as it is: %s", self.task.name, error)
 
     async def _begin_again(self, info: TaskRunInfoResult, state: State, context: dict[str, Any]) -> None:
         """Record the given state of a run that is finished: nothing else may follow its end."""
@@ -360,7 +376,10 @@ class CloudTaskRunner(TaskRunner):
         try:
             state = await self._port.get_task_run_state(task_run_id)
             if state.is_finished() and not is_under_way(state):
-                return await state.load_result(self.result)
+                loaded = await state.load_result(self.result)
+                if GIVEN in loaded.context and type(loaded) is Success:
+                    await self._give(loaded)
+                return loaded
             is_claim = type(refused) in (Running, Submitted)
             if await self._owns_flow_run() and flow_scope.get().took_over and is_claim:
                 # what the runner before this one still recorded, while it was being shut out

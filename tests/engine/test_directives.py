@@ -7,11 +7,12 @@ from typing import Any
 import anyio
 import pytest
 
-from flowloop.engine import Flow, FlowRunner, pause_task, task, wait_for_event
+from flowloop.engine import Flow, FlowRunner, Limits, pause_task, task, wait_for_event
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.errors import BackendRejected
 from flowloop.engine.settings import Settings
-from flowloop.engine.state import Running, Scheduled, Skipped, State, Success
+from flowloop.engine.state import Cancelled, Running, Scheduled, Skipped, State, Success, TimedOut
 
 pytestmark = pytest.mark.virtual_time
 
@@ -167,3 +168,132 @@ async def test_a_pause_returns_the_value_of_the_resume_also_to_a_runner_that_tak
     await backend.set_task_run_state(info.id, info.version, Running("go", context=info.state.context))
     state = await CloudFlowRunner(flow, backend=backend, settings=settings, takeover=True).run(context=known)
     assert state[asked].result == {"n": 3}
+
+
+async def test_limits_hold_from_when_they_are_set_also_for_what_goes_on_already(
+    backend: Backend, settings: Settings
+) -> None:
+    now = most = 0
+    widths: list[int] = []
+
+    @task(tags=["db"])
+    async def works(n: int) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await anyio.sleep(10)
+        widths.append(now)
+        now -= 1
+
+    with Flow("limited") as flow:
+        works.map([*range(12)])
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings, limits=Limits(concurrency=6))
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: runner.run(context={"flow_run_id": flow_run_id}))
+        await anyio.sleep(5)
+        await backend.direct_flow_run(flow_run_id, "set_limits", value={"tags": {"db": 2}, "concurrency": None})
+    assert (most, widths) == (6, [6, 5, 4, 3, 2, 1, 2, 1, 2, 1, 2, 1])
+    info = await backend.get_flow_run_info(flow_run_id)
+    assert info.limits == {"tags": {"db": 2}, "concurrency": None}
+
+
+@pytest.mark.parametrize(
+    "value", [{"concurrency": 0}, {"threads": 3}, 5, None, {"rate": {"count": 1}}, {"tags": {"db": "many"}}]
+)
+async def test_what_is_no_limit_is_refused(backend: Backend, settings: Settings, value: Any) -> None:
+    with Flow("empty") as flow:
+        flow.add_task(task(lambda: 1, name="one"))
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    with pytest.raises(BackendRejected, match="limits are an object of"):
+        await backend.direct_flow_run(flow_run_id, "set_limits", value=value)
+
+
+async def test_all_tasks_with_a_tag_are_held_that_can_be(backend: Backend, settings: Settings) -> None:
+    @task(tags=["late"])
+    async def late(n: int) -> int:
+        return n
+
+    with Flow("tagged") as flow:
+        late.map([1, 2])
+        late(3)
+        task(lambda: 1, name="early")()
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    await backend.direct_flow_run(flow_run_id, "hold", tag="late")
+    with pytest.raises(BackendRejected, match="no task run with the tag 'late'"):
+        await backend.direct_flow_run(flow_run_id, "hold", tag="late")
+    with pytest.raises(BackendRejected, match="of a tag"):
+        await backend.direct_flow_run(flow_run_id, "skip", tag="late")
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run(context={"flow_run_id": flow_run_id})
+    assert not state.is_finished()
+    assert [type(one).__name__ for one in state.result.values()].count("Paused") == 2
+    await backend.direct_flow_run(flow_run_id, "release", tag="late")
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run(context={"flow_run_id": flow_run_id})
+    assert state.is_successful()
+
+
+async def test_an_answer_of_another_type_pauses_again_and_says_so(backend: Backend, settings: Settings) -> None:
+    @task
+    async def asks() -> int:
+        answer: int = pause_task("how many?", type=int)
+        return answer
+
+    with Flow("asking") as flow:
+        asked = asks()
+    known = {"flow_run_id": await create_flow_run(flow, backend, settings=settings)}
+    for value in ("three", 3):
+        await CloudFlowRunner(flow, backend=backend, settings=settings).run(context=known)
+        await backend.direct_flow_run(known["flow_run_id"], "resume", task="asks-1", value=value)
+    _, (history,) = await backend.get_flow_run_history(known["flow_run_id"])
+    paused = [one.message or "" for one in history.states if one.state == "Paused"]
+    assert paused[0] == "how many?"
+    assert paused[1].startswith("how many? The answer 'three' will not do:")
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run(context=known)
+    assert state[asked].result == 3
+
+
+async def test_a_time_limit_counts_from_the_beginning_also_for_who_takes_over(
+    backend: Backend, settings: Settings
+) -> None:
+    began = anyio.current_time()
+
+    @task
+    async def waits() -> None:
+        await anyio.sleep(1000)
+
+    with Flow("slow", timeout=100) as flow:
+        waits()
+    known = {"flow_run_id": await create_flow_run(flow, backend, settings=settings)}
+    first = CloudFlowRunner(flow, backend=backend, settings=settings)
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: first.run(context=known))
+        await anyio.sleep(60)
+        first.cancel("handover")
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run(context=known)
+    assert anyio.current_time() - began == pytest.approx(100, abs=1)
+    assert type(state) is TimedOut
+    assert state.message == "The flow run took longer than its time limit of 100 s."
+    assert type(state["waits-1"]) is Cancelled
+    late = await CloudFlowRunner(flow, backend=backend, settings=settings).run(context=known)
+    assert type(late) is TimedOut
+
+
+async def test_a_time_limit_of_a_run_that_is_not_recorded_and_one_that_is_changed(
+    backend: Backend, settings: Settings
+) -> None:
+    @task
+    async def waits() -> None:
+        await anyio.sleep(50)
+
+    with Flow("slow", timeout=20) as flow:
+        waits()
+    assert type(await FlowRunner(flow).run()) is TimedOut
+    assert type(await FlowRunner(flow, limits=Limits(timeout=60)).run()) is Success
+    known = {"flow_run_id": await create_flow_run(flow, backend, settings=settings)}
+    async with anyio.create_task_group() as group:
+        runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+        group.start_soon(lambda: runner.run(context=known))
+        await anyio.sleep(10)
+        await backend.direct_flow_run(known["flow_run_id"], "set_limits", value={"timeout": 60})
+    assert type(await backend.get_flow_run_state(known["flow_run_id"])) is Success
