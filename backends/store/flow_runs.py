@@ -99,7 +99,7 @@ def cancel_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
         set_one(tx, state_update(run["id"], state, "Flow run is cancelling"))
     elif state not in lifecycle.FINISHED:
         state = "Cancelled"
-        set_one(tx, state_update(run["id"], state, "Flow run is cancelled"))
+        set_one(tx, state_update(run["id"], state, "Flow run is cancelled", context={"cause": "user"}))
     return {"id": run["id"], "state": state}
 
 

@@ -815,8 +815,7 @@ class CloudFlowRunner(FlowRunner):
             return await self.call_runner_target_handlers(old_state, final)
         if standing.is_running():
             raise ENDRUN(standing)
-        if standing.is_finished():
-            standing.result = new_state.result
+        standing._result = new_state._result
         return standing
 
     # -- alive, and listening ----------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from ..state import (
     ClientFailed,
     Failed,
     Mapped,
+    Pending,
     Queued,
     Retrying,
     Running,
@@ -381,8 +382,9 @@ class CloudTaskRunner(TaskRunner):
                     await self._give(loaded)
                 return loaded
             is_claim = type(refused) in (Running, Submitted)
-            if await self._owns_flow_run() and flow_scope.get().took_over and is_claim:
-                # what the runner before this one still recorded, while it was being shut out
+            is_free = flow_scope.get().took_over or type(state) is Pending
+            if await self._owns_flow_run() and is_claim and is_free:
+                # somebody has set it back, or the runner before this one was still heard while it was shut out
                 current = _values.get()
                 info = await self._port.get_task_run_info(
                     current["flow_run_id"], current["task_id"], current.get("map_index")

@@ -536,6 +536,39 @@ async def test_a_straggler_cannot_overwrite_what_its_successor_wrote(memory, set
     assert (await histories(memory))["first-1"] == ["Pending", "Running", "Running", "Success"]
 
 
+async def test_a_task_that_somebody_has_set_back_meanwhile_begins_all_the_same(memory, settings):
+    one = One()
+    state = await one.run(Meddling(memory, "task", running("first"), Pending("by hand")), settings)
+    assert state.is_successful()
+    assert one.ran == [1, "made"]
+    assert (await histories(memory))["first-1"] == ["Pending", "Pending", "Running", "Success"]
+
+
+@pytest.mark.parametrize(
+    ("moved", "ends", "first"), [("cancelled", Cancelled, Cancelled), ("scheduled by hand", Scheduled, Pending)]
+)
+async def test_a_task_that_is_set_back_with_its_flow_run_ends_for_that_cause(memory, settings, moved, ends, first):
+    class Moved(Meddling):
+        async def get_task_run_state(self, task_run_id):
+            [newest] = await memory.list_flow_runs(1)
+            if moved == "cancelled":
+                await memory.cancel_flow_run(newest.id)
+            else:
+                await memory.set_flow_run_state(newest.id, None, Scheduled(moved))
+            return await super().get_task_run_state(task_run_id)
+
+        def watch_flow_run(self, flow_run_id):
+            return None
+
+    one = One()
+    state = await one.run(Moved(memory, "task", running("first"), Pending("by hand")), settings)
+    assert one.ran == []
+    assert [type(state), type(state.result[one.first])] == [ends, first]
+    assert state.context.get("cause") == ("user" if moved == "cancelled" else None)
+    [newest] = await memory.list_flow_runs(1)
+    assert newest.state == ends.__name__
+
+
 async def test_a_flow_run_that_runs_elsewhere_is_left_alone(memory, settings):
     one = One()
     backend = Meddling(memory, "flow", lambda sent: sent["state"].is_running(), Running("elsewhere"))
