@@ -59,7 +59,9 @@ class Run:
 
     def repeated(self, version: int | None, sent: bytes) -> Entry | None:
         """Return what was recorded for this very message before, if it was."""
-        if version is None or not 0 <= version < len(self.entries) or self.entries[version].sent != sent:
+        if version is None:
+            return self.newest if self.meaning.ends and self.newest.sent == sent else None
+        if not 0 <= version < len(self.entries) or self.entries[version].sent != sent:
             return None
         return self.entries[version]
 
