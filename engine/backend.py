@@ -36,7 +36,8 @@ from typing import Any, Protocol, Self, cast
 import msgspec
 
 from .directives import Directive
-from .errors import FlowloopError
+from .errors import BackendRejected, FlowloopError, SerializationError
+from .plain import check_finite
 from .state import State
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "StateRecord",
     "TaskRunHistory",
     "TaskRunInfoResult",
+    "check_recordable",
     "connect",
     "started_step_by_step",
 ]
@@ -734,6 +736,24 @@ class Backend(Protocol):
             ```
         """
         ...
+
+
+def check_recordable(**values: Any) -> None:
+    """Refuse values that a record in JSON would change: NaN and the infinities become null there.
+
+    Args:
+        - values: what is to be recorded, by the name that the error calls it
+
+    Raises:
+        - BackendRejected: if there are any
+    """
+    for name, value in values.items():
+        try:
+            check_finite(value, name)
+        except SerializationError as error:
+            raise BackendRejected(f"cannot be recorded: {error}") from None
+        except RecursionError:
+            raise BackendRejected(f"cannot be recorded: {name} contains itself, or is nested too deeply") from None
 
 
 async def started_step_by_step(

@@ -32,7 +32,8 @@ from typing import Annotated, Any
 import msgspec
 
 from . import lifecycle
-from .errors import BackendRejected
+from .errors import BackendRejected, SerializationError
+from .plain import check_finite
 from .results import PrefectResult
 from .state import Failed, Paused, Resume, Scheduled, Skipped, State, Success
 
@@ -172,7 +173,7 @@ def limits_of(value: Any, before: Mapping[str, Any] | None = None) -> dict[str, 
     return known | asked
 
 
-def checked(kind: str, task: str | None, tag: str | None = None) -> None:
+def checked(kind: str, task: str | None, tag: str | None = None, value: Any = None) -> None:
     """Check that a directive asks for something that there is.
 
     Raises:
@@ -188,6 +189,10 @@ def checked(kind: str, task: str | None, tag: str | None = None) -> None:
         raise BackendRejected(f"the directive {kind!r} needs {'a name' if kind in _NAMED else 'a task'}")
     if task is not None and kind in ("cancel", "set_limits"):
         raise BackendRejected(f"{kind} is asked of a flow run as a whole; to leave out one task, skip it")
+    try:
+        check_finite(value, "the value")
+    except SerializationError as error:
+        raise BackendRejected(f"the directive {kind!r} cannot be recorded: {error}") from None
 
 
 def check_state(kind: str, state: str, name: str, *, is_held: bool = False) -> None:

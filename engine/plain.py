@@ -18,7 +18,7 @@ import msgspec
 
 from .errors import SerializationError
 
-__all__ = ["as_recorded", "plain", "supports", "typed", "typed_text"]
+__all__ = ["as_recorded", "check_finite", "plain", "supports", "typed", "typed_text"]
 
 _TIMES = (datetime.datetime, datetime.date, datetime.time)
 _AS_TEXT = (pathlib.PurePath, fractions.Fraction, complex)
@@ -166,7 +166,7 @@ def plain(value: Any) -> Any:
         raise SerializationError("it contains itself, or is nested too deeply") from None
     except Exception as error:
         raise SerializationError(f"JSON cannot carry it: {error}") from error
-    _check_finite(found, "")
+    check_finite(found)
     try:
         return msgspec.json.decode(msgspec.json.encode(found))
     except (ValueError, TypeError, OverflowError) as error:
@@ -190,7 +190,16 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__} has no form there")
 
 
-def _check_finite(value: Any, path: str) -> None:
+def check_finite(value: Any, path: str = "") -> None:
+    """Refuse NaN and the infinities, of which JSON would make null.
+
+    Args:
+        - value: plain data
+        - path: where in it this is
+
+    Raises:
+        - SerializationError: if there are any
+    """
     kind = type(value)
     if kind is float:
         if not math.isfinite(value):
@@ -198,7 +207,7 @@ def _check_finite(value: Any, path: str) -> None:
             raise SerializationError(f"{where} {value}, which JSON has no number for")
     elif kind is dict:
         for key, item in value.items():
-            _check_finite(item, f"{path}.{key}")
+            check_finite(item, f"{path}.{key}")
     elif kind is list or kind is tuple:
         for index, item in enumerate(value):
-            _check_finite(item, f"{path}[{index}]")
+            check_finite(item, f"{path}[{index}]")

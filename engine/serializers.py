@@ -70,10 +70,10 @@ class PickleSerializer(_ByAttributes):
 
     def serialize(self, value: Any) -> bytes:
         """Return `value` pickled, and signed where there is a key."""
-        import cloudpickle
+        from ._pickler import dumps
 
         try:
-            data: bytes = cloudpickle.dumps(value)
+            data = dumps(value)
         except Exception as error:
             raise _cannot("pickle", value, error) from error
         key = self._signing_key

@@ -390,8 +390,10 @@ def _reader(stored: Result, given: Result | None) -> Result:
 def _can_be_pickled(value: object) -> bool:
     import cloudpickle
 
+    from ._pickler import dumps
+
     try:
-        cloudpickle.loads(cloudpickle.dumps(value))
+        cloudpickle.loads(dumps(value))
     except KeyboardInterrupt:
         raise
     except BaseException:  # what a value says of itself is code of users

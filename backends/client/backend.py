@@ -38,6 +38,7 @@ from ...engine.backend import (
     RegisteredFlow,
     TaskRunHistory,
     TaskRunInfoResult,
+    check_recordable,
     started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
@@ -235,6 +236,7 @@ class GraphQLBackend:
         lease_seconds: float = LEASE_SECONDS,
     ) -> str:
         """See `Backend.create_flow_run`."""
+        check_recordable(parameters=parameters, context=context)
         wanted: dict[str, Any] = {
             "parameters": parameters,
             "context": context,
@@ -266,6 +268,7 @@ class GraphQLBackend:
         name: str | None = None,
     ) -> FlowRunInfoResult:
         """See `Backend.start_flow_run`."""
+        check_recordable(parameters=parameters, context=context)
         options: dict[str, Any] = {"parameters": parameters, "context": context, "labels": labels, "name": name}
         if not self._is_flowloop:
             return await started_step_by_step(
@@ -291,6 +294,7 @@ class GraphQLBackend:
         """See `Backend.start_subflow_run`; other servers have none."""
         if not self._is_flowloop:
             return None
+        check_recordable(parameters=parameters)
         row = await self._mutate(
             "start_subflow_run",
             flow_id=flow_id,
@@ -560,6 +564,7 @@ class GraphQLBackend:
         tag: str | None = None,
     ) -> Directive:
         """See `Backend.direct_flow_run`."""
+        check_recordable(value=value)
         given = {"flow_run_id": flow_run_id, "kind": kind, "task": task, "map_index": map_index, "tag": tag}
         row = await self._mutate("direct_flow_run", **given, value=value, note=note, author=author)
         return documents.directive(row)

@@ -33,6 +33,7 @@ from ...engine.backend import (
     RegisteredFlow,
     TaskRunHistory,
     TaskRunInfoResult,
+    check_recordable,
     started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
@@ -167,6 +168,7 @@ class MemoryBackend:
             raise BackendRejected(f"Flow {flow_id} not found")
         if idempotency_key is not None and (flow_id, idempotency_key) in self._flow_run_keys:
             return self._flow_run_keys[flow_id, idempotency_key]
+        check_recordable(parameters=parameters, context=context)
         known = flow.document.get("parameters", ())
         given = {parameter["name"]: parameter["default"] for parameter in known if parameter.get("default")}
         given |= parameters or {}
@@ -496,7 +498,7 @@ class MemoryBackend:
         tag: str | None = None,
     ) -> Directive:
         """See `Backend.direct_flow_run`."""
-        checked(kind, task, tag)
+        checked(kind, task, tag, value)
         run, now = self._flow_run(flow_run_id), self._clock.now()
         asked = Directive(
             id=str(uuid.uuid4()),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import select
 
-from ...engine.backend import LEASE_SECONDS
+from ...engine.backend import LEASE_SECONDS, check_recordable
 from ...engine.errors import BackendRejected
 from . import ownership, reads, task_runs
 from .ids import is_id
@@ -200,6 +200,7 @@ def _new_run(tx: Tx, request: NewFlowRun, flow: RunnableFlow | None) -> CreatedF
         raise BackendRejected(f"Flow {request.flow_id} not found")
     if flow.archived:
         raise BackendRejected(f"Flow {flow.id} is archived.")
+    check_recordable(parameters=request.parameters, context=request.context)
     start = in_utc(request.scheduled_start_time or tx.now)
     name = request.name or random_name()
     return CreatedFlowRun(tx.new_id(), True, name, flow.chosen(request.parameters), start, flow)

@@ -51,7 +51,7 @@ def direct_flow_run(
     Returns:
         - Payload: the fields of a directive, and ``state``: that of the flow run
     """
-    checked(kind, task, tag)
+    checked(kind, task, tag, value)
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
     asked = Directive(
         id=tx.new_id(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import UserString
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ class _Lost(Sequence[State]):
 
 def is_text(value: Any) -> bool:
     """Return whether a value is a text, or bytes: one value, although it has a length and an order."""
-    return isinstance(value, (str, bytes, bytearray))
+    return isinstance(value, (str, bytes, bytearray, UserString))
 
 
 def is_sequence(value: Any) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from .._one_pass import gathered, needs_reading, read
+from .._pickler import Pickler
 from ..context import context as run_context
 from ..context import values
 from ..errors import ExecutorError
@@ -104,7 +105,7 @@ class Answer(NamedTuple):
 _NAMELESS = "<dynamic-code>"
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(Pickler):
     """Lets bodies mention the run context: it is the one there that they find in the other process.
 
     Code keeps the name of its file, so that a traceback shows lines; cloudpickle 3.1.3 and later take it away. Errors

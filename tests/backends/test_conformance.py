@@ -162,6 +162,21 @@ async def test_under_the_same_key_a_flow_run_is_created_once(backend: Backend) -
     assert await backend.create_flow_run(flow.id) != await backend.create_flow_run(flow.id)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), {"a": [1, (float("nan"),)]}])
+async def test_what_json_has_no_number_for_is_refused_and_nothing_is_created(backend: Backend, value: Any) -> None:
+    name = unique("flow")
+    flow = await backend.register_flow(flow_document(name), project_name="demo")
+    for given in ({"parameters": {"n": value}}, {"context": {"n": value}}):
+        with pytest.raises(BackendRejected, match=r"n[.\[\]0-9a]* is -?(nan|inf)"):
+            await backend.create_flow_run(flow.id, **given)
+        with pytest.raises(BackendRejected, match=r"n[.\[\]0-9a]* is -?(nan|inf)"):
+            await backend.start_flow_run(flow.id, owner="me", **given)
+    known = {"parameters": {"n": 1.5}, "context": {"n": [2.5]}}
+    run = await backend.create_flow_run(flow.id, **known)
+    found = [one.id for one in await backend.list_flow_runs(only=FlowRunFilter(flow=name))]
+    assert found == [run]
+
+
 async def test_a_run_of_a_flow_that_does_not_exist_is_refused(backend: Backend) -> None:
     with pytest.raises(BackendRejected, match="not found"):
         await backend.create_flow_run(MISSING)
@@ -823,6 +838,7 @@ async def test_a_directive_that_cannot_be_done_is_refused_and_not_recorded(backe
         ("skip", {}, "needs a task"),
         ("event", {}, "needs a name"),
         ("cancel", {"task": slug}, "as a whole"),
+        ("event", {"task": "ready", "value": [1, float("nan")]}, r"\[1\] is nan"),
         ("skip", {"task": "missing"}, "has no task 'missing'"),
         ("skip", {"task": slug}, "is for what has not begun"),
         ("set_result", {"task": slug, "value": 1}, "is for what has not begun"),

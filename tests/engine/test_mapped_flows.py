@@ -661,6 +661,41 @@ async def test_what_can_be_read_once_is_kept_inside_a_collection_too(hold: Any) 
     assert type(state.result[held].result) is type(hold())
 
 
+ONE_PASS_INSIDE = {
+    "groups": (lambda: itertools.groupby([1, 1, 2]), [(1, [1, 1]), (2, [2])]),
+    "generators of generators": (lambda: ((n for n in range(m)) for m in (1, 2)), [[0], [0, 1]]),
+    "deep": (lambda: {"a": [{"b": (map(int, "12"), 3)}]}, {"a": [{"b": ([1, 2], 3)}]}),
+    "repeated three times": (lambda: itertools.repeat(1, 3), [1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", ONE_PASS_INSIDE)
+async def test_what_can_be_read_once_is_kept_however_deep_it_is(name: str) -> None:
+    make, expected = ONE_PASS_INSIDE[name]
+    with Flow("deep") as flow:
+        made: Any = task(make, name="made")()
+    state = await flow.run()
+    assert state.result[made].result == expected
+
+
+async def test_async_iterators_are_read_however_deep_they_are() -> None:
+    async def made() -> Any:
+        return [[yields_async(2)], {"x": (yields_async(1),)}]
+
+    with Flow("deep") as flow:
+        held: Any = task(made)()
+    state = await flow.run()
+    assert state.result[held].result == [[[0, 1]], {"x": ([0],)}]
+
+
+@pytest.mark.parametrize("endless", [itertools.count, lambda: itertools.cycle([1]), lambda: itertools.repeat(1)])
+async def test_what_never_ends_is_refused_wherever_it_is(endless: Any) -> None:
+    with Flow("ends") as flow:
+        made: Any = task(lambda: [1, {"x": endless()}], name="made")()
+    state = await flow.run()
+    assert "never ends" in str(state.result[made].message)
+
+
 async def test_what_never_ends_is_refused_and_what_is_written_to_is_handed_on() -> None:
     with Flow("ends") as flow:
         endless: Any = task(lambda: itertools.count(), name="counts")()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+from collections import UserString
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,9 @@ def test_an_array_can_be_mapped_over() -> None:
     assert list(seen_by(upstream, 1)["x"]) == [3, 4]
 
 
-@pytest.mark.parametrize("value", [5, None, {"a": 1}, {1, 2}, iter([1]), "ab", b"ab", bytearray(b"ab"), list])
+@pytest.mark.parametrize(
+    "value", [5, None, {"a": 1}, {1, 2}, iter([1]), "ab", b"ab", bytearray(b"ab"), UserString("ab"), list]
+)
 def test_what_has_not_is_an_error_that_names_the_task_and_what_came(value: Any) -> None:
     problem = mapping.unmappable({edge("loader"): Success(result=value), edge("x"): Success(result=[1])})
     assert problem is not None
@@ -158,7 +161,18 @@ class Shelf:
         return self._values[index]
 
 
-NO_COLLECTIONS = [5, None, "text", b"bytes", bytearray(b"b"), {"a": 1}, Record(), pandas.DataFrame({"a": [1, 2]}), list]
+NO_COLLECTIONS = [
+    5,
+    None,
+    "text",
+    b"bytes",
+    bytearray(b"b"),
+    UserString("ab"),
+    {"a": 1},
+    Record(),
+    pandas.DataFrame({"a": [1, 2]}),
+    list,
+]
 
 
 @pytest.mark.parametrize("value", NO_COLLECTIONS, ids=lambda value: type(value).__name__)

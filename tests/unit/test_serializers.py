@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import datetime
+import enum
 import threading
 
 import pandas as pd
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowloop.engine.errors import SerializationError
+from flowloop.engine.plain import typed
 from flowloop.engine.serializers import (
     ArrowSerializer,
     CompressedSerializer,
@@ -40,6 +43,24 @@ def test_json_values_come_back(value):
 def test_pickle_takes_what_has_no_name():
     add = PickleSerializer().deserialize(PickleSerializer().serialize(lambda n: n + 1))
     assert add(1) == 2
+
+
+@dataclasses.dataclass
+class Made:
+    n: int
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(("plain", "kind"), [({"n": 1}, Made), ("red", Colour)])
+def test_pickle_takes_classes_of_a_script_that_were_the_type_of_a_parameter(plain, kind, monkeypatch):
+    monkeypatch.setattr(kind, "__module__", "__main__")  # as in a script: then the class itself is in the pickle
+    value = typed(plain, kind)
+    found = PickleSerializer().deserialize(PickleSerializer().serialize([value]))
+    assert repr(found) == repr([value])
+    assert typed(plain, kind) == value
 
 
 @pytest.mark.parametrize("format", ["zlib", "bz2", "lzma"])
