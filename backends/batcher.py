@@ -16,7 +16,7 @@ from typing import Generic, Self, TypeAlias, TypeVar
 
 import anyio
 
-from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError
+from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, UpstreamRefused
 from ._circuit import Circuit
 
 __all__ = ["Batcher", "RequestRejected"]
@@ -27,10 +27,15 @@ R = TypeVar("R")
 _WORTH_A_FLIGHT = 50
 """As many items cost about as much as a request by itself: so many may take off beside another batch."""
 
+_TURNS_FOR_COMPANY = 2
+"""Turns of the loop before a batch takes off: who was just answered puts what comes next, and what follows from an item
+is put behind it.
+"""
+
 logger = logging.getLogger(__name__)
 
 
-_Entry: TypeAlias = tuple[T, int, Hashable, asyncio.Future[R]]
+_Entry: TypeAlias = tuple[T, int, Hashable, asyncio.Future[R], Sequence[asyncio.Future[R]]]
 
 
 class RequestRejected(BackendRejected):
@@ -45,8 +50,8 @@ class Batcher(Generic[T, R]):
       an item waits while another one with its key is in flight.
     * A second batch takes off beside the first only if it is large: a small one is better off waiting for company.
     * A batch whose answer was lost is sent again as it was, under the same idempotency key.
-    * An item that is refused fails alone. A batch that is refused as a whole is halved until the bad item is
-      found.
+    * An item that is refused fails alone, but for those that rest on it. A batch that is refused as a whole is halved
+      until the bad item is found.
     * A waiter that is cancelled leaves its item behind: it is sent all the same.
     * After an outage longer than the circuit's limit, all that wait fail with `BackendUnavailable`.
 
@@ -123,7 +128,14 @@ class Batcher(Generic[T, R]):
             with anyio.CancelScope(shield=True):
                 await asyncio.wait(self._tasks)
 
-    def put(self, item: T, size: int = 0, key: Hashable = None, lane: Hashable = None) -> asyncio.Future[R]:
+    def put(
+        self,
+        item: T,
+        size: int = 0,
+        key: Hashable = None,
+        lane: Hashable = None,
+        rests_on: Sequence[asyncio.Future[R]] = (),
+    ) -> asyncio.Future[R]:
         """Have an item sent with the next batch.
 
         Args:
@@ -131,10 +143,12 @@ class Batcher(Generic[T, R]):
             - size: its length in bytes
             - key: what it is about: items with one key are recorded in the order they were put; all are of one lane
             - lane: whose it is: lanes take turns
+            - rests_on: outcomes of items of the same lane, put before, without which this one makes no sense. It is
+              sent with them or after them; what is refused in the same batch, `send` has to see to.
 
         Returns:
             - Future: the outcome of the item, or a `BackendRejected` if it was refused, or a `BackendUnavailable` if it
-              could not be sent
+              could not be sent, or an `UpstreamRefused` if one that it rests on was not recorded
 
         Raises:
             - BackendUnavailable: if the batcher is not open, or not in this event loop
@@ -146,7 +160,7 @@ class Batcher(Generic[T, R]):
         if queue is None:
             queue = self._lanes[lane] = deque()
             self._turns.append(lane)
-        queue.append((item, size, key, future))
+        queue.append((item, size, key, future, rests_on))
         self._waiting += 1
         if self._wake is not None and self._may_take_off():
             self._wake_up()
@@ -156,14 +170,12 @@ class Batcher(Generic[T, R]):
         """Send one batch after the other; there are as many lanes as batches may be in flight."""
         try:
             while batch := await self._next():
-                keys = {key for _, _, key, _ in batch}
+                keys = {entry[2] for entry in batch}
                 self._flights[lane] = batch
                 self._keys |= keys
                 await self._deliver(batch)
                 del self._flights[lane]
                 self._keys -= keys
-                # One turn of the loop: who was just answered puts what comes next, and shares the next batch.
-                await asyncio.sleep(0)
         except asyncio.CancelledError:
             self._stop()
             self._abandon()
@@ -184,8 +196,11 @@ class Batcher(Generic[T, R]):
     async def _next(self) -> list[_Entry[T, R]]:
         """Wait for the next batch, and return it; or return none at the end, when what waits is left to others."""
         while True:
-            if self._may_take_off() and (batch := self._take()):
-                return batch
+            if self._may_take_off():
+                for _ in range(_TURNS_FOR_COMPANY):
+                    await asyncio.sleep(0)
+                if batch := self._take():
+                    return batch
             if self._loop is None:
                 return []
             if self._wake is None:
@@ -194,12 +209,13 @@ class Batcher(Generic[T, R]):
 
     def _take(self) -> list[_Entry[T, R]]:
         batch: list[_Entry[T, R]] = []
+        taken: set[asyncio.Future[R]] = set()
         held: dict[Hashable, list[_Entry[T, R]]] = {}
         room, most = self._max_bytes, min(self._max_items, self._share())
         while self._turns and len(batch) < most:
             lane = self._turns.popleft()
             queue = self._lanes[lane]
-            while queue and queue[0][2] in self._keys:
+            while queue and self._is_held(queue[0], taken):
                 held.setdefault(lane, []).append(queue.popleft())
             if not queue:
                 continue
@@ -208,6 +224,7 @@ class Batcher(Generic[T, R]):
                 break
             entry = queue.popleft()
             batch.append(entry)
+            taken.add(entry[3])
             room -= entry[1]
             if queue:
                 self._turns.append(lane)
@@ -219,6 +236,10 @@ class Batcher(Generic[T, R]):
             self._lanes[lane].extendleft(reversed(entries))
         self._waiting -= len(batch)
         return batch
+
+    def _is_held(self, entry: _Entry[T, R], taken: set[asyncio.Future[R]]) -> bool:
+        """Whether an entry has to wait for another batch: that of its key, or of something that it rests on."""
+        return entry[2] in self._keys or any(not one.done() and one not in taken for one in entry[4])
 
     def _take_all(self) -> list[_Entry[T, R]]:
         left = list(itertools.chain.from_iterable(self._lanes.values()))
@@ -234,6 +255,9 @@ class Batcher(Generic[T, R]):
         return -(-waiting // max(1, batches))
 
     async def _deliver(self, batch: list[_Entry[T, R]]) -> None:
+        batch = [entry for entry in batch if not _fails_with_what_it_rests_on(entry)]
+        if not batch:
+            return
         items = [entry[0] for entry in batch]
         key = uuid.uuid4().hex
         try:
@@ -255,7 +279,7 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             _fail(batch, error)
         else:
-            for (_, _, _, future), outcome in zip(batch, outcomes, strict=True):
+            for (_, _, _, future, _), outcome in zip(batch, outcomes, strict=True):
                 if future.done():
                     continue
                 if isinstance(outcome, BackendRejected):
@@ -271,10 +295,18 @@ class Batcher(Generic[T, R]):
             _fail(left, error)
 
 
+def _fails_with_what_it_rests_on(entry: _Entry[T, R]) -> bool:
+    for one in entry[4]:
+        if one.done() and (one.cancelled() or one.exception() is not None):
+            _fail([entry], UpstreamRefused("a state that this one rests on was not recorded"))
+            return True
+    return False
+
+
 def _fail(batch: list[_Entry[T, R]], error: Exception) -> None:
     """Raise an error of their own, with the common cause, in all that still wait for an item of the batch."""
     kind = type(error) if isinstance(error, BackendError) else BackendError
-    for _, _, _, future in batch:
+    for _, _, _, future, _ in batch:
         if not future.done():
             own = kind(str(error))
             own.__cause__ = error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Literal, Self
 
@@ -24,11 +24,13 @@ from ..engine.backend import (
     FlowSummary,
     LimitRecord,
     LogRecord,
+    Post,
     ProjectInfo,
     RegisteredFlow,
     StateRecord,
     TaskRunHistory,
     TaskRunInfoResult,
+    failing,
 )
 from ..engine.clock import Clock, SystemClock
 from ..engine.directives import Directive
@@ -311,9 +313,9 @@ class StoreBackend:
         self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
     ) -> State:
         """See `Backend.set_flow_run_state`."""
-        return await self._set_state("flow_run", flow_run_id, version, state, epoch, flow_run_id)
+        return await self._sent("flow_run", flow_run_id, version, state, epoch, flow_run_id)
 
-    async def set_task_run_state(
+    def set_task_run_state(
         self,
         task_run_id: str,
         version: int | None,
@@ -322,17 +324,32 @@ class StoreBackend:
         *,
         epoch: int | None = None,
         flow_run_id: str | None = None,
-    ) -> State:
+        rests_on: Sequence[Post] = (),
+    ) -> Coroutine[Any, Any, State]:
         """See `Backend.set_task_run_state`."""
-        return await self._set_state("task_run", task_run_id, version, state, epoch, flow_run_id)
+        try:
+            return self._sent("task_run", task_run_id, version, state, epoch, flow_run_id, rests_on)
+        except Exception as error:
+            return failing(error)
 
-    async def _set_state(
-        self, kind: Kind, run_id: str, version: int | None, state: State, epoch: int | None, flow_run_id: str | None
-    ) -> State:
+    def _sent(
+        self,
+        kind: Kind,
+        run_id: str,
+        version: int | None,
+        state: State,
+        epoch: int | None,
+        flow_run_id: str | None,
+        rests_on: Sequence[Post] = (),
+    ) -> Post:
         document = encode_state(state)
-        write = _Write(kind, StateUpdate(run_id, document, version, epoch))
-        outcome: Outcome = await self._outbox.put(write, len(document) + _ITEM_OVERHEAD, lane=flow_run_id)
-        return state if outcome.document is None else decode_state(outcome.document)
+        write = _Write(kind, StateUpdate(run_id, document, version, epoch, tuple([one.run_id for one in rests_on])))
+        size, awaited = len(document) + _ITEM_OVERHEAD, [one.sent for one in rests_on]
+
+        async def recorded(outcome: Outcome) -> State:
+            return state if outcome.document is None else decode_state(outcome.document)
+
+        return Post(run_id, self._outbox.put(write, size, lane=flow_run_id, rests_on=awaited), recorded)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""

@@ -27,11 +27,12 @@ What every adapter promises (``tests/backends/test_conformance.py`` holds each o
 
 from __future__ import annotations
 
+import asyncio
 import datetime
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
-from typing import Any, Protocol, Self, cast
+from typing import Any, NoReturn, Protocol, Self, cast
 
 import msgspec
 
@@ -56,6 +57,7 @@ __all__ = [
     "FlowSummary",
     "LimitRecord",
     "LogRecord",
+    "Post",
     "ProjectInfo",
     "RegisteredFlow",
     "StateRecord",
@@ -63,6 +65,7 @@ __all__ = [
     "TaskRunInfoResult",
     "check_recordable",
     "connect",
+    "failing",
     "started_step_by_step",
 ]
 
@@ -324,6 +327,54 @@ class TaskRunHistory(msgspec.Struct, frozen=True):
     end_time: datetime.datetime | None
 
 
+class Post(Coroutine[Any, Any, State]):
+    """A state on its way to a backend; await it for what is recorded then.
+
+    Args:
+        - run_id: the task run
+        - sent: what will hold the backend's answer
+        - read: makes the recorded state of the answer
+    """
+
+    __slots__ = ("_awaited", "_read", "run_id", "sent")
+
+    def __init__(self, run_id: str, sent: asyncio.Future[Any], read: Callable[[Any], Awaitable[State]]) -> None:
+        self.run_id = run_id
+        self.sent = sent
+        self._read = read
+        self._awaited: Coroutine[Any, Any, State] | None = None
+
+    async def _recorded(self) -> State:
+        return await self._read(await self.sent)
+
+    @property
+    def _coroutine(self) -> Coroutine[Any, Any, State]:
+        if self._awaited is None:
+            self._awaited = self._recorded()
+        return self._awaited
+
+    def __await__(self) -> Generator[Any, Any, State]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        """As of any coroutine."""
+        return self._coroutine.send(value)
+
+    def throw(self, *raised: Any) -> Any:
+        """As of any coroutine."""
+        return self._coroutine.throw(*raised)
+
+    def close(self) -> None:
+        """As of any coroutine."""
+        if self._awaited is not None:
+            self._awaited.close()
+
+
+async def failing(error: Exception) -> NoReturn:
+    """Raise an error when awaited: that of a state that could not be sent."""
+    raise error
+
+
 class Backend(Protocol):
     """What the runners need of a backend. Open it with ``async with`` before use.
 
@@ -529,7 +580,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def set_task_run_state(
+    def set_task_run_state(
         self,
         task_run_id: str,
         version: int | None,
@@ -538,11 +589,21 @@ class Backend(Protocol):
         *,
         epoch: int | None = None,
         flow_run_id: str | None = None,
-    ) -> State:
+        rests_on: Sequence[Post] = (),
+    ) -> Coroutine[Any, Any, State]:
         """Record a state of a task run; as `set_flow_run_state`.
 
-        `cache_for` belongs to the interface that is kept; when a Cached state expires is in the state itself. With the
-        `flow_run_id` it takes turns with the states of other flow runs, however many wait of its own.
+        A backend that returns a `Post` has sent the state before it is awaited, and takes states that rest on it: so
+        the steps of a chain share a commit.
+
+        Args:
+            - task_run_id, version, state, epoch: as for `set_flow_run_state`
+            - cache_for: belongs to the interface that is kept; when a Cached state expires is in the state itself
+            - flow_run_id: with it the state takes turns with those of other flow runs, however many wait of its own
+            - rests_on: what this backend has sent before, and without which this state makes no sense
+
+        Raises:
+            - UpstreamRefused: if something that it rests on was refused; then it is not recorded either
         """
         ...
 

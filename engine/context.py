@@ -85,6 +85,7 @@ class FlowScope(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         - takes_over: whether the run goes on where another runner left it
         - took_over: whether that is recorded
         - known: what was read of its task runs, by task, until it is used
+        - foresee: hears of the Success that a run will have once the backend has taken it
     """
 
     cancellation: Any = None
@@ -102,6 +103,7 @@ class FlowScope(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     takes_over: bool = False
     took_over: bool = False
     known: dict[Any, Any] = {}
+    foresee: Any = None
 
 
 class TaskScope(msgspec.Struct, eq=False):
@@ -157,6 +159,10 @@ def building_into(flow: Any) -> Iterator[None]:
         yield
     finally:
         building.reset(token)
+
+
+resting_on: ContextVar[Any] = ContextVar("flowloop_resting_on", default=())
+"""The states upstream that are on their way to the backend while a run steps ahead: what it records rests on them."""
 
 
 def change_flow_scope(**changes: Any) -> FlowScope:

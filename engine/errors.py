@@ -41,6 +41,7 @@ __all__ = [
     "OwnershipLost",
     "SerializationError",
     "TaskRunError",
+    "UpstreamRefused",
     "VersionLockMismatch",
 ]
 
@@ -138,6 +139,10 @@ class VersionLockMismatch(BackendRejected):
 
 class OwnershipLost(BackendRejected):
     """The flow run has been claimed by another owner since: what this one sends is recorded no more."""
+
+
+class UpstreamRefused(BackendRejected):
+    """A state was sent before the states upstream were acknowledged, and one of these was refused."""
 
 
 class FlowRunOwned(BackendError):

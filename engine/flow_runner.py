@@ -528,6 +528,7 @@ class FlowRunner(Runner):
             kept=self._named if self.release_results else None,
             grace=self.settings.cancel_grace,
         )
+        change_flow_scope(foresee=drive.foresee)
         try:
             self._driving = True
             self._keep_time()

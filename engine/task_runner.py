@@ -97,6 +97,14 @@ class TaskRunner(BodyRunner):
         self._gives_copies = type(constants) is OwnCopies
         self._plan = plan_of(type(self), task, bool(self.state_handlers or task.state_handlers))
 
+    @property
+    def may_step_ahead(self) -> bool:
+        """Whether a run may begin while what it waits for is on its way to be recorded; here nothing is recorded."""
+        return False
+
+    def go_step_by_step(self) -> None:
+        """Step ahead no more: what was hoped for did not come."""
+
     async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
         """Call the task's own state handlers.
 

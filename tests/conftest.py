@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+import hypothesis
 import pytest
 
 from flowloop.engine._run.drive import Drive
 from flowloop.engine.testing import VirtualLoop
+
+# how long an example takes says how busy the machine is
+hypothesis.settings.register_profile("flowloop", deadline=None)
+hypothesis.settings.load_profile("flowloop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

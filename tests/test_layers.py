@@ -27,7 +27,7 @@ LAYERS = """
     cancellation runner schedules triggers _run.rules
     executors
     task
-    _run.caching _run.gates operators parameter secrets
+    _run.ahead _run.caching _run.gates operators parameter secrets
     _run.body _run.steps limits notebook visualize wiring
     progress timeline
     task_runner

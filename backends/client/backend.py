@@ -6,6 +6,7 @@ list without isolating its failures, so it is sent single items, at most four at
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime
 import gzip
@@ -13,7 +14,7 @@ import logging
 import random
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
@@ -35,10 +36,12 @@ from ...engine.backend import (
     FlowSummary,
     LimitRecord,
     LogRecord,
+    Post,
     RegisteredFlow,
     TaskRunHistory,
     TaskRunInfoResult,
     check_recordable,
+    failing,
     started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
@@ -48,6 +51,7 @@ from ...engine.errors import (
     DialectError,
     FlowRunOwned,
     OwnershipLost,
+    UpstreamRefused,
     VersionLockMismatch,
 )
 from ...engine.lifecycle import WAITING
@@ -70,10 +74,9 @@ _LANES = 4
 _PAGE = 500
 _CHILDREN = 5_000
 _ITEM_OVERHEAD = 150
-_LISTEN_AFTER = 0.2
-"""Seconds until a flow run is listened to: a short one is over by then, and a connection costs more than it does."""
 _FIELD_WEIGHT = 80_000  # what has a field of its own: the limit of a batch in bytes then keeps the document short
 _MAX_STATE_BYTES = 1_000_000
+_REFUSALS = {"OWNERSHIP_LOST": OwnershipLost, "UPSTREAM_REFUSED": UpstreamRefused}
 _NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -494,7 +497,7 @@ class GraphQLBackend:
         outcome = await self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id)
         return await self._recorded(state, outcome, self.get_flow_run_state, flow_run_id)
 
-    async def set_task_run_state(
+    def set_task_run_state(
         self,
         task_run_id: str,
         version: int | None,
@@ -503,14 +506,33 @@ class GraphQLBackend:
         *,
         epoch: int | None = None,
         flow_run_id: str | None = None,
-    ) -> State:
-        """See `Backend.set_task_run_state`."""
+        rests_on: Sequence[Post] = (),
+    ) -> Coroutine[Any, Any, State]:
+        """See `Backend.set_task_run_state`; a flowloop server takes states that rest on others."""
         version = version if self._is_flowloop or state.is_running() or state.is_submitted() else None
+        try:
+            post = self._post(task_run_id, version, state, epoch, flow_run_id, rests_on)
+        except Exception as error:
+            return failing(error)
+        return post if self._is_flowloop else _awaited(post)
+
+    def _post(
+        self,
+        task_run_id: str,
+        version: int | None,
+        state: State,
+        epoch: int | None,
+        flow_run_id: str | None,
+        rests_on: Sequence[Post],
+    ) -> Post:
         document = self._document(state)
-        item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch)
+        ids, awaited = tuple([one.run_id for one in rests_on]), [one.sent for one in rests_on]
+        item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch, ids)
         write = Write("set_task_run_states", (item,))
-        outcome = await self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id)
-        return await self._recorded(state, outcome, self.get_task_run_state, task_run_id)
+        sent = self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id, awaited)
+        return Post(
+            task_run_id, sent, lambda outcome: self._recorded(state, outcome, self.get_task_run_state, task_run_id)
+        )
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""
@@ -711,7 +733,6 @@ class GraphQLBackend:
 
     @asynccontextmanager
     async def _watch(self, flow_run_id: str) -> AsyncIterator[AsyncIterator[State]]:
-        await anyio.sleep(_LISTEN_AFTER)
         async with (
             self._subscriptions.subscribe(documents.WATCH_FLOW_RUN, {"id": flow_run_id}) as events,
             aclosing(documents.row_state(event["flow_run_states"]) async for event in events) as states,
@@ -758,11 +779,18 @@ class GraphQLBackend:
         except TransportQueryError as error:
             return error.data, error.errors or []
 
-    def _put(self, write: Write, run_id: str, size: int, flow_run_id: str | None = None) -> Awaitable[Any]:
+    def _put(
+        self,
+        write: Write,
+        run_id: str,
+        size: int,
+        flow_run_id: str | None = None,
+        rests_on: Sequence[asyncio.Future[Any]] = (),
+    ) -> asyncio.Future[Any]:
         if not self._outboxes:
             raise self._circuit.away()
         # Always the same lane for a run: its states arrive in the order they were sent.
-        return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id, flow_run_id)
+        return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id, flow_run_id, rests_on)
 
     async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
         text, variables, keys = documents.combined(writes)
@@ -811,6 +839,10 @@ class GraphQLBackend:
         return await read(run_id) if outcome.get("status") == "QUEUED" else state
 
 
+async def _awaited(post: Post) -> State:
+    return await post
+
+
 def _is_unchanged(newest: Mapping[str, Any], version_group_id: str | None, idempotency_key: str | None) -> bool:
     """Whether the newest version of a flow was registered under this key, so that its document need not be sent."""
     settings = newest["flow_group"]["settings"] or {}
@@ -849,7 +881,7 @@ def _outcome(item: Mapping[str, Any]) -> Mapping[str, Any] | BackendRejected:
     message, document = item.get("message") or "the state was refused", item.get("serialized_state")
     if item.get("code") == "VERSION_LOCKING_ERROR":
         return VersionLockMismatch(message, None if document is None else decode_state(document))
-    return (OwnershipLost if item.get("code") == "OWNERSHIP_LOST" else BackendRejected)(message)
+    return _REFUSALS.get(item.get("code") or "", BackendRejected)(message)
 
 
 def _without_credentials(url: str) -> str:

@@ -318,6 +318,7 @@ class TaskRunStateItem(msgspec.Struct, gc=False, omit_defaults=True):
     version: int | None
     state: msgspec.Raw
     epoch: int | None = None
+    rests_on: tuple[str, ...] = ()
 
 
 _LOG_BYTES = 1_000_000

@@ -24,6 +24,7 @@ from ...engine.errors import (
     BackendUnavailable,
     DialectError,
     OwnershipLost,
+    UpstreamRefused,
     VersionLockMismatch,
 )
 from ..batcher import RequestRejected
@@ -208,6 +209,8 @@ def error_of(errors: list[Any], url: str) -> BackendError:
         return VersionLockMismatch(text)
     if "OWNERSHIP_LOST" in codes:
         return OwnershipLost(text)
+    if "UPSTREAM_REFUSED" in codes:
+        return UpstreamRefused(text)
     if "TOO_MUCH" in codes:
         return RequestRejected(text)
     if "API_ERROR" in codes or "API_ERROR" in text:

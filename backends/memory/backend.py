@@ -29,6 +29,7 @@ from ...engine.backend import (
     FlowSummary,
     LimitRecord,
     LogRecord,
+    Post,
     ProjectInfo,
     RegisteredFlow,
     TaskRunHistory,
@@ -409,8 +410,9 @@ class MemoryBackend:
         *,
         epoch: int | None = None,
         flow_run_id: str | None = None,
+        rests_on: Sequence[Post] = (),
     ) -> State:
-        """See `Backend.set_task_run_state`."""
+        """See `Backend.set_task_run_state`; nothing rests on states that are recorded at once."""
         sent = _encode(state)
         await asyncio.sleep(0)
         run = self._task_run(task_run_id)

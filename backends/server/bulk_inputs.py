@@ -31,6 +31,7 @@ class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     state: msgspec.Raw
     version: _Int | None = None
     epoch: _Int | None = None
+    rests_on: tuple[_Id, ...] = ()
 
 
 class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,7 +54,8 @@ class SetTaskRunStates(msgspec.Struct, forbid_unknown_fields=True):
     def updates(self) -> list[StateUpdate]:
         """Return what the store takes."""
         return [
-            StateUpdate(item.task_run_id.lower(), bytes(item.state), item.version, item.epoch) for item in self.states
+            StateUpdate(item.task_run_id.lower(), bytes(item.state), item.version, item.epoch, item.rests_on)
+            for item in self.states
         ]
 
 
@@ -96,6 +98,12 @@ def decode(
 def state_updates(states: list[dict[str, Any]], key: str) -> list[StateUpdate]:
     """Return what the store takes, from an input that came the general way."""
     return [
-        StateUpdate(item[key], msgspec.json.encode(item["state"]), item.get("version"), item.get("epoch"))
+        StateUpdate(
+            item[key],
+            msgspec.json.encode(item["state"]),
+            item.get("version"),
+            item.get("epoch"),
+            tuple(item.get("rests_on") or ()),
+        )
         for item in states
     ]

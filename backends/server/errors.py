@@ -12,7 +12,7 @@ from typing import Any
 from graphql import FieldNode, GraphQLError
 from graphql.language import get_location
 
-from ...engine.errors import BackendRejected, BackendUnavailable, OwnershipLost, VersionLockMismatch
+from ...engine.errors import BackendRejected, BackendUnavailable, OwnershipLost, UpstreamRefused, VersionLockMismatch
 
 __all__ = ["BadRequest", "Forbidden", "ShuttingDown", "Unauthenticated", "failure", "field_error"]
 
@@ -57,6 +57,8 @@ def item_code(error: Exception) -> str:
         return "VERSION_LOCKING_ERROR"
     if isinstance(error, OwnershipLost):
         return "OWNERSHIP_LOST"
+    if isinstance(error, UpstreamRefused):
+        return "UPSTREAM_REFUSED"
     if isinstance(error, Unauthenticated):
         return "UNAUTHENTICATED"
     if isinstance(error, Forbidden):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
+from ...engine.errors import BackendRejected, OwnershipLost, UpstreamRefused, VersionLockMismatch
 from ...engine.serialization import decode_state
 
 __all__ = [
@@ -28,6 +28,9 @@ Kind = Literal["flow_run", "task_run"]
 
 VERSION_LOCKING_ERROR = "VERSION_LOCKING_ERROR"
 OWNERSHIP_LOST = "OWNERSHIP_LOST"
+UPSTREAM_REFUSED = "UPSTREAM_REFUSED"
+
+_ERRORS = {OWNERSHIP_LOST: OwnershipLost, UPSTREAM_REFUSED: UpstreamRefused}
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +74,14 @@ class StateUpdate(msgspec.Struct, frozen=True, gc=False):
         - state: the state document as JSON text in UTF-8, stored as it is
         - version: the version the run is believed to have; None if the client does not know or care
         - epoch: the claim by which the flow run is the sender's; None if it is nobody's who claims
+        - rests_on: the task runs of the same batch without whose states, which come before, this one makes no sense
     """
 
     run_id: str
     state: bytes
     version: int | None = None
     epoch: int | None = None
+    rests_on: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
@@ -88,7 +93,8 @@ class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
           ``ERROR``: nothing was recorded
         - message: why it was queued or refused
         - version: the version of the state that was recorded, or the run's version if none was
-        - code: ``VERSION_LOCKING_ERROR`` if the version was not the run's, ``OWNERSHIP_LOST`` if the epoch was not
+        - code: ``VERSION_LOCKING_ERROR`` if the version was not the run's, ``OWNERSHIP_LOST`` if the epoch was not,
+          ``UPSTREAM_REFUSED`` if a state that it rests on was refused
         - document: the state that was recorded, where it is not the one that was sent; of a flow run that has moved
           meanwhile, the state that it has instead
     """
@@ -113,7 +119,7 @@ class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
         if self.code == VERSION_LOCKING_ERROR:
             standing = None if self.document is None else decode_state(self.document)
             return VersionLockMismatch(self.message or "", standing)
-        return (OwnershipLost if self.code == OWNERSHIP_LOST else BackendRejected)(self.message or "")
+        return _ERRORS.get(self.code or "", BackendRejected)(self.message or "")
 
 
 class StateChange(msgspec.Struct, frozen=True, gc=False):

@@ -21,7 +21,17 @@ from . import parts, rules
 from .databases.base import StateRecord
 from .idempotency import once
 from .ids import is_id
-from .records import ANYONE, OWNERSHIP_LOST, VERSION_LOCKING_ERROR, Caller, Kind, Outcome, StateChange, StateUpdate
+from .records import (
+    ANYONE,
+    OWNERSHIP_LOST,
+    UPSTREAM_REFUSED,
+    VERSION_LOCKING_ERROR,
+    Caller,
+    Kind,
+    Outcome,
+    StateChange,
+    StateUpdate,
+)
 from .rules import StateHead
 from .slots import Slots
 from .tx import Tx, document, in_utc, tables
@@ -135,16 +145,19 @@ def set_states(tx: Tx, kind: Kind, updates: Sequence[StateUpdate], idempotency_k
 
 def _apply(tx: Tx, kind: Kind, updates: Sequence[StateUpdate], caller: Caller) -> list[Outcome]:
     outcomes: list[Outcome] = []
+    refused: set[str] = set()
     for start in range(0, len(updates), _CHUNK):
-        outcomes += _Batch(tx, kind, caller).apply(updates[start : start + _CHUNK])
+        outcomes += _Batch(tx, kind, caller, refused).apply(updates[start : start + _CHUNK])
     return outcomes
 
 
 class _Batch:
     """A batch of updates of one kind, while it is applied."""
 
-    def __init__(self, tx: Tx, kind: Kind, caller: Caller) -> None:
+    def __init__(self, tx: Tx, kind: Kind, caller: Caller, refused: set[str]) -> None:
         self.tx = tx
+        self.refused = refused
+        """The runs whose last update was refused."""
         self.kind: Kind = kind
         self.caller = caller
         self.fenced = caller.client_id is not None
@@ -166,7 +179,7 @@ class _Batch:
         readable = [item for item in items if isinstance(item, _Item)]
         if readable:
             self.load(readable)
-        outcomes = [self.decide(item) if isinstance(item, _Item) else item for item in items]
+        outcomes = [self.outcome_of(item) for item in items]
         if self.rows:
             self.tx.database.append_states(self.tx.connection, self.kind, self.rows)
         self.slots.save()
@@ -223,10 +236,20 @@ class _Batch:
 
     # -- deciding --------------------------------------------------------------------------------------
 
+    def outcome_of(self, item: _Item | Outcome) -> Outcome:
+        outcome = self.decide(item) if isinstance(item, _Item) else item
+        if outcome.status == "ERROR":
+            self.refused.add(outcome.id)
+        elif self.refused:
+            self.refused.discard(outcome.id)
+        return outcome
+
     def decide(self, item: _Item) -> Outcome:
         run = self.runs.get(item.update.run_id)
         if run is None:
             return self.refuse(item, None, "")
+        if self.refused and not self.refused.isdisjoint(item.update.rests_on):
+            return self.refuse(item, run, ": a state that it rests on was refused.", UPSTREAM_REFUSED)
         flow = self.flows[run.flow_key]
         strict = self.fenced or flow.locked
         new, version = item.head.type, item.update.version

@@ -13,10 +13,10 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
-from ..context import RunLogger, flow_scope
+from ..context import RunLogger, flow_scope, resting_on
 from ..edge import Edge
 from ..errors import ExecutorError
 from ..flow import Flow
@@ -26,9 +26,10 @@ from ..task import Task
 from ..task_runner import TaskRunner
 from ..watch import Watch
 from . import mapping
+from .ahead import Ahead
 from .gates import Gate, gates_of
 from .ledger import Graph, Key, Ledger
-from .net import goes_on, meant, shown
+from .net import Withdrawn, goes_on, meant, shown
 from .release import Release
 
 __all__ = ["Drive", "Plan", "plan_of"]
@@ -130,6 +131,8 @@ class Drive:
         self._fail_fast = fail_fast
         self._grace = grace
         self.ledger = Ledger(plan.graph, story=self.keeps_story or asyncio.get_running_loop().get_debug())
+        self._ahead = Ahead(self.ledger)
+        self._starting: Key = (-1, -1)
         self._release: Release | None = None
         if kept is not None:
             self._release = Release(plan.graph, {plan.index[task] for task in (*kept, *task_states)})
@@ -183,7 +186,8 @@ class Drive:
         try:
             while not self.ledger.done and not self._is_ending():
                 await self._start_ready(loop)
-                if self.ledger.ready or self.ledger.done or self._is_ending():
+                self._step_ahead(loop)
+                if self.ledger.ready or self._ahead.next or self.ledger.done or self._is_ending():
                     continue
                 self._waiter = loop.create_future()
                 await self._waiter
@@ -218,6 +222,45 @@ class Drive:
                     await asyncio.sleep(_TURN)
                 turn = loop.time() + _TURN
 
+    def foresee(self, state: State, posted: Any) -> None:
+        """Hear of the state that the run of this asyncio task ends with as soon as the backend has taken it.
+
+        What waits for nothing else may then get as far as Running: both states travel together, and its body begins
+        when both are acknowledged. If the first is refused, so is the second, and the run begins anew in its turn.
+        """
+        key = self._in_flight.get(cast("Any", asyncio.current_task()), self._starting)
+        if key[0] >= 0 and key[1] < 0 and not self._plan.mapped[key[0]]:
+            self._ahead.foresee(key[0], state, posted)
+            self.wake()
+
+    def _step_ahead(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start what waits only for states that are on their way to the backend."""
+        while self._ahead.next and not self._is_ending():
+            number = self._ahead.next.popleft()
+            task = self._plan.tasks[number]
+            is_held = self._plan.mapped[number] or self._gates[number] is not None or not self.ledger.waits(number)
+            if is_held or task in self._initial:
+                continue
+            runner = self._runner_of(task)
+            if not runner.may_step_ahead:
+                continue
+            sources = self._plan.upstream[number]
+            foreseen = self._ahead.foreseen
+            upstream = {
+                edge: state
+                for edge, one in sources
+                if (state := foreseen[one][0] if one in foreseen else self.states[one]) is not None
+            }
+            token = resting_on.set(tuple([foreseen[one][1] for one in {one for _, one in sources} if one in foreseen]))
+            try:
+                run = _spawn(runner.run(None, upstream, self._contexts.get(task)), loop)
+            finally:
+                resting_on.reset(token)
+            self._ahead.runs[number] = run
+            if not run.done():
+                self._in_flight[run] = (number, -1)
+                run.add_done_callback(self._done_callback, context=self._context)
+
     def _is_ending(self) -> bool:
         return self._cancellation.cause is not None or self._failure is not None
 
@@ -226,11 +269,19 @@ class Drive:
             _log.debug("%s begins", self._name(key))
         if len(self._began_at) < _MOST_TIMED:
             self._began_at[key] = monotonic()
+        begun = self._ahead.runs.pop(key[0], None) if key[1] < 0 else None
+        if begun is not None:
+            if begun not in self._in_flight:
+                self._settle(key, begun)
+            return
         try:
+            self._starting = key
             task = _spawn(self._run_task(*key), loop)
         except BaseException as error:
             self._failure = self._failure or error
             return
+        finally:
+            self._starting = (-1, -1)
         if task.done():
             self._settle(key, task)
         else:
@@ -244,18 +295,28 @@ class Drive:
             if not task.cancelled():
                 task.exception()
             return
-        self._settle(key, task)
+        if self._ahead.runs.get(key[0]) is not task:  # else it is settled in its turn
+            self._settle(key, task)
         self.wake()
 
     def _settle(self, key: Key, task: asyncio.Task[State]) -> None:
         try:
             self._completed(key, task.result())
+        except Withdrawn:
+            self._begin_anew(key)
         except asyncio.CancelledError:
             if not self._stopping:
                 name = self._plan.tasks[key[0]].name
                 self._failure = self._failure or ExecutorError(f"the run of task {name!r} was cancelled from outside")
         except BaseException as error:
             self._failure = self._failure or error
+
+    def _begin_anew(self, key: Key) -> None:
+        """Start a run that had stepped ahead in vain: as if it had not, and this time step by step."""
+        number = key[0]
+        runner = self._runners[number] = self._runners[number] or self._runner_of(self._plan.tasks[number])
+        runner.go_step_by_step()
+        self._start(key, asyncio.get_running_loop())
 
     def _name(self, key: Key) -> str:
         name = self._plan.tasks[key[0]].name
@@ -319,6 +380,7 @@ class Drive:
             self.states[number] = state
             if self._stopping:
                 return
+            self._ahead.settle(number)
             if self._plan.mapped[number] and isinstance(state, Mapped):
                 self._expand(number, state)
             else:
@@ -355,6 +417,8 @@ class Drive:
         self._stopping = True
         loop = asyncio.get_running_loop()
         self._cancellation.request(cause)
+        for number in list(self._ahead.runs):
+            self._start((number, -1), loop)
         if self._cancellation.cause != "handover":
             self._end_waiting(loop)
         await self._drain()

@@ -97,6 +97,10 @@ class Ledger:
         """Whether a task is finished, with all its children if it has any."""
         return self._status[task] == _FINISHED
 
+    def waits(self, task: int) -> int:
+        """How many tasks a task still waits for; none once it is ready, or started."""
+        return self._waits[task]
+
     def width(self, task: int) -> int | None:
         """How many children a task was given, or None before that."""
         status = self._child_status.get(task)

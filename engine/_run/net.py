@@ -13,11 +13,15 @@ from typing import Any
 
 from ..signals import ENDRUN, PrefectSignal, PrefectStateSignal
 
-__all__ = ["LeftBehind", "failure", "goes_on", "meant", "shown"]
+__all__ = ["LeftBehind", "Withdrawn", "failure", "goes_on", "meant", "shown"]
 
 
 class LeftBehind(BaseException):
     """A body ended after its run had ended without it, so nobody may hear of it."""
+
+
+class Withdrawn(BaseException):
+    """A run had stepped ahead of what it waited for, and that has not come: it begins anew, and nobody heard of it."""
 
 
 def meant(raised: BaseException) -> BaseException:
@@ -44,7 +48,9 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
 
 def goes_on(error: BaseException) -> bool:
     """Tell whether an error is not caught by the net, as it is none of the task run's own."""
-    return isinstance(error, (KeyboardInterrupt, LeftBehind)) or (isinstance(error, GeneratorExit) and _is_closed())
+    return isinstance(error, (KeyboardInterrupt, LeftBehind, Withdrawn)) or (
+        isinstance(error, GeneratorExit) and _is_closed()
+    )
 
 
 def failure(raised: BaseException) -> BaseException:

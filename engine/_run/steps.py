@@ -180,6 +180,7 @@ AFTER = (
 )
 _AROUND = ("initialize_run", "handle_state_change", "call_runner_target_handlers")
 
+_UNHEARD = frozenset({"load_results", "get_task_inputs"})
 _RETURNS_NO_STATE = frozenset({"get_task_inputs", "set_task_run_name"})
 
 _own: dict[Any, bool] = {}
@@ -219,6 +220,8 @@ class Plan(NamedTuple):
         - is_quiet: whether nobody hears of changes of the state, unless somebody watches
         - begins_plainly: whether a new run begins with Pending, whatever its context
         - takes_values: whether the body can have its arguments straight from upstream if nothing is stored
+        - begins_unheard: whether nobody could tell that a run for which all is clear has got as far as Running
+        - ends_at_once: whether nothing comes after a Success, and nobody hears of it
     """
 
     before: tuple[Planned, ...]
@@ -229,6 +232,8 @@ class Plan(NamedTuple):
     is_quiet: bool
     begins_plainly: bool
     takes_values: bool
+    begins_unheard: bool
+    ends_at_once: bool
 
 
 def plan_of(runner_class: type[Any], task: Task[..., Any], is_heard: bool) -> Plan:
@@ -264,15 +269,18 @@ def _compiled(runner_class: type[Any], task: Task[..., Any], is_heard: bool) -> 
     if_clear = _without_idle(before, method, task)
     names = {step.name for step in if_clear}
     body_is_own = all(method(step.name) in _own for step in BODY)
+    after_success = not all(_own.get(method(step.name)) and step.idle(task) for step in AFTER)
     return Plan(
         before=tuple(map(planned, before)),
         before_if_clear=tuple(map(planned, if_clear)),
         body=tuple(map(planned, BODY)),
         after=tuple(map(planned, AFTER)),
-        after_success=not all(_own.get(method(step.name)) and step.idle(task) for step in AFTER),
+        after_success=after_success,
         is_quiet=not is_heard and body_is_own and all(_own.get(method(name)) for name in _AROUND[1:]),
         begins_plainly=_own.get(method("initialize_run"), False),
         takes_values="get_task_inputs" not in names,
+        begins_unheard=not is_heard and all(name in _UNHEARD and method(name) in _own for name in names),
+        ends_at_once=not is_heard and body_is_own and not after_success,
     )
 
 

@@ -12,7 +12,7 @@ from ..runner import is_outside
 
 __all__ = ["helped", "without_harm"]
 
-_BEGIN_AFTER = 0.02
+_BEGIN_AFTER = 0.25
 """Seconds that a run goes on without help. Most runs of a service are over by then, and what has happened meanwhile a
 listener hears when it begins.
 """

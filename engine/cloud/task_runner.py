@@ -8,12 +8,12 @@ from typing import Any
 
 from .. import _signature
 from .._run import rules
-from .._run.net import shown
+from .._run.net import Withdrawn, shown
 from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
 from .._run.steps import own_steps
-from ..backend import Backend, TaskRunInfoResult
+from ..backend import Backend, Post, TaskRunInfoResult
 from ..cancellation import Cancellation, current_cancellation, stopped_state
-from ..context import current_task_scope, flow_scope, now
+from ..context import current_task_scope, flow_scope, now, resting_on
 from ..context import values as _values
 from ..directives import GIVEN
 from ..edge import Edge
@@ -24,9 +24,10 @@ from ..errors import (
     FlowloopError,
     OwnershipLost,
     TaskRunError,
+    UpstreamRefused,
     VersionLockMismatch,
 )
-from ..parameter import Parameter
+from ..parameter import DateTimeParameter, Parameter
 from ..plain import typed
 from ..result import NoResult, NotStored, Result
 from ..results import DefaultResult, PrefectResult
@@ -76,6 +77,14 @@ class CloudTaskRunner(TaskRunner):
     hands_on_errors = False
     """Whether a task downstream may be given what this one failed with, or was skipped with."""
 
+    _goes_ahead = True
+    """Whether a state may be sent before the one it rests on is acknowledged, as nobody else has a say in between."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        steps = ("initialize_run", "handle_state_change", "call_runner_target_handlers", "_record")
+        cls._goes_ahead = all(getattr(cls, step) is getattr(CloudTaskRunner, step) for step in steps)
+
     def __init__(
         self,
         task: Task[..., Any],
@@ -99,6 +108,15 @@ class CloudTaskRunner(TaskRunner):
         if backend is None:
             raise FlowloopError(f"the runner of task {self.task.name!r} has no backend: give it one as `backend=`")
         return backend
+
+    @property
+    def may_step_ahead(self) -> bool:
+        """Whether a run may get as far as Running while what it waits for is on its way to be recorded."""
+        return self._goes_ahead and self._plan.begins_unheard
+
+    def go_step_by_step(self) -> None:
+        """Let each step wait until the one before it is acknowledged."""
+        self._goes_ahead = False
 
     # -- what is known of the run --------------------------------------------------------------------
 
@@ -282,18 +300,28 @@ class CloudTaskRunner(TaskRunner):
         try:
             if ownership is not None and ownership.lost:
                 raise OwnershipLost("the flow run has another owner since")
-            answer = await self._port.set_task_run_state(
+            resting = resting_on.get()
+            sending = self._port.set_task_run_state(
                 task_run_id,
                 version,
                 sent,
                 self.task.cache_for,
                 epoch=epoch,
                 flow_run_id=current.get("flow_run_id"),
+                **({"rests_on": resting} if resting else {}),
             )
-            if ownership is not None and is_claim:
+            if resting:
+                resting_on.set(())
+            if isinstance(sending, Post) and self._goes_ahead and self._plan.ends_at_once:
+                answer = await self._ahead(sending, new_state)
+            else:
+                answer = await sending
+            if ownership is not None and is_claim and not resting_on.get():
                 ownership.acknowledged(asked)
                 if not ownership.holds:
                     await ownership.renew()  # nothing begins when somebody else may have the flow run
+        except UpstreamRefused as error:
+            raise Withdrawn from error
         except OwnershipLost as error:
             self._lose(ownership)
             raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
@@ -317,6 +345,17 @@ class CloudTaskRunner(TaskRunner):
         # in place: these values are this run's alone, and one dict less for each run that waits is felt
         current["task_run_version"] = None if version is None else version + 1
         return new_state
+
+    async def _ahead(self, sending: Post, state: State) -> State:
+        """Let what follows be sent behind a state, and return what is recorded; of what nobody sees, what is sent."""
+        if state.is_running() and type(self.task) in _SEEN_BY_NOBODY and not self.task.tags:
+            sending.sent.add_done_callback(_heard)
+            resting_on.set((sending,))
+            return state
+        foresee = flow_scope.get().foresee
+        if type(state) is Success and foresee is not None:
+            foresee(state, sending)
+        return await sending
 
     def _lose(self, ownership: Ownership | None) -> None:
         """Stop the flow run here: it is another owner's."""
@@ -534,8 +573,18 @@ class CloudTaskRunner(TaskRunner):
                 self.logger.warning("the name of task run %s could not be set: %s", current["task_run_id"], error)
 
 
+_SEEN_BY_NOBODY = (Parameter, DateTimeParameter)
+"""The tasks whose bodies do nothing but look a value up."""
+
+
 own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"])
 own_steps(CloudTaskRunner, ["load_results"], idle=False)
+
+
+def _heard(sent: asyncio.Future[Any]) -> None:
+    """Hear of a refusal that tells nothing: what rests on the state is refused with it."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 def _results_of(edge: Edge, upstream: State) -> Sequence[State]:

@@ -118,8 +118,12 @@ class PlaceExecutor(Executor):
 
     @asynccontextmanager
     async def _started(self) -> AsyncIterator[Place]:
-        async with self.start(), self._shared.held(self._opened) as place:
-            yield place
+        if type(self).start is PlaceExecutor.start:
+            async with self._shared.held(self._opened) as place:
+                yield place
+        else:  # somebody's own, who holds more
+            async with self.start(), self._shared.held(self._opened) as place:
+                yield place
 
     def _opened(self) -> AbstractAsyncContextManager[Place]:
         """Open a place."""

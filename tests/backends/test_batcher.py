@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from flowloop.backends._circuit import Circuit, CircuitState
 from flowloop.backends.batcher import Batcher, RequestRejected
-from flowloop.engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, VersionLockMismatch
+from flowloop.engine.errors import (
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    DialectError,
+    UpstreamRefused,
+    VersionLockMismatch,
+)
 from flowloop.engine.testing import run as run_virtually
 
 Item = tuple[str, int]
@@ -652,3 +659,43 @@ def test_it_works_on_every_loop(run_on: Callable[[Coroutine[Any, Any, None]], No
         assert Counter(recorder.recorded) == Counter((name, number) for number in range(5) for name in "abcde")
 
     run_on(main())
+
+
+@pytest.mark.virtual_time
+async def test_what_rests_on_an_item_travels_with_it_or_after_it_and_never_without_it() -> None:
+    bad, good = ("bad", 0), ("good", 0)
+    recorder = Recorder(bad={bad}, max_flights=2)
+    async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
+        first, other = batcher.put(bad, lane="run"), batcher.put(good, lane="run")
+        together = batcher.put(("rests on good", 0), lane="run", rests_on=[other])
+        await asyncio.sleep(0.001)
+        later = batcher.put(("rests on bad", 0), lane="run", rests_on=[first])
+        after = batcher.put(("rests on that", 0), lane="run", rests_on=[later])
+        found = await outcomes_of(first, other, together, later, after)
+    assert [type(one) for one in found] == [BackendRejected, tuple, tuple, UpstreamRefused, UpstreamRefused]
+    assert recorder.batches == [[bad, good, ("rests on good", 0)]]
+
+
+@pytest.mark.virtual_time
+async def test_what_rests_on_an_item_waits_for_the_batch_in_flight() -> None:
+    recorder = Recorder(max_flights=2)
+    async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
+        first = batcher.put(("first", 0), key="a", lane="run")
+        await asyncio.sleep(0.001)
+        second = batcher.put(("second", 0), key="b", lane="run", rests_on=[first])
+        others = [batcher.put(("other", number), key=number, lane="other") for number in range(60)]
+        await outcomes_of(second, *others)
+    assert first.done()
+    assert [("second", 0) in batch for batch in recorder.batches].index(True) > 0
+    assert recorder.recorded.index(("first", 0)) < recorder.recorded.index(("second", 0))
+
+
+@pytest.mark.virtual_time
+async def test_halving_keeps_what_rests_on_a_refused_item_from_being_sent_alone() -> None:
+    recorder = Recorder(faults=["refused"], bad={("bad", 0)})
+    async with Batcher(recorder.send, circuit()) as batcher:
+        first = batcher.put(("bad", 0), lane="run")
+        second = batcher.put(("second", 0), lane="run", rests_on=[first])
+        found = await outcomes_of(first, second)
+    assert [type(one) for one in found] == [BackendRejected, UpstreamRefused]
+    assert recorder.recorded == []

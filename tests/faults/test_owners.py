@@ -10,9 +10,10 @@ import datetime
 import os
 import random
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,7 @@ async def test_an_owner_that_is_stopped_for_a_while_beside_its_successor(
             flow_run_id = await create_flow_run(owned_flow(lambda _: None), backend)
             frozen.begin(flow_run_id)
             await frozen.hear(rng.randrange(CHILDREN + 1))
-            os.kill(frozen.process.pid, signal.SIGSTOP)
+            await freeze(frozen.process, url)
             try:
                 heir.begin(flow_run_id)
                 while await heir.end() == "FlowRunOwned":
@@ -178,6 +179,27 @@ async def test_an_owner_that_is_stopped_for_a_while_beside_its_successor(
                 assert ends == ["Success", "Success"], "it had recorded its end before it was stopped"
     with capsys.disabled():
         told("stopped owner", met, tries)
+
+
+async def freeze(process: asyncio.subprocess.Process, url: str) -> None:
+    """Stop a process, but not in the midst of writing to a file: until it went on, nobody else could write there."""
+    while True:
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222 - it stops at once
+        if not url.startswith("sqlite") or can_write(url.removeprefix("sqlite:///")):
+            return
+        os.kill(process.pid, signal.SIGCONT)
+        await asyncio.sleep(0)
+
+
+def can_write(path: str) -> bool:
+    with closing(sqlite3.connect(path, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.rollback()
+        return True
 
 
 def acked(owner: Owner) -> list[tuple[str, int]]:

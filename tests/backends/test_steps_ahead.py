@@ -1,0 +1,163 @@
+"""What follows a task run is sent behind its Success before that is acknowledged, and is recorded with it or not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowloop.backends import connect
+from flowloop.backends.embedded import StoreBackend
+from flowloop.backends.server.app import create_app
+from flowloop.backends.server.settings import ServerSettings
+from flowloop.engine import Flow, Parameter, Settings, task
+from flowloop.engine.backend import Backend
+from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.results import DefaultResult
+from flowloop.engine.state import Failed, State, Success
+from flowloop.engine.testing import FaultyBackend
+from flowloop.engine.triggers import all_finished
+
+from .serving import serve
+
+QUIET = ServerSettings(require_api_key=False, scheduler=False, zombie_killer=False, lazarus=False, retention=False)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=str(tmp_path), check_cancellation_interval=3600)
+
+
+@pytest.fixture(params=["sqlite", "http", pytest.param("postgresql", marks=pytest.mark.heavy)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    if request.param == "http":
+        with serve(create_app(database, settings=QUIET)) as served:
+            yield served
+    else:
+        yield str(request.getfixturevalue("postgres_url")) if request.param == "postgresql" else database
+
+
+@pytest.fixture
+async def backend(url: str, settings: Settings) -> AsyncIterator[Backend]:
+    async with connect(url, settings=settings) as opened:
+        yield opened
+
+
+@task
+async def double(x: int) -> int:
+    return 2 * x
+
+
+@task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@task
+def fail(x: int) -> int:
+    raise ValueError(f"no {x}")
+
+
+@task(trigger=all_finished)
+def whatever() -> int:
+    return 4
+
+
+def everything() -> Flow:
+    """Return a flow with whatever may and may not step ahead."""
+    with Flow("everything") as flow:
+        x = Parameter("x", default=1)
+        tagged = Parameter("tagged", default=2, tags={"tagged"})
+        one = double(x)
+        joined = add(one, double(tagged))
+        chained = double(double(joined))
+        mapped = double.map([1, 2, 3])
+        total = whatever(upstream_tasks=[mapped, chained])
+        failed = fail(total)
+        double(failed)
+        whatever(upstream_tasks=[failed])
+    return flow
+
+
+async def run(flow: Flow, backend: Backend, settings: Settings) -> dict[tuple[str, int], list[tuple[str, Any]]]:
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    await runner.run()
+    assert runner.flow_run_id is not None
+    _, histories = await backend.get_flow_run_history(runner.flow_run_id)
+    return {(one.task_slug, one.map_index): [(state.state, state.message) for state in one.states] for one in histories}
+
+
+async def test_what_is_recorded_is_the_same_as_step_by_step(backend: Backend, settings: Settings) -> None:
+    flow = everything()
+    assert await run(flow, backend, settings) == await run(flow, FaultyBackend(backend), settings)
+
+
+async def test_each_step_of_a_chain_costs_one_commit(tmp_path: Path, settings: Settings) -> None:
+    steps = 6
+    with Flow("chain") as flow:
+        last: Any = Parameter("x", default=1)
+        for _ in range(steps):
+            last = double(last)
+    async with StoreBackend(f"sqlite:///{tmp_path / 'runs.db'}", settings=settings) as backend:
+        await run(flow, backend, settings)
+        batches: list[int] = []
+        send = backend._outbox._send
+
+        async def counted(writes: list[Any], key: str) -> Any:
+            batches.append(len(writes))
+            return await send(writes, key)
+
+        backend._outbox._send = counted  # type: ignore[method-assign]
+        await run(flow, backend, settings)
+    before_and_after = ["the start", "the first Running", "the end of the flow run"]
+    assert len(batches) == steps + len(before_and_after)
+
+
+class Meddled:
+    """A backend at which somebody sets the state of a task run just before its runner records a Success."""
+
+    def __init__(self, backend: Any, state: State) -> None:
+        self._backend = backend
+        self._state: State | None = state
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def set_task_run_state(self, task_run_id: str, version: int, state: State, *args: Any, **options: Any) -> Any:
+        if isinstance(state, Success) and self._state is not None:
+            meddled, self._state = self._state, None
+            self._backend.set_task_run_state(task_run_id, version, meddled, flow_run_id=options["flow_run_id"])
+        return self._backend.set_task_run_state(task_run_id, version, state, *args, **options)
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "end", "bodies"),
+    [
+        (Failed, ["Pending", "TriggerFailed"], []),
+        (Success, ["Pending", "Running", "Success"], [70]),
+    ],
+)
+async def test_what_has_stepped_ahead_in_vain_begins_anew(
+    backend: Backend, settings: Settings, by_hand: type[State], end: list[str], bodies: list[int]
+) -> None:
+    taken: list[int] = []
+
+    @task
+    def first() -> int:
+        return 7
+
+    @task
+    def second(x: int) -> int:
+        taken.append(x)
+        return x
+
+    with Flow("meddled") as flow:
+        second(first())
+    given = await DefaultResult(settings.results_dir).write(70)
+    history = await run(flow, Meddled(backend, by_hand("by hand", result=given)), settings)
+    assert [state for state, _ in history["second-1", -1]] == end
+    assert history["first-1", -1][1:] == [("Running", "Starting task run."), (by_hand.__name__, "by hand")]
+    assert taken == bodies
