@@ -7,8 +7,8 @@ import datetime
 import functools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, TypeVar
 
 import anyio
@@ -840,9 +840,8 @@ class CloudFlowRunner(FlowRunner):
         }
         try:
             with shipper.listening(), artifacts.listening():
-                async with helped(helpers, run, self.logger, grace):
-                    with self._section():
-                        yield
+                async with helped(helpers, run, self.logger, grace), self._section():
+                    yield
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
                 await without_harm("artifact shipper", artifacts.close, run, self.logger)
@@ -851,8 +850,8 @@ class CloudFlowRunner(FlowRunner):
                     await self._refresh_version(backend, flow_run_id)
             shipper.conclude()
 
-    @contextmanager
-    def _section(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _section(self) -> AsyncIterator[None]:
         """Let a block be cut short when the flow run is stopped; what drives the tasks of a flow stops them itself."""
         cancellation, task = self._cancellation, asyncio.current_task()
         assert task is not None
@@ -865,6 +864,8 @@ class CloudFlowRunner(FlowRunner):
                 task.cancel()
         try:
             yield
+            if not self._driving and cancellation.cause is not None:
+                await asyncio.sleep(0)  # a block that awaits nothing leaves its cancel to what comes after it
         except asyncio.CancelledError:
             if self._driving or cancellation.cause is None:
                 raise

@@ -227,3 +227,24 @@ async def test_nothing_is_recorded_over_cancelling_but_cancelled(backend, settin
     state = await runner.run(context={"flow_run_id": flow_run_id})
     assert type(state) is Cancelled
     assert type(await backend.get_flow_run_state(flow_run_id)) is not Cancelling
+
+
+@pytest.mark.parametrize("stopped", ["before", "inside"])
+async def test_a_section_that_awaits_nothing_leaves_no_cancel_behind(memory, settings, stopped):
+    went_on = []
+
+    class Quick(CloudFlowRunner):
+        async def determine_final_state(self, *args, **kwargs):
+            if stopped == "before":
+                self.cancel()
+            async with self.check_for_cancellation():
+                if stopped == "inside":
+                    self.cancel()
+            await anyio.sleep(1)
+            went_on.append(anyio.current_time())
+            return await super().determine_final_state(*args, **kwargs)
+
+    with Flow("quick") as flow:
+        task(lambda: 1, name="one")()
+    await Quick(flow, backend=memory, settings=settings).run()
+    assert went_on == [1]
