@@ -61,6 +61,8 @@ types: $(VENV)/.installed-dev
 	mkdir -p $(TYPED)
 	ln -sfn ../../../engine $(TYPED)/engine
 	ln -sfn ../../../backends $(TYPED)/backends
+	ln -sfn ../../../package/compat $(TYPED)/compat
+	ln -sfn ../../../package/tasks $(TYPED)/tasks
 	ln -sfn ../../../package/__init__.py $(TYPED)/__init__.py
 	ln -sfn ../../../package/py.typed $(TYPED)/py.typed
 	$(BIN)/mypy

@@ -237,6 +237,11 @@ def test_the_settings_page_is_that_of_the_code() -> None:
     assert made["PAGE"].read_text() == made["page"](), "run: python docs/settings_page.py"
 
 
+def test_the_table_of_migration_is_that_of_the_code() -> None:
+    made: dict[str, Any] = runpy.run_path(str(DOCS / "migration_page.py"))
+    assert made["PAGE"].read_text() == made["page"](), "run: python docs/migration_page.py"
+
+
 def test_variables_that_pages_name_are_settings() -> None:
     known = set(re.findall(r"`(FLOWLOOP_\w+)`", (ROOT / "docs" / "settings.md").read_text()))
     for page in PAGES:

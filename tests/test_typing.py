@@ -19,7 +19,7 @@ def link_tree() -> None:
     """Link the folders to the names they are imported by, as ``make types`` does."""
     folder = ROOT / "build" / "typing" / "flowloop"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("engine", "backends", "package/__init__.py", "package/py.typed"):
+    for name in ("engine", "backends", "package/compat", "package/tasks", "package/__init__.py", "package/py.typed"):
         with contextlib.suppress(FileExistsError):
             (folder / Path(name).name).symlink_to(Path("..") / ".." / ".." / name)
 

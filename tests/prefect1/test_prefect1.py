@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -184,3 +185,21 @@ def test_prefect_finishes_what_flowloop_began(prefect: Prefect, folder: Path, da
     assert '<Success: "All reference tasks succeeded.">' in printed
     assert recorded(prefect, flow_run_id)["flow run"] == ["Success"]
     assert ran(folder) == ONCE + Counter(["double 2"])
+
+
+def test_a_file_that_also_runs_here_gives_these_values(prefect_bin: Path, tmp_path: Path) -> None:
+    """The values beside ``everything.py`` are Prefect's; ``test_prefect1_names.py`` holds flowloop to them."""
+    variables = {"HERE": str(tmp_path), "WHO": "world", "PREFECT__FLOWS__CHECKPOINTING": "true"}
+    home = {"PREFECT__HOME_DIR": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    file = FOLDER / "everything.py"
+    ran = subprocess.run(
+        [prefect_bin / "python", file],
+        cwd=tmp_path,
+        env=environment(tmp_path, {**variables, **home}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1]) == json.loads(file.with_suffix(".json").read_text())
