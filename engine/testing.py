@@ -65,8 +65,8 @@ Ts = TypeVarTuple("Ts")
 
 _START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
 _RESOLUTION = time.get_clock_info("monotonic").resolution
-_POOL_THREADS = ("AnyIO worker thread", "asyncio_", "flowloop body")
-"""How the threads are called whose work the loop can count."""
+_KNOWN_THREADS = ("AnyIO worker thread", "asyncio_", "flowloop body", "flowloop-writer", "flowloop watchdog")
+"""How the threads are called whose work the loop can count, and the one that never tells a loop anything."""
 
 
 # ---- time ------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def other_threads(self) -> bool:
         """Return whether threads were started whose work the loop cannot count."""
         return any(
-            thread not in self._threads_before and not thread.name.startswith(_POOL_THREADS)
+            thread not in self._threads_before and not thread.name.startswith(_KNOWN_THREADS)
             for thread in threading.enumerate()
         )
 

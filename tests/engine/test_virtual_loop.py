@@ -18,6 +18,7 @@ from flowloop.engine import context
 from flowloop.engine.clock import SystemClock
 from flowloop.engine.context import now
 from flowloop.engine.testing import VirtualClock, VirtualLoop, run
+from flowloop.engine.watchdog import watched_loop
 
 pytestmark = pytest.mark.virtual_time
 
@@ -230,6 +231,18 @@ def test_a_thread_that_reports_and_ends_in_between_is_heard(monkeypatch: pytest.
         return await answer
 
     assert run(main()) == "done"
+
+
+def test_no_time_is_left_to_a_thread_that_tells_the_loop_nothing() -> None:
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        with watched_loop():
+            assert any(thread.name == "flowloop watchdog" for thread in threading.enumerate())
+            loop._threads_before = {one for one in loop._threads_before if one.name != "flowloop watchdog"}
+            return loop.other_threads()
+
+    assert not run(main())
 
 
 def test_a_child_process_gets_the_patience() -> None:
