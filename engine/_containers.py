@@ -11,6 +11,7 @@ from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 __all__ = [
+    "LOOKED_AT",
     "PLAIN_CONTAINERS",
     "SCALARS",
     "OwnCopies",
@@ -33,6 +34,9 @@ _SMALL = 1_000
 
 _DEEP = 100
 """How deep it is nested at most."""
+
+LOOKED_AT = 1_000
+"""Items of a collection that an object holds; more are not looked at, for a task would be a strange thing there."""
 
 _OPAQUE = (type, ModuleType, FunctionType, MethodType)
 _BUILTIN = (dict, list, tuple, set, frozenset, collections.deque)
@@ -115,7 +119,25 @@ def hidden(value: Any) -> list[Any]:
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, slice):
         return [value.start, value.stop, value.step]
-    return list(getattr(value, "__dict__", {}).values())
+    if isinstance(value, BaseException):
+        return list(value.args)
+    if hasattr(value, "dtype") or hasattr(value, "dtypes"):
+        return _objects_of(value)
+    slots = [name for kind in type(value).__mro__ for name in _names(getattr(kind, "__slots__", ()))]
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name) for name in slots if hasattr(value, name))]
+
+
+def _names(slots: Any) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
+
+
+def _objects_of(table: Any) -> list[Any]:
+    """Return the first elements of an array, a series or a table, if they are objects of Python."""
+    try:
+        array = table.iloc[:LOOKED_AT].to_numpy() if hasattr(table, "iloc") else table
+        return list(array.flat[:LOOKED_AT]) if array.dtype == object else []
+    except Exception:  # one of another library, which holds no tasks
+        return []
 
 
 # -- copies --------------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
 from ._containers import is_small, is_too_deep
 from ._generic import TypeVar
+from ._one_pass import is_one_pass
 from .context import context
 from .errors import FlowDefinitionError, SerializationError
 from .plain import as_recorded, plain, supports, typed, typed_text
 from .signals import FAIL
 from .state import aware
-from .task import Task
+from .task import Task, holds_task
 
 __all__ = ["DateTimeParameter", "Parameter", "no_default"]
 
@@ -106,6 +107,12 @@ class Parameter(Task[[], T], Generic[T], _Anything):  # type: ignore[misc]
         self.default: Any = default if has_default else None
         if is_too_deep(self.default):
             raise FlowDefinitionError(f"parameter {name!r}: its default contains itself, or is nested too deep")
+        if is_one_pass(self.default):
+            raise FlowDefinitionError(f"parameter {name!r}: its default can be read only once: give list(...)")
+        if holds_task(self.default):
+            raise FlowDefinitionError(
+                f"parameter {name!r}: its default holds a task, whose result it would never get: give a plain value"
+            )
         from .results import TypedResult
 
         super().__init__(name=name, slug=name, tags=tags, checkpoint=True, result=TypedResult(self.restored))

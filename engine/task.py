@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import inspect
+import itertools
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, Se
 
 from . import _signature, cache_validators, triggers
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
+from ._containers import LOOKED_AT, SCALARS, hidden, parts_of
 from ._generic import ParamSpec, TypeVar
 from .context import RunLogger, building, context, values
 from .edge import mapped
@@ -136,6 +138,7 @@ class Task(Generic[P, R]):
         super().__init_subclass__(**kwargs)
         if "run" in cls.__dict__ and "body" not in cls.__dict__:
             _signature.check_body(cls.__name__, cls.run)
+            _check_defaults(cls.__name__, cls.run)
 
     def __init__(
         self,
@@ -566,6 +569,26 @@ def _class_fields(kind: Any) -> frozenset[str]:
     return frozenset(name for name in _FIELDS if hasattr(kind, name))
 
 
+def holds_task(value: Any, levels: int = 4) -> bool:
+    """Return whether a value is a task, or has one inside, so many levels deep."""
+    found = [value]
+    for _ in range(levels + 1):
+        if any(isinstance(one, Task) for one in found):
+            return True
+        inside = ((parts_of(one) or hidden(one))[:LOOKED_AT] for one in found if type(one) not in SCALARS)
+        found = list(itertools.islice(itertools.chain.from_iterable(inside), LOOKED_AT))
+    return False
+
+
+def _check_defaults(name: str, body: Callable[..., Any]) -> None:
+    for parameter in _signature.signature(body).parameters.values():
+        if holds_task(parameter.default):
+            raise FlowDefinitionError(
+                f"task {name!r}: the default of its argument {parameter.name!r} holds a task, whose result it would "
+                "never get: pass the task where this one is called"
+            )
+
+
 def _operator(name: str, left: Any, right: Any) -> Any:
     from . import operators
 
@@ -624,6 +647,7 @@ class FunctionTask(Task[P, R], Generic[P, R, B]):
             raise FlowDefinitionError(f"a task is made of a function, not of {fn!r}")
         chosen = name or str(getattr(fn, "__name__", type(fn).__name__))
         _signature.check_body(chosen, fn)
+        _check_defaults(chosen, fn)
         self.fn = fn
         super().__init__(name=chosen, **kwargs)
         self.__doc__ = fn.__doc__

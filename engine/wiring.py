@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from ._containers import SCALARS, hidden, parts_of, rebuilt
+from ._containers import SCALARS, parts_of, rebuilt
 from ._one_pass import is_one_pass
 from ._run.mapping import is_text
 from ._signature import names
@@ -16,7 +16,7 @@ from .edge import EdgeAnnotation
 from .errors import FlowDefinitionError
 from .operators import Constant, Container, Dict, List, Set, Tuple
 from .parameter import Parameter
-from .task import Task, _the_flow
+from .task import Task, _the_flow, holds_task
 
 if TYPE_CHECKING:
     from .flow import Flow
@@ -55,8 +55,6 @@ def is_constant(value: Any, task: Task[..., Any] | None = None, key: str | None 
 
 
 _TOO_DEEP = 200
-_LOOKED_AT = 1_000
-"""Items of a collection that an object holds; more are not looked at, for a task would be a strange thing there."""
 
 
 class _Look:
@@ -86,7 +84,7 @@ class _Look:
             raise self._wrong(value, "can be read only once: pass list(...)")
         parts = parts_of(value)
         if parts is None:
-            if any(isinstance(part, Task) for part in self._inside(value, 3)):
+            if holds_task(value):
                 raise self._wrong(value, "holds a task, and cannot be made of its result: pass the task by itself")
             return False
         return self._found_in(value, parts)
@@ -113,13 +111,6 @@ class _Look:
             is_alike = False
         if not is_alike:
             raise self._wrong(value, "holds a task, and none like it can be made of other parts: pass a list")
-
-    def _inside(self, value: Any, depth: int) -> Iterator[Any]:
-        """Yield what an object holds, and what that holds in turn."""
-        for part in (parts_of(value) or hidden(value))[:_LOOKED_AT]:
-            yield part
-            if depth and type(part) not in SCALARS and not isinstance(part, Task):
-                yield from self._inside(part, depth - 1)
 
     def _wrong(self, value: Any, what: str) -> FlowDefinitionError:
         return FlowDefinitionError(f"{self._where}: a {type(value).__name__} {what}")

@@ -11,6 +11,8 @@ import warnings
 from typing import Any
 
 import msgspec
+import numpy
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from flowloop.engine import Flow, FlowRunner, Parameter, Task, flatten, merge, t
 from flowloop.engine.errors import FlowDefinitionError
 from flowloop.engine.results import LocalResult
 from flowloop.engine.state import Success
+from flowloop.engine.task import holds_task
 from flowloop.engine.testing import run
 
 
@@ -130,6 +133,13 @@ class Holder:
         self.held = held
 
 
+class Slotted:
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
 class Odd(tuple[Any, ...]):
     def __new__(cls, first: Any) -> Odd:
         return super().__new__(cls, [first, first])
@@ -147,6 +157,11 @@ REFUSED: dict[str, typing.Callable[[Any], Any]] = {
     "namespace": lambda x: types.SimpleNamespace(a=x),
     "partial": lambda x: functools.partial(max, x),
     "object": lambda x: Holder(x),
+    "object with slots": lambda x: Slotted(x),
+    "exception": lambda x: ValueError("no", x),
+    "array of objects": lambda x: numpy.array([x, None], dtype=object),
+    "series": lambda x: pandas.Series([None, x], dtype=object),
+    "table": lambda x: pandas.DataFrame({"n": [1], "x": [x]}),
     "object in a list": lambda x: [Holder([x])],
     "tuple that is made otherwise": lambda x: Odd(x),
 }
@@ -156,6 +171,40 @@ REFUSED: dict[str, typing.Callable[[Any], Any]] = {
 def test_a_task_where_its_result_cannot_take_its_place_is_refused_by_name(hold: typing.Callable[[Any], Any]) -> None:
     with Flow("refused"), pytest.raises(FlowDefinitionError, match=r"the argument 'x' of task 'same': a .*: pass "):
         same(hold(one()))
+
+
+HOLD: dict[str, typing.Callable[[Any], Any]] = {
+    "tuple": lambda x: (1, x),
+    "list": lambda x: [{"k": x}],
+    "record": lambda x: Data(x),
+    "object": lambda x: Holder([x]),
+}
+
+
+@pytest.mark.parametrize("hold", HOLD.values(), ids=HOLD)
+def test_a_task_in_a_default_is_refused_by_name(hold: typing.Callable[[Any], Any]) -> None:
+    with pytest.raises(FlowDefinitionError, match="parameter 'p': its default holds a task"):
+        Parameter("p", default=hold(one))
+    held = hold(one)
+
+    def body(x: Any = held) -> Any:
+        return x
+
+    with pytest.raises(FlowDefinitionError, match="task 'body': the default of its argument 'x' holds a task"):
+        task(body)
+    with pytest.raises(FlowDefinitionError, match="task 'Made': the default of its argument 'x' holds a task"):
+        type("Made", (Task,), {"run": lambda self, x=held: x})
+
+
+def test_a_large_default_is_not_searched_for_long() -> None:
+    rows = [[0] * 1_000] * 1_000
+    assert Parameter("p", default=rows).default is rows
+    assert not holds_task([rows] * 1_000)
+
+
+def test_a_default_that_can_be_read_once_is_refused_by_name() -> None:
+    with pytest.raises(FlowDefinitionError, match=r"parameter 'p': its default can be read only once: give list"):
+        Parameter("p", default=(n for n in range(3)))
 
 
 def itself(kind: type) -> Any:

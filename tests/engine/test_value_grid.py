@@ -202,7 +202,7 @@ WHERE: dict[str, tuple[list[tuple[Any, str, Any]], Callable[[Trial], bool]]] = {
     "a task in a record stays a task": (
         [
             (wiring, "parts_of", lambda value: None if isinstance(value, Held) else ORIGINAL_PARTS(value)),
-            (wiring, "hidden", lambda value: []),
+            (wiring, "holds_task", lambda value: False),
         ],
         has("held"),
     ),
