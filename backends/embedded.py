@@ -24,6 +24,7 @@ from ..engine.backend import (
     FlowSummary,
     LimitRecord,
     LogRecord,
+    NotificationRule,
     Post,
     ProjectInfo,
     RegisteredFlow,
@@ -427,6 +428,22 @@ class StoreBackend:
     async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
         """See `Backend.set_limit`."""
         await self._call(self.store.set_limit, kind=kind, name=name, limit=limit)
+
+    async def delete_flow_run(self, flow_run_id: str) -> None:
+        """See `Backend.delete_flow_run`."""
+        await self._call(self.store.delete_flow_run, flow_run_id=flow_run_id)
+
+    async def set_notification(self, rule: NotificationRule) -> None:
+        """See `Backend.set_notification`."""
+        await self._call(self.store.set_notification, **msgspec.structs.asdict(rule))
+
+    async def delete_notification(self, name: str) -> None:
+        """See `Backend.delete_notification`."""
+        await self._call(self.store.delete_notification, name=name)
+
+    async def list_notifications(self) -> list[NotificationRule]:
+        """See `Backend.list_notifications`."""
+        return [NotificationRule(**row) for row in await self._call(self.store.list_notifications)]
 
     # -- ownership ---------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ __all__ = [
     "FlowSummary",
     "LimitRecord",
     "LogRecord",
+    "NotificationRule",
     "Post",
     "ProjectInfo",
     "RegisteredFlow",
@@ -275,6 +276,26 @@ class LimitRecord(msgspec.Struct, frozen=True):
     kind: str
     name: str
     limit: int
+
+
+class NotificationRule(msgspec.Struct, frozen=True):
+    """Whom to tell of what.
+
+    Args:
+        - name: its name
+        - kind: ``"webhook"``, ``"email"`` or ``"slack"``
+        - target: the URL, or the address
+        - events: names of states of flow runs, and ``"late"``, ``"stuck"`` and ``"paused"``
+        - flow: only runs of the flow of this name
+        - after: seconds after which a run counts as late, or as stuck
+    """
+
+    name: str
+    kind: str
+    target: str
+    events: list[str]
+    flow: str | None = None
+    after: float | None = None
 
 
 class FlowRunReservation(msgspec.Struct, frozen=True):
@@ -698,6 +719,30 @@ class Backend(Protocol):
 
     async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
         """Set how many runs go on at once; None takes the limit away. See `LimitRecord`."""
+        ...
+
+    async def delete_flow_run(self, flow_run_id: str) -> None:
+        """Delete a flow run with all that was recorded of it, and the flow runs that are a part of it.
+
+        Raises:
+            - BackendRejected: if it has an owner that is alive
+        """
+        ...
+
+    async def set_notification(self, rule: NotificationRule) -> None:
+        """Tell people from now on of what happens to flow runs; a rule of the same name is replaced.
+
+        Raises:
+            - BackendRejected: for a rule that cannot be, or where nobody would send anything
+        """
+        ...
+
+    async def delete_notification(self, name: str) -> None:
+        """Tell people no more of what a rule says."""
+        ...
+
+    async def list_notifications(self) -> list[NotificationRule]:
+        """Return the rules by which people are told of flow runs, by name."""
         ...
 
     # -- ownership ---------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ __all__ = [
     "GIVEN",
     "HELD",
     "KINDS",
+    "LIVES",
     "OF_TAGS",
     "OF_TASKS",
     "PART",
@@ -75,6 +76,9 @@ HELD = "held"
 
 PART = "Flow run {} is a part of flow run {}, and goes on with it: say so to that one."
 """Why a flow run that is a task run of another one is refused."""
+
+LIVES = "Flow run {} has an owner that is alive: cancel it first, and delete it once it has ended."
+"""Why a flow run is not deleted."""
 
 OF_TASKS = frozenset({"hold", "release", "skip", "set_result"})
 """What is asked of a task run alone."""

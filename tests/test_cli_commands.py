@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import getpass
+import http.server
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -289,6 +291,20 @@ def test_runs_are_created_one_or_one_for_each_date(home: Path) -> None:
     assert "go together" in invoke("create", "nightly", "--every", "1d", code=1).output
 
 
+def test_many_runs_are_deleted_after_a_question_and_one_that_is_refused_stops_no_other(home: Path) -> None:
+    done = [recorded(home, flow=Failed("no")) for _ in range(2)]
+    going = recorded(home, Running("go"))
+    refused = invoke("restart", "--flow", "etl", "--yes", code=1)
+    assert f"{going.info.name}: " in refused.stderr
+    assert "1 of 3 flow runs were left as they are" in refused.stderr
+    assert len(refused.stdout.splitlines()) == 2
+    asked = invoke("delete", "--flow", "etl", "--state", "Scheduled", code=1, given="n\n")
+    assert "Delete 2 flow runs?" in asked.output
+    invoke("delete", "--flow", "etl", "--state", "Scheduled", given="y\n")
+    assert {run["id"] for run in documents(invoke("runs", "--json", "--all"))} == {going.id}
+    invoke("show", done[0].id, code=1)
+
+
 def test_schedules_and_limits_are_set(home: Path) -> None:
     document = flow_document("daily", schedule=DAILY, parameters=[DAY])
     on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
@@ -332,7 +348,27 @@ async def plan(backend: Backend) -> FlowRunSummary:
     return await backend.find_flow_run(await backend.create_flow_run(flow.id, name="planned"))
 
 
-def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -> None:
+@pytest.fixture
+def hook() -> Iterator[str]:
+    """A URL that takes what is posted there."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/hook"
+        server.shutdown()
+        thread.join()
+
+
+def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path, hook: str) -> None:
     done = recorded(home, Running("go"), Failed("no"), flow=Failed("no"))
     paused = recorded(home, Running("go"), Paused("wait"))
     again, third = recorded(home, Paused("wait")), recorded(home, Paused("wait"))
@@ -367,8 +403,13 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path) -
         "set-limits": (0, (third.id, "--concurrency", "2")),
         "set-parameter": (0, (planned.id, "day", "3")),
         "restart": (0, (done.id,)),
+        "notify add": (0, ("failures", "--on", "Failed", "--webhook", hook)),
+        "notify": (0, ()),
+        "notify test": (0, ("failures",)),
+        "notify remove": (0, ("failures",)),
         "cancel": (0, (done.id,)),
         "run": (1, (str(home / "flows.py:failing"),)),
+        "delete": (0, (done.id, "--yes")),
     }
     documented = shapes()
     assert set(calls) == set(documented)

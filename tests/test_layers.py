@@ -44,7 +44,7 @@ LAYERS = """
     client.texts client.transport memory.rows
     client.subscription
     client.backend memory.backend embedded
-    client memory
+    client memory notifier
     server worker
     recovery
     cli

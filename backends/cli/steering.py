@@ -6,13 +6,13 @@ import datetime
 import getpass
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import click
 
 from ...engine.backend import Backend, FlowRunSummary, FlowSummary
-from ...engine.errors import FlowloopError
+from ...engine.errors import BackendRejected, FlowloopError
 from .common import (
     as_async,
     backend_option,
@@ -66,10 +66,27 @@ async def _chosen(
         return [await backend.find_flow_run(name) for name in names]
     if not any(filters.values()):
         raise FlowloopError(f"name the runs to {verb}, or choose them: --flow, --state, --since, --until, --search")
-    found = await backend.list_flow_runs(_AT_ONCE, filter_of(**filters))
+    found = await backend.list_flow_runs(_AT_ONCE, filter_of(**filters, parts=False))
     if found and not certain:
-        click.confirm(f"{verb.capitalize()} {len(found)} flow runs?", abort=True)
+        click.confirm(
+            f"{verb.capitalize()} {len(found)} flow run{'s' if len(found) > 1 else ''}?", abort=True, err=True
+        )
     return found
+
+
+async def _each(runs: Sequence[FlowRunSummary], steer: Callable[[FlowRunSummary], Awaitable[None]]) -> None:
+    """Steer runs one by one; one that is refused is told, and stops no other."""
+    refused = 0
+    for run in runs:
+        try:
+            await steer(run)
+        except BackendRejected as error:
+            if len(runs) == 1:
+                raise
+            refused += 1
+            click.echo(safe(f"{run.name}: {error}"), err=True)
+    if refused:
+        raise FlowloopError(f"{refused} of {len(runs)} flow runs were left as they are")
 
 
 def _many(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,10 +107,36 @@ async def cancel(runs: tuple[str, ...], yes: bool, backend: str | None, as_json:
     that goes on is Cancelling until its runner has stopped its tasks; a finished one stays as it is.
     """
     async with opened(settings_for(backend)) as open_backend:
-        for run in await _chosen(open_backend, runs, "cancel", filters, certain=yes):
+
+        async def steer(run: FlowRunSummary) -> None:
             await open_backend.direct_flow_run(run.id, "cancel", author=_author())
             state = (await open_backend.find_flow_run(run.id)).state
             _told(as_json, f"{run.name} is {state}", {"id": run.id, "name": run.name, "state": state})
+
+        await _each(await _chosen(open_backend, runs, "cancel", filters, certain=yes), steer)
+
+
+@_command("delete")
+@_many
+@backend_option
+@json_option
+@as_async
+async def delete(runs: tuple[str, ...], yes: bool, backend: str | None, as_json: bool, **filters: Any) -> None:
+    """Delete flow runs, with all that was recorded of them.
+
+    RUNS are names, ids, or beginnings of ids; else the options choose. One that goes on has to be cancelled first.
+    """
+    async with opened(settings_for(backend)) as open_backend:
+
+        async def steer(run: FlowRunSummary) -> None:
+            await open_backend.delete_flow_run(run.id)
+            _told(as_json, f"{run.name} is deleted", {"id": run.id, "name": run.name})
+
+        chosen = await _chosen(open_backend, runs, "delete", filters, certain=yes)
+        if runs and not yes:
+            names = ", ".join(safe(run.name) for run in chosen)
+            click.confirm(f"Delete {names}?", abort=True, err=True)
+        await _each(chosen, steer)
 
 
 @_command("restart")
@@ -118,10 +161,13 @@ async def restart(
     """
     task, map_index = (None, -1) if at is None else _split(at)
     async with opened(settings_for(backend)) as open_backend:
-        for run in await _chosen(open_backend, runs, "restart", filters, certain=yes):
+
+        async def steer(run: FlowRunSummary) -> None:
             asked: dict[str, Any] = {"task": task, "map_index": map_index, "note": note, "author": _author()}
             await open_backend.direct_flow_run(run.id, "restart", **asked)
             _told(as_json, f"{run.name} is Scheduled", {"id": run.id, "name": run.name, "state": "Scheduled"})
+
+        await _each(await _chosen(open_backend, runs, "restart", filters, certain=yes), steer)
 
 
 # -- tasks of a run ------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from ...engine.backend import (
     FlowSummary,
     LimitRecord,
     LogRecord,
+    NotificationRule,
     Post,
     RegisteredFlow,
     TaskRunHistory,
@@ -623,6 +624,23 @@ class GraphQLBackend:
         if not found:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
         await self._mutate(f"delete_{table}", limit_id=found[0])
+
+    async def delete_flow_run(self, flow_run_id: str) -> None:
+        """See `Backend.delete_flow_run`."""
+        await self._mutate("delete_flow_run", flow_run_id=flow_run_id)
+
+    async def set_notification(self, rule: NotificationRule) -> None:
+        """See `Backend.set_notification`."""
+        await self._mutate("set_notification", **msgspec.structs.asdict(rule))
+
+    async def delete_notification(self, name: str) -> None:
+        """See `Backend.delete_notification`."""
+        await self._mutate("delete_notification", name=name)
+
+    async def list_notifications(self) -> list[NotificationRule]:
+        """See `Backend.list_notifications`."""
+        answer = await self._read(documents.NOTIFICATIONS)
+        return [NotificationRule(**row) for row in answer["notifications"]]
 
     # -- ownership ---------------------------------------------------------------------------------
 

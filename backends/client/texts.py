@@ -113,6 +113,8 @@ query ($id: uuid!, $skip: Int!, $limit: Int!) {
   }
 }"""
 
+NOTIFICATIONS = "query { notifications { name kind target events flow after } }"
+
 ARTIFACTS = """
 query ($id: uuid!, $after: uuid!, $limit: Int!) {
   task_run_artifact(where: {flow_run_id: {_eq: $id}, id: {_gt: $after}}, order_by: {id: asc}, limit: $limit) {
@@ -178,10 +180,13 @@ WATCH_FLOW_RUNS = "subscription { flow_run_states { state } }"
 _ANSWERS = {
     "cancel_flow_run": "state",
     "delete_flow_concurrency_limit": "success",
+    "delete_flow_run": "success",
+    "delete_notification": "success",
     "delete_task_tag_limit": "success",
     "direct_flow_run": _DIRECTIVE,
     "obey_directive": "success",
     "restart_flow_run": "task_runs",
+    "set_notification": "id",
     "set_schedule_active": "success",
     "set_schedule_inactive": "success",
     "update_flow_concurrency_limit": "id",

@@ -29,6 +29,7 @@ from ...engine.backend import (
     FlowSummary,
     LimitRecord,
     LogRecord,
+    NotificationRule,
     Post,
     ProjectInfo,
     RegisteredFlow,
@@ -38,7 +39,7 @@ from ...engine.backend import (
     started_step_by_step,
 )
 from ...engine.clock import Clock, SystemClock
-from ...engine.directives import HELD, PART, Directive, can_be, check_state, checked, limits_of, state_of
+from ...engine.directives import HELD, LIVES, PART, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
@@ -660,6 +661,30 @@ class MemoryBackend:
             self.task_tag_limits[name] = limit
         elif self.task_tag_limits.pop(name, None) is None:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
+
+    async def delete_flow_run(self, flow_run_id: str) -> None:
+        """See `Backend.delete_flow_run`."""
+        run = self._flow_run(flow_run_id)
+        if run.owner is not None and not run.is_silent(self._clock.now()) and not run.meaning.ends:
+            raise BackendRejected(LIVES.format(run.id))
+        for one in [run, *self._parts(run)]:
+            del self._flow_runs[one.id]
+            for task_run in one.task_runs.values():
+                del self._task_runs[task_run.id]
+        self._directives = {key: asked for key, asked in self._directives.items() if asked.flow_run_id != run.id}
+        self._flow_run_keys = {key: found for key, found in self._flow_run_keys.items() if found != run.id}
+
+    async def set_notification(self, rule: NotificationRule) -> None:
+        """See `Backend.set_notification`."""
+        raise BackendRejected("nobody is told of flow runs in memory: use a database")
+
+    async def delete_notification(self, name: str) -> None:
+        """See `Backend.delete_notification`."""
+        raise BackendRejected(f"There is no notification {name!r}.")
+
+    async def list_notifications(self) -> list[NotificationRule]:
+        """See `Backend.list_notifications`."""
+        return []
 
     # -- ownership ---------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from ...engine.errors import BackendUnavailable
+from ..notifier import Notifier, Sender
 from ..store import ANYONE, Store
 from ..store.services import forget
 from .metrics import Metrics
@@ -28,7 +29,7 @@ class _Service(NamedTuple):
 
 
 class Services:
-    """Scheduler, zombie killer, Lazarus and retention: each a loop of its own.
+    """Scheduler, zombie killer, Lazarus, notifier and retention: each a loop of its own.
 
     Before each pass a loop takes a lease in the database; who does not get it leaves this pass to the process that has
     it. A pass that fails is logged, and the next one comes all the same.
@@ -54,6 +55,9 @@ class Services:
             services.append(_Service("zombie_killer", on.zombie_killer_seconds, lambda: store.kill_zombies(ANYONE)))
         if on.lazarus:
             services.append(_Service("lazarus", on.lazarus_seconds, lambda: store.revive(ANYONE)))
+        if on.notifications:
+            sender = Sender(smtp_url=on.smtp_url, mail_from=on.mail_from, page=on.page_url)
+            services.append(_Service("notifier", on.notifications_seconds, Notifier(store, sender).once))
         if on.retention:
             services.append(_Service("retention", on.retention_seconds, self._prune))
         return services

@@ -86,6 +86,21 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     lazarus_seconds: float = 600.0
     """How often Lazarus looks for flow runs that nobody runs."""
 
+    notifications: bool = True
+    """Whether people are told of flow runs, as the rules say."""
+
+    notifications_seconds: float = 5.0
+    """How often it is looked for what people are to be told of."""
+
+    smtp_url: str = ""
+    """The server that sends e-mail: ``smtp://user:password@host:587`` or ``smtps://host``. Without it none is sent."""
+
+    mail_from: str = "flowloop@localhost"
+    """Who e-mail comes from."""
+
+    page_url: str = ""
+    """The URL of the live page as people reach it, for links to flow runs: ``https://flows.example.org/ui``."""
+
     retention: bool = True
     """Whether runs older than `retention_days`, and keys and records past their time, are deleted."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, or_, select
 
 from ...engine import lifecycle
+from ...engine.directives import LIVES
 from ...engine.errors import BackendRejected
 from . import ownership, parts, task_runs
 from .records import Payload, StateUpdate
@@ -49,7 +50,10 @@ def delete_auto_scheduled(tx: Tx, flow_ids: Sequence[str]) -> None:
 
 def delete_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
     """Delete a flow run with its task runs, states and logs, and the flow runs that are a part of it."""
-    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.")
+    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID.", lock=True)
+    lives = run["owner"] is not None and not ownership.is_silent(tx, run)
+    if run["state"] in lifecycle.UNFINISHED and lives:
+        raise BackendRejected(LIVES.format(run["id"]))
     table = tables["flow_run"]
     tx.run(delete(table).where(or_(table.c.id == run["id"], table.c.root_flow_run_id == run["id"])))
     return {"success": True}

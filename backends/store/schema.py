@@ -369,9 +369,28 @@ _table(
     Column("name", Text),
     Column("type", Text, nullable=False),
     _json("states", empty="[]"),
-    _json("config", empty="{}"),
+    # Who knows the URL that a message is posted to can post there, too.
+    Column("config", _Json, nullable=False, server_default=text("'{}'"), info=_internal),
     _flag("active", default=True),
+    # Until when it was looked for what it tells of.
+    Column("seen", UtcDateTime, info=_internal),
     Index(None, "tenant_id"),
+)
+_table(
+    "notification",
+    _reference("cloud_hook_id", "cloud_hook"),
+    _reference("flow_run_id", "flow_run"),
+    Column("event", Text, nullable=False),
+    # Tells this event from every other of the same flow run.
+    Column("key", Text, nullable=False),
+    Column("message", Text),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("next_attempt", UtcDateTime),
+    Column("sent", UtcDateTime),
+    Column("error", Text),
+    UniqueConstraint("cloud_hook_id", "flow_run_id", "key"),
+    Index(None, "flow_run_id"),
+    Index("ix_notification_due", "next_attempt", **_only("next_attempt IS NOT NULL")),
 )
 
 # -- what only the hosted API had ----------------------------------------------------------------------

@@ -25,6 +25,7 @@ from . import (
     flows,
     hosted,
     logs,
+    notifications,
     ownership,
     queue,
     reads,
@@ -412,6 +413,15 @@ class Store:
             with contextlib.suppress(BackendError):  # a database that takes no writes can be read all the same
                 await self.write(caller, lambda tx: hosted.note_use(tx, key=key))
         return caller
+
+    # -- telling people --------------------------------------------------------------------------------
+
+    set_notification = _write(notifications.set_notification)
+    delete_notification = _write(notifications.delete_notification)
+    list_notifications = _read(notifications.list_notifications)
+    note_events = _write(notifications.note_events)
+    due_notifications = _write(notifications.due_notifications)
+    note_sent = _write(notifications.note_sent)
 
     # -- services --------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from ..store.world import ManualClock, World, flow_document
 
 __all__ = ["OPEN", "QUIET", "ManualClock", "Served", "World", "flow_document", "listening", "serve_store"]
 
-QUIET = {"scheduler": False, "zombie_killer": False, "lazarus": False, "retention": False}
+QUIET = {"scheduler": False, "zombie_killer": False, "lazarus": False, "retention": False, "notifications": False}
 OPEN = ServerSettings(require_api_key=False, **QUIET)
 
 
