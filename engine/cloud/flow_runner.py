@@ -3,69 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import functools
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
 
 import anyio
 
 from .._run import rules
-from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, TaskRunInfoResult, connect
-from ..cancellation import Cause, at_last, stopped_state, undisturbed
-from ..context import FlowScope, change_flow_scope, flow_scope, now
+from ..backend import FlowRunClaim, FlowRunInfoResult, TaskRunInfoResult, connect
+from ..cancellation import at_last, stopped_state
+from ..context import change_flow_scope, flow_scope, now
 from ..context import values as _values
-from ..directives import limits_of
-from ..errors import (
-    BackendError,
-    BackendRejected,
-    BackendUnavailable,
-    FlowloopError,
-    FlowRunOwned,
-    OwnershipLost,
-    VersionLockMismatch,
-)
+from ..errors import BackendError, BackendUnavailable, FlowloopError
 from ..executors import Executor
-from ..flow import Flow
-from ..flow_runner import FlowRunner, FlowRunnerInitializeResult
-from ..lifecycle import KEEPS_OWNER
-from ..limits import Limits, OpenLimits
+from ..flow_runner import FlowRunnerInitializeResult
 from ..parameter import Parameter
-from ..presence import is_gone, new_owner
 from ..result import Result
-from ..results import DefaultResult
-from ..runner import is_outside
-from ..settings import Settings
-from ..signals import ENDRUN, VersionLockMismatchSignal
-from ..state import (
-    Cancelled,
-    Cancelling,
-    Failed,
-    Pending,
-    Queued,
-    Running,
-    Scheduled,
-    State,
-)
+from ..signals import ENDRUN
+from ..state import Cancelling, Failed, Pending, Queued, Running, Scheduled, State
 from ..task import Task
 from ..task_states import TaskStates
 from ..triggers import all_successful
-from .artifacts import ArtifactShipper
-from .creation import create_flow_run, recorded_parameters, start_flow_run
-from .helpers import helped, without_harm
-from .logs import LogShipper
+from .creation import recorded_parameters
 from .ownership import Ownership
+from .owning import OwningFlowRunner
 from .returned import read_results, recorded_states
 from .task_runner import CloudTaskRunner
 from .unfinished import handed_over, waits_for_tasks
-from .unrecordable import cut, is_too_much, small
 
 __all__ = ["CloudFlowRunner"]
-
-T = TypeVar("T")
 
 _BEGINNING = (
     "check_flow_is_pending_or_running",
@@ -76,12 +45,10 @@ _BEGINNING = (
 )
 """The steps of a flow run up to its Running state."""
 
-_LOG_INTERVAL = 5.0
-_LOOK_AFTER = 1.0
 _log = logging.getLogger("flowloop")
 
 
-class CloudFlowRunner(FlowRunner):
+class CloudFlowRunner(OwningFlowRunner):
     """Runs a flow, and records every transition of the flow run and of its task runs.
 
     Without a flow run to continue (``flow_run_id`` in the context), it registers the flow if that is new or changed,
@@ -110,56 +77,6 @@ class CloudFlowRunner(FlowRunner):
             state = await CloudFlowRunner(flow, backend=backend).run(parameters={"name": "you"})
         ```
     """
-
-    task_runner_class = CloudTaskRunner
-
-    def __init__(
-        self,
-        flow: Flow,
-        state_handlers: Iterable[Callable[..., Any]] | None = None,
-        *,
-        backend: Backend | None = None,
-        settings: Settings | None = None,
-        limits: Limits | None = None,
-        fail_fast: bool = False,
-        release_results: bool = False,
-        takeover: bool | None = None,
-        task_runner_cls: type[CloudTaskRunner] | None = None,
-        if_owned: Literal["raise", "follow"] = "raise",
-        claim: FlowRunClaim | None = None,
-    ) -> None:
-        if task_runner_cls is not None and not issubclass(task_runner_cls, CloudTaskRunner):
-            raise ValueError(
-                f"task_runner_cls is a CloudTaskRunner, which records what it does, not {task_runner_cls!r}"
-            )
-        super().__init__(
-            flow,
-            task_runner_cls,
-            state_handlers,
-            settings=settings,
-            limits=limits,
-            fail_fast=fail_fast,
-            release_results=release_results,
-        )
-        self.backend = backend
-        self.takeover = takeover
-        self.if_owned: Literal["raise", "follow"] = if_owned
-        self.claim = claim
-        self._ownership: Ownership | None = None
-        self._opened: Backend | None = None
-        self._runner_id: str | None = None
-        self._begun: FlowRunInfoResult | None = None
-        """The flow run that `run` has just created, until it is made use of."""
-        self._running_from_start: State | None = None
-        self._default_result = DefaultResult(self.settings.results_dir)
-        self._changed_elsewhere: State | None = None
-        self._recorded_limits: Mapping[str, Any] = {}
-        self._has_spoken = False
-        """Whether this run has sent a state of the flow run."""
-        self._woken = anyio.Event()
-        self._looking = anyio.Lock()
-
-    # -- the whole run -----------------------------------------------------------------------------------
 
     async def run(
         self,
@@ -264,12 +181,6 @@ class CloudFlowRunner(FlowRunner):
                 if stopped is not None:
                     return await self._end_unbegun(ownership, stopped) or final
 
-    def _lost(self) -> OwnershipLost:
-        return OwnershipLost(
-            f"flow run {self.flow_run_id} was claimed by another owner while it was run here: it goes on there, and "
-            "nothing is recorded from here since"
-        )
-
     def _unfinished(self, outage: BackendUnavailable) -> BackendUnavailable:
         return BackendUnavailable(
             f"flow run {self.flow_run_id} was left unfinished, because nothing can be recorded: {outage}. What "
@@ -300,206 +211,11 @@ class CloudFlowRunner(FlowRunner):
         finally:
             self.if_owned = before
 
-    # -- ownership ---------------------------------------------------------------------------------------
-
-    async def _created(
-        self,
-        backend: Backend,
-        parameters: dict[str, Any],
-        runner_id: str,
-        idempotency_key: str | None,
-        *,
-        name: str | None,
-        plainly: bool,
-    ) -> Ownership:
-        """Create a flow run that is this runner's from the start; one with a key may have been created before.
-
-        Args:
-            - backend: where it is recorded
-            - parameters: values of the parameters, by name
-            - runner_id: names this runner in its states
-            - idempotency_key: of the flow run
-            - name: of the flow run
-            - plainly: whether it is Running from the start
-        """
-        began, owner = asyncio.get_running_loop().time(), new_owner()
-        labels = [f"agentless-run-{uuid.uuid4().hex[:8]}"]  # no agent has this label
-        options: dict[str, Any] = {"settings": self.settings, "labels": labels}
-        if name is not None:
-            options["name"] = name
-        if idempotency_key is not None:
-            options["idempotency_key"] = idempotency_key
-            making = create_flow_run(self.flow, backend, parameters, **options)
-            flow_run_id = await self._made(backend, owner, making, str)
-            return await self._claimed(backend, flow_run_id, follows=True)
-        lease = self.settings.lease_seconds
-        running = Running("Running flow.", context={"runner": runner_id}) if plainly else None
-        options |= {"owner": owner, "lease_seconds": lease, "state": running}
-        made = self._made(backend, owner, start_flow_run(self.flow, backend, parameters, **options), lambda one: one.id)
-        self._begun = info = await made
-        return Ownership(backend, info.id, FlowRunClaim(owner, info.epoch or None, lease), began)
-
     def _begins_plainly(self) -> bool:
         """Whether nobody has a say when a new flow run becomes Running: it can be created as that."""
         if self.state_handlers or self.flow.state_handlers:
             return False
         return all(getattr(type(self), step) is getattr(CloudFlowRunner, step) for step in _BEGINNING)
-
-    async def _made(self, backend: Backend, owner: str, making: Coroutine[Any, Any, T], id_of: Callable[[T], str]) -> T:
-        """Create a flow run; one that is created although the caller was cancelled meanwhile ends at once."""
-        cancellation = self._cancellation.look_around()
-        made: list[T] = []
-
-        async def create() -> None:
-            made.append(await making)
-
-        try:
-            await undisturbed(create(), self.settings.cancel_grace)
-        except asyncio.CancelledError:
-            for one in made:
-                ownership = Ownership(backend, id_of(one), FlowRunClaim(owner, None), 0.0)
-                await at_last(self._end_unbegun(ownership, cancellation.cause_from_outside), self.settings.cancel_grace)
-            raise
-        return made[0]
-
-    async def _claimed(self, backend: Backend, flow_run_id: str, *, follows: bool) -> Ownership:
-        """Claim a flow run, also at once from an owner that is known to be dead; follow one that lives, if wanted.
-
-        Raises:
-            - FlowRunOwned: if it has an owner that lives
-        """
-        loop = asyncio.get_running_loop()
-        self.flow_run_id = flow_run_id
-        if self.claim is not None:
-            return Ownership(backend, flow_run_id, self.claim)
-        cancellation = self._cancellation.look_around()
-        owner, gone = new_owner(), None
-        while True:
-            asked = loop.time()
-            claiming = backend.claim_flow_run(
-                flow_run_id,
-                owner,
-                lease_seconds=self.settings.lease_seconds,
-                max_lapses=self.settings.max_lapses,
-                takeover=bool(self.takeover),
-                gone=gone,
-            )
-            try:
-                claim = await undisturbed(claiming, self.settings.cancel_grace)
-                return Ownership(backend, flow_run_id, claim, asked)
-            except asyncio.CancelledError:
-                claimed = Ownership(backend, flow_run_id, FlowRunClaim(owner, None), asked)
-                ending = self._end_unbegun(claimed, cancellation.cause_from_outside, follows=follows)
-                await at_last(ending, self.settings.cancel_grace)
-                raise
-            except FlowRunOwned as owned:
-                if owned.owner != gone and is_gone(owned.owner):
-                    gone = owned.owner
-                    continue
-                if not follows:
-                    raise
-            await self._follow_owner(backend, flow_run_id)
-
-    async def _follow_owner(self, backend: Backend, flow_run_id: str) -> None:
-        """Wait until the flow run has ended, or it is time to look whether its owner lives."""
-        with anyio.move_on_after(min(self.settings.check_cancellation_interval, self.settings.heartbeat_interval)):
-            stream = backend.watch_flow_run(flow_run_id)
-            try:
-                if stream is not None:
-                    async with stream as states:
-                        async for state in states:
-                            if state.is_finished():
-                                return
-            except BackendError as error:
-                self.logger.debug("flow run %s cannot be listened to: %s", flow_run_id, error)
-            await anyio.sleep_forever()
-
-    async def _released(self, ownership: Ownership) -> None:
-        """Give up a flow run that has no state by which it was given up."""
-        if ownership.lost or ownership.given_up or ownership.claim.epoch is None or self.claim is not None:
-            return  # whoever has given the claim gives it up
-        with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
-            try:
-                await ownership.backend.release_flow_run(ownership.flow_run_id, ownership.claim.epoch)
-            except BackendError as error:
-                told = "flow run %s can be continued when its lease has run out: %s"
-                self.logger.warning(told, ownership.flow_run_id, error)
-
-    def _lose(self) -> None:
-        """Stop: the flow run is another owner's, and nothing more is recorded from here."""
-        if self._ownership is not None and not self._ownership.lost:
-            self._ownership.lost = True
-            self.logger.warning("flow run %s has another owner since", self.flow_run_id)
-            self.cancel("handover")
-
-    def _open_scope(self) -> FlowScope:
-        super()._open_scope()
-        return change_flow_scope(backend=self._opened, ownership=self._ownership, runner_id=self._runner_id)
-
-    def _forget_backend(self) -> None:
-        self._opened = None
-
-    async def _wait_in_queue(self, ownership: Ownership, seconds: float) -> Cause | None:
-        """Wait before asking again for a place, and return why the run was stopped meanwhile, if it was."""
-        cancellation = self._cancellation.look_around()
-        self._woken = anyio.Event()
-        try:
-            with anyio.move_on_after(seconds):
-                while not self._woken.is_set():
-                    with anyio.move_on_after(ownership.claim.lease_seconds / 2):
-                        await self._woken.wait()
-                        break
-                    await self._renewed(ownership)
-        except asyncio.CancelledError:
-            await at_last(self._end_unbegun(ownership, cancellation.cause_from_outside), self.settings.cancel_grace)
-            raise
-        return cancellation.cause
-
-    async def _renewed(self, ownership: Ownership) -> None:
-        """Keep a flow run that waits; see `_heartbeat`."""
-        try:
-            await ownership.renew()
-        except OwnershipLost as error:
-            ownership.lost = True
-            raise self._lost() from error
-        except BackendError as error:
-            self.logger.debug("no heartbeat: %s", error)
-
-    async def _end_unbegun(self, ownership: Ownership, cause: Cause, *, follows: bool = False) -> State | None:
-        """End a flow run that was stopped before it began, unless another process is to begin it, or has.
-
-        Args:
-            - ownership: by which it is this runner's, or was to be
-            - cause: why it was stopped
-            - follows: whether it may be left to nobody: its end was only to be awaited
-        """
-        if cause == "handover":
-            return None
-        backend, flow_run_id = ownership.backend, ownership.flow_run_id
-        info = await backend.get_flow_run_info(flow_run_id)
-        is_own = info.owner == ownership.claim.owner
-        others = not is_own and (follows or info.owner is not None)
-        if others or info.state.is_finished() or (info.state.is_running() and not is_own):
-            return info.state
-        epoch = info.epoch if is_own else None
-        try:
-            ended = await backend.set_flow_run_state(flow_run_id, info.version, stopped_state(cause), epoch=epoch)
-        except VersionLockMismatch:  # somebody was quicker
-            return await backend.get_flow_run_state(flow_run_id)
-        ownership.given_up = True
-        return ended
-
-    def cancel(self, cause: Cause = "user") -> None:
-        """Stop the run that is going on; see `FlowRunner.cancel`.
-
-        With the cause ``"handover"`` the run does not end: the tasks under way are stopped and become Pending, the flow
-        run becomes Scheduled, and another process can continue it.
-
-        Args:
-            - cause: why, as the final states will say
-        """
-        super().cancel(cause)
-        self._woken.set()
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
         """Return a runner for a task of the flow."""
@@ -510,14 +226,6 @@ class CloudFlowRunner(FlowRunner):
             runner.result = Result()  # whatever it is, whoever runs the flow around it has it
         runner.hands_on_errors = task in self.flow._remember("hands_on_errors", self._handing_on_errors)
         return runner
-
-    @property
-    def _port(self) -> Backend:
-        """The backend of the run that is going on; outside one, where a step is called alone, the given one."""
-        backend = self._opened or self.backend
-        if backend is None:
-            raise FlowloopError("a step that is called alone needs a backend: give the runner one as `backend=`")
-        return backend
 
     def _handing_on_errors(self) -> set[Task[..., Any]]:
         """Return the tasks of which another one may be given what they failed with, or were skipped with."""
@@ -557,21 +265,10 @@ class CloudFlowRunner(FlowRunner):
             return final
         return handed_over(final, self._drive.final_states(), self._runner_id)
 
-    async def _last_look(self, state: State) -> State:
-        """Return what a flow run ends as that is not finished, once it is known that nobody has moved it meanwhile."""
-        current = _values.get()
-        await self._look(self._port, current["flow_run_id"])
-        if self._changed_elsewhere is None:
-            return state
-        await self._refresh_version(self._port, current["flow_run_id"])
-        return _cancelled_as(state)
-
     def known_states(self, task_states: dict[Task[..., Any], State]) -> dict[Task[..., Any], State]:
         """Return the recorded states, and those that are given in their place."""
         recorded = {task: info.state for task, info in flow_scope.get().known.items()}
         return {**recorded, **task_states}
-
-    # -- what is known of the run ------------------------------------------------------------------------
 
     async def initialize_run(  # type: ignore[override]  # a flow run begins with more
         self,
@@ -711,310 +408,9 @@ class CloudFlowRunner(FlowRunner):
             return state
         return await super().set_flow_to_running(state)
 
-    # -- recording -------------------------------------------------------------------------------------
-
-    async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
-        """Call the flow's state handlers, then record the state.
-
-        Args:
-            - old_state: the old (previous) state
-            - new_state: the new (current) state
-
-        Returns:
-            - State: the new state
-
-        Raises:
-            - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
-        """
-        if self._cancellation.outage is not None:
-            raise ENDRUN(new_state)
-        ended = self._changed_elsewhere
-        if ended is not None and ended.is_finished():
-            ended.result = new_state.result
-            raise ENDRUN(ended)
-        if isinstance(ended, Cancelling) and not isinstance(new_state, Cancelled):
-            new_state = _cancelled_as(new_state)
-        try:
-            new_state = await super().call_runner_target_handlers(old_state, new_state)
-        except BaseException as raised:
-            end = self._ended_by(raised)
-            end.state = await self._record(old_state, end.state)
-            raise end from end.__cause__
-        return await self._record(old_state, new_state)
-
-    async def _record(self, old_state: State, new_state: State) -> State:
-        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
-        current = _values.get()
-        backend = self._port
-        flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
-        ownership: Ownership | None = flow_scope.get().ownership
-        if ownership is not None and ownership.lost:
-            raise ENDRUN(new_state)
-        if new_state.is_running():
-            new_state.context["runner"] = flow_scope.get().runner_id
-        epoch = None if ownership is None else ownership.claim.epoch
-        asked = asyncio.get_running_loop().time()
-        self._has_spoken = True
-        sending = backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
-        try:
-            # the caller may be cancelled while the state is on its way: what becomes of it is waited for
-            answer = await (sending if new_state.is_finished() else undisturbed(sending, self.settings.cancel_grace))
-        except OwnershipLost:
-            self._lose()
-            raise ENDRUN(new_state) from None
-        except (VersionLockMismatch, VersionLockMismatchSignal) as error:
-            return await self._adopted(old_state, new_state, getattr(error, "standing", None))
-        except BaseException as error:  # to write a state calls what users gave it, too
-            if is_outside(error):
-                raise
-            self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, cut(error))
-            if old_state.is_finished() and isinstance(error, BackendRejected):
-                return old_state  # a handler's second thoughts: what is recorded stands
-            if isinstance(error, BackendUnavailable):
-                self._cancellation.lose(error)
-            elif new_state.is_finished() and is_too_much(new_state):
-                instead = small(new_state, error, new_state.result)
-                try:
-                    return await self._record(old_state, instead)
-                except ENDRUN as end:
-                    if end.state is not instead:
-                        raise
-            raise ENDRUN(new_state) from error
-        if isinstance(answer, Queued):
-            answer.state = old_state
-            raise ENDRUN(answer)
-        if ownership is not None:
-            if new_state.is_running():
-                ownership.acknowledged(asked)
-            ownership.given_up = type(new_state).__name__ not in KEEPS_OWNER
-        _values.set({**current, "flow_run_version": None if version is None else version + 1})
-        return new_state
-
-    async def _adopted(self, old_state: State, new_state: State, standing: State | None) -> State:
-        """Go on after somebody else has moved the flow run: with what stands there, unless it is to be cancelled.
-
-        Args:
-            - old_state: the state before
-            - new_state: the state that was refused
-            - standing: what stands there; read, if the backend did not say it with its refusal
-        """
-        if standing is None or not new_state.is_finished():
-            try:
-                info = await self._port.get_flow_run_info(_values.get()["flow_run_id"])
-            except BackendError as error:
-                if isinstance(error, BackendUnavailable):
-                    self._cancellation.lose(error)
-                raise ENDRUN(new_state) from error
-            standing, version = info.state, info.version
-        else:
-            version = None  # what ends a flow run needs none
-        if isinstance(standing, Cancelling) and (new_state.is_finished() or self._drive is not None):
-            # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
-            _values.set({**_values.get(), "flow_run_version": version})
-            final = new_state if isinstance(new_state, Cancelled) else _cancelled_as(new_state)
-            return await self.call_runner_target_handlers(old_state, final)
-        if standing.is_running():
-            raise ENDRUN(standing)
-        standing._result = new_state._result
-        return standing
-
-    # -- alive, and listening ----------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def check_for_cancellation(self) -> AsyncIterator[None]:
-        """Contextmanager used to wrap a cancellable section of a flow run.
-
-        Inside it the backend hears a heartbeat, gets the lines that the run logs, and is asked whether the flow run was
-        cancelled: at once where the backend can tell by itself, else at an interval. If it was, the section is cut
-        short, the code after it goes on, and the flow run ends as Cancelled.
-        """
-        backend = self._port
-        flow_run_id, grace = _values.get()["flow_run_id"], self.settings.cancel_grace
-        shipper, artifacts = LogShipper(backend, flow_run_id), ArtifactShipper(backend, flow_run_id, grace)
-        run = f"flow run {flow_run_id}"
-        helpers = {
-            "heartbeat": self._heartbeats,
-            "listener": lambda: self._listen(backend, flow_run_id),
-            "poll": lambda: self._poll(backend, flow_run_id),
-            "log shipper": lambda: shipper.ship(_LOG_INTERVAL, grace),
-        }
-        try:
-            with shipper.listening(), artifacts.listening():
-                async with helped(helpers, run, self.logger, grace), self._section():
-                    yield
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
-                await without_harm("artifact shipper", artifacts.close, run, self.logger)
-                await without_harm("log shipper", shipper.send, run, self.logger)
-                if self._changed_elsewhere is not None:
-                    await self._refresh_version(backend, flow_run_id)
-            shipper.conclude()
-
-    @asynccontextmanager
-    async def _section(self) -> AsyncIterator[None]:
-        """Let a block be cut short when the flow run is stopped; what drives the tasks of a flow stops them itself."""
-        cancellation, task = self._cancellation, asyncio.current_task()
-        assert task is not None
-        before = task in cancellation.interruptible
-        if self._driving:
-            cancellation.interruptible.discard(task)
-        else:
-            cancellation.interruptible.add(task)
-            if cancellation.cause is not None:
-                task.cancel()
-        try:
-            yield
-            if not self._driving and cancellation.cause is not None:
-                await asyncio.sleep(0)  # a block that awaits nothing leaves its cancel to what comes after it
-        except asyncio.CancelledError:
-            if self._driving or cancellation.cause is None:
-                raise
-            task.uncancel()
-            if task.cancelling():
-                raise
-        finally:
-            if before:
-                cancellation.interruptible.add(task)
-            else:
-                cancellation.interruptible.discard(task)
-
-    async def _stopped_before_tasks(self, state: State) -> None:
-        current = _values.get()
-        # the state on its way when the cancel came may have been recorded
-        await self._refresh_version(self._port, current["flow_run_id"])
-        await super()._stopped_before_tasks(state)
-
-    async def _refresh_version(self, backend: Backend, flow_run_id: str) -> None:
-        try:
-            info = await backend.get_flow_run_info(flow_run_id)
-        except BackendError as error:
-            self.logger.warning("flow run %s could not be read: %s", flow_run_id, error)
-            return
-        _values.set({**_values.get(), "flow_run_version": info.version})
-
-    async def _heartbeats(self) -> None:
-        # not at once: a claim or a Running state is a sign of life by itself
-        ownership: Ownership | None = flow_scope.get().ownership
-        lease = self.settings.lease_seconds if ownership is None else ownership.claim.lease_seconds
-        while True:
-            await anyio.sleep(lease / 2)
-            await self._heartbeat()
-
-    async def _heartbeat(self) -> bool:
-        """Tell the backend that this flow run is alive.
-
-        Returns:
-            - bool: whether it heard
-        """
-        current = _values.get()
-        ownership: Ownership | None = flow_scope.get().ownership
-        try:
-            if ownership is None:
-                await self._port.update_flow_run_heartbeat(current["flow_run_id"])
-            else:
-                await ownership.renew()
-        except OwnershipLost:
-            self._lose()
-            return False
-        except BackendError as error:
-            self.logger.debug("no heartbeat: %s", error)
-            return False
-        return True
-
-    async def _poll(self, backend: Backend, flow_run_id: str) -> None:
-        await anyio.sleep(min(_LOOK_AFTER, self.settings.check_cancellation_interval))
-        await self._read_limits(backend, flow_run_id)  # that were set before anybody listened
-        while self._changed_elsewhere is None:
-            await anyio.sleep(self.settings.check_cancellation_interval)
-            await self._look(backend, flow_run_id)
-
-    async def _look(self, backend: Backend, flow_run_id: str, *, refused: bool = False) -> None:
-        """Read the state of the flow run, and obey it; one look is enough for all who ask.
-
-        Args:
-            - backend: where to look
-            - flow_run_id: the flow run
-            - refused: whether a task run was refused for it, so that it must not have been scheduled anew either
-        """
-        async with self._looking:
-            if self._cancellation.cause is not None:
-                return
-            try:
-                state = await backend.get_flow_run_state(flow_run_id)
-            except BackendError as error:
-                self.logger.debug("flow run %s could not be read: %s", flow_run_id, error)
-                return
-            self._noticed(state)
-            if refused and not state.is_running() and self._cancellation.cause is None:
-                self.cancel("handover")
-
-    async def _listen(self, backend: Backend, flow_run_id: str) -> None:
-        is_new = False
-        while self._changed_elsewhere is None:
-            stream = backend.watch_flow_run(flow_run_id)
-            if stream is None:
-                return
-            try:
-                async with stream as states:
-                    async for state in states:
-                        self._noticed(state)
-                        if is_new and state.is_running():  # something else about the run has changed
-                            await self._read_limits(backend, flow_run_id)
-                        is_new = True
-            except BackendError as error:
-                self.logger.debug("flow run %s cannot be listened to: %s", flow_run_id, error)
-            await anyio.sleep(self.settings.check_cancellation_interval)
-
-    def _open_limits(self) -> OpenLimits:
-        """Return the places of the run, which may change while it goes on."""
-        opened = super()._open_limits() or OpenLimits()
-        if self._recorded_limits:
-            opened.change((self.limits or Limits()).changed(self._recorded_limits))
-        return opened
-
-    def _began_at(self) -> datetime.datetime:
-        return self._began or now()
-
-    async def _read_limits(self, backend: Backend, flow_run_id: str) -> None:
-        """Have the limits hold that were recorded for this flow run."""
-        recorded: dict[str, Any] = {}
-        try:
-            for asked in await backend.list_directives(flow_run_id):
-                if asked.kind == "set_limits":
-                    recorded = limits_of(asked.value, recorded)
-        except BackendError as error:
-            self.logger.debug("what was asked of flow run %s could not be read: %s", flow_run_id, error)
-            return
-        if recorded != self._recorded_limits and self._limits is not None:
-            self._recorded_limits = recorded
-            self._limits.change((self.limits or Limits()).changed(recorded))
-            self._keep_time()
-
-    def _noticed(self, state: State) -> None:
-        if isinstance(state, Cancelling) or state.is_finished():
-            self._changed_elsewhere = state
-            # one that is finished was brought to its end by another runner: nothing is left to record here
-            self.cancel("handover" if state.is_finished() and not isinstance(state, Cancelled) else "user")
-
 
 def _ambient_flow_run() -> str | None:
     """Return the flow run that an open context names; inside a task that is another flow's."""
     current = _values.get()
     found: str | None = current.get("flow_run_id") if "task_run_count" not in current else None
     return found
-
-
-def _cancelled_as(state: State) -> State:
-    """Return what a flow run ends as that was cancelled when it was about to take `state`."""
-    cancelled = stopped_state("user")
-    cancelled.result = state.result
-    return cancelled
-
-
-def _without_results(state: State) -> State:
-    """Return the state as it is recorded: the states of the tasks have records of their own."""
-    if not state.is_finished() and not state.is_running():
-        return state
-    if not isinstance(state.result, dict):
-        return state
-    return type(state)(state.message, context=state.context)

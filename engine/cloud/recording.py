@@ -1,0 +1,245 @@
+"""Recording the states of a flow run, with the version that it was read at and the epoch of its owner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import anyio
+
+from ..backend import Backend, FlowRunClaim, FlowRunInfoResult
+from ..cancellation import stopped_state, undisturbed
+from ..context import FlowScope, change_flow_scope, flow_scope
+from ..context import values as _values
+from ..errors import (
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    FlowloopError,
+    OwnershipLost,
+    VersionLockMismatch,
+)
+from ..flow import Flow
+from ..flow_runner import FlowRunner
+from ..lifecycle import KEEPS_OWNER
+from ..limits import Limits
+from ..results import DefaultResult
+from ..runner import is_outside
+from ..settings import Settings
+from ..signals import ENDRUN, VersionLockMismatchSignal
+from ..state import Cancelled, Cancelling, Queued, State
+from .ownership import Ownership
+from .task_runner import CloudTaskRunner
+from .unrecordable import cut, is_too_much, small
+
+__all__ = ["RecordingFlowRunner", "cancelled_as"]
+
+
+class RecordingFlowRunner(FlowRunner):
+    """Records each state of a flow run before it goes on from it; see `CloudFlowRunner` for its arguments."""
+
+    task_runner_class = CloudTaskRunner
+
+    def __init__(
+        self,
+        flow: Flow,
+        state_handlers: Iterable[Callable[..., Any]] | None = None,
+        *,
+        backend: Backend | None = None,
+        settings: Settings | None = None,
+        limits: Limits | None = None,
+        fail_fast: bool = False,
+        release_results: bool = False,
+        takeover: bool | None = None,
+        task_runner_cls: type[CloudTaskRunner] | None = None,
+        if_owned: Literal["raise", "follow"] = "raise",
+        claim: FlowRunClaim | None = None,
+    ) -> None:
+        if task_runner_cls is not None and not issubclass(task_runner_cls, CloudTaskRunner):
+            raise ValueError(
+                f"task_runner_cls is a CloudTaskRunner, which records what it does, not {task_runner_cls!r}"
+            )
+        super().__init__(
+            flow,
+            task_runner_cls,
+            state_handlers,
+            settings=settings,
+            limits=limits,
+            fail_fast=fail_fast,
+            release_results=release_results,
+        )
+        self.backend = backend
+        self.takeover = takeover
+        self.if_owned: Literal["raise", "follow"] = if_owned
+        self.claim = claim
+        self._ownership: Ownership | None = None
+        self._opened: Backend | None = None
+        self._runner_id: str | None = None
+        self._begun: FlowRunInfoResult | None = None
+        """The flow run that `run` has just created, until it is made use of."""
+        self._running_from_start: State | None = None
+        self._default_result = DefaultResult(self.settings.results_dir)
+        self._changed_elsewhere: State | None = None
+        self._recorded_limits: Mapping[str, Any] = {}
+        self._has_spoken = False
+        """Whether this run has sent a state of the flow run."""
+        self._woken = anyio.Event()
+        self._looking = anyio.Lock()
+
+    @property
+    def _port(self) -> Backend:
+        """The backend of the run that is going on; outside one, where a step is called alone, the given one."""
+        backend = self._opened or self.backend
+        if backend is None:
+            raise FlowloopError("a step that is called alone needs a backend: give the runner one as `backend=`")
+        return backend
+
+    def _open_scope(self) -> FlowScope:
+        super()._open_scope()
+        return change_flow_scope(backend=self._opened, ownership=self._ownership, runner_id=self._runner_id)
+
+    def _forget_backend(self) -> None:
+        self._opened = None
+
+    async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
+        """Call the flow's state handlers, then record the state.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+
+        Returns:
+            - State: the new state
+
+        Raises:
+            - ENDRUN: if the run is somebody else's, is held back (Queued), or its state cannot be recorded
+        """
+        if self._cancellation.outage is not None:
+            raise ENDRUN(new_state)
+        ended = self._changed_elsewhere
+        if ended is not None and ended.is_finished():
+            ended.result = new_state.result
+            raise ENDRUN(ended)
+        if isinstance(ended, Cancelling) and not isinstance(new_state, Cancelled):
+            new_state = cancelled_as(new_state)
+        try:
+            new_state = await super().call_runner_target_handlers(old_state, new_state)
+        except BaseException as raised:
+            end = self._ended_by(raised)
+            end.state = await self._record(old_state, end.state)
+            raise end from end.__cause__
+        return await self._record(old_state, new_state)
+
+    async def _record(self, old_state: State, new_state: State) -> State:
+        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
+        current = _values.get()
+        backend = self._port
+        flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
+        ownership: Ownership | None = flow_scope.get().ownership
+        if ownership is not None and ownership.lost:
+            raise ENDRUN(new_state)
+        if new_state.is_running():
+            new_state.context["runner"] = flow_scope.get().runner_id
+        epoch = None if ownership is None else ownership.claim.epoch
+        asked = asyncio.get_running_loop().time()
+        self._has_spoken = True
+        sending = backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
+        try:
+            # the caller may be cancelled while the state is on its way: what becomes of it is waited for
+            answer = await (sending if new_state.is_finished() else undisturbed(sending, self.settings.cancel_grace))
+        except OwnershipLost:
+            self._lose()
+            raise ENDRUN(new_state) from None
+        except (VersionLockMismatch, VersionLockMismatchSignal) as error:
+            return await self._adopted(old_state, new_state, getattr(error, "standing", None))
+        except BaseException as error:  # to write a state calls what users gave it, too
+            if is_outside(error):
+                raise
+            self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, cut(error))
+            if old_state.is_finished() and isinstance(error, BackendRejected):
+                return old_state  # a handler's second thoughts: what is recorded stands
+            if isinstance(error, BackendUnavailable):
+                self._cancellation.lose(error)
+            elif new_state.is_finished() and is_too_much(new_state):
+                instead = small(new_state, error, new_state.result)
+                try:
+                    return await self._record(old_state, instead)
+                except ENDRUN as end:
+                    if end.state is not instead:
+                        raise
+            raise ENDRUN(new_state) from error
+        if isinstance(answer, Queued):
+            answer.state = old_state
+            raise ENDRUN(answer)
+        if ownership is not None:
+            if new_state.is_running():
+                ownership.acknowledged(asked)
+            ownership.given_up = type(new_state).__name__ not in KEEPS_OWNER
+        _values.set({**current, "flow_run_version": None if version is None else version + 1})
+        return new_state
+
+    async def _adopted(self, old_state: State, new_state: State, standing: State | None) -> State:
+        """Go on after somebody else has moved the flow run: with what stands there, unless it is to be cancelled.
+
+        Args:
+            - old_state: the state before
+            - new_state: the state that was refused
+            - standing: what stands there; read, if the backend did not say it with its refusal
+        """
+        if standing is None or not new_state.is_finished():
+            try:
+                info = await self._port.get_flow_run_info(_values.get()["flow_run_id"])
+            except BackendError as error:
+                if isinstance(error, BackendUnavailable):
+                    self._cancellation.lose(error)
+                raise ENDRUN(new_state) from error
+            standing, version = info.state, info.version
+        else:
+            version = None  # what ends a flow run needs none
+        if isinstance(standing, Cancelling) and (new_state.is_finished() or self._drive is not None):
+            # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
+            _values.set({**_values.get(), "flow_run_version": version})
+            final = new_state if isinstance(new_state, Cancelled) else cancelled_as(new_state)
+            return await self.call_runner_target_handlers(old_state, final)
+        if standing.is_running():
+            raise ENDRUN(standing)
+        standing._result = new_state._result
+        return standing
+
+    def _lose(self) -> None:
+        """Stop: the flow run is another owner's, and nothing more is recorded from here."""
+        if self._ownership is not None and not self._ownership.lost:
+            self._ownership.lost = True
+            self.logger.warning("flow run %s has another owner since", self.flow_run_id)
+            self.cancel("handover")
+
+    async def _refresh_version(self, backend: Backend, flow_run_id: str) -> None:
+        try:
+            info = await backend.get_flow_run_info(flow_run_id)
+        except BackendError as error:
+            self.logger.warning("flow run %s could not be read: %s", flow_run_id, error)
+            return
+        _values.set({**_values.get(), "flow_run_version": info.version})
+
+    async def _stopped_before_tasks(self, state: State) -> None:
+        current = _values.get()
+        # the state on its way when the cancel came may have been recorded
+        await self._refresh_version(self._port, current["flow_run_id"])
+        await super()._stopped_before_tasks(state)
+
+
+def cancelled_as(state: State) -> State:
+    """Return what a flow run ends as that was cancelled when it was about to take `state`."""
+    cancelled = stopped_state("user")
+    cancelled.result = state.result
+    return cancelled
+
+
+def _without_results(state: State) -> State:
+    """Return the state as it is recorded: the states of the tasks have records of their own."""
+    if not state.is_finished() and not state.is_running():
+        return state
+    if not isinstance(state.result, dict):
+        return state
+    return type(state)(state.message, context=state.context)
