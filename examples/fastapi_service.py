@@ -1,25 +1,28 @@
 """A web service that runs flows: a short one in a handler, a long one in the background, which outlives the process.
 
-Runs are recorded where ``FLOWLOOP_BACKEND_URL`` says, else in a SQLite file::
+It tells how a run goes on as a stream of events, and has the live page of all runs at ``/flows/ui/``. Runs are recorded
+in the database that ``FLOWLOOP_BACKEND_URL`` names, else in a SQLite file::
 
     pip install 'flowloop[cli]' fastapi
     uvicorn examples.fastapi_service:app
     curl -X POST 'localhost:8000/greetings?name=you'
     curl -X POST 'localhost:8000/countdowns?start=60'
+    curl localhost:8000/runs/ID/events
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from fastapi import FastAPI, HTTPException
+from fastapi.responses import StreamingResponse
 
-from flowloop.backends import Recovery, connect
-from flowloop.engine import Flow, Parameter, Settings, State, task
-from flowloop.engine.cloud import CloudFlowRunner
+from flowloop import CloudFlowRunner, Flow, Parameter, Recovery, Settings, State, connect, task
+from flowloop.backends.server.app import create_app
 from flowloop.engine.errors import BackendRejected, FlowDefinitionError
 
 
@@ -49,11 +52,16 @@ with Flow("countdown") as countdown:
     numbers = wait_a_second.map(count_from(Parameter("start", type=int)))
 
 
+database = Settings.from_env().default_backend_url
+page = create_app(database)
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the backend for as long as the service runs, and continue what an earlier process of it left behind."""
     async with (
-        connect(Settings.from_env().default_backend_url) as backend,
+        page.router.lifespan_context(page),
+        connect(database) as backend,
         Recovery(backend, [greeting, countdown]) as recovery,
     ):
         app.state.backend = backend
@@ -62,6 +70,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="flows", lifespan=lifespan)
+app.mount("/flows", page)
 
 
 def _described(flow_run_id: str, state: State) -> dict[str, Any]:
@@ -93,6 +102,23 @@ async def report(flow_run_id: str) -> dict[str, Any]:
         return _described(flow_run_id, await app.state.backend.get_flow_run_state(flow_run_id))
     except BackendRejected as error:
         raise HTTPException(404, str(error)) from error
+
+
+@app.get("/runs/{flow_run_id}/events")
+async def follow(flow_run_id: str) -> StreamingResponse:
+    """Tell each state of a flow run as it comes, until the last one: as server-sent events."""
+    backend = app.state.backend
+    first = await report(flow_run_id)
+
+    async def events() -> AsyncIterator[str]:
+        async with backend.watch_flow_run(flow_run_id) as states:
+            yield f"data: {json.dumps(first)}\n\n"
+            async for state in states:
+                yield f"data: {json.dumps(_described(flow_run_id, state))}\n\n"
+                if state.is_finished():
+                    break
+
+    return StreamingResponse(events(), media_type="text/event-stream")
 
 
 @app.delete("/runs/{flow_run_id}", status_code=202)

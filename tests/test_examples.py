@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
+import inspect
+import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -19,14 +22,25 @@ import pytest
 import uvicorn
 
 from flowloop.backends import connect
+from flowloop.backends.worker import Worker
+from flowloop.engine import Flow, State
 from flowloop.engine.backend import Backend
+from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.executors import DaskExecutor, Executor, RayExecutor, executor_named
 
-from .commands import ROOT
+from .commands import ROOT, environment
 
 EXAMPLES = ROOT / "examples"
 TESTED = {
     "seattle_weather.py": "test_demo.py",
     "fastapi_service.py": "test_examples.py",
+    "agent_loop.py": "test_examples.py",
+    "approval.py": "test_examples.py",
+    "both_engines.py": "test_examples.py",
+    "cars_report.py": "test_examples.py",
+    "polite_crawl.py": "test_examples.py",
+    "primes.py": "test_examples.py",
+    "squares.ipynb": "test_examples.py",
 }
 
 
@@ -40,9 +54,129 @@ def load(name: str) -> ModuleType:
 
 
 def test_each_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == TESTED.keys()
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} - {"README.md"} == TESTED.keys()
     for example, test in TESTED.items():
-        assert example.removesuffix(".py") in (ROOT / "tests" / test).read_text()
+        assert example in (EXAMPLES / "README.md").read_text()
+        assert example.partition(".")[0] in (ROOT / "tests" / test).read_text()
+
+
+# -- scripts and flows -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("example", "printed"),
+    [
+        ("cars_report", "USA used most: 12.7 litres on 100 km\n"),
+        ("polite_crawl", "30 pages, 500 characters after 40 requests\n" * 2),
+        ("both_engines", "30 is large\n"),
+    ],
+)
+def test_a_script_prints_its_result(example: str, printed: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{example}.py"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == printed
+
+
+async def test_cars_report_leaves_its_report_and_refuses_what_is_too_broken(tmp_path: Path) -> None:
+    cars = load("cars_report")
+    async with connect(f"sqlite:///{tmp_path / 'runs.db'}") as backend:
+        runner = CloudFlowRunner(cars.flow, backend=backend)
+        assert (await runner.run()).is_successful()
+        assert runner.flow_run_id is not None
+        left = {artifact.kind: artifact for artifact in await backend.list_artifacts(runner.flow_run_id)}
+        assert left.keys() == {"markdown", "table"}
+        assert left["markdown"].data["markdown"].count("\n") == 14
+    failed = await cars.flow.run(most_broken=0.01)
+    assert "14 of 406 records are broken" in str(failed["check-1"].message)
+
+
+async def test_primes_are_the_same_wherever_they_are_counted() -> None:
+    primes = load("primes")
+    for executor in ("processes:2", "local"):
+        state = await primes.flow.run(below=10_000, executor=executor_named(executor))
+        assert state.result[primes.primes].result == 1229
+
+
+def on_dask() -> Executor:
+    pytest.importorskip("distributed")
+    ports = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+    return DaskExecutor(cluster_kwargs={"n_workers": 1, "threads_per_worker": 2, "processes": False, **ports})
+
+
+def on_ray() -> Executor:
+    pytest.importorskip("ray")
+    return RayExecutor()
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("default")  # what a cluster does at its own edges is not for this test to judge
+@pytest.mark.parametrize("made", [on_dask, on_ray])
+async def test_primes_are_the_same_on_a_cluster(made: Callable[[], Executor]) -> None:
+    primes = load("primes")
+    state = await primes.flow.run(below=10_000, executor=made())
+    assert state.result[primes.primes].result == 1229
+
+
+async def answered(backend: Backend, flow: Flow, parameters: dict[str, Any], kind: str, task: str, value: Any) -> State:
+    """Run a flow until it waits, answer it, let a worker go on with it, and return its last state."""
+    runner = CloudFlowRunner(flow, backend=backend)
+    assert not (await runner.run(parameters=parameters)).is_finished()
+    assert runner.flow_run_id is not None
+    async with Worker(backend, {flow.name: flow}, poll_interval=0.05):
+        await backend.direct_flow_run(runner.flow_run_id, kind, task=task, value=value, author="ann")
+        while not (state := await backend.get_flow_run_state(runner.flow_run_id)).is_finished():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return state
+
+
+async def test_approval_waits_and_pays_what_was_approved(tmp_path: Path) -> None:
+    approval = load("approval")
+    async with connect(f"sqlite:///{tmp_path / 'runs.db'}") as backend:
+        small = await CloudFlowRunner(approval.flow, backend=backend).run(parameters={"amount": 12})
+        assert small.result[approval.small].result == "paid 12 for 2026-117"
+        paid = await answered(backend, approval.flow, {"amount": 1200}, "resume", "ask-1", 1000)
+        assert paid.is_successful()
+        declined = await answered(backend, approval.flow, {"amount": 1200}, "reject", "ask-1", None)
+        assert declined.is_failed()
+
+
+async def test_agent_loop_thinks_acts_and_asks(tmp_path: Path) -> None:
+    agent = load("agent_loop")
+    async with connect(f"sqlite:///{tmp_path / 'runs.db'}") as backend:
+        state = await answered(backend, agent.flow, {}, "resume", "approved-1", None)
+        assert state.is_successful()
+        (run,) = await backend.list_flow_runs()
+        _, task_runs = await backend.get_flow_run_history(run.id)
+        (talk,) = [one for one in task_runs if one.task_slug == "converse-1"]
+        states = [record.state for record in talk.states]
+        assert states.count("Retrying") == 2, "each search failed once"
+        assert len(await backend.list_artifacts(run.id)) == 3
+
+
+async def test_the_cells_of_squares_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [
+        cell for cell in json.loads((EXAMPLES / "squares.ipynb").read_text())["cells"] if cell["cell_type"] == "code"
+    ]
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in cells:
+        *before, last = ast.parse("".join(cell["source"])).body
+        assert isinstance(last, ast.Expr)
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile(ast.Module(before, []), "a cell", "exec", flags)
+        found = eval(code, names)
+        if code.co_flags & inspect.CO_COROUTINE:
+            await found
+        shown.append(eval(compile(ast.Expression(last.value), "a cell", "eval", flags), names))
+    assert shown[1] == ([9, 16], 25)
+    assert all("<svg" in one._repr_html_() for one in (shown[2], shown[3]))
 
 
 # -- the FastAPI service ---------------------------------------------------------------------------------
@@ -162,6 +296,18 @@ async def until_a_child_runs(backend: Backend, flow_run_id: str) -> None:
             _, task_runs = await backend.get_flow_run_history(flow_run_id)
             if any(run.map_index >= 0 and run.states[-1].state == "Running" for run in task_runs):
                 return
+
+
+async def test_the_states_of_a_run_are_streamed_and_the_page_is_there(database: str) -> None:
+    service = load("fastapi_service")
+    async with served(service.app) as client:
+        flow_run_id = (await client.post("/countdowns", params={"start": 1})).json()["id"]
+        async with client.stream("GET", f"/runs/{flow_run_id}/events") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            heard = [line.removeprefix("data: ") async for line in stream.aiter_lines() if line]
+        assert json.loads(heard[-1])["state"] == "Success"
+        assert (await client.get("/flows/ui/")).status_code == 200
+        assert (await client.get("/runs/nonesuch/events")).status_code == 404
 
 
 async def test_bad_requests_are_refused(database: str) -> None:

@@ -118,8 +118,8 @@ def _reader() -> Any:
             self._flows: set[str] = set()
 
         def _note(self, node: cst.CSTNode, found: str, instead: str, exists: bool = True) -> None:
-            line = self.get_metadata(PositionProvider, node).start.line
-            self.findings.append(Finding(line, found, instead, exists))
+            place: Any = self.get_metadata(PositionProvider, node)
+            self.findings.append(Finding(place.start.line, found, instead, exists))
 
         def visit_Import(self, node: cst.Import) -> bool:
             for alias in node.names:
