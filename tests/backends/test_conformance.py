@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
+import decimal
+import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,6 +17,7 @@ import pytest
 from flowloop.backends import connect
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
+from flowloop.engine import Flow, Parameter, context, task
 from flowloop.engine.backend import (
     Backend,
     FlowRunClaim,
@@ -22,6 +27,7 @@ from flowloop.engine.backend import (
     LogRecord,
     TaskRunInfoResult,
 )
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import (
     BackendRejected,
     FlowRunOwned,
@@ -34,6 +40,7 @@ from flowloop.engine.results import PrefectResult
 from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
 from flowloop.engine.serialization import encode_state
 from flowloop.engine.settings import Settings
+from flowloop.engine.signals import PAUSE
 from flowloop.engine.state import (
     Cached,
     Cancelled,
@@ -175,6 +182,49 @@ async def test_what_json_has_no_number_for_is_refused_and_nothing_is_created(bac
     run = await backend.create_flow_run(flow.id, **known)
     found = [one.id for one in await backend.list_flow_runs(only=FlowRunFilter(flow=name))]
     assert found == [run]
+
+
+@dataclasses.dataclass
+class Window:
+    start: datetime.datetime
+    days: set[datetime.date]
+
+
+TYPED = {
+    "window": (Window, Window(NOON, {NOON.date()})),
+    "path": (Path, Path("a/b")),
+    "amounts": (dict[str, decimal.Decimal], {"a": decimal.Decimal("1.10")}),
+    "pair": (tuple[int, uuid.UUID], (1, uuid.UUID(int=7))),
+    "length": (datetime.timedelta | None, datetime.timedelta(hours=1, microseconds=3)),
+}
+
+
+async def test_typed_parameters_have_their_types_in_the_process_that_goes_on(backend: Backend, tmp_path: Path) -> None:
+    got: list[dict[str, Any]] = []
+
+    def built() -> Flow:
+        @task
+        async def use(**given: Any) -> None:
+            got.append(given)
+            if not context.get("resume"):
+                raise PAUSE("until it is resumed")
+
+        with Flow("typed") as flow:
+            use(**{name: Parameter(name, type=kind) for name, (kind, _) in TYPED.items()})
+        return flow
+
+    settings = Settings(home=str(tmp_path))
+    given = {name: value for name, (_, value) in TYPED.items()}
+    flow_run_id = await create_flow_run(built(), backend, given, settings=settings)
+    first = await CloudFlowRunner(built(), backend=backend, settings=settings).run(context={"flow_run_id": flow_run_id})
+    assert not first.is_finished()
+    await backend.direct_flow_run(flow_run_id, "resume", task="use-1")
+    last = await CloudFlowRunner(built(), backend=backend, settings=settings).run(context={"flow_run_id": flow_run_id})
+    assert last.is_successful()
+    assert got == [given, given]
+    assert [{name: type(one) for name, one in them.items()} for them in got] == [
+        {name: type(one) for name, one in given.items()}
+    ] * 2
 
 
 async def test_a_run_of_a_flow_that_does_not_exist_is_refused(backend: Backend) -> None:
@@ -905,8 +955,8 @@ async def test_a_run_is_restarted_from_a_task_and_all_that_follows(backend: Back
         for one, two in ends
     ]
     run = await started(backend, document=flow_document(unique("chain"), tasks=4, edges=edges))
-    for task in run.tasks:
-        await backend.set_task_run_state(task.id, 1, Success("done"))
+    for one in run.tasks:
+        await backend.set_task_run_state(one.id, 1, Success("done"))
     await backend.set_flow_run_state(run.id, 2, Success("done"))
     await backend.direct_flow_run(run.id, "restart", task="task-2")
     info = await backend.get_flow_run_info(run.id)
