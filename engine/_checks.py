@@ -188,6 +188,12 @@ def _needs(value: Any) -> Any:
     return value
 
 
+def _stream(value: Any) -> str:
+    if value not in ("list", "last"):
+        raise ValueError(f'is "list" or "last", not {value!r}')
+    return str(value)
+
+
 def _schedule(value: Any) -> Any:
     if value is not None and (isinstance(value, type) or not hasattr(value, "next")):
         raise ValueError(f"is a schedule (flowloop.engine.schedules), not {value!r}")
@@ -214,6 +220,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "task_run_name": _template,
     "nout": _nout,
     "needs": _needs,
+    "stream": _stream,
     "executor": _executor,
     "schedule": _schedule,
 }

@@ -33,10 +33,11 @@ from .runner import Runner, being_cancelled, call_handler, call_state_handlers, 
 from .settings import Settings
 from .signals import ENDRUN, PrefectStateSignal
 from .state import Failed, Mapped, Pending, Running, Scheduled, State, TimedOut
+from .streaming import Item, listening
 from .task import Task
 from .task_runner import TaskRunner
 from .task_states import TaskStates
-from .watch import Events, Progress, RunEvent, Watch
+from .watch import Events, ItemEvent, Progress, RunEvent, Watch
 from .watchdog import watched_loop
 
 __all__ = ["Around", "FlowRunner", "FlowRunnerInitializeResult"]
@@ -242,6 +243,12 @@ class FlowRunner(Runner):
         change = super().handle_state_change(old_state, new_state)
         # how a flow run ended is told to the end, whoever is cancelled meanwhile
         return await (undisturbed(change, self.settings.cancel_grace) if new_state.is_finished() else change)
+
+    def _tell_item(self, item: Item) -> None:
+        if self._watch.active:
+            running = Running("Starting task run.")
+            place = item.task_slug, item.map_index
+            self._watch.publish(ItemEvent(now(), *place, running, running, item.run_count, item=item.value))
 
     def _tell(self, old_state: State, new_state: State) -> None:
         if self._watch.active:
@@ -535,7 +542,7 @@ class FlowRunner(Runner):
             try:
                 async with self.check_for_cancellation(), executor.open() as place:
                     change_flow_scope(place=place)
-                    with watched_loop():
+                    with watched_loop(), listening(str(self.flow_run_id), self._tell_item):
                         await drive.run()
             finally:
                 self._forget_time()

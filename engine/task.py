@@ -87,6 +87,8 @@ class Task(Generic[P, R]):
         - nout: how many values the result can be unpacked into; if None, as many as a return annotation such as
             ``tuple[int, str]`` says
         - needs: what the body needs to run: processors, other resources, the place
+        - stream: of a body that is an async generator: ``"list"`` makes all its items the result, ``"last"`` the last
+            one. Each is told to `FlowRunner.events` as it comes.
 
     Raises:
         - FlowDefinitionError: for arguments that cannot work together
@@ -163,6 +165,7 @@ class Task(Generic[P, R]):
         task_run_name: str | Callable[..., str] | None = None,
         nout: int | None = None,
         needs: Needs | None = None,
+        stream: str = "list",
     ) -> None:
         owner = f"task {name or type(self).__name__!r}"
         overwritten = sorted(_FIELDS & (self.__dict__.keys() | _class_fields(cast("Any", type(self)))))
@@ -196,6 +199,7 @@ class Task(Generic[P, R]):
         self.task_run_name: str | Callable[..., str] | None = checked(owner, "task_run_name", task_run_name)
         self.nout: int | None = _signature.values_returned(self.body) if nout is None else checked(owner, "nout", nout)
         self.needs: Needs | None = checked(owner, "needs", needs)
+        self.stream: str = checked(owner, "stream", stream)
         self.auto_generated = False
         self._check_together()
         self._place_result()

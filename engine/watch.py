@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections import deque
-from typing import Self
+from typing import Any, Self
 from weakref import WeakSet
 
 import msgspec
 
 from .state import Finished, State
 
-__all__ = ["Events", "Progress", "RunEvent", "Watch"]
+__all__ = ["Events", "ItemEvent", "Progress", "RunEvent", "Watch"]
 
 
 class RunEvent(msgspec.Struct, frozen=True):
@@ -35,6 +35,16 @@ class RunEvent(msgspec.Struct, frozen=True):
     state: State
     run_count: int = 1
     parents: tuple[tuple[str, int], ...] = ()
+
+
+class ItemEvent(RunEvent, frozen=True):
+    """One item of a task run whose body is an async generator: it is Running before and after.
+
+    Args:
+        - item: the item
+    """
+
+    item: Any = None
 
 
 class Progress(msgspec.Struct, frozen=True):

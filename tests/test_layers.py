@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
     errors clock lifecycle presence watchdog _containers _generic _large _layout remote masking _one_pass _pickler _run
     context edge hashing plain retries serializers settings _run.ledger _signature
-    artifacts result stdout task_states
+    artifacts result stdout streaming task_states
     results state _checks
     directives
     backend cache_validators explain serialization signals watch _run.mapping _run.release

@@ -29,7 +29,7 @@ from ...engine.flow import Flow
 from ...engine.flow_runner import FlowRunner
 from ...engine.settings import Settings
 from ...engine.state import State
-from ...engine.watch import RunEvent
+from ...engine.watch import ItemEvent, RunEvent
 from .common import as_async, backend_option, json_option, opened, pairs, print_json, settings_for
 from .display import RunTable, change, failures, outcome, place
 from .flow_file import load_flow
@@ -199,7 +199,10 @@ class _Screen:
         self.is_live = console.is_terminal and not quiet and not as_json
 
     def apply(self, event: RunEvent) -> None:
-        """Take a change of state into account."""
+        """Take a change of state into account, or an item of a body that goes on."""
+        if isinstance(event, ItemEvent):
+            self._apply_item(event)
+            return
         self._table.apply(event)
         if self._as_json:
             known = {"event": "state", "timestamp": event.timestamp, "task": event.task_slug}
@@ -210,6 +213,16 @@ class _Screen:
             print_json({**known, **more, **told})
         elif not self.is_live and not self._quiet:
             self._console.print(change(event), soft_wrap=True, markup=False, highlight=False)
+
+    def _apply_item(self, event: ItemEvent) -> None:
+        if self._as_json:
+            parents = [place(*parent) for parent in event.parents]
+            known = {"event": "item", "timestamp": event.timestamp, "task": event.task_slug, "parents": parents}
+            try:
+                item = msgspec.to_builtins(event.item, str_keys=True, enc_hook=str)
+            except Exception:
+                item = repr(event.item)
+            print_json({**known, "map_index": event.map_index, "attempt": event.run_count, "item": item})
 
     def leave_table(self) -> None:
         """Leave the table as it is in the end."""

@@ -24,6 +24,7 @@ from ..settings import Settings
 from ..signals import ENDRUN, LOOP, SUCCESS, PrefectStateSignal, TaskTimeoutSignal
 from ..state import Failed, Looped, State, Success, TimedOut
 from ..stdout import captured_stdout
+from ..streaming import Streamed, is_stream
 from ..task import Task
 from . import rules
 from .net import LeftBehind, goes_on, meant, shown
@@ -58,8 +59,8 @@ class BodyRunner(Runner):
         result = task.result or flow_result or _NOWHERE
         self.result = result if task.target is None else result.at(task.target)
         # asking once saves asking for every run
-        self._body = task.body
-        self._is_async = _signature.is_async(self._body)
+        self._body = Streamed(task.body, task.stream) if is_stream(task.body) else task.body
+        self._is_async = isinstance(self._body, Streamed) or _signature.is_async(self._body)
         self.leaves_results = False
         """Whether a result may stay where the body ran: only bodies there take it."""
         self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS

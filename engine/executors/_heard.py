@@ -35,6 +35,8 @@ _current: ContextVar[Speaker | None] = ContextVar("flowloop_heard_body", default
 class _Forwarding(logging.handlers.QueueHandler):
     """Sends what the bodies of this process log."""
 
+    sends_home = True
+
     def __init__(self) -> None:
         super().__init__(None)  # type: ignore[arg-type]
 

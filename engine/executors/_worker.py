@@ -81,6 +81,8 @@ def _stdout(output: _Output) -> io.TextIOWrapper:
 class _Logged(logging.handlers.QueueHandler):
     """Sends log records."""
 
+    sends_home = True
+
     def enqueue(self, record: logging.LogRecord) -> None:
         frame = pickle.dumps(record)
         self.queue.send("logged", frame)  # type: ignore[attr-defined]
