@@ -21,7 +21,7 @@ from . import operations, queries, schema, ui
 from .auth import Authenticator, Identity
 from .endpoints import Endpoints
 from .execution import Execution
-from .graphiql_page import asset, query_page
+from .graphiql_page import asset
 from .live import Live
 from .metrics import Metrics
 from .operation_cache import Documents
@@ -30,6 +30,7 @@ from .services import Services
 from .settings import ServerSettings
 from .sockets import Sockets
 from .stopping import told_of_stop
+from .wire import wants
 
 __all__ = ["create_app", "open_store"]
 
@@ -88,7 +89,17 @@ def create_app(
     live = Live(store, types.subscription_type.fields, settings, metrics)
     services = Services(store, settings, metrics)
     endpoints = Endpoints(settings, execution, authenticator, live, metrics)
-    sockets = Sockets(settings, execution, authenticator, live)
+    sockets = Sockets(settings, execution, authenticator, live, metrics)
+
+    async def to_page(request: Request) -> Response:
+        """Answer ``GET /``: a browser is led to the page."""
+        is_for_people = "query" not in request.query_params and wants(request, "text/html")
+        return RedirectResponse("ui/", 303) if is_for_people else await endpoints.query(request)
+
+    async def to_query_page(request: Request) -> Response:
+        """Answer ``GET /graphql/``: what the page to write queries in needs is found from one step above."""
+        is_for_people = "query" not in request.query_params and wants(request, "text/html")
+        return RedirectResponse("../graphql", 307) if is_for_people else await endpoints.query(request)
 
     async def background() -> None:
         async with anyio.create_task_group() as group:
@@ -115,9 +126,9 @@ def create_app(
             *routes,
             *(Route(path, endpoints.graphql, methods=["POST"]) for path in _PATHS),
             *(WebSocketRoute(path, sockets.endpoint) for path in _PATHS),
-            Route("/", _to_page if settings.page else query_page, methods=["GET"]),
-            Route("/graphql", query_page, methods=["GET"]),
-            Route("/graphql/", _to_query_page, methods=["GET"]),
+            Route("/", to_page if settings.page else endpoints.query, methods=["GET"]),
+            Route("/graphql", endpoints.query, methods=["GET"]),
+            Route("/graphql/", to_query_page, methods=["GET"]),
             Route("/graphiql/{name}", asset, methods=["GET"]),
             Route("/events", endpoints.events, methods=["GET"]),
             Route("/health", endpoints.health, methods=["GET"]),
@@ -132,16 +143,6 @@ def create_app(
     app.state.live = live
     app.state.services = services
     return app
-
-
-async def _to_page(request: Request) -> Response:
-    """Answer ``GET /``: a browser is led to the page."""
-    return RedirectResponse("ui/", 303)
-
-
-async def _to_query_page(request: Request) -> Response:
-    """Answer ``GET /graphql/``: what the page needs is found from one step above."""
-    return RedirectResponse("../graphql", 307)
 
 
 class _Announce:

@@ -5,34 +5,33 @@ from __future__ import annotations
 import contextlib
 import gzip
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from functools import partial
 
 import anyio
 import anyio.to_thread
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from ...engine.errors import BackendUnavailable
 from .auth import Authenticator
 from .errors import BadRequest, ShuttingDown, Unauthenticated, failure
 from .execution import Execution, GraphQLRequest, Variables
+from .graphiql_page import query_page
 from .live import Live
 from .metrics import CONTENT_TYPE, Metrics
 from .operation_cache import Operation
 from .operations import version
 from .request import Budget, Call
 from .settings import ServerSettings
+from .wire import EVENTS, asked_in_body, asked_in_url, media_type, wants
 
 __all__ = ["Endpoints"]
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(GraphQLRequest).decode
-
 _JSON = "application/json; charset=utf-8"
-_EVENTS = "text/event-stream"
 
 
 _LEVEL = 5
@@ -72,30 +71,51 @@ class Endpoints:
 
     async def graphql(self, request: Request) -> Response:
         """Answer ``POST /``: execute one GraphQL request."""
+        return await self._answer(request, asked_in_body(request, self._settings))
+
+    async def query(self, request: Request) -> Response:
+        """Answer ``GET /graphql``: execute the query in the URL; without one a browser gets a page to write it in."""
+        if "query" not in request.query_params and wants(request, "text/html"):
+            return await query_page(request)
+        return await self._answer(request, self._asked(request))
+
+    async def _asked(self, request: Request) -> GraphQLRequest:
+        asked = asked_in_url(request)
+        if asked is None:
+            raise BadRequest("There is no query: send it as query, in the URL or in a JSON body.", "BAD_REQUEST")
+        return asked
+
+    async def _answer(self, request: Request, asking: Awaitable[GraphQLRequest]) -> Response:
         begun = time.perf_counter()
-        kind = "none"
+        kind, headers = "none", {}
         try:
-            operation, variables = self._execution.prepare(await self._body(request))
+            operation, variables = self._execution.prepare(await asking)
             kind = operation.kind
+            if kind == "mutation" and request.method == "GET":
+                headers = {"Allow": "POST"}
+                raise BadRequest("A GET changes nothing: send the mutation by POST.", "BAD_REQUEST", status=405)
             call = await self._call(request)
             if kind == "subscription":
-                if _EVENTS not in request.headers.get("accept", ""):
+                if not wants(request, EVENTS):
                     raise BadRequest(
                         "A subscription is answered over a WebSocket, or as an event stream: send "
                         "Accept: text/event-stream.",
                         "BAD_REQUEST",
                     )
+                self._metrics.count("requests", 'kind="subscription",status="200",errors="false"')
                 return self._stream(operation, variables, call, request)
             answer = await self._execution.execute(operation, variables, call)
             status = 200
         except BadRequest as error:
-            answer, status = error.answer(), error.status
+            answer = error.answer(places="x-prefect-core-version" not in request.headers)
+            status = error.status
         except Exception as error:
             answer, status = failure(error), 200
         failed = "true" if "errors" in answer else "false"
         self._metrics.count("requests", f'kind="{kind}",status="{status}",errors="{failed}"')
         self._metrics.observe(time.perf_counter() - begun)
-        return await _packed(request, Response(_encode(answer), status, media_type=_JSON), kind)
+        response = Response(_encode(answer), status, headers=headers, media_type=media_type(request))
+        return await _packed(request, response, kind)
 
     async def events(self, request: Request) -> Response:
         """Answer ``GET /events``: the state changes of a flow run, or of the tenant, as server-sent events."""
@@ -106,6 +126,7 @@ class Endpoints:
             text = "subscription ($id: UUID!) { run_states(flow_run_id: $id) { %s } }"
             variables = _encode({"id": run})
         selected = "kind id flow_run_id version state message timestamp"
+        self._metrics.count("requests", 'kind="subscription",status="200",errors="false"')
         try:
             operation, given = self._execution.prepare(GraphQLRequest(text % selected, msgspec.Raw(variables)))
             return self._stream(operation, given, await self._call(request), request)
@@ -142,30 +163,6 @@ class Endpoints:
             if (now := await self._authenticator.identify(request.headers)).caller is None:
                 raise Unauthenticated(now.refusal)
 
-    async def _body(self, request: Request) -> GraphQLRequest:
-        # A page of another site cannot send this type without asking first, which is never granted.
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise BadRequest("The body must be JSON: send Content-Type: application/json.", "BAD_REQUEST", status=415)
-        limit = self._settings.body_limit
-        too_large = BadRequest(f"The request is larger than {limit} bytes.", "BAD_REQUEST", status=413)
-        length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > limit:
-            raise too_large
-        body = bytearray()
-        try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-        except ClientDisconnect:
-            raise BadRequest("The client has gone.", "BAD_REQUEST") from None
-        try:
-            return _decode(body)
-        except msgspec.ValidationError as error:
-            raise BadRequest(f"The body is not a GraphQL request: {error}", "BAD_REQUEST") from None
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            raise BadRequest("The body is not JSON.", "BAD_REQUEST") from None
-
     # -- subscriptions -------------------------------------------------------------------------------------
 
     def _stream(self, operation: Operation, variables: Variables, call: Call, request: Request) -> Response:
@@ -182,4 +179,4 @@ class Endpoints:
             yield b"event: complete\ndata: {}\n\n"
 
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events(), media_type=_EVENTS, headers=headers)
+        return StreamingResponse(events(), media_type=EVENTS, headers=headers)

@@ -7,6 +7,7 @@ whole is `BadRequest`, with status 400. Each carries a code in its ``extensions`
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphql import FieldNode, GraphQLError
@@ -24,15 +25,36 @@ INTERNAL_ERROR = "Unable to complete operation. An internal API error occurred."
 class BadRequest(BackendRejected):
     """The request as a whole cannot be executed: it is not JSON, not GraphQL, or does not fit the schema."""
 
-    def __init__(self, message: str, code: str, more: list[str] | None = None, status: int = 400) -> None:
+    def __init__(self, message: str, code: str, status: int = 400) -> None:
         super().__init__(message)
-        self.code = code
-        self.messages = [message, *(more or ())]
         self.status = status
+        self._errors: list[dict[str, Any]] = [{"message": message, "extensions": {"code": code}}]
 
-    def answer(self) -> dict[str, Any]:
-        """Return the body of the answer."""
-        return {"errors": [{"message": text, "extensions": {"code": self.code}} for text in self.messages]}
+    @classmethod
+    def of(cls, errors: Sequence[GraphQLError], code: str, shown: Callable[[str], str] = str) -> BadRequest:
+        """Return the refusal of a document, with where in it each error is.
+
+        Args:
+            - errors: what is wrong with the document, or with its variables
+            - code: what a client decides by
+            - shown: makes of a message what is told
+        """
+        refusal = cls(shown(errors[0].message), code)
+        refusal._errors = [
+            {
+                "message": shown(error.message),
+                **({"locations": [place._asdict() for place in error.locations]} if error.locations else {}),
+                "extensions": {"code": code},
+            }
+            for error in errors
+        ]
+        return refusal
+
+    def answer(self, *, places: bool = True) -> dict[str, Any]:
+        """Return the body of the answer; without `places` as clients of Prefect 1 know it."""
+        if places:
+            return {"errors": self._errors}
+        return {"errors": [{key: error[key] for key in error if key != "locations"} for error in self._errors]}
 
 
 class Unauthenticated(BackendRejected):

@@ -34,6 +34,7 @@ class GraphQLRequest(msgspec.Struct, rename="camel"):
     query: str
     variables: msgspec.Raw = msgspec.Raw(b"null")
     operation_name: str | None = None
+    extensions: dict[str, msgspec.Raw] | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -135,8 +136,7 @@ class Execution:
             return Variables({}, None, hot)
         coerced = get_variable_values(self._schema, definitions, dict(raw), max_errors=20, hide_suggestions=True)
         if isinstance(coerced, list):
-            messages = [error.message for error in coerced]
-            raise BadRequest(messages[0], "GRAPHQL_VALIDATION_FAILED", messages[1:])
+            raise BadRequest.of(coerced, "GRAPHQL_VALIDATION_FAILED")
         # Filters are read as they came, because the order of their keys counts.
         return Variables({name: raw.get(name, value) for name, value in coerced.coerced.items()}, coerced, hot)
 

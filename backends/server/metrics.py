@@ -47,7 +47,9 @@ class Metrics:
         for name in sorted({name for name, _ in self._counters}):
             lines.append(f"# TYPE flowloop_{name} counter")
             lines += [
-                f"flowloop_{name}_total{{{label}}} {value:g}" if label else f"flowloop_{name}_total {value:g}"
+                f"flowloop_{name}_total{{{label}}} {_shown(value)}"
+                if label
+                else f"flowloop_{name}_total {_shown(value)}"
                 for (other, label), value in sorted(self._counters.items())
                 if other == name
             ]
@@ -56,7 +58,11 @@ class Metrics:
         for bound, number in zip((*map(str, _BOUNDS), "+Inf"), self._buckets, strict=True):
             total += number
             lines.append(f'flowloop_request_seconds_bucket{{le="{bound}"}} {total}')
-        lines += [f"flowloop_request_seconds_count {total}", f"flowloop_request_seconds_sum {self._seconds:g}"]
+        lines += [f"flowloop_request_seconds_count {total}", f"flowloop_request_seconds_sum {_shown(self._seconds)}"]
         for name, read in sorted(self._gauges.items()):
-            lines += [f"# TYPE flowloop_{name} gauge", f"flowloop_{name} {read():g}"]
+            lines += [f"# TYPE flowloop_{name} gauge", f"flowloop_{name} {_shown(read())}"]
         return "\n".join([*lines, "# EOF", ""])
+
+
+def _shown(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -129,7 +130,7 @@ class Documents:
         try:
             node = parse(text, max_tokens=self._settings.token_limit)
         except GraphQLSyntaxError as error:
-            raise BadRequest(f"Syntax Error: {error.message}", "GRAPHQL_PARSE_FAILED") from None
+            raise BadRequest.of([error], "GRAPHQL_PARSE_FAILED", "Syntax Error: {}".format) from None
         fragments = {
             definition.name.value: definition
             for definition in node.definitions
@@ -141,8 +142,7 @@ class Documents:
         collected = [collector.fields(item, None) for item in operations]
         errors = validate(self._schema, node, max_errors=20, hide_suggestions=True)
         if errors:
-            messages = [_QUOTED.sub(r'"\1"', error.message) for error in errors]
-            raise BadRequest(messages[0], "GRAPHQL_VALIDATION_FAILED", messages[1:])
+            raise BadRequest.of(errors, "GRAPHQL_VALIDATION_FAILED", partial(_QUOTED.sub, r'"\1"'))
         fixed = "@" not in text
         return Document(
             {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import msgspec
@@ -180,9 +180,7 @@ class Reader:
         given = self._arguments(field)
         names = given.get("columns") or []
         names = names if isinstance(names, list) else [names]
-        if len(names) > 1:
-            raise BackendRejected("count takes one column at most")
-        over = partial(_counter, names[0] if names else None, bool(given.get("distinct")))
+        over = partial(_counter, tuple(names), bool(given.get("distinct")))
         return _Number(field, None, tuple(names), over, None)
 
     # -- rows ----------------------------------------------------------------------------------------------
@@ -232,10 +230,18 @@ def _extreme(function: str, name: str, rows: sa.FromClause) -> sa.ColumnElement[
     return sa.func.max(rows.c[name]) if function == "max" else sa.func.min(rows.c[name])
 
 
-def _counter(name: str | None, distinct: bool, rows: sa.FromClause) -> sa.ColumnElement[Any]:
-    if name is None:
+def _counter(names: Sequence[str], distinct: bool, rows: sa.FromClause) -> sa.ColumnElement[Any]:
+    """Count the rows in which none of the columns is null, or how many combinations of values they hold."""
+    found = [rows.c[name] for name in names]
+    if not found:
         return sa.func.count()
-    return sa.func.count(sa.distinct(rows.c[name])) if distinct else sa.func.count(rows.c[name])
+    if len(found) == 1:
+        return sa.func.count(sa.distinct(found[0])) if distinct else sa.func.count(found[0])
+    # a row of several values is none that both databases count: a text that tells each from its neighbours is
+    values = [sa.cast(column, sa.Text) for column in found]
+    parts = [sa.cast(sa.func.length(value), sa.Text).concat(":").concat(value) for value in values]
+    told = reduce(lambda before, part: before.concat(part), parts)
+    return sa.func.count(sa.distinct(told)) if distinct else sa.func.count(told)
 
 
 def _aggregate_record(fields: Sequence[Field], numbers: Sequence[_Number], values: Sequence[Any] | None) -> Record:

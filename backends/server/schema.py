@@ -22,6 +22,7 @@ from graphql import (
 )
 
 from ..store.schema import PUBLIC, RELATIONS
+from .descriptions import describe
 from .filters import DIRECTIONS, OPERATORS, columns, kind
 
 __all__ = ["build", "tables_sdl"]
@@ -39,7 +40,9 @@ def build() -> GraphQLSchema:
     ]
     made = {f"scalar {scalar.name}" for scalar in scalars}
     lines = [line for line in operations.splitlines() if line not in made]
-    return extend_schema(GraphQLSchema(types=scalars), parse("\n".join([*lines, tables_sdl()])))
+    schema = extend_schema(GraphQLSchema(types=scalars), parse("\n".join([*lines, tables_sdl()])))
+    describe(schema)
+    return schema
 
 
 def _uuid(value: Any) -> str:

@@ -15,6 +15,7 @@ from .auth import Authenticator, Identity, is_same_origin
 from .errors import BadRequest, ShuttingDown
 from .execution import Execution, GraphQLRequest
 from .live import Live
+from .metrics import Metrics
 from .request import Budget, Call
 from .settings import ServerSettings
 
@@ -50,8 +51,14 @@ class Sockets:
     """Answers WebSockets."""
 
     def __init__(
-        self, settings: ServerSettings, execution: Execution, authenticator: Authenticator, live: Live
+        self,
+        settings: ServerSettings,
+        execution: Execution,
+        authenticator: Authenticator,
+        live: Live,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._settings = settings
         self._execution = execution
         self._authenticator = authenticator
@@ -82,7 +89,11 @@ class Sockets:
 
     async def answers(self, request: GraphQLRequest, identity: Identity) -> AsyncGenerator[dict[str, Any] | None]:
         """Yield the answers of an operation: one, or those of a subscription."""
-        operation, variables = self._execution.prepare(request)
+        try:
+            operation, variables = self._execution.prepare(request)
+        except BadRequest:
+            self._metrics.count("requests", 'kind="none",status="400",errors="true"')
+            raise
         budget = Budget(self._settings)
         call = Call(store=self._authenticator.store, identity=identity, budget=budget)
         if operation.kind != "subscription":
@@ -90,8 +101,11 @@ class Sockets:
             # What has begun is finished, also for a client that has gone.
             with anyio.CancelScope(shield=True):
                 whole = await self._execution.execute(operation, variables, call)
+            failed = "true" if whole is not None and "errors" in whole else "false"
+            self._metrics.count("requests", f'kind="{operation.kind}",status="200",errors="{failed}"')
             yield whole
             return
+        self._metrics.count("requests", 'kind="subscription",status="200",errors="false"')
         async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
             async for answer in answers:
                 yield answer

@@ -20,6 +20,7 @@ from .transitions import end_task_runs, set_states, state_update
 from .tx import Tx, tables
 
 __all__ = [
+    "check",
     "claim_flow_run",
     "end_lapsed",
     "is_silent",
@@ -75,7 +76,7 @@ def claim_flow_run(
     Returns:
         - Payload: ``claimed``, ``owner``, ``epoch``; and if somebody else has it, ``last_heard`` and ``free_at``
     """
-    _check(owner, lease_seconds)
+    check(owner, lease_seconds)
     run = tx.row("flow_run", flow_run_id, "Invalid flow run ID", lock=True)
     if run["owner"] != owner:
         parts.check_whole(tx, run)
@@ -103,15 +104,16 @@ def new(tx: Tx, owner: str | None, lease_seconds: float) -> tuple[Any, ...]:
     """Return owner, epoch, and length and end of the lease of a new flow run, as the hot statements take them."""
     if owner is None:
         return None, 0, None, None
-    _check(owner, lease_seconds)
+    check(owner, lease_seconds)
     return owner, 1, lease_seconds, tx.database.moment(_from_now(tx, lease_seconds))
 
 
-def _check(owner: str, lease_seconds: float) -> None:
+def check(owner: str, lease_seconds: float) -> None:
+    """Refuse a claim that cannot be."""
     if not owner:
         raise BackendRejected("a claim needs the name of an owner.")
     if not 0 < lease_seconds < 1e9:
-        raise BackendRejected("lease_seconds must be greater than zero.")
+        raise BackendRejected("lease_seconds must be greater than zero, and less than a thousand million.")
 
 
 def take(tx: Tx, run: RowMapping, owner: str, lease_seconds: float, max_lapses: int, is_dead: bool) -> int:

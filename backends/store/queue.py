@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, and_, exists, or_, select, true, update
 
 from ...engine.backend import ALONE_AFTER, BESIDE_AFTER, LEASE_SECONDS, MAX_LAPSES
-from ...engine.errors import BackendRejected
 from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
 from . import ownership, parts
 from .ids import is_id
@@ -155,8 +154,7 @@ def reserve_flow_runs(
         - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``,
           ``epoch``, ``lapsed``: whether somebody else had it, and died or did not renew in time, and ``alone``
     """
-    if not 0 < lease_seconds < 1e9:
-        raise BackendRejected("lease_seconds must be greater than zero.")
+    ownership.check(worker_id, lease_seconds)
     facts = {"labels": sorted(labels), "flow_names": flow_names, "room": limit, "not_flow_ids": list(not_flow_ids)}
     _note_worker(tx, worker_id, facts)
     ownership.note_deaths(tx)

@@ -104,7 +104,7 @@ async def test_files_are_kept_for_ever_and_the_document_is_not(store: Store) -> 
 async def test_a_server_can_do_without_the_page(store: Store) -> None:
     async with served(store, msgspec.structs.replace(OPEN, page=False)) as client:
         assert (await client.get("/ui/")).status_code == 404
-        assert "GraphiQL" in (await client.get("/")).text
+        assert "GraphiQL" in (await client.get("/", headers={"Accept": "text/html"})).text
 
 
 # -- files -------------------------------------------------------------------------------------------------

@@ -316,7 +316,7 @@ async def test_secrets_are_stored_and_shown(served: Served, world: World, caplog
 
 
 async def test_the_pages_and_the_checks_are_there(served: Served) -> None:
-    page = await served.client.get("/graphql")
+    page = await served.client.get("/graphql", headers={"Accept": "text/html"})
     assert page.status_code == 200
     import re
 
