@@ -29,6 +29,7 @@ from ..state import (
     TimedOut,
     TriggerFailed,
 )
+from .net import shown
 
 __all__ = [
     "begun",
@@ -115,7 +116,7 @@ def trigger_answer(state: State, answer: object, task_name: str, trigger_name: s
         raise ENDRUN(TriggerFailed(f"Trigger '{trigger_name}' of task '{task_name}' was not satisfied."))
     raise ENDRUN(
         TriggerFailed(
-            f"Trigger '{trigger_name}' of task '{task_name}' returned {answer!r}; a trigger returns True or False."
+            f"Trigger '{trigger_name}' of task '{task_name}' returned {shown(answer)}; a trigger returns True or False."
         )
     )
 

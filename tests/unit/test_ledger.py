@@ -215,6 +215,18 @@ def test_a_wrong_move_is_refused_with_the_story(what: str, move: Any, message: s
         assert "((0, -1), 'finished')" in text
 
 
+def test_the_story_tells_every_move_of_a_mapped_task() -> None:
+    ledger = Ledger(Graph(1, [], []), story=True)
+    ledger.start()
+    ledger.expand(0, 2)
+    ledger.finish(ledger.start())
+    assert ledger.story((0, -1)) == [((0, -1), "started"), ((0, -1), "expanded", 2)]
+    assert [move[1] for move in ledger.story((0, 0))] == ["started", "finished"]
+    with pytest.raises(InvalidTransition) as raised:
+        ledger.expand(0, 2)
+    assert raised.value.key == (0, -1)
+
+
 def test_a_refused_move_leaves_the_ledger_and_its_story_as_they_were() -> None:
     ledger = Ledger(Graph(1, [], []), story=True)
     ledger.start()

@@ -163,8 +163,10 @@ def test_any_other_answer_of_a_trigger_fails_the_task_and_names_both(answer: obj
     assert type(failed) is TriggerFailed
     assert "'mine'" in str(failed.message)
     assert "'load'" in str(failed.message)
-    if answer is not False:
-        assert repr(answer) in str(failed.message)
+    if answer is False:
+        assert failed.message == "Trigger 'mine' of task 'load' was not satisfied."
+    else:
+        assert f"returned {answer!r}; a trigger returns True or False" in str(failed.message)
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
@@ -205,6 +207,7 @@ def test_retry(
     if run_count <= max_retries and is_worth_one:
         assert type(found) is Retrying
         assert (found.run_count, found.start_time, found.cached_inputs) == (run_count, NOON, inputs)
+        assert found.message == f"Retrying task (after attempt {run_count} of {max_retries + 1})."
     else:
         assert found is state
 
