@@ -31,6 +31,9 @@ _INSTALL_LIMIT = 1_200.0
 
 WORKLOADS = ("fan-out", "chain", "layers", "two-maps", "diamond")
 _AND_SLEEPERS = (*WORKLOADS, "sleepers")
+_ON_DASK = ("fan-out", "two-maps")
+"""Those that are maps: the runs of flowloop beside these peers are recorded, too."""
+
 _LEAST_LAYERS = 500
 """Tasks of the layered graph at least: a hundred layers are then five wide, and a choice of three is one."""
 
@@ -71,6 +74,8 @@ PEERS = (
     Peer("taskiq, in memory", "taskiq_memory", (1_000,), _AND_SLEEPERS),
     Peer("Dask, threads", "dask_threads", (1_000,), requirements="dask"),
     Peer("Dask distributed", "dask_distributed", (500,), requirements="dask"),
+    Peer("Dask futures, 2 processes", "dask_futures", (1_000,), _ON_DASK, requirements="dask", ours="flowloop_dask"),
+    Peer("Prefect 3 on Dask, 2 processes", "prefect_3_dask", (200,), _ON_DASK, ours="flowloop_dask"),
     Peer("Ray", "ray_local", (500,)),
     Peer("Dagster, in process", "dagster_in_process", (100,)),
     Peer("Prefect 1.4.1", "prefect_1", (200,), python="3.10"),

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import pickle
 import threading
 from typing import Any
 
+import cloudpickle
+
 from .._run import mapping
+from ..errors import ExecutorError
 from ._heard import Speaker, heard
-from ._travel import Answer, answer_to, written
+from ._travel import Answer, alone, answer_to, written
 
 __all__ = ["item", "run", "stop", "width"]
 
@@ -51,11 +55,14 @@ class _Body(Speaker):
         """Begin, unless this very body has begun before: on a worker that is gone now."""
         from distributed.utils import sync
 
-        scheduler = self._worker.scheduler
         if not self._may_rerun:
-            if sync(self._worker.loop, scheduler.event_is_set, name=self._name):
+            # both in one call: a body waits for it
+            call = {"function": _CLAIM, "args": pickle.dumps((self._name,)), "kwargs": pickle.dumps({})}
+            answer = sync(self._worker.loop, self._worker.scheduler.run_function, **call)
+            if answer["status"] != "OK":
+                raise ExecutorError(f"the Dask scheduler does not say whether the body may begin: {answer}")
+            if not answer["result"]:
                 raise _BegunBeforeError
-            sync(self._worker.loop, scheduler.event_set, name=self._name)
         with self._lock:
             if self._is_stopped:
                 raise _Stopped
@@ -93,6 +100,18 @@ class _Body(Speaker):
                 self._loop.call_soon_threadsafe(self._task.cancel)
             elif self._thread is not None:
                 _raise_in(self._thread, _Stopped)
+
+
+def _claim(name: str, dask_scheduler: Any = None) -> bool:
+    """Say at the scheduler that a body begins, unless it has begun before."""
+    begun = dask_scheduler.extensions["events"]
+    if begun.event_is_set(name=name):
+        return False
+    begun.event_set(name=name)
+    return True
+
+
+_CLAIM = cloudpickle.dumps(alone(_claim))
 
 
 class _BegunBeforeError(Exception):

@@ -36,6 +36,7 @@ __all__ = [
     "Lying",
     "Request",
     "Told",
+    "alone",
     "answer_to",
     "outcome_of_answer",
     "pickled",
@@ -280,6 +281,13 @@ def _parts(value: Any) -> Iterable[tuple[str, Any]]:
 def _kind(value: Any) -> str:
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function as one of no module, which is pickled with its code: what reads it needs no flowloop."""
+    found = types.FunctionType(function.__code__, {"__builtins__": __builtins__}, None, function.__defaults__)
+    found.__module__ = "__main__"
+    return found
 
 
 # -- over there ----------------------------------------------------------------------------------------

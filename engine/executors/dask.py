@@ -8,7 +8,6 @@ import functools
 import importlib.metadata
 import pickle
 import sys
-import types
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -24,7 +23,7 @@ from ..result import Result
 from ._heard import HOME, log_levels, passed_on
 from ._put import LARGE, Put
 from ._ticket import TaskTicket
-from ._travel import Answer, outcome_of_answer, pickled, request_for, unpickled
+from ._travel import Answer, alone, outcome_of_answer, pickled, request_for, unpickled
 from .base import PlaceExecutor
 from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Stored, Ticket
 
@@ -468,13 +467,6 @@ def _look_after(client: str, keeper: str, topic: str, dask_scheduler: Any = None
     look()
 
 
-def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function as one of no module, which is pickled with its code."""
-    found = types.FunctionType(function.__code__, {"__builtins__": __builtins__}, None, function.__defaults__)
-    found.__module__ = "__main__"
-    return found
-
-
-_START, _STOP, _CALL = _alone(_start), _alone(_stop), _alone(_call)
-_FORGET, _LOOK_AFTER = _alone(_forget), _alone(_look_after)
+_START, _STOP, _CALL = alone(_start), alone(_stop), alone(_call)
+_FORGET, _LOOK_AFTER = alone(_forget), alone(_look_after)
 _OVER_THERE = f"{__package__}._dask_worker"

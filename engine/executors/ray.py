@@ -13,7 +13,7 @@ import sys
 import threading
 import types
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ from ._heard import HOME, log_levels, passed_on
 from ._put import Put
 from ._ray_worker import size
 from ._ticket import TaskTicket
-from ._travel import Answer, Request, outcome_of_answer, pickled, request_for, unpickled
+from ._travel import Answer, Request, alone, outcome_of_answer, pickled, request_for, unpickled
 from .base import PlaceExecutor
 from .place import Done, Fate, Job, Lost, Needs, Outcome, Place, Refused, Stored, Ticket
 
@@ -197,8 +197,8 @@ class _RayPlace(Place):
         self._ears = ray.remote(num_cpus=0)(_alone_class(_Ears)).remote()
         owner = ray.remote(num_cpus=0, max_concurrency=_MANY)(_alone_class(_Owner))
         named = {"name": "flowloop", "namespace": "flowloop", "lifetime": "detached", "get_if_exists": True}
-        self._owner = owner.options(**named).remote(_alone(_start))
-        self._call = ray.remote(num_cpus=0)(_alone(_call))
+        self._owner = owner.options(**named).remote(alone(_start))
+        self._call = ray.remote(num_cpus=0)(alone(_call))
         self._is_deaf = False
 
     async def listen(self) -> None:
@@ -415,16 +415,9 @@ class _Ears:
         return said
 
 
-def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function as one of no module, which is pickled with its code."""
-    found = types.FunctionType(function.__code__, {"__builtins__": __builtins__}, None, function.__defaults__)
-    found.__module__ = "__main__"
-    return found
-
-
 def _alone_class(kind: type[Any]) -> type[Any]:
     """Return the class of an actor as one of no module."""
-    methods = {name: _alone(method) for name, method in vars(kind).items() if isinstance(method, types.FunctionType)}
+    methods = {name: alone(method) for name, method in vars(kind).items() if isinstance(method, types.FunctionType)}
     return type(kind.__name__, (), {**methods, "__module__": "__main__"})
 
 
