@@ -4,6 +4,7 @@
 #   make simulate  ten thousand random flows against what plain Python computes, about half an hour
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
+#   make places-full  bodies on a Dask cluster: 100,000 children, large values, kills; half an hour
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes hours
 #   make check   format, lint and types
 #   make docs    the site, in build/site: open build/site/index.html
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: docs demo test simulate prefect1 faults mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
+.PHONY: docs demo test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -40,6 +41,9 @@ prefect1: $(VENV)/.installed-dev
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/faults -m faults --tries 100 $(ARGS)
+
+places-full: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.places_full $(ARGS)
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.mutants $(ARGS)

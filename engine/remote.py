@@ -15,7 +15,7 @@ class Remote:
         - held: what the place knows it by
     """
 
-    __slots__ = ("held", "parts")
+    __slots__ = ("__weakref__", "held", "parts")
 
     def __init__(self, held: Any) -> None:
         self.held = held

@@ -9,6 +9,7 @@ import importlib.metadata
 import pickle
 import sys
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -100,6 +101,9 @@ _CUT_SHORT = "Its Dask worker was told to stop it, but it goes on: a sync body h
 _MANY = 1000
 """Bodies after which the scheduler is told that they are over."""
 
+_MOMENT = 0.002
+"""Seconds for which jobs are collected, to be handed over together."""
+
 _TRIES = 4
 """How often a job is handed over before its body has begun."""
 
@@ -139,6 +143,58 @@ class _Sent:
             passed_on(said)
 
 
+class _Call:
+    """A job on its way to the cluster.
+
+    Args:
+        - key: of its Dask task
+        - frame, about, values: what the worker gets
+        - needs: what the body needs
+    """
+
+    def __init__(self, key: str, frame: bytes, about: dict[str, Any], values: list[Any], needs: Needs) -> None:
+        self.key = key
+        self.frame = frame
+        self.about = about
+        self.values = values
+        self.needs = needs
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def handed_over(self, future: Any) -> None:
+        """Take what stands for its result."""
+        if not self.future.done():
+            self.future.set_result(future)
+
+
+class _Together:
+    """Collects for a moment what is handed over.
+
+    Args:
+        - hand_over: hands it over
+    """
+
+    def __init__(self, hand_over: Callable[[list[_Call]], None]) -> None:
+        self._hand_over = hand_over
+        self._waiting: list[_Call] = []
+
+    async def put(self, call: _Call) -> Any:
+        """Hand a call over, with the others of this moment, and return its future."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(_MOMENT, self._flush)
+        self._waiting.append(call)
+        return await call.future
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        given_up = [call for call in waiting if call.future.cancelled()]
+        try:
+            self._hand_over([call for call in waiting if call not in given_up])
+        except Exception as error:
+            for call in waiting:
+                if not call.future.done():
+                    call.future.set_exception(error)
+
+
 class _DaskPlace(Place):
     """A cluster, as its client sees it.
 
@@ -164,6 +220,8 @@ class _DaskPlace(Place):
         self._put = Put(self._scattered, self._part, lambda future: future.status == "finished", _size)
         self._over: list[str] = []
         self._answered_keys: list[str] = []
+        self._staying: set[str] = set()
+        self._submitted = _Together(self._hand_over)
         self._lock = anyio.Lock()
         self._problems: list[str] | None = None
 
@@ -183,6 +241,9 @@ class _DaskPlace(Place):
 
     async def _forget(self, topic: str | None = None) -> None:
         over, self._over = self._over, []
+        if topic is not None:
+            over += self._staying
+            self._staying.clear()
         keys, self._answered_keys = self._answered_keys, []
         await self._client.run_on_scheduler(_FORGET, over, keys, self._keeper, topic)
 
@@ -247,6 +308,20 @@ class _DaskPlace(Place):
         ticket.at_the_end(self._room.release)
         return ticket
 
+    def _hand_over(self, calls: list[_Call]) -> None:
+        """Submit jobs together: each message to the scheduler costs it as much as many jobs do."""
+        by_needs: dict[int, list[_Call]] = {}
+        for call in calls:
+            by_needs.setdefault(id(call.needs), []).append(call)
+        for alike in by_needs.values():
+            keys = [call.key for call in alike]
+            given = zip(*((_OVER_THERE, call.frame, call.about, call.values) for call in alike), strict=True)
+            options = _options(alike[0].needs)
+            futures = self._client.map(_START, *map(list, given), key=keys, pure=False, **options)
+            self._keep(keys, "desires")
+            for call, future in zip(alike, futures, strict=True):
+                call.handed_over(future)
+
     async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:
         refusal = await self._refusal()
         if refusal is not None:
@@ -255,13 +330,28 @@ class _DaskPlace(Place):
         self._sent[sent.name] = sent
         await self._listen()
         try:
-            return await self._seen_to(sent)
+            outcome = await self._seen_to(sent)
+            self._stays(sent.name, outcome)
+            return outcome
         finally:
             del self._sent[sent.name]
-            if not ticket.is_left:
+            if not ticket.is_left and sent.name not in self._staying:
                 self._over.append(sent.name)
                 if len(self._over) >= _MANY:
                     await self._forget()
+
+    def _stays(self, name: str, outcome: Outcome) -> None:
+        """Remember that a body has begun for as long as its result stays: Dask would make that again, were it lost."""
+        value = outcome.value if isinstance(outcome, Done) else None
+        value = value.value if type(value) is Stored else value
+        if type(value) is Remote:
+            self._staying.add(name)
+            weakref.finalize(value, self._let_go, name).atexit = False
+
+    def _let_go(self, name: str) -> None:
+        if name in self._staying:
+            self._staying.remove(name)
+            self._over.append(name)
 
     async def _seen_to(self, sent: _Sent) -> Outcome:
         job = sent.job
@@ -299,22 +389,20 @@ class _DaskPlace(Place):
         from ._dask_worker import Held
 
         distributed: Any = importlib.import_module("distributed")
-        options = _options(sent.job.needs)
-        future = self._client.submit(_START, _OVER_THERE, frame, about, *values, key=key, pure=False, **options)
-        self._keep(key, "desires")
+        future = await self._submitted.put(_Call(key, frame, about, values, sent.job.needs))
         try:
             if sent.job.is_taken_over and await self._client.scheduler.event_is_set(name=sent.name):
                 sent.ticket.has_begun()  # somebody else has heard of that
             if sent.job.keep:
                 await distributed.wait(future)
                 if future.status == "finished" and issubclass(future.type, Held):
-                    self._keep(key, "releases")
+                    self._keep([key], "releases")
                     return Done(await self._stored(sent, Remote(future)))
             answer = await future
             if len(answer) < LARGE:
                 self._answered_keys.append(key)  # until it is recorded for certain
             else:
-                self._keep(key, "releases")
+                self._keep([key], "releases")
             found = unpickled(answer)
             return Done(Stored(found.content, sent.stored)) if sent.stored and found.kind == "value" else found
         except asyncio.CancelledError as error:
@@ -353,12 +441,12 @@ class _DaskPlace(Place):
         except Exception:
             return Fate.UNKNOWN
         finally:
-            self._keep(future.key, "releases")
+            self._keep([future.key], "releases")
             await self._client.cancel([future], force=True)
 
-    def _keep(self, key: str, verb: str) -> None:
-        """Have the cluster keep a result, or let it go."""
-        self._client._send_to_scheduler({"op": f"client-{verb}-keys", "keys": [key], "client": self._keeper})
+    def _keep(self, keys: list[str], verb: str) -> None:
+        """Have the cluster keep results, or let them go."""
+        self._client._send_to_scheduler({"op": f"client-{verb}-keys", "keys": keys, "client": self._keeper})
 
 
 def _size(value: Any) -> int:
@@ -423,7 +511,7 @@ def _options(needs: Needs) -> dict[str, Any]:
 # -- what travels as it is, so that nothing of flowloop has to be there to read it -----------------------
 
 
-def _start(place: str, frame: bytes, about: dict[str, Any], *values: Any) -> Any:
+def _start(place: str, frame: bytes, about: dict[str, Any], values: list[Any]) -> Any:
     import importlib
 
     return importlib.import_module(place).run(frame, about, *values)

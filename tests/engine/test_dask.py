@@ -318,9 +318,10 @@ async def test_what_a_task_needs_is_asked_of_dask(cluster):
     seen = []
 
     class Client(distributed.Client):
-        def submit(self, *args, **kwargs):
-            seen.append({name: kwargs.get(name) for name in ("resources", "priority", "key", "retries")})
-            return super().submit(*args, **{**kwargs, "resources": None})
+        def map(self, *args, **kwargs):
+            given = {name: kwargs.get(name) for name in ("resources", "priority", "retries")}
+            seen.extend({"key": key, **given} for key in kwargs["key"])
+            return super().map(*args, **{**kwargs, "resources": None})
 
     with Flow("needs") as flow:
         task(nothing, name="one", tags=["dask-resource:disk=2"], needs=Needs(gpus=1, priority=5))()
