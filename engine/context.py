@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -412,12 +413,17 @@ def as_day(given: Any) -> datetime.date | None:
     return given if isinstance(given, datetime.date) else None
 
 
-def dates(day: datetime.date) -> dict[str, str]:
+def dates(day: datetime.date) -> dict[str, Any]:
     """Return the date values of a run context, as the run started on `day`."""
+    return {"date": day, **_days_around(day.year, day.month, day.day)}
+
+
+@functools.lru_cache(maxsize=4)
+def _days_around(year: int, month: int, day: int) -> dict[str, str]:
     one = datetime.timedelta(days=1)
-    named = {"today": day, "yesterday": day - one, "tomorrow": day + one}
-    found: dict[str, Any] = {"date": day}
-    for name, moment in named.items():
+    today = datetime.date(year, month, day)
+    found = {}
+    for name, moment in {"today": today, "yesterday": today - one, "tomorrow": today + one}.items():
         found[name] = moment.strftime("%Y-%m-%d")
         found[f"{name}_nodash"] = moment.strftime("%Y%m%d")
     return found

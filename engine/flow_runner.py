@@ -422,7 +422,8 @@ class FlowRunner(Runner):
             self.flow._must_have(task)
         given = self.flow.check_parameters({**context.pop("parameters", {}), **parameters}, complete=False)
         defaults = {p.name: p.default for p in self.flow.parameters() if not p.required}
-        hide([given.get(p.name, p.default) for p in self.flow.parameters() if p.secret])
+        if secrets := [given.get(p.name, p.default) for p in self.flow.parameters() if p.secret]:
+            hide(secrets)
         started = now()
         day = as_day(context.get("date") or run_context.get("date"))
         self.flow_run_id = context.get("flow_run_id") or run_context.get("flow_run_id") or str(uuid.uuid4())
@@ -438,7 +439,8 @@ class FlowRunner(Runner):
         }
         values = merge(values, context)
         values["parameters"] = {**defaults, **given}
-        hide(values.get("secrets"))
+        if "secrets" in values:
+            hide(values["secrets"])
         return FlowRunnerInitializeResult(self._initial_state(state), task_states, values, task_contexts)
 
     @call_state_handlers
