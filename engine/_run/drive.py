@@ -42,7 +42,7 @@ _MOST_TIMED = 2_000
 _TURN = 0.005
 """Seconds after which the loop gets a turn."""
 
-_FAR_AHEAD = 4_000
+_FAR_AHEAD = 2_000
 """Writes that wait to be acknowledged, above which nothing more is started: each holds a run in memory, and who records
 them is busy for many turns as it is.
 """
