@@ -344,13 +344,10 @@ class StoreBackend:
         rests_on: Sequence[Post] = (),
     ) -> Post:
         document = encode_state(state)
-        write = _Write(kind, StateUpdate(run_id, document, version, epoch, tuple([one.run_id for one in rests_on])))
-        size, awaited = len(document) + _ITEM_OVERHEAD, [one.sent for one in rests_on]
-
-        async def recorded(outcome: Outcome) -> State:
-            return state if outcome.document is None else decode_state(outcome.document)
-
-        return Post(run_id, self._outbox.put(write, size, lane=flow_run_id, rests_on=awaited), recorded)
+        ids, awaited = tuple([one.run_id for one in rests_on]), tuple([one.sent for one in rests_on])
+        write = _Write(kind, StateUpdate(run_id, document, version, epoch, ids))
+        sent = self._outbox.put(write, len(document) + _ITEM_OVERHEAD, lane=flow_run_id, rests_on=awaited)
+        return Post(run_id, state, sent, _recorded)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""
@@ -546,6 +543,10 @@ class StoreBackend:
             raise
         except Exception as error:
             raise RequestRejected(str(error)) from error  # nothing was recorded: halving finds what cannot be
+
+
+async def _recorded(sent: State, outcome: Outcome, run_id: str) -> State:
+    return sent if outcome.document is None else decode_state(outcome.document)
 
 
 _SINGLE = {"name": set_task_run_name, "heartbeat": update_flow_run_heartbeat}

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from typing import Any, NoReturn, Protocol, Self, cast
@@ -353,20 +353,32 @@ class Post(Coroutine[Any, Any, State]):
 
     Args:
         - run_id: the task run
+        - state: what was sent
         - sent: what will hold the backend's answer
-        - read: makes the recorded state of the answer
+        - read: makes the recorded state of what was sent, the answer, and the id of the run
     """
 
-    __slots__ = ("_awaited", "_read", "run_id", "sent")
+    __slots__ = ("_awaited", "_read", "run_id", "sent", "state")
 
-    def __init__(self, run_id: str, sent: asyncio.Future[Any], read: Callable[[Any], Awaitable[State]]) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        state: State,
+        sent: asyncio.Future[Any],
+        read: Callable[[State, Any, str], Coroutine[Any, Any, State]],
+    ) -> None:
         self.run_id = run_id
+        self.state = state
         self.sent = sent
         self._read = read
         self._awaited: Coroutine[Any, Any, State] | None = None
 
+    def recorded(self, answer: Any) -> Coroutine[Any, Any, State]:
+        """Return the state that is recorded by the backend's answer; for whoever awaits `sent` himself."""
+        return self._read(self.state, answer, self.run_id)
+
     async def _recorded(self) -> State:
-        return await self._read(await self.sent)
+        return await self.recorded(await self.sent)
 
     @property
     def _coroutine(self) -> Coroutine[Any, Any, State]:

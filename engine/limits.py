@@ -80,6 +80,9 @@ def _with(limits: Mapping[str, int], changes: Mapping[str, int | None]) -> dict[
     return {name: limit for name, limit in {**limits, **changes}.items() if limit is not None}
 
 
+_NONE = Limits()
+
+
 class OpenLimits:
     """The places of one flow run, and of the flows that run as tasks of it.
 
@@ -100,9 +103,10 @@ class OpenLimits:
         self._tags: dict[str, _Places] = {}
         self._rate: Rate | None = None
         self._begun: deque[float] = deque()
-        self._turn = anyio.Lock(fast_acquire=True)
-        self.limits = Limits()
-        self.change(limits or self.limits)
+        self._turn: anyio.Lock | None = None
+        self.limits = _NONE
+        if limits is not None:
+            self.change(limits)
 
     @property
     def are_none(self) -> bool:
@@ -119,9 +123,9 @@ class OpenLimits:
             for places in self._places(slot.task, slot.names, held):
                 if places in new:
                     places.taken += 1
-                    slot.places.append(places)
+                    slot.take(places)
         if limits.rate != self._rate:
-            self._rate = limits.rate
+            self._rate, self._turn = limits.rate, self._turn or anyio.Lock(fast_acquire=True)
             self._begun.clear()
 
     def _places(self, task: Task[..., Any], names: Iterable[str], held: frozenset[str]) -> list[_Places]:
@@ -135,7 +139,7 @@ class OpenLimits:
         """Return what a run of this task holds, once it has all the places that it needs; `leave` gives them back."""
         if isinstance(task, (Parameter, _Generated)):
             return None
-        slot = Slot(task)
+        slot = Slot(task, values.get().get("task_slug") or task.name)
         if not self.are_none:
             try:
                 with interruptible():
@@ -160,7 +164,7 @@ class OpenLimits:
         while True:
             for places in wanted:
                 await places.take()
-                slot.places.append(places)
+                slot.take(places)
             before, wanted = wanted, self._wanted(slot, frozenset())
             if before == wanted:
                 return
@@ -183,7 +187,7 @@ class OpenLimits:
     async def _wait_for_rate(self) -> None:
         if self._around is not None:
             await self._around._wait_for_rate()
-        if self._rate is None:
+        if self._rate is None or self._turn is None:
             return
         async with self._turn:
             while self._rate is not None and len(self._begun) >= self._rate.count:
@@ -193,15 +197,30 @@ class OpenLimits:
             self._begun.append(anyio.current_time())
 
 
-class Slot:
-    """What one run of a task holds."""
+# Each run that is under way has one, limits or not: the garbage collector, which would find nothing, is spared it.
+class Slot(msgspec.Struct, eq=False, gc=False):
+    """What one run of a task holds.
 
-    __slots__ = ("names", "places", "task")
+    Args:
+        - task: the task
+        - slug: its slug in the flow
+        - places: what it holds
+    """
 
-    def __init__(self, task: Task[..., Any]) -> None:
-        self.task = task
-        self.names = {task.name, values.get().get("task_slug") or task.name}
-        self.places: list[_Places] = []
+    task: Task[..., Any]
+    slug: str
+    places: list[_Places] | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """What limits may call the task."""
+        return {self.task.name, self.slug}
+
+    def take(self, places: _Places) -> None:
+        """Hold a place that was taken."""
+        if self.places is None:
+            self.places = []
+        self.places.append(places)
 
     def give_back(self) -> None:
         """Give back all its places."""

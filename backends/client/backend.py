@@ -527,13 +527,14 @@ class GraphQLBackend:
         rests_on: Sequence[Post],
     ) -> Post:
         document = self._document(state)
-        ids, awaited = tuple([one.run_id for one in rests_on]), [one.sent for one in rests_on]
+        ids, awaited = tuple([one.run_id for one in rests_on]), tuple([one.sent for one in rests_on])
         item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch, ids)
         write = Write("set_task_run_states", (item,))
         sent = self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id, awaited)
-        return Post(
-            task_run_id, sent, lambda outcome: self._recorded(state, outcome, self.get_task_run_state, task_run_id)
-        )
+        return Post(task_run_id, state, sent, self._task_run_recorded)
+
+    async def _task_run_recorded(self, sent: State, outcome: Mapping[str, Any], run_id: str) -> State:
+        return await self._recorded(sent, outcome, self.get_task_run_state, run_id)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""

@@ -312,10 +312,12 @@ class CloudTaskRunner(TaskRunner):
             )
             if resting:
                 resting_on.set(())
-            if isinstance(sending, Post) and self._goes_ahead and self._plan.ends_at_once:
-                answer = await self._ahead(sending, new_state)
-            else:
+            if not isinstance(sending, Post):
                 answer = await sending
+            elif self._is_waited_for(new_state, sending):
+                answer = await sending.recorded(await sending.sent)
+            else:
+                answer = new_state
             if ownership is not None and is_claim and not resting_on.get():
                 ownership.acknowledged(asked)
                 if not ownership.holds:
@@ -346,16 +348,18 @@ class CloudTaskRunner(TaskRunner):
         current["task_run_version"] = None if version is None else version + 1
         return new_state
 
-    async def _ahead(self, sending: Post, state: State) -> State:
-        """Let what follows be sent behind a state, and return what is recorded; of what nobody sees, what is sent."""
+    def _is_waited_for(self, state: State, sending: Post) -> bool:
+        """Let what follows be sent behind a state, and tell whether it waits until this one is acknowledged."""
+        if not (self._goes_ahead and self._plan.ends_at_once):
+            return True
         if state.is_running() and type(self.task) in _SEEN_BY_NOBODY and not self.task.tags:
             sending.sent.add_done_callback(_heard)
             resting_on.set((sending,))
-            return state
+            return False
         foresee = flow_scope.get().foresee
         if type(state) is Success and foresee is not None:
             foresee(state, sending)
-        return await sending
+        return True
 
     def _lose(self, ownership: Ownership | None) -> None:
         """Stop the flow run here: it is another owner's."""
