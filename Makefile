@@ -8,6 +8,7 @@
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes hours
 #   make check   format, lint and types
 #   make docs    the site, in build/site: open build/site/index.html
+#   make dist    a release: wheel, source distribution and bill of materials in dist/, checked
 #   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
 #                docs/benchmarks.md, about 40 minutes; bench-guard: what CI runs, a minute; bench-page: the page alone
 
@@ -24,7 +25,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: docs demo test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
+.PHONY: demo docs dist test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -51,6 +52,9 @@ mutants: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
 	@echo "open build/site/index.html"
+
+dist: $(VENV)/.installed-release
+	$(BIN)/python tools/release.py
 
 check: format lint types
 

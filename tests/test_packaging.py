@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -54,7 +56,7 @@ def test_every_package_is_listed_under_its_folder() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """Build the wheel from a copy of the project, so that nothing of an older build comes along."""
     copy = tmp_path_factory.mktemp("project")
-    for name in [*SOURCES, "pyproject.toml", "README.md", "LICENSE"]:
+    for name in [*SOURCES, "pyproject.toml", "README.md", "LICENSE", "THIRD_PARTY.md"]:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     build = "from setuptools.build_meta import build_wheel; print(build_wheel('dist'))"
@@ -88,7 +90,7 @@ def test_every_requirement_has_a_range_and_no_address() -> None:
 def test_each_extra_of_the_readme_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     named = set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE))
-    assert named == PROJECT["project"]["optional-dependencies"].keys() - {"bench", "demo", "dev", "docs"}
+    assert named == PROJECT["project"]["optional-dependencies"].keys() - {"bench", "demo", "dev", "docs", "release"}
 
 
 def test_every_extra_that_an_error_names_exists() -> None:
@@ -169,3 +171,89 @@ def test_importing_the_engine_does_not_import_the_backends() -> None:
 def test_the_client_brings_no_server_and_no_database() -> None:
     brought = imported("import flowloop.backends.client")
     assert brought & {"sqlalchemy", "starlette", "uvicorn", "sqlite3"} == set()
+
+
+# -- a release -------------------------------------------------------------------------------------------
+
+RELEASE = runpy.run_path(str(ROOT / "tools" / "release.py"))
+
+
+def test_what_is_brought_along_is_listed_with_its_licence() -> None:
+    rows = {(name, version, licence) for name, version, licence, _, _ in RELEASE["third_party"]()}
+    page = tomllib.loads((ROOT / "backends/server/ui/static/vendor/vendor.toml").read_text())["package"]
+    assert {(one["name"], one["version"], one["licence"]) for one in page} <= rows
+    listed = {file for *_, files in RELEASE["third_party"]() for file in files}
+    graphiql = {path.name for path in (ROOT / "backends/server/graphiql").glob("*.gz")}
+    assert listed == graphiql | {file for one in page for file in one["files"]}
+    bill = RELEASE["bill_of_materials"]([])
+    assert {"preact", "graphiql", "anyio", "SQLAlchemy"} <= {one["name"] for one in bill["components"]}
+    assert all(one["version"] for one in bill["components"])
+
+
+def test_a_source_distribution_has_what_a_packager_needs(tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    for name in tracked("."):
+        if not name.startswith(("benchmarks/results", "docs/pictures")):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    build = "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=True)
+    with tarfile.open(copy / "dist" / done.stdout.split()[-1]) as files:
+        held = {name.partition("/")[2] for name in files.getnames()}
+    wanted = {name for name in tracked(".") if name.startswith(("docs/", "examples/", "tests/", "tools/", *FOLDERS))}
+    assert {name for name in wanted - held if not name.startswith("docs/pictures")} == set()
+    assert {"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "THIRD_PARTY.md", "Makefile", "Containerfile"} <= held
+
+
+def test_the_container_file_is_sound() -> None:
+    """As far as can be told where nothing builds it."""
+    text = (ROOT / "Containerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert [line.split()[0] for line in lines if line.split()[0] in ("USER", "ENTRYPOINT", "CMD")] == [
+        "USER",
+        "ENTRYPOINT",
+        "CMD",
+    ]
+    ignored = (ROOT / ".containerignore").read_text().splitlines()
+    for line in lines:
+        words = line.split()
+        assert words[0] in {
+            "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "RUN", "STOPSIGNAL", "USER", "VOLUME",
+            "WORKDIR",
+        }  # fmt: skip
+        if words[0] == "FROM":
+            assert ":" in words[1], "a tag says which"
+            assert not words[1].endswith(":latest")
+        if words[0] == "COPY" and not words[1].startswith("--from"):
+            for source in words[1:-1]:
+                assert (ROOT / source).exists()
+                assert f"!{source}" in ignored
+        if words[0] in ("ENTRYPOINT", "CMD"):
+            assert line.split(maxsplit=1)[1].startswith("["), "a signal has to reach flowloop itself"
+
+
+def test_the_release_workflow_calls_what_exists() -> None:
+    text = (ROOT / ".github/workflows/release.yml").read_text()
+    made = re.findall(r"run: make (\w+)", text)
+    assert made == ["dist"]
+    assert re.search(r"^dist: ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert (ROOT / ".ci/run").exists()
+    assert "run: .ci/run" in text
+    assert "attest" in text
+
+
+REPOSITORY = PROJECT["project"]["urls"]["Repository"]
+
+
+def test_links_of_the_readme_are_absolute_and_lead_to_files() -> None:
+    readme = (ROOT / "README.md").read_text()
+    links = dict(re.findall(r"^\[([\w-]+)\]: (https://\S+)$", readme, re.MULTILINE))
+    assert re.findall(r"\]\([^)]+\)", readme) == []
+    assert set(re.findall(r"\]\[([\w-]+)\]", readme)) == links.keys()
+    inside = [link for link in links.values() if link.startswith(f"{REPOSITORY}/")]
+    assert len(inside) >= 8
+    for link in inside:
+        kind, branch, path = link.removeprefix(f"{REPOSITORY}/").partition("#")[0].split("/", 2)
+        assert kind in ("blob", "raw")
+        assert branch == "main"
+        assert (ROOT / path).exists(), link

@@ -103,12 +103,6 @@ def test_the_commands_that_run_a_flow_work_as_printed(folder: Path) -> None:
     assert (folder / "home" / "flowloop.db").exists()
 
 
-def test_its_links_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
 @pytest.mark.parametrize("command", ["demo", "test"])
 def test_make_knows_the_two_commands(command: str) -> None:
     if shutil.which("make") is None:
