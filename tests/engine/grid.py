@@ -35,6 +35,7 @@ from flowloop.engine.executors import Executor, ProcessExecutor
 from flowloop.engine.results import DefaultResult
 from flowloop.engine.state import State
 from flowloop.engine.testing import run
+from flowloop.engine.triggers import all_finished
 
 from .grid_bodies import (
     HOUR,
@@ -42,13 +43,17 @@ from .grid_bodies import (
     added,
     all_of,
     as_record,
+    broken,
     changing,
+    from_set,
     nested_source,
     one_more,
     pair_of,
     parity_of,
     repeated,
     source,
+    spoiled,
+    survivors,
     troubled,
     with_whole,
     zipped,
@@ -160,6 +165,9 @@ KINDS: dict[str, Kind] = {
     "nested source": Kind((), NESTED, nested_source, is_source=True),
     "constant": Kind((), NUMBERS, lambda size, base: list(range(size)), is_source=True),
     "default": Kind((), NUMBERS, lambda size, base: list(range(5, 5 + size)), is_source=True),
+    "typed": Kind((), NUMBERS, lambda size, base: list(range(size)), is_source=True),
+    "spoiled": Kind((), NUMBER, lambda size, base: sum(source(size, base)), is_source=True),
+    "survivors": Kind((NUMBERS,), NUMBERS, lambda xs: [x if x % 3 else -len("LookupError") for x in xs]),
     "map": Kind((NUMBERS,), NUMBERS, lambda xs: [x + 1 for x in xs], is_mapped=True),
     "zip": Kind((NUMBERS, NUMBERS), NUMBERS, lambda xs, ys: [x * 3 + y for x, y in zip(xs, ys, strict=False)], True),
     "with a constant": Kind((NUMBERS,), NUMBERS, lambda xs: [x + 102 for x in xs], is_mapped=True),
@@ -205,6 +213,8 @@ class Built:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self._number = 0
+        self.given: dict[str, Any] = {}
+        """Parameters of each run."""
         with Flow("grid") as self.flow:
             self._base = Parameter("base", default=0, type=int)
             self.made: list[Any] = []
@@ -214,11 +224,19 @@ class Built:
                 values=[self.made[number] for number in trial.ends]
             )
 
+    def _typed(self, stage: Stage) -> str:
+        """Return the name of a parameter with a type, whose value is given to the run."""
+        name = f"typed {self._number}"
+        self.given[name] = frozenset(range(stage.size))
+        return name
+
     def _task(self, stage: Stage, body: Callable[..., Any], name: str | None = None, **options: Any) -> Any:
         """Return a task of a body, with the troubles of its stage."""
         name = name or f"{self._number} {stage.kind}"
         if stage.late:
             options |= {"max_retries": 1, "retry_delay": HOUR}
+        if stage.kind == "survivors" and body is survivors:
+            options |= {"trigger": all_finished}
         if stage.cached:
             options["cache_for"] = 1000 * HOUR
             if stage.kind not in ("map", "zip", "repeat", "flat map"):
@@ -238,6 +256,15 @@ class Built:
                 return list(range(stage.size))
             case "default":
                 return Parameter(f"default {self._number}", default=list(range(5, 5 + stage.size)))
+            case "typed":
+                return made(x=Parameter(self._typed(stage), type=frozenset[int]))
+            case "spoiled":
+                untroubled = Stage(kind, cached=True)  # a second attempt would be given what the first left
+                own = self._task(Stage(kind), source, f"{self._number} own")(size=stage.size, base=self._base)
+                return self._task(untroubled, spoiled)(x=own)
+            case "survivors":
+                fragile = self._task(dataclasses.replace(stage, late=frozenset()), broken, f"{self._number} broken")
+                return made(x=fragile.map(x=given[0]))
             case "source" | "nested source":
                 return made(size=stage.size, base=self._base)
             case "with a constant":
@@ -292,6 +319,8 @@ def case_of(condition: Any, value: Any) -> case:
 BODIES: dict[str, Callable[..., Any]] = {
     "source": source,
     "nested source": nested_source,
+    "typed": from_set,
+    "survivors": survivors,
     "map": one_more,
     "zip": zipped,
     "with a constant": changing,
@@ -355,7 +384,7 @@ PAUSE_OF_THE_DEAD = HOUR / 7
 
 async def _in_one_process(built: Built, executor: Executor | None, base: int) -> list[Any]:
     options = {"release_results": built.trial.releases}
-    state = await built.flow.run(base=base, executor=executor, runner_options=options)
+    state = await built.flow.run(parameters={"base": base, **built.given}, executor=executor, runner_options=options)
     return _value(state, built)
 
 
@@ -392,7 +421,7 @@ async def one_life(
 async def flow_run_of(built: Built, backend: Any, folder: str, base: int) -> str:
     """Return the one flow run of a trial with these sources: whoever asks first creates it."""
     return await create_flow_run(
-        built.flow, backend, {"base": base}, settings=settings_in(folder), idempotency_key=f"base {base}"
+        built.flow, backend, {"base": base, **built.given}, settings=settings_in(folder), idempotency_key=f"base {base}"
     )
 
 

@@ -116,6 +116,31 @@ def zipped(x: int, y: int) -> int:
     return x * 3 + y
 
 
+def from_set(x: frozenset[int]) -> list[int]:
+    if not isinstance(x, frozenset):
+        raise TypeError(f"{x!r} is no frozenset")
+    return sorted(x)
+
+
+def broken(x: int) -> int:
+    """Fail for every third number, in a way that has a name."""
+    if x % 3 == 0:
+        raise LookupError(x)
+    return x
+
+
+def survivors(x: list[Any]) -> list[int]:
+    """Return what did not fail, and a number for the kind of what did."""
+    return [-len(type(one).__name__) if isinstance(one, BaseException) else one for one in x]
+
+
+def spoiled(x: list[int]) -> int:
+    """Return the sum of a list, which is another list afterwards."""
+    value = sum(x)
+    x[:] = [one + 1 for one in x]
+    return value
+
+
 def parity_of(n: int) -> int:
     return n % 2
 

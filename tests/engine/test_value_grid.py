@@ -20,12 +20,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from flowloop.engine import Task, _containers, _one_pass, task_runner, wiring
-from flowloop.engine._run import caching, mapping, rules
+from flowloop.engine import Parameter, Task, TaskRunner, _containers, _one_pass, task_runner, wiring
+from flowloop.engine._run import caching, mapping, release, rules
+from flowloop.engine.cloud import CloudTaskRunner
+from flowloop.engine.context import current_task_scope
 from flowloop.engine.control import CompareValue
 from flowloop.engine.edge import Edge
+from flowloop.engine.result import NoResult
 from flowloop.engine.signals import ENDRUN
-from flowloop.engine.state import Mapped, State
+from flowloop.engine.state import Cached, Mapped, State
 
 from .grid import AXES, KINDS, PAIRS, PLACES, Held, Stage, Trial, value_of, wanted
 
@@ -54,7 +57,7 @@ def program(draw: random.Random) -> tuple[Stage, ...]:
                 form=draw.choice(FORMS) if hands_on else "list",
                 late=draw.choice(trouble),
                 paused=draw.choice(trouble),
-                cached=name != "flat records" and draw.random() < 0.3,
+                cached=name not in ("flat records", "survivors") and draw.random() < 0.3,
             )
         )
         types.append(kind.makes)
@@ -107,11 +110,41 @@ def test_the_grid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     assert set(AXES) == {axis for pair in PAIRS for axis in pair}
 
 
-@pytest.mark.parametrize("seed", [5004, 5163])
-def test_what_the_long_form_has_found(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+ONE, FOUR = frozenset({0}), frozenset({3})
+FOUND = [
+    Trial(
+        stages=(
+            Stage("constant", size=4),
+            Stage("map", (0,), cached=True),
+            Stage("map", (0,), late=frozenset({1}), cached=True),
+            Stage("apply", (2, 1), late=ONE),
+        ),
+        recorded=True,
+        deaths=(46,),
+        place="threads",
+        again=True,
+    ),
+    Trial(
+        stages=(
+            Stage("constant", size=2),
+            Stage("constant"),
+            Stage("with a default", (1,), late=ONE, paused=ONE, cached=True),
+            Stage("with the whole", (0, 0), late=ONE),
+            Stage("total", (3,), late=ONE, paused=ONE, cached=True),
+            Stage("apply", (2, 1), late=FOUR, paused=ONE, cached=True),
+            Stage("with a constant", (2,), paused=ONE),
+        ),
+        recorded=True,
+        deaths=(4, 4),
+        releases=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("trial", FOUND, ids=range(len(FOUND)))
+def test_what_the_long_form_has_found(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cached children of a continued run are validated with the constant that they are mapped over."""
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
-    trial = trial_of(seed)
     with tempfile.TemporaryDirectory() as folder:
         assert value_of(trial, folder) == wanted(trial)
 
@@ -165,6 +198,22 @@ def last_annotation(self: Any, value: Any, what: str) -> Any:
     return made
 
 
+async def late_identity(self: TaskRunner, state: State, inputs: Any) -> State:
+    current_task_scope().identity = None
+    return await ORIGINAL_CACHE(self, state, inputs)
+
+
+def lets_cached_go(self: release.Release, task: int, state: State | None) -> None:
+    if isinstance(state, Cached) and state._result.location is None:
+        state._result = NoResult
+    ORIGINAL_LET_GO(self, task, state)
+
+
+async def keeps_nothing(self: Any, *args: Any) -> None:
+    return None
+
+
+ORIGINAL_CACHE, ORIGINAL_LET_GO = TaskRunner.cache_result, release.Release._let_go
 ORIGINAL_STAND_IN, ORIGINAL_READY, ORIGINAL_PARTS = wiring._Outside.stand_in, rules.ready, wiring.parts_of
 WHERE: dict[str, tuple[list[tuple[Any, str, Any]], Callable[[Trial], bool]]] = {
     "a flattened edge goes on from children that are not final": (
@@ -205,6 +254,24 @@ WHERE: dict[str, tuple[list[tuple[Any, str, Any]], Callable[[Trial], bool]]] = {
             (wiring, "holds_task", lambda value: False),
         ],
         has("held"),
+    ),
+    "a parameter with a type is what JSON made of it": (
+        [(Parameter, "restored", lambda self, found: found)],
+        lambda trial: trial.recorded and has("typed")(trial),
+    ),
+    "errors are not kept for the process that goes on": (
+        [(CloudTaskRunner, "_keep_what_was_left", keeps_nothing), (CloudTaskRunner, "_load_error", keeps_nothing)],
+        lambda trial: trial.recorded and bool(trial.deaths) and has("survivors")(trial),
+    ),
+    "the identity of inputs is taken after the body": (
+        [(TaskRunner, "cache_result", late_identity), (TaskRunner, "plans", {})],  # which remember the steps
+        lambda trial: trial.again and not trial.recorded and has("spoiled")(trial),
+    ),
+    "a cached result that serves the next run is let go": (
+        [(release.Release, "_let_go", lets_cached_go)],
+        lambda trial: (
+            trial.again and trial.releases and not trial.recorded and any(stage.cached for stage in trial.stages)
+        ),
     ),
     "children take the cached results of their siblings": (
         [(caching, "is_of_this_child", lambda *args, **kwargs: True), (caching, "told_by", lambda task, mapped: set())],
