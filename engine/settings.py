@@ -87,6 +87,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outage_limit: float = 300.0
     """How long an unreachable backend is waited for before a call fails."""
 
+    database_connections: int = 10
+    """How many connections to PostgreSQL a store keeps open."""
+
+    database_overflow: int = 10
+    """How many more it may open while these are busy."""
+
+    database_statements: int | None = None
+    """How many statements each connection to PostgreSQL keeps prepared; 0 for a pooler between, which is noticed by
+    itself where this is not set."""
+
     trusted_results: str = ""
     """Further places that recorded results are read from, beside those that flows name: folders, and buckets as in
     ``s3://bucket/folder``, with commas between them."""

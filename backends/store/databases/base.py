@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -153,11 +153,17 @@ class Database(ABC):
             return BackendRejected(f"a value cannot be stored: {cause}")
         if kind == "unavailable":
             return BackendUnavailable(f"the database {self.shown} does not answer: {cause}")
+        if kind == "refused" or isinstance(error, DBAPIError):
+            return BackendRejected(f"the database {self.shown} refuses: {cause}")
+        if isinstance(error, SQLAlchemyError):  # what became of a connection that was lost
+            return BackendUnavailable(f"the database {self.shown} does not answer: {error}")
         return error
 
     @abstractmethod
     def classify(self, error: BaseException) -> str:
-        """Say what an error of the driver means: ``rejected``, ``value``, ``unavailable``, or an empty text."""
+        """Say what an error of the driver means: ``rejected``, ``value``, ``unavailable`` or ``refused``; of any other
+        error nothing.
+        """
 
     # -- the hot statements ----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ....engine.errors import FlowloopError
+from ....engine.settings import Settings
 from ..ids import is_id
 from ..records import Kind
 from ..schema import metadata
@@ -43,6 +44,9 @@ _LET_GO = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 """A process that is frozen amid a transaction loses it, so that what it has locked is free for others. Said in each
 transaction, because a pooler between may give every transaction another session.
 """
+
+_WAIT_NO_LONGER = "; SET LOCAL lock_timeout = '30s'"
+"""What others have locked is not waited for without end: unless the URL says how long."""
 
 _PROBE = "? "
 """How the message begins by which a listener finds out whether it hears anything."""
@@ -148,26 +152,50 @@ class PostgresDatabase(Database):
     Args:
         - url: ``postgresql://user:password@host:port/database``, or ``postgres://…``, with what the drivers of
           PostgreSQL commonly take: see `_address`
-        - connections: how many connections are kept; ten more may be opened when these are busy
+        - settings: how many connections are kept and may be opened beside, and how many statements each keeps prepared
     """
 
     name = "postgresql"
 
-    def __init__(self, url: str, connections: int = 10) -> None:
+    def __init__(self, url: str, settings: Settings | None = None) -> None:
         super().__init__(_shown(url))
-        address, options, prepared = _address(url)
-
-        async def connect() -> Any:
-            return await asyncpg.connect(address, **options)
-
+        settings = settings or Settings.from_env()
+        self._address, self._options, kept = _address(url)
+        if kept is None:
+            kept = settings.database_statements
+        self._is_pooled: bool | None = None if kept is None else kept == 0
+        self._limits = _LET_GO if "lock_timeout" in url else _LET_GO + _WAIT_NO_LONGER
         self.engine = create_async_engine(
             "postgresql+asyncpg://",
-            connect_args={"async_creator_fn": connect, "prepared_statement_cache_size": prepared},
+            connect_args={"async_creator_fn": self._connect},
             isolation_level="AUTOCOMMIT",
-            pool_size=connections,
+            pool_size=settings.database_connections,
+            max_overflow=settings.database_overflow,
             **json_options,
         )
+        self._prepared = _PREPARED if kept is None else kept
+        event.listen(self.engine.sync_engine, "do_connect", self._before_connect)
         event.listen(self.engine.sync_engine, "handle_error", _notice_lost_connection)
+
+    async def _connect(self) -> Any:
+        kept = {"statement_cache_size": 0} if self._is_pooled else {}
+        return await asyncpg.connect(self._address, **{**self._options, **kept})
+
+    def _before_connect(self, dialect: object, record: object, args: object, options: dict[str, Any]) -> None:
+        options["prepared_statement_cache_size"] = 0 if self._is_pooled else self._prepared
+
+    async def _look_for_pooler(self) -> None:
+        """See whether a pooler is between, which may give every transaction another session.
+
+        Statements that are prepared in one session are then unknown in the next, or are those of another client. A
+        pooler gives itself away by the number of the process that it says it is.
+        """
+        connection = await asyncpg.connect(self._address, **{**self._options, "statement_cache_size": 0})
+        try:
+            async with connection.transaction():
+                self._is_pooled = await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid()
+        finally:
+            await connection.close()
 
     async def open(self, set_up: SetUp) -> None:
         """Connect, and run `set_up` in the first transaction."""
@@ -178,6 +206,8 @@ class PostgresDatabase(Database):
             set_up(connection, self.shown)
 
         try:
+            if self._is_pooled is None:
+                await self._look_for_pooler()
             await self._write(make)
         except FlowloopError:
             await self.engine.dispose()
@@ -190,6 +220,15 @@ class PostgresDatabase(Database):
         """Close every connection."""
         await self.engine.dispose()
 
+    async def read(self, work: Callable[[Connection], R]) -> R:
+        """Run `work`, which only reads: behind a pooler in one transaction, so that it stays in one session."""
+        if not self._is_pooled:
+            return await super().read(work)
+        with self._translating():
+            async with self.engine.connect() as connection:
+                await connection.execution_options(isolation_level="READ COMMITTED")
+                return await connection.run_sync(work)
+
     def announce(self, connection: Connection, message: str) -> None:
         """Notify the other processes, as part of the transaction."""
         _fetch(connection, "SELECT pg_notify($1, $2)", _CHANNEL, message)
@@ -197,6 +236,9 @@ class PostgresDatabase(Database):
     @asynccontextmanager
     async def listen(self, heard: Callable[[str], None]) -> AsyncIterator[bool]:
         """Listen on a connection kept for that, and on another one as soon as it is lost."""
+        if self._is_pooled:
+            yield False  # where a pooler delivers at all, it is to whoever has the session then
+            return
         loop = asyncio.get_running_loop()
         proof = loop.create_future()
         probe = f"{_PROBE}{uuid.uuid4().hex}"
@@ -254,7 +296,7 @@ class PostgresDatabase(Database):
             assert raw is not None
             try:
                 async with raw.transaction():
-                    await raw.execute(_LET_GO)
+                    await raw.execute(self._limits)
                     return await connection.run_sync(work)
             except BaseException as error:
                 if raw.is_closed() or isinstance(_root(error), _LOST):
@@ -278,10 +320,13 @@ class PostgresDatabase(Database):
             asyncpg.InsufficientResourcesError,
             asyncpg.TransactionRollbackError,
             asyncpg.ReadOnlySQLTransactionError,
+            asyncpg.LockNotAvailableError,
             *_STALE,
             OSError,
         )
-        return "unavailable" if isinstance(cause, unavailable) else ""
+        if isinstance(cause, unavailable):
+            return "unavailable"
+        return "refused" if isinstance(cause, asyncpg.PostgresError) else ""
 
     # -- the hot statements ----------------------------------------------------------------------------
 
@@ -362,7 +407,7 @@ _LOST = (asyncpg.InternalClientError, asyncpg.ReadOnlySQLTransactionError, *_STA
 """After which a connection is of no use any more."""
 
 _PREPARED = 100
-"""How many statements SQLAlchemy keeps prepared on each connection, unless the URL says otherwise."""
+"""How many statements SQLAlchemy keeps prepared on each connection, unless the URL or a setting says otherwise."""
 
 _OF_OTHER_DRIVERS = {
     "channel_binding",
@@ -382,8 +427,8 @@ _OF_OTHER_DRIVERS = {
 """What a URL may tell libpq about its own way to the server, and asyncpg has no use for."""
 
 
-def _address(url: str) -> tuple[str, dict[str, Any], int]:
-    """Return what asyncpg is to connect to, with which arguments, and how many statements are kept prepared.
+def _address(url: str) -> tuple[str, dict[str, Any], int | None]:
+    """Return what asyncpg is to connect to, with which arguments, and how many statements are kept prepared if it says.
 
     What is not known here is asyncpg's to read (hosts, ``sslmode`` and certificates, ``target_session_attrs``), or else
     a setting of the session (``application_name``, ``options``, ``search_path``).
@@ -408,7 +453,7 @@ def _address(url: str) -> tuple[str, dict[str, Any], int]:
         raise FlowloopError("channel_binding=require is more than asyncpg can do: leave it out, and use sslmode")
     wanted = {name: value for name, value in query.items() if name not in _OF_OTHER_DRIVERS}
     address = parts._replace(scheme="postgresql", query=urlencode(wanted, quote_via=quote), fragment="")
-    return address.geturl(), options, prepared if prepared is not None else _PREPARED if kept is None else kept
+    return address.geturl(), options, prepared if prepared is not None else kept
 
 
 def _number(query: dict[str, str], name: str) -> int | None:
