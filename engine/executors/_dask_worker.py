@@ -16,8 +16,10 @@ import cloudpickle
 
 from .._run import mapping
 from ..errors import ExecutorError
+from ._dask_process import in_own_process
 from ._heard import Speaker, heard
-from ._travel import Answer, alone, answer_to, written
+from ._travel import Answer, Told, alone, answer_to, written
+from .processes import ProcessWorker
 
 __all__ = ["item", "run", "stop", "width"]
 
@@ -44,6 +46,7 @@ class _Body(Speaker):
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopped = False
+        self._process: ProcessWorker | None = None
 
     # -- what the coordinator hears ------------------------------------------------------------------
 
@@ -53,6 +56,18 @@ class _Body(Speaker):
 
     def began(self) -> None:
         """Begin, unless this very body has begun before: on a worker that is gone now."""
+        self._claim()
+        with self._lock:
+            if self._is_stopped:
+                raise _Stopped
+            self._thread = threading.get_ident()
+        self.begins()
+
+    def begins(self) -> None:
+        """Say that it begins."""
+        self.tell("began", self._worker.address)
+
+    def _claim(self) -> None:
         from distributed.utils import sync
 
         if not self._may_rerun:
@@ -63,11 +78,6 @@ class _Body(Speaker):
                 raise ExecutorError(f"the Dask scheduler does not say whether the body may begin: {answer}")
             if not answer["result"]:
                 raise _BegunBeforeError
-        with self._lock:
-            if self._is_stopped:
-                raise _Stopped
-            self._thread = threading.get_ident()
-        self.tell("began", self._worker.address)
 
     def awaits(self, task: asyncio.Task[Any]) -> None:
         """Note what is to be cancelled."""
@@ -81,10 +91,18 @@ class _Body(Speaker):
         """Say where."""
         self.tell("stored", result)
 
+    def runs_in(self, process: ProcessWorker) -> None:
+        """Begin in another process, which is killed if the body is to stop."""
+        self._claim()
+        with self._lock:
+            if self._is_stopped:
+                raise _Stopped
+            self._process = process
+
     def ended(self, seconds: float) -> None:
         """Say so, and be stopped no more."""
         with self._lock:
-            self._task = self._loop = None
+            self._task = self._loop = self._process = None
             if self._thread is not None:
                 _raise_in(self._thread, None)
                 self._thread = None
@@ -92,14 +110,40 @@ class _Body(Speaker):
 
     # -- being stopped -------------------------------------------------------------------------------
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._is_stopped
+
     def stop(self) -> None:
         """Cancel an async body in its loop; raise in the thread of a sync one, which hears of it between two steps."""
         with self._lock:
             self._is_stopped = True
             if self._task is not None and self._loop is not None:
                 self._loop.call_soon_threadsafe(self._task.cancel)
+            elif self._process is not None:
+                self._process.kill()
             elif self._thread is not None:
                 _raise_in(self._thread, _Stopped)
+
+
+class _Elsewhere(Told):
+    """Passes on what a body says that runs in yet another process."""
+
+    def __init__(self, body: _Body) -> None:
+        self._body = body
+
+    def began(self) -> None:
+        """Pass it on."""
+        self._body.begins()
+
+    def stored(self, result: bytes) -> None:
+        """Pass it on."""
+        self._body.stored(result)
+
+    def ended(self, seconds: float) -> None:
+        """Pass it on."""
+        self._body.ended(seconds)
 
 
 def _claim(name: str, dask_scheduler: Any = None) -> bool:
@@ -145,8 +189,8 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     Args:
         - frame: the request
         - about: the ``name`` of its job, the ``topic`` of the run, its ``home``, the ``levels`` of its loggers, whether
-            the body ``may_rerun``, the size from which on its result ``stays`` here, and the numbers of the values
-            that are ``held`` results of other bodies
+            the body ``may_rerun``, the size from which on its result ``stays`` here, whether it is to have its
+            ``own_process``, and the numbers of the values that are ``held`` results of other bodies
         - values: the inputs that lie here
     """
     name = about["name"]
@@ -157,7 +201,10 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     _running[name] = body
     try:
         with heard(body, about["home"], about["levels"]):
-            answer = answer_to(frame, body, lying)
+            if about["own_process"]:
+                answer = in_own_process(frame, body.runs_in, _Elsewhere(body), lying)
+            else:
+                answer = answer_to(frame, body, lying)
     except _BegunBeforeError:
         answer = Answer("lost", None, _BEGUN_BEFORE)
     except _Stopped:  # in the very moment it ended
@@ -167,7 +214,8 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
             del _running[name]
     if about["stays"] is not None and answer.kind == "value" and Held(answer.content).__sizeof__() >= about["stays"]:
         return Held(answer.content)
-    return written(_CANCELLED if isinstance(answer.content, _Stopped) else answer)
+    was_killed = answer.kind == "lost" and body.was_stopped
+    return written(_CANCELLED if was_killed or isinstance(answer.content, _Stopped) else answer)
 
 
 def width(held: Any) -> int | str | None:

@@ -38,10 +38,12 @@ __all__ = [
     "Told",
     "alone",
     "answer_to",
+    "filled",
     "outcome_of_answer",
     "pickled",
     "request_for",
     "run",
+    "stored_here",
     "unpickled",
     "written",
 ]
@@ -338,7 +340,7 @@ def _answer(request: Request, told: Told, lying: Sequence[Any]) -> Answer:
     told.began()
     began = time.monotonic()
     try:
-        inputs = {key: _there(one, lying) for key, one in request.kwargs.items()}
+        inputs = filled(request, lying)
         value = body(*request.args, **inputs)
         if inspect.isawaitable(value):
             value = asyncio.run(_awaited(value, told))
@@ -352,6 +354,20 @@ def _answer(request: Request, told: Told, lying: Sequence[Any]) -> Answer:
     finally:
         told.ended(time.monotonic() - began)
         values.reset(token)
+
+
+def filled(request: Request, lying: Sequence[Any]) -> dict[str, Any]:
+    """Return the inputs of a request with what lies here in them."""
+    return {key: _there(one, lying) for key, one in request.kwargs.items()}
+
+
+def stored_here(request: Request, value: Any, inputs: dict[str, Any], told: Told) -> Answer:
+    """Store what a body returned that ran in yet another process, and return the answer."""
+    try:
+        asyncio.run(_store(request, value, inputs, told))
+    except Exception as error:
+        return Answer("error", error, "".join(traceback.format_exception(error)))
+    return Answer("value", value)
 
 
 async def _store(request: Request, value: Any, inputs: dict[str, Any], told: Told) -> None:

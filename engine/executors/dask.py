@@ -46,6 +46,8 @@ class DaskExecutor(PlaceExecutor):
         - adapt_kwargs: arguments of its ``adapt``, to let it grow and shrink
         - client_kwargs: arguments of ``distributed.Client``
         - window: how many bodies are handed over at once; the others wait here
+        - own_processes: whether each sync body runs in a process of its own, beside its worker, which is killed if the
+            body is to stop: also what sits in C code ends at once, then; inputs and results are copied once more
 
     Raises:
         - ExecutorError: if Dask is not installed
@@ -59,6 +61,7 @@ class DaskExecutor(PlaceExecutor):
         adapt_kwargs: Mapping[str, Any] | None = None,
         client_kwargs: Mapping[str, Any] | None = None,
         window: int = 1000,
+        own_processes: bool = False,
     ) -> None:
         if address is not None and (cluster_class is not None or cluster_kwargs or adapt_kwargs):
             raise ValueError("a DaskExecutor has an address, or arguments of a cluster that it makes, not both")
@@ -69,11 +72,12 @@ class DaskExecutor(PlaceExecutor):
         self.adapt_kwargs = dict(adapt_kwargs or {})
         self.client_kwargs = dict(client_kwargs or {})
         self.window = window
+        self.own_processes = own_processes
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Place]:
         async with AsyncExitStack() as stack:
-            place = _DaskPlace(await self._open(stack), self.window)
+            place = _DaskPlace(await self._open(stack), self.window, own_processes=self.own_processes)
             stack.push_async_callback(place.close)
             yield place
 
@@ -201,14 +205,16 @@ class _DaskPlace(Place):
     Args:
         - client: the client
         - window: how many jobs are handed over at once
+        - own_processes: whether sync bodies have processes of their own
     """
 
     reports_begin = True
     keeps_values = True
     reattaches = True
 
-    def __init__(self, client: Any, window: int) -> None:
+    def __init__(self, client: Any, window: int, *, own_processes: bool) -> None:
         self._client = client
+        self._own_processes = own_processes
         self.window = window
         self._room = anyio.Semaphore(window, fast_acquire=True)
         self._topic = f"flowloop-{uuid.uuid4().hex}"
@@ -385,6 +391,7 @@ class _DaskPlace(Place):
             "may_rerun": sent.job.needs.may_rerun,
             "stays": LARGE if sent.job.keep else None,
             "held": held,
+            "own_process": self._own_processes and not sent.job.is_async,
         }
         from ._dask_worker import Held
 
@@ -431,6 +438,8 @@ class _DaskPlace(Place):
             if not sent.ticket.is_under_way:
                 # whoever begins it from now on finds that it has begun
                 await self._client.scheduler.event_set(name=sent.name)
+                if self._own_processes:  # one of them may be about to
+                    await self._client.run(_STOP, _OVER_THERE, sent.name)
                 return None
             # of one that was begun for somebody else it is not known where
             await self._client.run(_STOP, _OVER_THERE, sent.name, workers=sent.worker and [sent.worker])

@@ -21,12 +21,12 @@ import anyio.to_thread
 
 from ._heard import log_levels
 from ._ticket import TaskTicket
-from ._travel import Answer, ByName, Request, outcome_of_answer, pickled, request_for, unpickled
+from ._travel import Answer, ByName, Request, Told, outcome_of_answer, pickled, request_for, unpickled
 from ._worker import read_frame, write_frame
 from .base import PlaceExecutor
 from .place import Fate, Job, Outcome, Place, Ticket
 
-__all__ = ["ProcessExecutor"]
+__all__ = ["ProcessExecutor", "ProcessWorker"]
 
 
 class ProcessExecutor(PlaceExecutor):
@@ -79,7 +79,7 @@ class _ProcessPlace(Place):
     def __init__(self, processes: int) -> None:
         self.window = processes
         self._slots = anyio.Semaphore(processes, fast_acquire=True)
-        self._idle: list[_Worker] = []
+        self._idle: list[ProcessWorker] = []
         self._is_closed = False
 
     async def submit(self, job: Job) -> Ticket:
@@ -104,7 +104,7 @@ class _ProcessPlace(Place):
 
     async def _answered(self, request: Request, name: str, ticket: TaskTicket) -> Answer:
         frame = await _in_thread(pickled, request, name)
-        worker = self._idle.pop() if self._idle else _Worker()
+        worker = self._idle.pop() if self._idle else ProcessWorker()
         answer: Answer | None = None
         try:
             answer = await _in_thread(worker.run, frame, _Told(ticket))
@@ -117,7 +117,7 @@ class _ProcessPlace(Place):
         return answer
 
 
-class _Told:
+class _Told(Told):
     """Passes what a process says of its body on to the loop, from the thread that listens to it."""
 
     def __init__(self, ticket: TaskTicket) -> None:
@@ -132,7 +132,7 @@ class _Told:
         self._ticket.has_taken(seconds)
 
 
-class _Worker:
+class ProcessWorker:
     """One process, which runs one body at a time. Its methods block, except `kill`."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._is_killed = False
 
-    def run(self, frame: bytes, told: _Told) -> Answer:
+    def run(self, frame: bytes, told: Told) -> Answer:
         """Run a body to its end."""
         process = self._started()
         if process is None:
@@ -225,7 +225,7 @@ def _process() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)  # noqa: S603
 
 
-def _close(workers: list[_Worker]) -> None:
+def _close(workers: list[ProcessWorker]) -> None:
     for worker in workers:
         worker.close()
 

@@ -446,6 +446,44 @@ async def test_a_body_that_cannot_be_stopped_is_said_to_go_on(cluster, tmp_path)
     assert "goes on" in state.message
 
 
+async def test_a_body_in_a_process_of_its_own_is_killed_wherever_it_sits(cluster, tmp_path, capsys):
+    def stuck(path):
+        with open(path + ".pid", "w") as file:
+            file.write(str(os.getpid()))
+        open(path).close()  # in C, until somebody writes there
+
+    def large():
+        print("printed there")
+        return os.getpid(), b"x" * 100_000
+
+    def takes(made, n):
+        return made[0] != os.getppid(), len(made[1]) + n
+
+    os.mkfifo(path := tmp_path / "pipe")
+    made = DaskExecutor(cluster, own_processes=True)
+    with Flow("own") as flow:
+        done = task(stuck, timeout=1)(str(path))
+        taken = task(takes).map(unmapped(task(large)()), [1, 2])
+    state = await FlowRunner(flow, **PATIENT).run(executor=made, return_tasks=[done, taken])
+    assert isinstance(state.result[done], TimedOut)
+    assert "goes on" not in state.result[done].message
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(*marks(f"{path}.pid")), 0)
+    assert state.result[taken].result == [(True, 100_001), (True, 100_002)]
+    assert "printed there" in capsys.readouterr().out
+
+
+@pytest.mark.heavy
+async def test_two_thousand_children(cluster):
+    def double(n):
+        return 2 * n
+
+    with Flow("wide") as flow:
+        done = task(double).map(list(range(2000)))
+    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster, window=200))
+    assert state.result[done].result == [2 * n for n in range(2000)]
+
+
 # -- when something is lost ----------------------------------------------------------------------------
 
 
