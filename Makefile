@@ -10,7 +10,7 @@
 #   make docs    the site, in build/site: open build/site/index.html
 #   make dist    a release: wheel, source distribution and bill of materials in dist/, checked
 #   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
-#                docs/benchmarks.md, about 40 minutes; bench-guard: what CI runs, a minute; bench-page: the page alone
+#                docs/benchmarks.md, about 40 minutes; bench-gate: the ratios against their history; bench-page: the page alone
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo docs dist test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-guard bench-page bench-env
+.PHONY: demo docs dist test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -82,7 +82,7 @@ BENCH_VENV ?= build/bench
 BENCH_PYTHON ?= $(or $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(shell command -v python3.13)),$(PYTHON))
 BENCH := $(BENCH_VENV)/bin/python -m benchmarks
 
-bench bench-full bench-guard bench-page bench-env:
+bench bench-full bench-gate bench-page bench-env:
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) PYTHON=$(BENCH_PYTHON) run-$@
 
 run-bench: $(VENV)/.installed-bench
@@ -92,8 +92,8 @@ run-bench-full: $(VENV)/.installed-bench
 	$(BENCH) --scale full --results benchmarks/results $(ARGS)
 	$(BENCH) --results benchmarks/results --page docs/benchmarks.md
 
-run-bench-guard: $(VENV)/.installed-bench
-	$(BENCH) --scale guard $(ARGS)
+run-bench-gate: $(VENV)/.installed-bench
+	$(BENCH) --gate benchmarks/history $(ARGS)
 
 run-bench-page: $(VENV)/.installed-bench
 	$(BENCH) --results benchmarks/results --page docs/benchmarks.md

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
 
-from . import harness, targets
+from . import harness, history, targets
 from .report import write_page, write_plots
 
 CLAIMS = (
@@ -30,6 +32,7 @@ CLAIMS = (
 
 ONLY_FULL = ("beside_peers", "profiles")
 GUARDED = ("engine", "growth", "sleepers", "threads", "transitions", "recorded_run")
+_RUNS = 3
 
 
 def main() -> None:
@@ -46,9 +49,16 @@ def main() -> None:
     parser.add_argument(
         "--resume", action="store_true", help="keep what --results has of this scale and commit; measure the rest"
     )
+    parser.add_argument(
+        "--gate", type=Path, metavar="HISTORY", help="run the guard thrice, and compare with what is kept there"
+    )
+    parser.add_argument("--keep", action="store_true", help="with --gate: keep what was found as part of the history")
     chosen = parser.parse_args()
     if chosen.page is not None:
         write_page(chosen.results, chosen.page)
+        return
+    if chosen.gate is not None:
+        pass_gate(chosen.gate, chosen.results, keep=chosen.keep)
         return
     defaults = {"quick": CLAIMS, "guard": GUARDED, "full": (*CLAIMS, *ONLY_FULL)}[chosen.scale]
     reports = {}
@@ -58,9 +68,30 @@ def main() -> None:
         harness.write(reports[name], chosen.results)
         write_plots([reports[name]], chosen.results)
     print(f"\nJSON and plots are in {chosen.results}")
-    print(targets.table(reports, room=targets.GUARD_ROOM if chosen.scale == "guard" else 1.0))
-    absent = any(report.missing for report in reports.values())
-    if chosen.scale == "guard" and (absent or targets.missed(reports, room=targets.GUARD_ROOM)):
+    print(targets.table(reports))
+
+
+def pass_gate(kept_in: Path, results: Path, *, keep: bool) -> None:
+    """Measure the ratios in three fresh processes, and compare their medians with the history of such a machine.
+
+    Raises:
+        - SystemExit: if one is below three fifths of what is usual
+    """
+    runs = []
+    for number in range(_RUNS):
+        folder = results / f"gate-{number}"
+        command = [sys.executable, "-m", "benchmarks", "--scale", "guard", "--results", str(folder)]
+        subprocess.run(command, check=True)
+        runs.append(history.ratios(harness.read(folder).values()))
+    found, name = history.medians(runs), history.machine(harness.environment())
+    kept = history.read(kept_in, name)
+    compared = history.changes(found, kept)
+    print(history.table(compared))
+    if not kept:
+        print(f"there is no history of such a machine ({name}): nothing is compared; --keep begins one")
+    if keep:
+        history.keep(kept_in, name, found)
+    if any(one.verdict == "FAIL" for one in compared):
         raise SystemExit(1)
 
 

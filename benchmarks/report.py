@@ -48,8 +48,8 @@ $ make bench-full     # the sizes of this page, and the peers, each in an enviro
 
 The first prints tables, and writes JSON and plots under `build/benchmarks/`. The second writes them to
 `benchmarks/results/` after each claim, and makes this page from them; `make bench-full ARGS=--resume` goes on after an
-interruption. `make bench-guard` is what CI runs: in about a minute it checks that every ratio is at least 40 % of its
-target. One claim alone: `python -m benchmarks transitions --scale full`.
+interruption. `make bench-gate` measures the ratios thrice and compares them with the history of such a machine in
+`benchmarks/history/`. One claim alone: `python -m benchmarks transitions --scale full`.
 
 How it is measured: contenders take turns, every other round backwards, so that whatever else the machine does meets
 all of them. *Median* is that of the rounds, *spread* the distance from the best to the worst round as a part of it,

@@ -7,10 +7,7 @@ from typing import NamedTuple
 
 from .harness import Report, Row, number
 
-__all__ = ["GUARD_ROOM", "TARGETS", "Target", "Verdict", "missed", "table", "verdicts"]
-
-GUARD_ROOM = 0.4
-"""The guard is content with this part of a target: it is there to notice a mistake, not to measure."""
+__all__ = ["TARGETS", "Target", "Verdict", "table", "verdicts"]
 
 
 class Target(NamedTuple):
@@ -48,11 +45,6 @@ class Target(NamedTuple):
     bound: str = ""
 
     @property
-    def is_ratio(self) -> bool:
-        """Whether the value compares with a baseline of the same run."""
-        return not self.absolute and not self.detail
-
-    @property
     def limit(self) -> float:
         """The limit, whichever way it goes."""
         limit = self.at_least if self.at_least is not None else self.at_most
@@ -80,9 +72,9 @@ class Target(NamedTuple):
             return row.details.get(self.detail)
         return row.median if self.absolute else row.ratio
 
-    def is_reached(self, value: float, room: float = 1.0) -> bool:
-        """Whether a value is good enough, or `room` times as good as that."""
-        return value >= self.at_least * room if self.at_least is not None else value <= self.limit / room
+    def is_reached(self, value: float) -> bool:
+        """Whether a value is good enough."""
+        return value >= self.at_least if self.at_least is not None else value <= self.limit
 
 
 def _engine(case: str) -> Target:
@@ -356,30 +348,22 @@ class Verdict(NamedTuple):
         return f"missed by {number(times)} ×"
 
 
-def verdicts(reports: Mapping[str, Report], room: float = 1.0) -> list[Verdict]:
+def verdicts(reports: Mapping[str, Report]) -> list[Verdict]:
     """Return a verdict for every target that was measured."""
     found = []
     for target in TARGETS:
         report = reports.get(target.claim)
-        if room != 1.0 and not target.is_ratio:
-            continue  # how fast the machine is, and how busy, is none of the guard's business
         value = None if report is None else target.measured(report.measured)
         if value is not None:
-            found.append(Verdict(target, value, target.is_reached(value, room)))
+            found.append(Verdict(target, value, target.is_reached(value)))
     return found
 
 
-def missed(reports: Mapping[str, Report], room: float = 1.0) -> list[Verdict]:
-    """Return the verdicts on the targets that were not reached."""
-    return [verdict for verdict in verdicts(reports, room) if not verdict.reached]
-
-
-def table(reports: Mapping[str, Report], room: float = 1.0) -> str:
+def table(reports: Mapping[str, Report]) -> str:
     """Return the targets as a table for the terminal."""
-    head = "\nTargets" if room == 1.0 else f"\nTargets, with room: {room:.0%} of each will do"
     lines = [
         f"{'ok  ' if verdict.reached else 'MISS'}  {verdict.target.what:<84}  "
         f"{number(verdict.value)} {verdict.target.unit} ({verdict.limit})"
-        for verdict in verdicts(reports, room)
+        for verdict in verdicts(reports)
     ]
-    return "\n".join([head, *lines])
+    return "\n".join(["\nTargets", *lines])
