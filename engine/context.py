@@ -21,6 +21,7 @@ from __future__ import annotations
 import datetime
 import functools
 import logging
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -240,6 +241,25 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
             **kwargs.get("extra", {}),
         }
         return msg, kwargs
+
+
+class OwnLogger(logging.LoggerAdapter[logging.Logger]):
+    """Writes flowloop's own lines: what a handler, or a filter, of the application raises ends no run."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Hand a line on; who cannot take it is complained of, as the logging module does it."""
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+        try:
+            super().log(level, msg, *args, **kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if logging.raiseExceptions and sys.stderr is not None:
+                traceback.print_exception(error, file=sys.stderr)
+
+
+class OwnRunLogger(OwnLogger, RunLogger):
+    """The same, with the ids of the run."""
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from ._run.net import goes_on, meant, shown
-from .context import RunLogger
+from .context import OwnLogger, OwnRunLogger
 from .context import values as _values
 from .explain import brief, with_reason
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
@@ -88,7 +88,7 @@ def call_state_handlers(step: StepT) -> StepT:
     return cast("StepT", with_handlers)
 
 
-failures = RunLogger(logging.getLogger("flowloop.failures"))
+failures = OwnRunLogger(logging.getLogger("flowloop.failures"))
 """Where it is told why runs fail."""
 
 
@@ -98,8 +98,8 @@ def at_length(state: State) -> str:
 
 
 @functools.cache
-def _logger(name: str) -> logging.Logger:
-    return logging.getLogger(f"flowloop.{name}")
+def _logger(name: str) -> OwnLogger:
+    return OwnLogger(logging.getLogger(f"flowloop.{name}"))
 
 
 class Runner:
@@ -116,7 +116,7 @@ class Runner:
         self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
 
     @functools.cached_property
-    def logger(self) -> logging.Logger:
+    def logger(self) -> OwnLogger:
         """Where this kind of runner logs."""
         return _logger(type(self).__name__)
 

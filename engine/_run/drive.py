@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, ClassVar, cast
 
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
-from ..context import RunLogger, flow_scope, resting_on
+from ..context import OwnRunLogger, flow_scope, resting_on
 from ..edge import Edge
 from ..errors import ExecutorError
 from ..flow import Flow
@@ -34,7 +34,7 @@ from .release import Release
 
 __all__ = ["Drive", "Plan", "plan_of"]
 
-_log = RunLogger(logging.getLogger("flowloop.runs"))
+_log = OwnRunLogger(logging.getLogger("flowloop.runs"))
 
 _MOST_TIMED = 2_000
 """Task runs whose beginning and end are kept, for the picture of a run: more than that nobody can look at."""

@@ -15,7 +15,7 @@ import anyio
 from .._run import rules
 from ..backend import FlowRunClaim, FlowRunInfoResult, TaskRunInfoResult, connect
 from ..cancellation import at_last, stopped_state
-from ..context import change_flow_scope, flow_scope, now
+from ..context import OwnLogger, change_flow_scope, flow_scope, now
 from ..context import values as _values
 from ..errors import BackendError, BackendUnavailable, FlowloopError
 from ..executors import Executor
@@ -45,7 +45,7 @@ _BEGINNING = (
 )
 """The steps of a flow run up to its Running state."""
 
-_log = logging.getLogger("flowloop")
+_log = OwnLogger(logging.getLogger("flowloop"))
 
 
 class CloudFlowRunner(OwningFlowRunner):

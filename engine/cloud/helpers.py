@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from ..cancellation import outlast
+from ..context import OwnLogger
 from ..runner import is_outside
 
 __all__ = ["helped", "without_harm"]
@@ -20,7 +20,7 @@ listener hears when it begins.
 Work = Callable[[], Awaitable[None]]
 
 
-async def without_harm(name: str, work: Work, run: str, logger: logging.Logger) -> None:
+async def without_harm(name: str, work: Work, run: str, logger: OwnLogger) -> None:
     """Let something help a run: what it raises ends it, and nothing else.
 
     Args:
@@ -38,7 +38,7 @@ async def without_harm(name: str, work: Work, run: str, logger: logging.Logger) 
 
 
 @asynccontextmanager
-async def helped(helpers: Mapping[str, Work], run: str, logger: logging.Logger, grace: float) -> AsyncIterator[None]:
+async def helped(helpers: Mapping[str, Work], run: str, logger: OwnLogger, grace: float) -> AsyncIterator[None]:
     """Let helpers work beside a block, from a moment after its beginning to its end.
 
     They are asyncio tasks and no group of anyio's around the block: anyio hands what a cancelled scope inside a helper

@@ -12,7 +12,7 @@ import anyio
 
 from ..backend import Backend, LogRecord
 from ..cancellation import undisturbed
-from ..context import unheard
+from ..context import OwnLogger, unheard
 from ..errors import BackendRejected, BackendUnavailable
 from ..masking import masked
 from ..serialization.text import storable
@@ -30,7 +30,7 @@ _LEVELS = (
     (logging.DEBUG, "DEBUG"),
 )
 _flowloop = logging.getLogger("flowloop")
-_log = logging.getLogger("flowloop.logs")
+_log = OwnLogger(logging.getLogger("flowloop.logs"))
 
 
 class _LastResort(logging.Handler):

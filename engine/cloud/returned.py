@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..backend import Backend, TaskRunInfoResult
+from ..context import OwnLogger
 from ..result import Result
 from ..runner import is_outside
 from ..state import Mapped, Pending, State
@@ -16,7 +16,7 @@ from .unrecordable import cut
 __all__ = ["read_results", "recorded_states"]
 
 
-async def read_results(task: Task[..., Any], state: State, result: Result, logger: logging.Logger) -> None:
+async def read_results(task: Task[..., Any], state: State, result: Result, logger: OwnLogger) -> None:
     """Read what the runs of a task returned that is stored and not here yet; what cannot be read stays where it is.
 
     Args:

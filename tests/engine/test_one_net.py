@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import logging
 
 import pytest
 
@@ -437,3 +438,31 @@ async def test_the_drive_keeps_the_story_in_debug_mode(monkeypatch):
         stories.append(drive.ledger.story((0, -1)))
     loop.set_debug(False)
     assert stories == [[], [((0, -1), "started")]]
+
+
+@pytest.mark.parametrize("raised", [Panic, ValueError, lambda: FAIL("no line"), asyncio.CancelledError])
+@pytest.mark.parametrize("where", ["handler", "filter"])
+async def test_who_hears_the_log(where, raised, memory, settings, caplog, capsys):
+    class Handler(logging.Handler):
+        def emit(self, record):
+            raise raised()
+
+    def filtered(record):
+        raise raised()
+
+    logger = logging.getLogger("flowloop")
+    caplog.set_level(logging.DEBUG, "flowloop")
+    handler = Handler()
+    if where == "filter":
+        handler.addFilter(filtered)
+    logger.addHandler(handler)
+    try:
+        with Flow("heard") as flow:
+            task(lambda: 1, name="fine")()
+            task(lambda: 1 // 0, name="fails")()
+        state, recorded = await ended_as_recorded(flow, memory, settings)
+    finally:
+        logger.removeHandler(handler)
+    assert recorded == {"fine-1": "Success", "fails-1": "Failed"}
+    assert state.is_failed()
+    assert "emit" in capsys.readouterr().err or where == "filter"
