@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -36,7 +37,12 @@ class Item(msgspec.Struct, frozen=True):
 
 def is_stream(function: Callable[..., Any]) -> bool:
     """Whether a task body is an async generator."""
-    return inspect.isasyncgenfunction(getattr(function, "__func__", function))
+    return _is_async_generator(getattr(function, "__func__", function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_async_generator(function: Callable[..., Any]) -> bool:
+    return inspect.isasyncgenfunction(function)
 
 
 class Streamed:

@@ -59,7 +59,8 @@ class BodyRunner(Runner):
         result = task.result or flow_result or _NOWHERE
         self.result = result if task.target is None else result.at(task.target)
         # asking once saves asking for every run
-        self._body = Streamed(task.body, task.stream) if is_stream(task.body) else task.body
+        body = task.body
+        self._body = Streamed(body, task.stream) if is_stream(body) else body
         self._is_async = isinstance(self._body, Streamed) or _signature.is_async(self._body)
         self.leaves_results = False
         """Whether a result may stay where the body ran: only bodies there take it."""
