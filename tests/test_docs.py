@@ -171,6 +171,15 @@ def test_every_name_command_and_operation_has_its_place(reference: dict[str, str
         assert f"## flowloop {name}\n" in reference["commands"]
 
 
+def test_every_metric_is_on_the_page_of_operations() -> None:
+    page = (DOCS / "operations.md").read_text()
+    named = {"request_seconds"}
+    for source in (ROOT / "backends" / "server").glob("*.py"):
+        named |= set(re.findall(r'etrics\.(?:count|gauge)\("(\w+)"', source.read_text()))
+    assert len(named) >= 4
+    assert [name for name in sorted(named) if f"`flowloop_{name}" not in page] == []
+
+
 @pytest.mark.heavy
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx")
