@@ -57,7 +57,8 @@ def run_page(page: Path) -> Iterator[tuple[Snippet, str]]:
     """
     module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
     module.__file__ = str(page)
-    with mock.patch.dict(sys.modules, {module.__name__: module}):
+    sys.modules[module.__name__] = module  # and what the page imports stays, as it would elsewhere
+    try:
         for snippet in snippets(page.read_text(encoding="utf-8")):
             padding = "\n" * (snippet.line - 1)  # so that a traceback names the line of the page
             code = compile(padding + snippet.code, str(page), "exec", _FLAGS)
@@ -68,6 +69,8 @@ def run_page(page: Path) -> Iterator[tuple[Snippet, str]]:
                 else:
                     exec(code, module.__dict__)
             yield snippet, shown.getvalue()
+    finally:
+        del sys.modules[module.__name__]
 
 
 async def _awaited(code: types.CodeType, names: dict[str, Any]) -> None:
