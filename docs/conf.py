@@ -22,6 +22,7 @@ exclude_patterns: list[str] = []
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
 nitpicky = True
+suppress_warnings = ["misc.highlighting_failure"]  # examples in docstrings leave things out with …
 
 html_theme = "furo"
 html_title = f"flowloop {release}"
