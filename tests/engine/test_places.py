@@ -373,7 +373,10 @@ async def test_a_value_that_can_be_read_once_comes_as_a_list(opened):
     assert await outcome(opened, generates, is_read=True) == place.Done([0, 1, 2])
 
 
-async def test_a_job_that_goes_on_is_found_by_whoever_submits_it_next(tmp_path, gate):
+@pytest.mark.parametrize("kind", ["jobs", pytest.param("ray", marks=pytest.mark.heavy)])
+async def test_a_job_that_goes_on_is_found_by_whoever_submits_it_next(request, tmp_path, gate, kind):
+    if kind == "ray":
+        request.getfixturevalue("ray")
     marks = tmp_path / "marks"
 
     def marked(marks, path):
@@ -382,7 +385,7 @@ async def test_a_job_that_goes_on_is_found_by_whoever_submits_it_next(tmp_path, 
         return waits(path)
 
     made = job(marked, inputs={"marks": str(marks), "path": str(gate)})
-    executor = Jobs(tmp_path / "store")
+    executor = MAKERS[kind](tmp_path / "store")
     async with executor.open() as first:
         ticket = await first.submit(made)
         assert await ticket.began()
@@ -392,7 +395,7 @@ async def test_a_job_that_goes_on_is_found_by_whoever_submits_it_next(tmp_path, 
         assert second.reattaches
         assert await (await second.submit(made)).outcome() == place.Done(1)
     assert marks.read_text() == "ran "
-    assert executor.pods == {}
+    assert not getattr(executor, "pods", None)
 
 
 async def test_one_that_begins_a_second_time_is_lost(tmp_path):
