@@ -482,7 +482,7 @@ class MemoryBackend:
         if run.meaning.runs and not is_dead:
             self._record(run, Cancelling("Flow run is cancelling"))
         elif not run.meaning.ends:
-            cancelled = Cancelled("Flow run is cancelled", context={"cause": "user"})
+            cancelled = Cancelled("Flow run is cancelled")
             self._record(run, cancelled)
             self._end_task_runs(run, cancelled)
 

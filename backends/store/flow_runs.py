@@ -103,7 +103,7 @@ def cancel_flow_run(tx: Tx, *, flow_run_id: str) -> Payload:
         set_one(tx, state_update(run["id"], state, "Flow run is cancelling"))
     elif state not in lifecycle.FINISHED:
         state = "Cancelled"
-        set_one(tx, state_update(run["id"], state, "Flow run is cancelled", context={"cause": "user"}))
+        set_one(tx, state_update(run["id"], state, "Flow run is cancelled"))
     return {"id": run["id"], "state": state}
 
 

@@ -133,11 +133,14 @@ class ListeningFlowRunner(RecordingFlowRunner):
         return True
 
     async def _poll(self, backend: Backend, flow_run_id: str) -> None:
-        await anyio.sleep(min(_LOOK_AFTER, self.settings.check_cancellation_interval))
+        interval = self.settings.check_cancellation_interval
+        first = min(_LOOK_AFTER, interval)
+        await anyio.sleep(first)
         await self._read_limits(backend, flow_run_id)  # that were set before anybody listened
+        await anyio.sleep(interval - first)
         while self._changed_elsewhere is None:
-            await anyio.sleep(self.settings.check_cancellation_interval)
             await self._look(backend, flow_run_id)
+            await anyio.sleep(interval)
 
     async def _look(self, backend: Backend, flow_run_id: str, *, refused: bool = False) -> None:
         """Read the state of the flow run, and obey it; one look is enough for all who ask.
