@@ -138,8 +138,8 @@ class Notifier:
 
         ```python
         async with connect("sqlite:///runs.db") as backend, Notifier(backend):
-            await backend.set_notification("failures", "slack", "https://hooks.slack.com/…", ["Failed"])
-            …
+            await backend.set_notification(NotificationRule("failures", "slack", url, ["Failed"]))
+            ...
         ```
     """
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from . import telemetry
 from ._checks import checked
 from ._containers import OwnCopies
 from ._large import aside
@@ -338,7 +339,7 @@ class FlowRunner(Runner):
             state = await self.check_flow_reached_start_time(state)
             state = await self.set_flow_to_running(state)
             start = state
-            return await self.get_flow_run_state(
+            going = self.get_flow_run_state(
                 state,
                 task_states=states,
                 task_contexts=contexts,
@@ -346,6 +347,7 @@ class FlowRunner(Runner):
                 task_runner_state_handlers=task_runner_state_handlers,
                 executor=self._executor(executor),
             )
+            return await (going if telemetry.active is None else telemetry.active.flow_run(going, self.flow.name))
         except FlowDefinitionError:
             raise
         except BaseException as raised:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -51,12 +52,11 @@ def _in_notebook() -> tuple[_Show, _Show] | None:
     shell = None if shells is None else shells.get_ipython()
     if shell is None or not hasattr(shell, "kernel"):
         return None
-    from IPython.display import HTML, display  # type: ignore[import-not-found]
-
-    handle = display(HTML(""), display_id=True)
+    shown: Any = importlib.import_module("IPython.display")
+    handle = shown.display(shown.HTML(""), display_id=True)
 
     def show(progress: Progress) -> None:
-        handle.update(HTML(progress_html(progress)))
+        handle.update(shown.HTML(progress_html(progress)))
 
     return show, show
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import anyio
 
+from . import telemetry
 from ._containers import PLAIN_CONTAINERS, OwnCopies, own_copy
 from ._run import caching, mapping, rules
 from ._run.body import BodyRunner
@@ -263,7 +264,8 @@ class TaskRunner(BodyRunner):
         is_end = False
         current_task_scope().facts = None
         try:
-            state = await self._outcome(arguments, inputs)
+            body = self._outcome(arguments, inputs)
+            state = await (body if telemetry.active is None else telemetry.active.attempt(body))
         except ENDRUN as end:
             state, is_end = end.state, True
         watch = flow_scope.get().watch
@@ -681,7 +683,8 @@ class TaskRunner(BodyRunner):
         """
         if not state.is_running() and not (state.is_submitted() and current_task_scope().facts is not None):
             raise ENDRUN(state)
-        return await self._outcome(_values_of(inputs), inputs)
+        body = self._outcome(_values_of(inputs), inputs)
+        return await (body if telemetry.active is None else telemetry.active.attempt(body))
 
     @call_state_handlers
     async def cache_result(self, state: State, inputs: dict[str, Result]) -> State:

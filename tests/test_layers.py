@@ -21,7 +21,7 @@ LAYERS = """
     context edge hashing plain retries serializers settings _run.ledger _signature
     artifacts result stdout streaming task_states
     results state _checks
-    directives
+    directives telemetry
     backend cache_validators explain serialization signals watch _run.mapping _run.release
     _run.net
     cancellation runner schedules triggers _run.rules
@@ -44,7 +44,7 @@ LAYERS = """
     client.texts client.transport memory.rows
     client.subscription
     client.backend memory.backend embedded
-    client memory notifier
+    client memory notifier prometheus
     server worker
     recovery
     cli

@@ -10,12 +10,14 @@ from contextlib import aclosing
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from ...engine.errors import BackendUnavailable
+from ..store import ANYONE
 from .auth import Authenticator
 from .errors import BadRequest, ShuttingDown, Unauthenticated, failure
 from .execution import Execution, GraphQLRequest, Variables
@@ -102,7 +104,7 @@ class Endpoints:
                         "Accept: text/event-stream.",
                         "BAD_REQUEST",
                     )
-                self._metrics.count("requests", 'kind="subscription",status="200",errors="false"')
+                self._metrics.count_request("subscription")
                 return self._stream(operation, variables, call, request)
             answer = await self._execution.execute(operation, variables, call)
             status = 200
@@ -111,9 +113,8 @@ class Endpoints:
             status = error.status
         except Exception as error:
             answer, status = failure(error), 200
-        failed = "true" if "errors" in answer else "false"
-        self._metrics.count("requests", f'kind="{kind}",status="{status}",errors="{failed}"')
-        self._metrics.observe(time.perf_counter() - begun)
+        took = time.perf_counter() - begun
+        self._metrics.count_request(kind, status, errors="errors" in answer, seconds=took)
         response = Response(_encode(answer), status, headers=headers, media_type=media_type(request))
         return await _packed(request, response, kind)
 
@@ -126,7 +127,7 @@ class Endpoints:
             text = "subscription ($id: UUID!) { run_states(flow_run_id: $id) { %s } }"
             variables = _encode({"id": run})
         selected = "kind id flow_run_id version state message timestamp"
-        self._metrics.count("requests", 'kind="subscription",status="200",errors="false"')
+        self._metrics.count_request("subscription")
         try:
             operation, given = self._execution.prepare(GraphQLRequest(text % selected, msgspec.Raw(variables)))
             return self._stream(operation, given, await self._call(request), request)
@@ -145,6 +146,13 @@ class Endpoints:
 
     async def metrics(self, request: Request) -> Response:
         """Answer ``GET /metrics``."""
+        asked = time.perf_counter()
+        await anyio.lowlevel.checkpoint()
+        lag = time.perf_counter() - asked
+        try:
+            self._metrics.show(**await self._authenticator.store.count_runs(ANYONE), lag=lag)
+        except BackendUnavailable:  # what is known without the database is told all the same
+            self._metrics.show({}, {}, 0.0, lag)
         return Response(self._metrics.render(), media_type=CONTENT_TYPE)
 
     # -- requests ------------------------------------------------------------------------------------------

@@ -1,68 +1,87 @@
-"""What the server counts, in the text format of OpenMetrics."""
+"""What the server counts, for Prometheus."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.openmetrics import exposition
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
-CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+CONTENT_TYPE = exposition.CONTENT_TYPE_LATEST
 
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
-    """Counts requests, states and passes of the services."""
+    """Counts requests and passes of the services, and shows how the flow runs are when it is asked.
 
-    def __init__(self) -> None:
-        self._counters: dict[tuple[str, str], float] = defaultdict(float)
-        self._buckets = [0] * (len(_BOUNDS) + 1)
-        self._seconds = 0.0
-        self._gauges: dict[str, Callable[[], float]] = {}
+    Args:
+        - registry: of prometheus-client; one of its own if None
+    """
 
-    def count(self, name: str, label: str = "", by: float = 1) -> None:
-        """Add to the counter ``flowloop_<name>_total``.
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        counted = ["kind", "status", "errors"]
+        self._requests = Counter("flowloop_requests", "Requests to the API", counted, registry=self.registry)
+        self._seconds = Histogram(
+            "flowloop_request_seconds", "How long they took", buckets=_BOUNDS, registry=self.registry
+        )
+        self._passes = Counter(
+            "flowloop_service_passes", "Passes of the services", ["service", "outcome"], registry=self.registry
+        )
+        self._runs = Gauge("flowloop_flow_runs", "Flow runs that are not finished", ["state"], registry=self.registry)
+        self._ended = Gauge(
+            "flowloop_flow_runs_ended", "Flow runs that ended within the last hour", ["state"], registry=self.registry
+        )
+        self._age = Gauge(
+            "flowloop_queue_age_seconds", "How long the first one waits that is due", registry=self.registry
+        )
+        self._lag = Gauge(
+            "flowloop_loop_lag_seconds", "How long a turn of the event loop takes", registry=self.registry
+        )
+
+    def count_request(
+        self, kind: str, status: int = 200, *, errors: bool = False, seconds: float | None = None
+    ) -> None:
+        """Count a request.
 
         Args:
-            - name: the counter
-            - label: its labels, ``kind="query"`` for instance
-            - by: how much
+            - kind: of its operation
+            - status: of its answer
+            - errors: whether that tells of any
+            - seconds: how long it took, where that says something
         """
-        self._counters[name, label] += by
+        self._requests.labels(kind, str(status), "true" if errors else "false").inc()
+        if seconds is not None:
+            self._seconds.observe(seconds)
 
-    def observe(self, seconds: float) -> None:
-        """Add one request to the histogram of durations."""
-        self._buckets[bisect_left(_BOUNDS, seconds)] += 1
-        self._seconds += seconds
+    def count_pass(self, service: str, outcome: str) -> None:
+        """Count a pass of a service."""
+        self._passes.labels(service, outcome).inc()
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
         """Show a number that is read when it is asked for."""
-        self._gauges[name] = read
+        Gauge(f"flowloop_{name}", name, registry=self.registry).set_function(read)
+
+    def show(self, runs: Mapping[str, int], ended: Mapping[str, int], age: float, lag: float) -> None:
+        """Show how the flow runs are.
+
+        Args:
+            - runs: how many are in each state that is not the end
+            - ended: how many ended within the last hour, by their state
+            - age: for how many seconds the first one waits that is due
+            - lag: how many seconds a turn of the event loop takes
+        """
+        for gauge, numbers in ((self._runs, runs), (self._ended, ended)):
+            gauge.clear()
+            for state, number in numbers.items():
+                gauge.labels(state).set(number)
+        self._age.set(age)
+        self._lag.set(lag)
 
     def render(self) -> str:
         """Return the exposition."""
-        lines: list[str] = []
-        for name in sorted({name for name, _ in self._counters}):
-            lines.append(f"# TYPE flowloop_{name} counter")
-            lines += [
-                f"flowloop_{name}_total{{{label}}} {_shown(value)}"
-                if label
-                else f"flowloop_{name}_total {_shown(value)}"
-                for (other, label), value in sorted(self._counters.items())
-                if other == name
-            ]
-        lines.append("# TYPE flowloop_request_seconds histogram")
-        total = 0
-        for bound, number in zip((*map(str, _BOUNDS), "+Inf"), self._buckets, strict=True):
-            total += number
-            lines.append(f'flowloop_request_seconds_bucket{{le="{bound}"}} {total}')
-        lines += [f"flowloop_request_seconds_count {total}", f"flowloop_request_seconds_sum {_shown(self._seconds)}"]
-        for name, read in sorted(self._gauges.items()):
-            lines += [f"# TYPE flowloop_{name} gauge", f"flowloop_{name} {_shown(read())}"]
-        return "\n".join([*lines, "# EOF", ""])
-
-
-def _shown(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
+        text: bytes = exposition.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+        return text.decode()

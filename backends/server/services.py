@@ -99,7 +99,7 @@ class Services:
         return self._count(name, "made")
 
     def _count(self, name: str, outcome: str) -> bool:
-        self._metrics.count("service_passes", f'service="{name}",outcome="{outcome}"')
+        self._metrics.count_pass(name, outcome)
         return outcome == "made"
 
     async def _prune(self) -> Any:

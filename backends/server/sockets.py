@@ -92,7 +92,7 @@ class Sockets:
         try:
             operation, variables = self._execution.prepare(request)
         except BadRequest:
-            self._metrics.count("requests", 'kind="none",status="400",errors="true"')
+            self._metrics.count_request("none", 400, errors=True)
             raise
         budget = Budget(self._settings)
         call = Call(store=self._authenticator.store, identity=identity, budget=budget)
@@ -101,11 +101,10 @@ class Sockets:
             # What has begun is finished, also for a client that has gone.
             with anyio.CancelScope(shield=True):
                 whole = await self._execution.execute(operation, variables, call)
-            failed = "true" if whole is not None and "errors" in whole else "false"
-            self._metrics.count("requests", f'kind="{operation.kind}",status="200",errors="{failed}"')
+            self._metrics.count_request(operation.kind, errors=whole is not None and "errors" in whole)
             yield whole
             return
-        self._metrics.count("requests", 'kind="subscription",status="200",errors="false"')
+        self._metrics.count_request("subscription")
         async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
             async for answer in answers:
                 yield answer

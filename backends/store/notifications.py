@@ -77,7 +77,7 @@ def set_notification(
         )
     if kind != "email" and not target.startswith(("http://", "https://")):
         raise BackendRejected(f"the target of a notification by {kind} is a URL, not {target!r}")
-    delete_notification(tx, name=name, missing_ok=True)
+    _delete(tx, name)
     owner = tx.caller.tenant_id or default_tenant(tx)["id"]
     config = {"target": target, **({} if after is None else {"after": after})}
     known = {"name": name, "type": kind.upper(), "states": list(events), "config": config, "active": True}
@@ -93,13 +93,16 @@ def _group_of(tx: Tx, flow: str) -> str:
     return str(found["version_group_id"])
 
 
-def delete_notification(tx: Tx, *, name: str, missing_ok: bool = False) -> Payload:
+def delete_notification(tx: Tx, *, name: str) -> Payload:
     """Tell people no more of what a rule says."""
-    hook = tables["cloud_hook"].c
-    gone = tx.run(delete(tables["cloud_hook"]).where(hook.name == name, tx.mine("cloud_hook")))
-    if not gone and not missing_ok:
+    if not _delete(tx, name):
         raise BackendRejected(f"There is no notification {name!r}.")
     return {"success": True}
+
+
+def _delete(tx: Tx, name: str) -> int:
+    hook = tables["cloud_hook"].c
+    return tx.run(delete(tables["cloud_hook"]).where(hook.name == name, tx.mine("cloud_hook")))
 
 
 def list_notifications(tx: Tx) -> list[Payload]:

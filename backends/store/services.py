@@ -18,6 +18,7 @@ from .tx import Tx, tables
 
 __all__ = [
     "acquire_lease",
+    "count_runs",
     "find_active_schedules",
     "forget",
     "kill_zombies",
@@ -262,6 +263,26 @@ def revive(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
     lines += [(row, None, row["id"], "ERROR", failed) for row in lost]
     _write_logs(tx, lines, "flowloop.Lazarus")
     return {"rescheduled": len(again), "failed": len(worn)}
+
+
+# -- how the runs are ----------------------------------------------------------------------------------
+
+
+def count_runs(tx: Tx) -> Payload:
+    """Return how the flow runs are: ``runs`` that are not finished and ``ended`` within an hour, by state; ``age``, for
+    how many seconds the first one waits that is due and that nobody has.
+    """
+    run = tables["flow_run"].c
+    by_state = select(run.state, func.count()).group_by(run.state)
+    lately = run.state.in_(sorted(lifecycle.FINISHED)), run.state_timestamp >= tx.now - datetime.timedelta(hours=1)
+    due = run.state.in_(sorted(lifecycle.WAITING)), run.state_start_time <= tx.now, run.owner.is_(None), parts.whole()
+    first = tx.scalar(select(func.min(run.state_start_time)).where(*due))
+    unfinished = tx.connection.execute(by_state.where(run.state.in_(sorted(lifecycle.UNFINISHED)))).all()
+    return {
+        "runs": {row[0]: row[1] for row in unfinished},
+        "ended": {row[0]: row[1] for row in tx.connection.execute(by_state.where(*lately))},
+        "age": 0.0 if first is None else max((tx.now - first).total_seconds(), 0.0),
+    }
 
 
 # -- retention -----------------------------------------------------------------------------------------

@@ -429,6 +429,7 @@ class Store:
     find_active_schedules = _read(services.find_active_schedules)
     acquire_lease = _write(services.acquire_lease)
     release_lease = _write(services.release_lease)
+    count_runs = _read(services.count_runs)
     kill_zombies = _write(services.kill_zombies)
     revive = _write(services.revive)
 

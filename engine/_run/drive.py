@@ -11,10 +11,11 @@ import asyncio
 import contextvars
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any, ClassVar, cast
 
+from .. import telemetry
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
 from ..context import OwnRunLogger, flow_scope, resting_on
 from ..edge import Edge
@@ -147,6 +148,7 @@ class Drive:
         self._cancelled_meanwhile = False
         self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._spans: dict[Key, Any] = {}
         self._began_at: dict[Key, float] = {}
         self._ended_at: dict[Key, float] = {}
         self._tells = _log.isEnabledFor(logging.DEBUG)
@@ -276,7 +278,10 @@ class Drive:
             return
         try:
             self._starting = key
-            task = _spawn(self._run_task(*key), loop)
+            run = self._run_task(*key)
+            if telemetry.active is not None:
+                run = telemetry.active.task_run(run, self._name(key), key, self._spans, self._upstream_keys(key))
+            task = _spawn(run, loop)
         except BaseException as error:
             self._failure = self._failure or error
             return
@@ -317,6 +322,18 @@ class Drive:
         runner = self._runners[number] = self._runners[number] or self._runner_of(self._plan.tasks[number])
         runner.go_step_by_step()
         self._start(key, asyncio.get_running_loop())
+
+    def _upstream_keys(self, key: Key) -> Iterator[Key]:
+        """Yield the task runs that a task run takes results of."""
+        number, child = key
+        for edge, upstream in self._plan.upstream[number]:
+            state = self.states[upstream]
+            if not isinstance(state, Mapped):
+                yield upstream, -1
+            elif edge.mapped and child >= 0:
+                yield upstream, child
+            else:
+                yield from ((upstream, index) for index in range(len(state.map_states)))
 
     def _name(self, key: Key) -> str:
         name = self._plan.tasks[key[0]].name

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from .. import telemetry
 from .._large import aside
 from .._run.net import shown
 from ..backend import Backend, FlowRunInfoResult, RegisteredFlow
@@ -148,6 +149,8 @@ async def create_flow_run(
     """
     flow.validate()
     recorded = recorded_parameters(flow, parameters or {}, complete=True)
+    if telemetry.active is not None:
+        options["context"] = {**telemetry.outgoing(), **(options.get("context") or {})}
     return await _of_registered(
         flow, backend, settings, lambda flow_id: backend.create_flow_run(flow_id, parameters=recorded, **options)
     )

@@ -166,7 +166,7 @@ async def test_all_flow_runs_are_followed_from_now_on(url: str, world: World, st
 async def until_subscribed(url: str, number: int) -> None:
     async with httpx.AsyncClient() as client:
         while True:
-            if f"flowloop_subscriptions {number}\n" in (await client.get(f"{url}/metrics")).text:
+            if f"flowloop_subscriptions {number}.0\n" in (await client.get(f"{url}/metrics")).text:
                 return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -348,10 +349,13 @@ async def test_what_happens_is_counted(served: Served, world: World) -> None:
     await served.post("query { nothing }")
     text = (await served.client.get("/metrics")).text
     assert text.endswith("# EOF\n")
-    assert 'flowloop_requests_total{kind="query",status="200",errors="false"} 1' in text
-    assert 'flowloop_requests_total{kind="none",status="400",errors="true"} 1' in text
-    assert 'flowloop_request_seconds_bucket{le="+Inf"} 2' in text
-    assert "flowloop_subscriptions 0" in text
+    assert 'flowloop_requests_total{errors="false",kind="query",status="200"} 1.0' in text
+    assert 'flowloop_requests_total{errors="true",kind="none",status="400"} 1.0' in text
+    assert 'flowloop_request_seconds_bucket{le="+Inf"} 2.0' in text
+    assert "flowloop_subscriptions 0.0" in text
+    assert 'flowloop_flow_runs{state="Scheduled"} ' in text
+    assert float(re.search(r"\nflowloop_queue_age_seconds (\S+)", text)[1]) >= 0
+    assert "flowloop_loop_lag_seconds " in text
 
 
 async def test_what_a_client_says_of_itself_reaches_the_store(served: Served, world: World) -> None:
