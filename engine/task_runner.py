@@ -262,7 +262,9 @@ class TaskRunner(BodyRunner):
             inputs = facts.inputs
             arguments = _values_of(inputs)
         is_end = False
-        current_task_scope().facts = None
+        notes = task_scope.get()
+        if notes is not None:
+            notes.facts = None
         try:
             body = self._outcome(arguments, inputs)
             state = await (body if telemetry.active is None else telemetry.active.attempt(body))

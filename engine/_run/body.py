@@ -60,8 +60,9 @@ class BodyRunner(Runner):
         self.result = result if task.target is None else result.at(task.target)
         # asking once saves asking for every run
         body = task.body
-        self._body = Streamed(body, task.stream) if is_stream(body) else body
-        self._is_async = isinstance(self._body, Streamed) or _signature.is_async(self._body)
+        self._body, self._is_async = body, _signature.is_async(body)
+        if not self._is_async and is_stream(body):
+            self._body, self._is_async = Streamed(body, task.stream), True
         self.leaves_results = False
         """Whether a result may stay where the body ran: only bodies there take it."""
         self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
@@ -71,7 +72,9 @@ class BodyRunner(Runner):
     def _where(self, scope: FlowScope) -> place.Place:
         """Return the place where the body runs."""
         found: place.Place | None = scope.place
-        return HERE if found is None or not self.task.travels else found.named(self._needs.place)
+        if found is None or not self.task.travels:
+            return HERE
+        return found.named(self._needs.place) if found.is_several else found
 
     def _begins_later(self, scope: FlowScope) -> bool:
         """Whether the body begins some time after it was handed over."""
@@ -100,13 +103,13 @@ class BodyRunner(Runner):
                 assert task is not None
                 cancellation.interruptible.add(task)
             try:
-                where = self._where(scope)
-                if self._runs_inline and where.is_here:
+                found = scope.place
+                if self._runs_inline and (found is None or found.is_here or not self.task.travels):
                     value = await self._body(**arguments)
                     if type(value) not in _one_pass.PLAIN and self._is_read_once(value):
                         value = await _one_pass.gathered(_one_pass.read(value))
                 else:
-                    value = await self._done(where, arguments, current)
+                    value = await self._done(self._where(scope), arguments, current)
             finally:
                 if cancellation is not None and task is not None:
                     cancellation.interruptible.discard(task)

@@ -188,7 +188,8 @@ class Drive:
         try:
             while not self.ledger.done and not self._is_ending():
                 await self._start_ready(loop)
-                self._step_ahead(loop)
+                if self._ahead.next:
+                    self._step_ahead(loop)
                 if self.ledger.ready or self._ahead.next or self.ledger.done or self._is_ending():
                     continue
                 self._waiter = loop.create_future()
@@ -397,7 +398,8 @@ class Drive:
             self.states[number] = state
             if self._stopping:
                 return
-            self._ahead.settle(number)
+            if self._ahead.foreseen:
+                self._ahead.settle(number)
             if self._plan.mapped[number] and isinstance(state, Mapped):
                 self._expand(number, state)
             else:

@@ -47,15 +47,19 @@ def gates_of(tasks: Iterable[Task[..., Any]], opened: Place | None) -> list[Gate
         - opened: where the bodies run
     """
     gates: dict[int, Gate] = {}
-    return [_gate(task, opened, gates) for task in tasks]
+    by_name: dict[str | None, Gate | None] = {}
+    found: list[Gate | None] = []
+    for task in tasks:
+        name = None if task.needs is None else task.needs.place
+        if name not in by_name:
+            by_name[name] = _gate(name, opened, gates)
+        found.append(by_name[name] if task.travels else None)
+    return found
 
 
-def _gate(task: Task[..., Any], opened: Place | None, gates: dict[int, Gate]) -> Gate | None:
-    if opened is None or not task.travels:
-        return None
-    name = None if task.needs is None else task.needs.place
-    if not opened.has(name):
-        return None  # its run says so
+def _gate(name: str | None, opened: Place | None, gates: dict[int, Gate]) -> Gate | None:
+    if opened is None or not opened.has(name):
+        return None  # the run of a task that names it says so
     place = opened.named(name)
     if place.window is None:
         return None

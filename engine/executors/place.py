@@ -217,6 +217,9 @@ class Place(ABC):
     window: int | None = None
     """How many jobs it takes at once; None is no limit."""
 
+    is_several = False
+    """Whether it is several places, each with a name."""
+
     reattaches = False
     """Whether a job goes on without its client, and is given back to whoever submits one of the same id."""
 

@@ -38,6 +38,8 @@ class SeveralExecutors(Executor):
 class _SeveralPlaces(Place):
     """Several places, by name."""
 
+    is_several = True
+
     def __init__(self, places: Mapping[str, Place]) -> None:
         self._places = places
         self.is_here = places[""].is_here
