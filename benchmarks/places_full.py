@@ -190,12 +190,14 @@ def checked(marks: str, state: State, done: Any, *, retries: bool) -> int:
     return sum(one.endswith(tuple("23456")) for one in ran) if retries else len(lost)
 
 
-async def killed_workers(address: str, tries: int, folder: Path) -> list[Row]:
+async def killed_workers(address: str, workers: int, tries: int, folder: Path) -> list[Row]:
     """Kill a worker in the midst of a flow run, again and again."""
     rows = []
     for retries in (True, False):
         lost = 0
         for number in range(tries):
+            async with _client(address) as client:  # some do not come back: a nanny gives up what dies as it begins
+                await client.wait_for_workers(max(1, workers // 2))
             marks = str(folder / f"worker-{retries}-{number}")
             flow, done = marked_flow(marks, retries=retries)
             running = asyncio.create_task(FlowRunner(flow).run(executor=DaskExecutor(address), return_tasks=[done]))
@@ -248,13 +250,13 @@ async def _run(url: str, flow_run_id: str, address: str, marks: str, home: str) 
 # -- all of it ---------------------------------------------------------------------------------------------
 
 
-async def _all(address: str, many: int, tries: int, folder: Path) -> None:
+async def _all(address: str, workers: int, many: int, tries: int, folder: Path) -> None:
     through = Through()
     print("| what | found | beside |\n| --- | --- | --- |")
     for part in (
         transfers(address, through),
         children(address, many, through),
-        killed_workers(address, tries, folder),
+        killed_workers(address, workers, tries, folder),
         killed_runs(address, tries, folder),
     ):
         for row in await part:
@@ -269,7 +271,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, cluster(chosen.workers) as address:
-        asyncio.run(_all(address, chosen.children, chosen.tries, Path(folder)))
+        asyncio.run(_all(address, chosen.workers, chosen.children, chosen.tries, Path(folder)))
 
 
 if __name__ == "__main__":
