@@ -19,7 +19,7 @@ ARGS ?=
 
 # Test files beside each other, one more than there are cores, because many tests wait for another process.
 # The tests of a file stay together: they share what is dear to make.
-BESIDE ?= -n $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))') --dist loadfile
+BESIDE ?= -n $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))') --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable

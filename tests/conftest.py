@@ -26,6 +26,24 @@ def pytest_configure(config: pytest.Config) -> None:
     Drive.keeps_story = True
 
 
+_LONG = (
+    "test_value_grid",
+    "test_kills",
+    "test_owners",
+    "test_page",
+    "test_prefect1",
+    "test_poison",
+    "test_docs",
+    "test_fuzz",
+)
+"""The files that take a minute or so."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # what takes longest begins first, or the end of the tests is one core that waits for it
+    items.sort(key=lambda item: item.path.stem not in _LONG)
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
