@@ -49,12 +49,42 @@ async def test_a_command_that_is_cancelled_is_gone_with_what_it_started(tmp_path
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     running = asyncio.create_task(shell.run(f"sleep 1000 > {pipe} & wait"))
-    read = await asyncio.to_thread(pipe.open, "rb")  # waits for the writer
+    read = await asyncio.to_thread(os.open, pipe, os.O_RDONLY)  # waits for the writer
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    with read:
-        assert await asyncio.to_thread(read.read) == b""  # ends when nobody has the other end any more
+    try:
+        assert await asyncio.to_thread(os.read, read, 1) == b""  # ends when nobody has the other end any more
+    finally:
+        os.close(read)
+
+
+async def test_a_command_that_is_cancelled_while_it_begins_is_gone_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    create = asyncio.create_subprocess_exec
+    has_begun = asyncio.Event()
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        process = await create(*args, **kwargs)
+        read.append(await asyncio.to_thread(os.open, pipe, os.O_RDONLY))
+        has_begun.set()
+        await asyncio.sleep(0)
+        return process
+
+    read: list[int] = []
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    running = asyncio.create_task(shell.run(f"sleep 1000 > {pipe} & wait"))
+    await has_begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    try:
+        assert await asyncio.to_thread(os.read, read[0], 1) == b""
+    finally:
+        os.close(read[0])
 
 
 async def test_a_shell_task_is_that_of_prefect() -> None:

@@ -8,30 +8,41 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..engine.cancellation import undisturbed
 from ..engine.context import context
 from ..engine.signals import FAIL
 from ..engine.task import Task, defaults_from_attrs, task
 
 __all__ = ["ShellTask", "shell"]
 
+_GRACE = 10.0
+
 
 async def _output(command: str, env: Mapping[str, str] | None, program: str) -> list[str]:
-    process = await asyncio.create_subprocess_exec(
-        program,
-        "-c",
-        command,
-        env={**os.environ, **(env or {})},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=os.name == "posix",
-    )
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start() -> None:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            "-c",
+            command,
+            env={**os.environ, **(env or {})},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=os.name == "posix",
+        )
+        started.append(process)
+
     try:
+        await undisturbed(start(), _GRACE)  # cancelled half-way, asyncio would end the shell, and not what it has begun
+        (process,) = started
         written, _ = await process.communicate()
     finally:
-        if process.returncode is None:
-            _end(process)
-            await process.wait()
+        for process in started:
+            if process.returncode is None:
+                _end(process)
+                await process.wait()
     lines = written.decode(errors="replace").splitlines()
     if process.returncode:
         said = f": {lines[-1]}" if lines else ""
