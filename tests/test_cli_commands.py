@@ -239,7 +239,7 @@ def test_runs_are_cancelled_and_restarted_one_by_one_or_by_a_filter(home: Path) 
     assert f"{first.info.name} is Cancelling" in invoke("cancel", first.info.name).stdout
     assert "name the runs to cancel" in invoke("cancel", code=1).output
     asked = invoke("cancel", "--state", "Running", given="n\n", code=1).output
-    assert "Cancel 1 flow runs? [y/N]" in asked
+    assert "Cancel 1 flow run? [y/N]" in asked
     assert invoke("cancel", "--state", "Running", "--yes").stdout == f"{second.info.name} is Cancelling\n"
     failed = recorded(home, Failed("no"), flow=Failed("no"))
     assert f"{failed.info.name} is Scheduled" in invoke("restart", failed.id).stdout

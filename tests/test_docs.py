@@ -172,15 +172,15 @@ def test_every_name_command_and_operation_has_its_place(reference: dict[str, str
 
 
 def test_every_metric_is_on_the_page_of_operations() -> None:
-    page = (DOCS / "operations.md").read_text()
-    named = {"request_seconds"}
-    for source in (ROOT / "backends" / "server").glob("*.py"):
-        named |= set(re.findall(r'etrics\.(?:count|gauge)\("(\w+)"', source.read_text()))
-    assert len(named) >= 4
-    assert [name for name in sorted(named) if f"`flowloop_{name}" not in page] == []
+    pages = "".join((DOCS / name).read_text() for name in ("operations.md", "telemetry.md"))
+    sources = (ROOT / "backends" / "server" / "metrics.py", ROOT / "backends" / "prometheus.py")
+    named = {name for source in sources for name in re.findall(r'"(flowloop_\w+)"', source.read_text())}
+    assert len(named) >= 10
+    assert [name for name in sorted(named) if f"`{name}" not in pages] == []
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(600)
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx")
     done = subprocess.run(
@@ -228,6 +228,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         if "://" not in link:
             name, _, anchor = link.partition("#")
             target = (page.parent / name).resolve() if name else page
+            if target.parent.name == "reference":  # made with the site, which warns of what is missing
+                continue
             assert target.exists(), link
             if anchor:
                 titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)

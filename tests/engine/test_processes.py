@@ -686,4 +686,5 @@ def test_the_processes_end_with_the_one_that_started_them(caller, how):
         os.killpg(child.pid, getattr(signal, how))
         assert line.recv(1) == b""
     out, _ = child.communicate(timeout=30)
-    assert out.split() == ["Submitted", "Running", *(["Cancelled"] if how == "SIGINT" else [])]
+    told = [state for state in out.split() if state != "Running"]  # a body can begin before that is told
+    assert told == ["Submitted", *(["Cancelled"] if how == "SIGINT" else [])]

@@ -22,8 +22,8 @@ HOUR = datetime.timedelta(hours=1)
 
 
 def test_the_arguments_come_in_the_order_that_code_written_for_prefect_1_knows():
-    *known, new = list(inspect.signature(Task.__init__).parameters)[1:]
-    assert new == "needs"
+    *known, first, second = list(inspect.signature(Task.__init__).parameters)[1:]
+    assert (first, second) == ("needs", "stream")
     assert known == [
         "name",
         "slug",

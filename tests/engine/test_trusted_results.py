@@ -13,7 +13,7 @@ from flowloop.engine import Flow, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import SerializationError
 from flowloop.engine.result import Result
-from flowloop.engine.results import DefaultResult, LocalResult, ResultNotTrusted, S3Result
+from flowloop.engine.results import DefaultResult, LocalResult, ResultNotTrusted, S3Result, trusted
 from flowloop.engine.results.trusted import check_object
 from flowloop.engine.serialization import decode_state, encode_state
 from flowloop.engine.serializers import CompressedSerializer, JSONSerializer, PickleSerializer
@@ -42,6 +42,11 @@ class Trap:
     @property
     def ran(self) -> bool:
         return self.mark.exists()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_named_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trusted, "_NAMED", set())
 
 
 @pytest.fixture

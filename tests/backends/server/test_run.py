@@ -123,7 +123,7 @@ async def test_the_application_is_part_of_another(tmp_path: Path) -> None:
         for path in ("/flows/", "/flows/graphql", "/flows/graphql/"):
             assert (await client.post(path, json=HELLO)).json() == {"data": {"hello": "👋"}}
         assert (await client.get("/flows/health")).json()["status"] == "ok"
-        page = (await client.get("/flows/graphql")).text
+        page = (await client.get("/flows/graphql", headers={"Accept": "text/html"})).text
         assert 'src="graphiql/start.js"' in page
         assert (await client.get("/flows/graphiql/start.js")).status_code == 200
 
