@@ -30,12 +30,25 @@ class Proxy:
         self._rng = rng
         self.away = 0
         self.done: Counter[str] = Counter()
+        self._serving: set[asyncio.Task[None]] = set()
 
     def _choose(self) -> str:
         if self.away:
             self.away -= 1
             return "away"
         return self._rng.choice(DEEDS) if self._rng.random() < self._share else "fair"
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection by a task that is held: one that nobody holds may be gone in the middle of it."""
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    async def stop(self) -> None:
+        """End what is still being served."""
+        for serving in self._serving:
+            serving.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -88,6 +101,9 @@ async def _message(reader: asyncio.StreamReader) -> bytes:
 async def proxied(url: str, share: float, rng: random.Random) -> AsyncIterator[tuple[str, Proxy]]:
     """Run a proxy before `url` while the block lasts, and give its own URL."""
     proxy = Proxy(url, share, rng)
-    server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0, limit=16_000_000)
+    server = await asyncio.start_server(proxy.take, "127.0.0.1", 0, limit=16_000_000)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", proxy
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", proxy
+        finally:
+            await proxy.stop()

@@ -78,7 +78,7 @@ async def test_a_run_is_cancelled_by_keys_alone(browser: Browser, url: str, reco
         await visit.see("would be cancelled")
         await page.keyboard.press("Escape")
         await page.wait_for_selector("dialog", state="detached")
-        assert await page.evaluate("document.activeElement.textContent") == "Cancel…"
+        await page.wait_for_function("document.activeElement.textContent === 'Cancel…'")
         await page.keyboard.press("Enter")
         await page.get_by_role("button", name="Cancel the run").focus()
         await page.keyboard.press("Enter")
