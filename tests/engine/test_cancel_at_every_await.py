@@ -222,6 +222,8 @@ def stopped_after(turns: int, stop: Callable[[Going], None], folder: Any) -> boo
 
         loop.after(turns, stop_now)
         await asyncio.wait([going.task])
+        if stop is stop_by_cancelling_all_tasks and (left := asyncio.all_tasks() - {main_task}):
+            await asyncio.wait(left)  # as a loop does that shuts down
         assert asyncio.all_tasks() == {main_task}
         assert observed.running == 0
         if stop is stop_by_cancelling_all_tasks:

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pandas
@@ -78,10 +78,16 @@ def trial_of(seed: int) -> Trial:
     )
 
 
+@pytest.fixture
+def silence() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)  # which also makes loggers forget what they have decided meanwhile
+
+
 @pytest.mark.timeout(900)
-def test_the_grid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grid(capsys: pytest.CaptureFixture[str], silence: None) -> None:
     # thousands of tasks fail on purpose: what is said of them is another test's
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     met: collections.Counter[tuple[str, str]] = collections.Counter()
 
     @settings(
@@ -142,9 +148,8 @@ FOUND = [
 
 
 @pytest.mark.parametrize("trial", FOUND, ids=range(len(FOUND)))
-def test_what_the_long_form_has_found(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_long_form_has_found(trial: Trial, silence: None) -> None:
     """Cached children of a continued run are validated with the constant that they are mapped over."""
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
         assert value_of(trial, folder) == wanted(trial)
 
@@ -281,8 +286,7 @@ WHERE: dict[str, tuple[list[tuple[Any, str, Any]], Callable[[Trial], bool]]] = {
 
 
 @pytest.mark.parametrize("fault", WHERE)
-def test_the_grid_finds(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+def test_the_grid_finds(fault: str, monkeypatch: pytest.MonkeyPatch, silence: None) -> None:
     changes, fits = WHERE[fault]
     for place, name, change in changes:
         monkeypatch.setattr(place, name, change)
