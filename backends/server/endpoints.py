@@ -76,8 +76,12 @@ class Endpoints:
         return await self._answer(request, asked_in_body(request, self._settings))
 
     async def query(self, request: Request) -> Response:
-        """Answer ``GET /graphql``: execute the query in the URL; without one a browser gets a page to write it in."""
-        if "query" not in request.query_params and wants(request, "text/html"):
+        """Answer ``GET /graphql``: execute the query in the URL; without one a browser gets a page to write it in.
+
+        So does a client that does not say what it accepts.
+        """
+        takes_pages = "accept" not in request.headers or wants(request, "text/html")
+        if "query" not in request.query_params and takes_pages:
             return await query_page(request)
         return await self._answer(request, self._asked(request))
 
