@@ -150,9 +150,19 @@ MAKERS = {
 }
 WITH_A_WINDOW = ("processes", "dask", "ray", "jobs", "local", "several")
 HEARD = ("local", "processes", "dask", "ray", "several", "jobs")
+KEEPING = ("dask", "ray")
 
 
-@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.heavy if kind == "ray" else ()) for kind in MAKERS])
+def kinds(names):
+    return [pytest.param(kind, marks=pytest.mark.heavy if kind == "ray" else ()) for kind in names]
+
+
+def at(names):
+    """Try only the places that promise what the test is about."""
+    return pytest.mark.parametrize("opened", kinds(names), indirect=True)
+
+
+@pytest.fixture(params=kinds(MAKERS))
 async def opened(request, tmp_path):
     if request.param == "ray":
         request.getfixturevalue("ray")
@@ -277,9 +287,8 @@ async def test_a_timeout_says_what_became_of_the_body(opened, gate, body):
     assert ("killed" in found.detail) == (found.fate is place.Fate.KILLED)
 
 
+@at(WITH_A_WINDOW)
 async def test_a_full_place_lets_jobs_wait(opened, gate):
-    if opened.kind not in WITH_A_WINDOW:
-        pytest.skip("it has no end of room")
     full = [await opened.submit(job(waits, inputs={"path": str(gate)})) for _ in range(2)]
     for ticket in full:
         await ticket.began()
@@ -315,10 +324,8 @@ def test_a_timeout_counts_from_the_beginning(began_at, is_late):
     assert (type(found) is place.TimedOut) == is_late
 
 
+@at(HEARD)
 async def test_what_a_body_logs_and_prints_is_heard(opened, caplog, capsys):
-    if opened.kind not in HEARD:
-        pytest.skip("it leaves that to whoever calls the body")
-
     def says():
         logging.getLogger("mine").warning("logged")
         print("printed")
@@ -329,9 +336,9 @@ async def test_what_a_body_logs_and_prints_is_heard(opened, caplog, capsys):
     assert "printed\n" in capsys.readouterr().out
 
 
+@at(KEEPING)
 async def test_a_large_result_stays_and_is_taken_from_there(opened, tmp_path):
-    if not opened.keeps_values:
-        pytest.skip("nothing stays there")
+    assert opened.keeps_values
 
     def makes():
         return [bytes([n]) * 100_000 for n in range(3)]
