@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import pickle
+import sys
 import threading
 from typing import Any
 
@@ -26,6 +27,9 @@ __all__ = ["item", "run", "stop", "width"]
 _running: dict[str, _Body] = {}
 """The bodies of this process, by the names of their jobs."""
 
+_MOMENT = 0.05
+"""Seconds after which it is looked whether a body that was told to stop is on its way out."""
+
 
 class _Stopped(BaseException):
     """Raised in the thread of a sync body that is to stop."""
@@ -34,12 +38,13 @@ class _Stopped(BaseException):
 class _Body(Speaker):
     """A body that runs here."""
 
-    def __init__(self, name: str, topic: str, may_rerun: bool) -> None:
+    def __init__(self, name: str, topic: str, *, is_async: bool, may_rerun: bool) -> None:
         from distributed import get_worker
 
         self._worker: Any = get_worker()
         self._name = name
         self._topic = topic
+        self._is_async = is_async
         self._may_rerun = may_rerun
         self._lock = threading.Lock()
         self._thread: int | None = None
@@ -60,7 +65,8 @@ class _Body(Speaker):
         with self._lock:
             if self._is_stopped:
                 raise _Stopped
-            self._thread = threading.get_ident()
+            # the thread of an async body makes its loop first, which must not be left half made
+            self._thread = None if self._is_async else threading.get_ident()
         self.begins()
 
     def begins(self) -> None:
@@ -124,7 +130,18 @@ class _Body(Speaker):
             elif self._process is not None:
                 self._process.kill()
             elif self._thread is not None:
-                _raise_in(self._thread, _Stopped)
+                self._raise_in_thread(self._thread)
+
+    def _raise_in_thread(self, thread: int) -> None:
+        if not _is_handling(thread, _Stopped):
+            _raise_in(thread, _Stopped)
+        self._worker.loop.call_later(_MOMENT, self._insist)
+
+    def _insist(self) -> None:
+        """Raise it again if it was lost: what is raised while an object is finalized ends there."""
+        with self._lock:
+            if self._thread is not None:
+                self._raise_in_thread(self._thread)
 
 
 class _Elsewhere(Told):
@@ -168,6 +185,16 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
+def _is_handling(thread: int, error: type[BaseException]) -> bool:
+    """Return whether a thread is in a ``finally`` or ``except`` block, on its way out with an error."""
+    found: Any = sys._current_exceptions().get(thread)
+    if isinstance(found, tuple):  # before Python 3.12
+        found = found[1]
+    while found is not None and not isinstance(found, error):
+        found = found.__context__
+    return found is not None
+
+
 class Held:
     """A result that stays on its worker."""
 
@@ -189,15 +216,15 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     Args:
         - frame: the request
         - about: the ``name`` of its job, the ``topic`` of the run, its ``home``, the ``levels`` of its loggers, whether
-            the body ``may_rerun``, the size from which on its result ``stays`` here, whether it is to have its
-            ``own_process``, and the numbers of the values that are ``held`` results of other bodies
+            the body ``is_async`` and ``may_rerun``, the size from which on its result ``stays`` here, whether it is to
+            have its ``own_process``, and the numbers of the values that are ``held`` results of other bodies
         - values: the inputs that lie here
     """
     name = about["name"]
     lying = [value.value if isinstance(value, Held) else value for value in values]
     if any(not isinstance(values[number], Held) for number in about["held"]):
         return written(Answer("lost", None, "an input of it was lost with its Dask worker"))
-    body = _Body(name, about["topic"], about["may_rerun"])
+    body = _Body(name, about["topic"], is_async=about["is_async"], may_rerun=about["may_rerun"])
     _running[name] = body
     try:
         with heard(body, about["home"], about["levels"]):

@@ -388,6 +388,7 @@ class _DaskPlace(Place):
             "topic": self._topic,
             "home": HOME,
             "levels": log_levels(),
+            "is_async": sent.job.is_async,
             "may_rerun": sent.job.needs.may_rerun,
             "stays": LARGE if sent.job.keep else None,
             "held": held,

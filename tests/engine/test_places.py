@@ -279,6 +279,42 @@ async def test_a_sync_body_is_stopped_or_said_to_go_on(opened, gate):
     assert fate.name == expected.get(opened.kind, "UNKNOWN")
 
 
+def loses_the_first_error(path):
+    with contextlib.suppress(BaseException):
+        waits(path)
+    return waits(path)
+
+
+def tidies_up(path):
+    folder = os.path.dirname(path)
+    try:
+        waits(path)
+    finally:
+        while not os.path.exists(os.path.join(folder, "tidy")):
+            time.sleep(0.01)
+        with open(os.path.join(folder, "tidied"), "w"):
+            pass
+
+
+@at(["dask"])
+async def test_a_stop_that_is_lost_on_the_way_is_said_again(opened, gate):
+    """What is raised in a thread while an object is finalized there ends in the finalizer."""
+    ticket = await opened.submit(job(loses_the_first_error, inputs={"path": str(gate)}, grace=PATIENCE))
+    await ticket.began()
+    assert await ticket.stop("user", PATIENCE) is place.Fate.ENDED
+
+
+@at(["dask"])
+async def test_a_body_that_was_stopped_tidies_up_undisturbed(opened, gate):
+    ticket = await opened.submit(job(tidies_up, inputs={"path": str(gate)}, grace=PATIENCE))
+    await ticket.began()
+    async with anyio.create_task_group() as group:
+        group.start_soon(ticket.stop, "user", PATIENCE)
+        await asyncio.sleep(0.3)  # longer than it takes to be told again
+        (gate.parent / "tidy").touch()
+    assert (gate.parent / "tidied").exists()
+
+
 @pytest.mark.parametrize("body", [waits, waits_on_the_loop])
 async def test_a_timeout_says_what_became_of_the_body(opened, gate, body):
     found = await outcome(opened, body, inputs={"path": str(gate)}, timeout=0.1, grace=grace_of(opened))
