@@ -15,6 +15,7 @@ from .report import write_page, write_plots
 
 CLAIMS = (
     "engine",
+    "calls",
     "growth",
     "sleepers",
     "threads",

@@ -20,6 +20,7 @@ __all__ = ["write_page", "write_plots"]
 
 _ORDER = (
     "engine",
+    "calls",
     "growth",
     "sleepers",
     "threads",

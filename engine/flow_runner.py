@@ -8,6 +8,8 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from . import telemetry
@@ -94,6 +96,8 @@ class FlowRunner(Runner):
     """
 
     task_runner_class: type[TaskRunner] = TaskRunner
+    _default_result: Result | None = None
+    """Where results are stored if neither the task nor the flow says it."""
 
     def __init__(
         self,
@@ -529,7 +533,7 @@ class FlowRunner(Runner):
         )
         drive = self._drive = Drive(
             plan_of(self.flow),
-            lambda task: self.task_runner(task, handlers),
+            partial(self.task_runner, state_handlers=handlers),
             task_states,
             task_contexts,
             cancellation,
@@ -574,8 +578,8 @@ class FlowRunner(Runner):
         for state in states.values():
             if isinstance(state, Mapped):
                 state.message = children_counted(state) or state.message
-        keys = _with_children(states[task] for task in self.flow.reference_tasks())
-        return states, keys, _with_children(states[task] for task in self.flow.terminal_tasks())
+        keys = _with_children([states[task] for task in self.flow.reference_tasks()])
+        return states, keys, _with_children([states[task] for task in self.flow.terminal_tasks()])
 
     def known_states(self, task_states: dict[Task[..., Any], State]) -> Mapping[Task[..., Any], State]:
         """Return the states that the tasks begin with, as far as they are known.
@@ -590,17 +594,13 @@ class FlowRunner(Runner):
         runner = self.task_runner_cls(
             task,
             state_handlers,
-            self._flow_result(),
+            self.flow.result or self._default_result,
             constants=self._own_copies.get(task) or self.flow.constants.get(task),
             settings=self.settings,
         )
         is_asked_for = not (self._is_named or self.release_results) or task in self._named
         runner.leaves_results = not is_asked_for and not runner.state_handlers and may_stay(self.flow, task)
         return runner
-
-    def _flow_result(self) -> Result | None:
-        """Return where the results of tasks are stored that do not say it themselves."""
-        return self.flow.result
 
     def _executor(self, given: Executor | None) -> Executor:
         chosen: Executor | None = checked(f"flow {self.flow.name!r}", "executor", given) or self.flow.executor
@@ -661,8 +661,5 @@ def _stopped_flow(cause: Cause) -> State:
     return stopped_state(cause)
 
 
-def _with_children(states: Iterable[State]) -> list[State]:
-    found = list(states)
-    for mapped in [state for state in found if isinstance(state, Mapped)]:
-        found.extend(mapped.map_states)
-    return found
+def _with_children(states: list[State]) -> list[State]:
+    return [*states, *chain.from_iterable([state.map_states for state in states if isinstance(state, Mapped)])]

@@ -186,11 +186,11 @@ class Drive:
         loop = asyncio.get_running_loop()
         self._gates = gates_of(self._plan.tasks, flow_scope.get().place)
         try:
-            while not self.ledger.done and not self._is_ending():
+            while self.ledger.unfinished and not self._is_ending():
                 await self._start_ready(loop)
                 if self._ahead.next:
                     self._step_ahead(loop)
-                if self.ledger.ready or self._ahead.next or self.ledger.done or self._is_ending():
+                if self.ledger.ready or self._ahead.next or not self.ledger.unfinished or self._is_ending():
                     continue
                 self._waiter = loop.create_future()
                 await self._waiter

@@ -79,6 +79,7 @@ class Ledger:
     def __init__(self, graph: Graph, *, story: bool = False) -> None:
         self.graph = graph
         self.unfinished = graph.size
+        """How many tasks are not finished, with all their children."""
         self._waits = list(graph.waits)
         self._status = bytearray(graph.size)
         self._child_status: dict[int, bytearray] = {}
@@ -87,11 +88,6 @@ class Ledger:
         self._log: list[tuple[object, ...]] | None = [] if story else None
         self.ready: deque[Key] = deque(graph.roots)
         """What may start, in the order to start it; take from the left and call `start`."""
-
-    @property
-    def done(self) -> bool:
-        """Whether every task is finished."""
-        return not self.unfinished
 
     def is_finished(self, task: int) -> bool:
         """Whether a task is finished, with all its children if it has any."""
@@ -136,7 +132,7 @@ class Ledger:
         self._child_waits[task] = waits
         self._child_status[task] = bytearray(width)
         self._child_left[task] = width
-        self.ready.extend((task, child) for child, count in enumerate(waits) if not count)
+        self.ready.extend([(task, child) for child, count in enumerate(waits) if not count])
         for downstream in self.graph.spread_downstream[task]:
             self._release(downstream, first=True)
         if not width:

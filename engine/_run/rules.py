@@ -198,14 +198,13 @@ def flow_outcome(
 
     Unfinished terminal tasks win over everything: the flow is not finished. Then one failed reference task fails it.
     """
-    keys = list(key_states)
-    if not all(isinstance(terminal, Finished) for terminal in terminal_states):
+    kinds = {*map(type, key_states)}  # few, however many states there are
+    if not all(issubclass(kind, Finished) for kind in {*map(type, terminal_states)}):
         state.result = return_states
         state.message = "Some tasks are not finished: the flow run goes on later."
         return state
-    failed = sum(isinstance(key, Failed) for key in keys)
-    if failed:
+    if any(issubclass(kind, Failed) for kind in kinds):
         return Failed("Some reference tasks failed.", result=return_states)
-    if all(isinstance(key, Success) for key in keys):
+    if all(issubclass(kind, Success) for kind in kinds):
         return Success("All reference tasks succeeded.", result=return_states)
     return Success("No reference tasks failed.", result=return_states)

@@ -239,9 +239,6 @@ class CloudFlowRunner(OwningFlowRunner):
     def _backlog(self) -> int:
         return self._port.backlog
 
-    def _flow_result(self) -> Result:
-        return self.flow.result or self._default_result
-
     async def determine_final_state(
         self,
         state: State,
@@ -256,7 +253,7 @@ class CloudFlowRunner(OwningFlowRunner):
         for task, returned in return_states.items():
             if self._drive is not None and self._drive.is_released(task):
                 continue
-            await read_results(task, returned, task.result or self._flow_result(), self.logger)
+            await read_results(task, returned, task.result or self.flow.result or self._default_result, self.logger)
         final = await super().determine_final_state(state, key_states, return_states, terminal_states)
         if final.is_finished():
             return final
@@ -382,7 +379,7 @@ class CloudFlowRunner(OwningFlowRunner):
             self.logger.warning("the states of the tasks of flow run %s cannot be read: %s", flow_run_id, error)
             return None
         for task, state in states.items():
-            await read_results(task, state, task.result or self._flow_result(), self.logger)
+            await read_results(task, state, task.result or self.flow.result or self._default_result, self.logger)
         return TaskStates(states, self.flow.slugs)
 
     async def check_flow_reached_start_time(self, state: State) -> State:

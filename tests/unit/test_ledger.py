@@ -115,13 +115,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(self.ledger.ready) == self.oracle.ready()
         over = [self.oracle.over(task) for task in range(self.oracle.size)]
         assert self.ledger.unfinished == over.count(False)
-        assert self.ledger.done == all(over)
+        assert (not self.ledger.unfinished) == all(over)
         for task in range(self.oracle.size):
             assert self.ledger.width(task) == self.oracle.width.get(task)
 
     @invariant()
     def never_gets_stuck(self) -> None:
-        assert self.ledger.done or self.ledger.ready or self.oracle.running()
+        assert not self.ledger.unfinished or self.ledger.ready or self.oracle.running()
 
 
 TestLedger = LedgerMachine.TestCase
@@ -131,7 +131,7 @@ TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadlin
 def ended(ledger: Ledger, *, width: int = 3, mapped: frozenset[int] = frozenset(), check: bool = True) -> list[Key]:
     """Run a ledger to its end, each key before the next one, and return the order."""
     order: list[Key] = []
-    while not ledger.done:
+    while ledger.unfinished:
         key = ledger.start()
         order.append(key)
         if key[1] < 0 and key[0] in mapped:
@@ -235,7 +235,7 @@ def test_a_refused_move_leaves_the_ledger_and_its_story_as_they_were() -> None:
     with pytest.raises(InvalidTransition):
         ledger.finish((0, -1))
     assert ledger.story((0, -1)) == before
-    assert ledger.done
+    assert not ledger.unfinished
     ledger.check()
 
 
