@@ -33,20 +33,23 @@ def timeline(state: State, filename: str | None = None) -> Drawing:
 
     Args:
         - state: the state of a flow run, as its runner returned it
-        - filename: where to write it, with the ending ``.svg``
+        - filename: where to write it, with the ending ``.svg``, or ``.png`` with the extra ``png``
 
     Raises:
-        - FlowloopError: for a state whose task runs went on elsewhere, or for another format
+        - FlowloopError: for a state whose task runs went on elsewhere, for another format, or without the extra
     """
     bars = sorted(_bars(state), key=lambda bar: (bar.begin, bar.end))
     if not bars:
         raise FlowloopError("there is no timeline: this is not the state of a flow run that went on in this process")
     text = _picture(bars)
+    drawing = Drawing(text, lambda: text)
     if filename is not None:
-        if not filename.endswith(".svg"):
-            raise FlowloopError(f"a timeline is written as SVG: give a name that ends with .svg, not {filename!r}")
-        Path(filename).write_text(text, encoding="utf-8")
-    return Drawing(text, lambda: text)
+        if not filename.endswith((".svg", ".png")):
+            raise FlowloopError(
+                f"a timeline is written as SVG or PNG: end the name with one of these, not {filename!r}"
+            )
+        Path(filename).write_bytes(drawing.png if filename.endswith(".png") else text.encode())
+    return drawing
 
 
 def _bars(state: State) -> Iterator[_Bar]:

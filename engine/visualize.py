@@ -23,6 +23,7 @@ __all__ = ["Drawing", "dot", "mermaid", "svg", "visualize"]
 
 _LETTER = 7.2
 _LINE = 16
+_PNG_ZOOM = 2
 
 
 class Drawing(str):
@@ -46,6 +47,21 @@ class Drawing(str):
     def svg(self) -> str:
         """The picture, as SVG."""
         return self._draw()
+
+    @property
+    def png(self) -> bytes:
+        """The picture, as PNG of twice its size.
+
+        Raises:
+            - FlowloopError: if the extra ``png`` is not installed
+        """
+        try:
+            import resvg_py
+        except ModuleNotFoundError as error:
+            raise FlowloopError(
+                "a picture as PNG needs an extra that is not installed: pip install 'flowloop[png]'; SVG needs none"
+            ) from error
+        return bytes(resvg_py.svg_to_bytes(svg_string=self._draw(), zoom=_PNG_ZOOM, background="#fff"))
 
     def _repr_html_(self) -> str:
         return self._draw()

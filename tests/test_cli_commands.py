@@ -21,12 +21,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from flowloop.backends import connect
 from flowloop.backends.cli.commands import flowloop as command
 from flowloop.backends.cli.display import safe
+from flowloop.backends.store import Store
 from flowloop.engine.backend import Backend, FlowRunSummary, LogRecord
 from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
 from flowloop.engine.state import Failed, Mapped, Paused, Running, State, Success
@@ -309,13 +311,13 @@ def test_schedules_and_limits_are_set(home: Path) -> None:
     document = flow_document("daily", schedule=DAILY, parameters=[DAY])
     on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
     invoke("schedule", "off", "daily")
-    assert invoke("schedule", "next", "daily").stdout == ""
+    assert invoke("schedule", "next", "daily").stdout == "No runs of daily are planned.\n"
     invoke("schedule", "on", "daily")
     assert [flow["schedule_active"] for flow in documents(invoke("flows", "--json"))] == [True]
     invoke("limits", "set", "tag", "db", "3")
     assert invoke("limits").stdout == "tag db: 3\n"
     invoke("limits", "remove", "tag", "db")
-    assert invoke("limits").stdout == ""
+    assert "Nothing is limited" in invoke("limits").stdout
 
 
 # -- shapes --------------------------------------------------------------------------------------------
@@ -410,17 +412,26 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path, h
         "cancel": (0, (done.id,)),
         "run": (1, (str(home / "flows.py:failing"),)),
         "delete": (0, (done.id, "--yes")),
+        "db keys": (0, ("--db", f"sqlite:///{home / 'flowloop.db'}")),
     }
+    invoke("db", "create-key", "ann", "--db", f"sqlite:///{home / 'flowloop.db'}")
     documented = shapes()
     assert set(calls) == set(documented)
+
+    async def plan_dates(backend: Backend) -> None:
+        async with Store(f"sqlite:///{home / 'flowloop.db'}", synchronous="OFF") as store:
+            await store.run_scheduler()
+
     for name, (code, arguments) in calls.items():
+        if name == "schedule next":
+            on_database(home, plan_dates)
         printed = documents(invoke(*name.split(), *arguments, "--json", code=code))
-        assert printed or name == "schedule next", name
+        assert printed, name
         keys = all_keys(printed)
         if name in ("run", "watch"):
             assert keys <= documented[name] | {"task"}, name
         else:
-            assert not printed or keys == documented[name], name
+            assert keys == documented[name], name
 
 
 # -- a failure, wherever one looks -----------------------------------------------------------------------
@@ -576,9 +587,58 @@ def test_what_would_control_a_terminal_is_escaped(text: str, shown: str) -> None
 # -- ends ----------------------------------------------------------------------------------------------
 
 
-def test_help_shows_nothing_but_help() -> None:
-    for words in ((), ("run",), ("show",)):
-        assert "\\b" not in invoke(*words, "-h").stdout
+def every_command(group: click.Group = command, *words: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command, and the words that call it."""
+    yield words, group
+    for name, each in group.commands.items():
+        if isinstance(each, click.Group):
+            yield from every_command(each, *words, name)
+        else:
+            yield (*words, name), each
+
+
+def test_help_tells_every_command_in_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words, each in every_command():
+        shown = invoke(*words, "-h").stdout
+        assert shown.startswith(f"Usage: {' '.join(['flowloop', *words])} ")
+        assert "\\" not in shown, words
+        assert safe(shown, lines=True) == shown, words
+        assert not re.search(r"[a-z]\.\.\.$", shown, re.MULTILINE), words
+        assert max(map(len, shown.splitlines())) <= 80, words
+        assert all(option.help for option in each.params if isinstance(option, click.Option)), words
+
+
+def test_every_command_that_prints_json_is_documented() -> None:
+    printing = {
+        " ".join(words) for words, each in every_command() if any(option.name == "as_json" for option in each.params)
+    }
+    assert printing == set(shapes())
+
+
+def test_what_is_not_there_is_said_with_where_and_what_is_like_it(home: Path) -> None:
+    run = recorded(home, Success("done"), flow=Success("done"))
+    (line,) = documents(invoke("runs", "--json"))
+    for words in (("show",), ("logs",), ("watch",), ("wait",), ("cancel",), ("hold", "--tag", "db"), ("set-limits",)):
+        more = ("--concurrency", "2") if words == ("set-limits",) else ()
+        printed = invoke(words[0], line["name"][:-1] + "x", *words[1:], *more, code=1).stderr
+        assert printed.startswith("Error: ")
+        assert f"flowloop.db; did you mean {line['name']}?" in printed
+        assert printed.count("\n") == 1
+    assert "`flowloop runs --all` lists what is there." in invoke("show", "0000", code=1).stderr
+    assert run.id == line["id"]
+    assert "Nobody is told of anything" in invoke("notify").stdout
+    assert "No runs of etl are planned." in invoke("schedule", "next", "etl").stdout
+
+
+def test_a_question_that_nobody_can_answer_changes_nothing(home: Path) -> None:
+    run = recorded(home, Success("done"), flow=Success("done"))
+    for given, code in ((None, 1), ("n\n", 1), ("y\n", 0)):
+        before = [line["id"] for line in documents(invoke("runs", "--json"))]
+        assert before == [run.id]
+        printed = invoke("delete", "--flow", "etl", given=given, code=code).stderr
+        assert ("--yes asks no question" in printed) == (code == 1)
+    assert invoke("runs", "--json").stdout == ""
 
 
 def test_ctrl_c_while_the_file_is_imported_is_one_line(home: Path) -> None:

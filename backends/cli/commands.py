@@ -76,9 +76,9 @@ def _database(db: str | None, settings: Settings) -> str:
 @click.option("--port", default=4200, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @as_async
 async def server(db: str | None, host: str, port: int) -> None:
-    """Serve the GraphQL API on a database, until Ctrl-C or SIGTERM.
+    """Serve the API and the page of a database.
 
-    Off loopback each request has to carry an API key: make one with `flowloop db create-key`.
+    Until Ctrl-C or SIGTERM. Off loopback each request has to carry an API key: make one with `flowloop db create-key`.
     Limits and services are set by FLOWLOOP_SERVER_… variables, see docs/settings.md.
     """
     from ..server.run import serve, settle
@@ -114,11 +114,11 @@ def worker(
     flow_run_id: str | None,
     backend: str | None,
 ) -> None:
-    """Take flow runs of these flows that are ready, and run them, until Ctrl-C or SIGTERM.
+    """Run what others create, or a schedule plans.
 
-    The flows are registered first if they are new or changed, so their schedules count. A signal lets what runs go on
-    for a while, and hands over the rest; a second one hands it over at once. A flow run whose second worker died is run
-    in a process of its own.
+    Takes flow runs of these flows that are ready, until Ctrl-C or SIGTERM. The flows are registered first if they are
+    new or changed, so their schedules count. A signal lets what runs go on for a while, and hands over the rest; a
+    second one hands it over at once. A flow run whose second worker died is run in a process of its own.
     """
     if flow_run_id is not None and not once:
         raise FlowloopError("--run says which flow run --once takes: give both")
@@ -201,7 +201,10 @@ def database() -> None:
 @_db_option
 @as_async
 async def upgrade(db: str | None) -> None:
-    """Bring a database that an earlier flowloop wrote to the tables of this one."""
+    """Bring a database up to date.
+
+    One that an earlier flowloop wrote gets the tables of this one.
+    """
     from ..store.migrations import upgrade as migrate
 
     before, now = await migrate(_database(db, Settings.from_env()))
@@ -213,7 +216,10 @@ async def upgrade(db: str | None) -> None:
 @_db_option
 @as_async
 async def prune(older_than: str, db: str | None) -> None:
-    """Delete runs that finished, and records that were last used, longer ago than AGE."""
+    """Delete what is older than AGE.
+
+    Runs that finished, and records that were last used, longer ago.
+    """
     from ..store import Store
 
     age = length(older_than)
@@ -235,9 +241,9 @@ async def prune(older_than: str, db: str | None) -> None:
 @_db_option
 @as_async
 async def create_key(name: str, read_only: bool, may: str | None, expires: str | None, db: str | None) -> None:
-    """Make an API key, and print it: it is shown this once.
+    """Make an API key, and print it.
 
-    The client sends it when it is in FLOWLOOP_API_KEY.
+    It is shown this once. The client sends it when it is in FLOWLOOP_API_KEY.
     """
     if read_only and may:
         raise FlowloopError("a key that is --read-only may not also --may something: give one of them")
@@ -256,7 +262,10 @@ async def create_key(name: str, read_only: bool, may: str | None, expires: str |
 @_db_option
 @as_async
 async def keys(as_json: bool, db: str | None) -> None:
-    """List the API keys: what each allows, until when, and when it was last used."""
+    """List the API keys.
+
+    What each allows, until when, and when it was last used.
+    """
     from ..store import ANYONE, Store
 
     async with Store(_database(db, Settings.from_env())) as store:
@@ -279,9 +288,9 @@ def _minute(moment: datetime.datetime) -> str:
 @_db_option
 @as_async
 async def revoke_key(key: str, db: str | None) -> None:
-    """Delete the API key with this name or id, and with it all that was made of it.
+    """Delete an API key, and all that was made of it.
 
-    What it has open is closed within FLOWLOOP_SERVER_KEY_CACHE_SECONDS.
+    KEY is its name or id. What it has open is closed within FLOWLOOP_SERVER_KEY_CACHE_SECONDS.
     """
     from ..store import ANYONE, Store
 

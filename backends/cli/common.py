@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import functools
 import re
 import sys
@@ -13,17 +14,21 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from ...engine.backend import Backend, FlowRunFilter, connect
-from ...engine.errors import FlowloopError
+from ...engine.backend import Backend, FlowRunFilter, FlowRunSummary, connect
+from ...engine.errors import BackendRejected, FlowloopError
 from ...engine.flow_loop import run_sync
 from ...engine.lifecycle import LIFECYCLE
 from ...engine.settings import Settings
 
 __all__ = [
+    "agreed",
     "as_async",
     "backend_option",
+    "complete_flow",
+    "complete_run",
     "filter_of",
     "filter_options",
+    "find",
     "interrupted",
     "json_option",
     "length",
@@ -64,6 +69,21 @@ def interrupted() -> None:
     sys.exit(_INTERRUPTED)
 
 
+def agreed(question: str) -> None:
+    """Ask a question, and go on only where the answer is yes.
+
+    Raises:
+        - FlowloopError: if there is nobody to answer
+    """
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise FlowloopError("nothing was done, as nobody said yes: --yes asks no question") from None
+
+
 def settings_for(backend: str | None) -> Settings:
     """Return the settings of the environment, with the backend that an option names."""
     settings = Settings.from_env()
@@ -73,6 +93,20 @@ def settings_for(backend: str | None) -> Settings:
 def opened(settings: Settings) -> Backend:
     """Return the backend of the settings, to be opened with ``async with``."""
     return connect(settings.default_backend_url, settings=settings)
+
+
+async def find(backend: Backend, run: str) -> FlowRunSummary:
+    """Return the flow run that a user names: by its name, its id, or the beginning of its id.
+
+    Raises:
+        - BackendRejected: if there is none; it says where it was looked for, and what has a similar name
+    """
+    try:
+        return await backend.find_flow_run(run)
+    except BackendRejected as error:
+        close = difflib.get_close_matches(run, await _run_names(backend), 3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`flowloop runs --all` lists what is there."
+        raise BackendRejected(f"{error} In {backend.url}; {hint}") from error
 
 
 # -- printing ------------------------------------------------------------------------------------------
@@ -170,8 +204,9 @@ def filter_options(command: Command) -> Command:
             "--state",
             "states",
             multiple=True,
+            metavar="STATE",
             type=click.Choice(sorted(LIFECYCLE), case_sensitive=False),
-            help="Runs in this state; repeatable.",
+            help="Runs in this state, as Failed; repeatable.",
         ),
         click.option("--since", metavar="WHEN", help="Not created before: a date, a time, or an age as in 12h."),
         click.option("--until", metavar="WHEN", help="Created before."),

@@ -19,8 +19,10 @@ from ...engine.backend import Backend, FlowRunFilter, FlowRunSummary, LogRecord,
 from .common import (
     as_async,
     backend_option,
+    complete_run,
     filter_of,
     filter_options,
+    find,
     json_option,
     opened,
     print_json,
@@ -76,7 +78,10 @@ async def runs(limit: int, planned: bool, backend: str | None, as_json: bool, **
 @json_option
 @as_async
 async def flows(backend: str | None, as_json: bool) -> None:
-    """List the registered flows in their newest versions, with the next planned run of each."""
+    """List the registered flows.
+
+    In their newest versions, with the next planned run of each.
+    """
     async with opened(settings_for(backend)) as open_backend:
         found = await open_backend.list_flows()
     if as_json:
@@ -111,13 +116,15 @@ async def show(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Show the task runs of a flow run with all their states, and the tracebacks of those that failed.
+    """Show a flow run: its task runs and failures.
+
+    All their states are told, and the tracebacks of those that failed.
 
     RUN is the name of the flow run, its id, or the beginning of its id. Where there are many task runs they are
     counted, and the failed ones are told.
     """
     async with opened(settings_for(backend)) as open_backend:
-        summary, task_runs = await open_backend.get_flow_run_history(run)
+        summary, task_runs = await open_backend.get_flow_run_history((await find(open_backend, run)).id)
         made = await open_backend.list_artifacts(summary.id)
         parts = await open_backend.list_flow_runs(_MOST_PARTS, FlowRunFilter(part_of=summary.id))
         lines = await _log(open_backend, summary.id) if logs else []
@@ -160,7 +167,7 @@ async def _log(backend: Backend, flow_run_id: str, skip: int = 0) -> list[LogRec
 async def logs(run: str, follow: bool, interval: float, backend: str | None, as_json: bool) -> None:
     """Print the log of a flow run."""
     async with opened(settings_for(backend)) as open_backend:
-        summary = await open_backend.find_flow_run(run)
+        summary = await find(open_backend, run)
         console = Console()
         read = 0
         while True:
@@ -184,13 +191,13 @@ async def logs(run: str, follow: bool, interval: float, backend: str | None, as_
 @json_option
 @as_async
 async def watch(run: str, interval: float, backend: str | None, as_json: bool) -> None:
-    """Show a flow run as it goes on, wherever it runs, until it has ended.
+    """Show a flow run as it goes on.
 
-    In a pipe, each change of state is a line. Ends as `wait` does.
+    Wherever it runs, until it has ended. In a pipe, each change of state is a line. Ends as `wait` does.
     """
     console = Console()
     async with opened(settings_for(backend)) as open_backend:
-        summary, task_runs = await open_backend.get_flow_run_history(run)
+        summary, task_runs = await open_backend.get_flow_run_history((await find(open_backend, run)).id)
         seen: set[tuple[str, int]] = set()
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while True:
@@ -230,7 +237,7 @@ def _print_changes(
 
 
 @_command("wait")
-@click.argument("runs", nargs=-1, required=True)
+@click.argument("runs", nargs=-1, required=True, shell_complete=complete_run)
 @click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help=f"Then end with {_TIMED_OUT}.")
 @click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(0.05), help="Seconds between looks.")
 @backend_option
@@ -244,7 +251,7 @@ async def wait(
     async with opened(settings_for(backend)) as open_backend:
         with anyio.move_on_after(timeout):
             for run in runs:
-                summary = await open_backend.find_flow_run(run)
+                summary = await find(open_backend, run)
                 while summary.state not in lifecycle.FINISHED:
                     await anyio.sleep(interval)
                     summary = await open_backend.find_flow_run(summary.id)

@@ -12,9 +12,10 @@ __all__ = ["migrate"]
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def migrate(files: tuple[Path, ...]) -> None:
-    """Say what FILES, written for Prefect 1, use of it, line by line, and how that is written here.
+    """Say what files for Prefect 1 use of it.
 
-    Nothing is run and nothing is changed. Most files run as they are under `python -m flowloop.compat.prefect1 FILE`.
+    Line by line, and how that is written here. Nothing is run and nothing is changed. Most files run as they are under
+    `python -m flowloop.compat.prefect1 FILE`.
     """
     from ...compat.prefect1.report import lines
 

@@ -22,7 +22,10 @@ __all__ = ["notify"]
 @json_option
 @click.pass_context
 def notify(ctx: click.Context, backend: str | None, as_json: bool) -> None:
-    """Show, and set, of what people are told: on Slack, by e-mail or at a webhook."""
+    """Show, and set, of what people are told.
+
+    On Slack, by e-mail or at a webhook.
+    """
     if ctx.invoked_subcommand is None:
         _show(backend, as_json)
 
@@ -30,8 +33,11 @@ def notify(ctx: click.Context, backend: str | None, as_json: bool) -> None:
 @as_async
 async def _show(backend: str | None, as_json: bool) -> None:
     async with opened(settings_for(backend)) as open_backend:
-        for rule in await open_backend.list_notifications():
-            _told(rule, as_json)
+        found = await open_backend.list_notifications()
+    for rule in found:
+        _told(rule, as_json)
+    if not found and not as_json:
+        click.echo(f"Nobody is told of anything in {open_backend.url}.")
 
 
 def _told(rule: NotificationRule, as_json: bool) -> None:
@@ -75,9 +81,10 @@ async def add(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Tell people from now on of what happens to flow runs; a rule of the same NAME is replaced.
+    """Tell people of what happens to flow runs.
 
-    The server sends it, or an application with a Notifier: each event once.
+    From now on; a rule of the same NAME is replaced. The server sends it, or an application with a Notifier: each event
+    once.
     """
     given = {"webhook": webhook, "slack": slack, "email": email}
     chosen = [(kind, target) for kind, target in given.items() if target is not None]

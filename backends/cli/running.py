@@ -30,7 +30,7 @@ from ...engine.flow_runner import FlowRunner
 from ...engine.settings import Settings
 from ...engine.state import State
 from ...engine.watch import ItemEvent, RunEvent
-from .common import as_async, backend_option, json_option, opened, pairs, print_json, settings_for
+from .common import as_async, backend_option, find, json_option, opened, pairs, print_json, settings_for
 from .display import RunTable, change, failures, outcome, place
 from .flow_file import load_flow
 from .logs import set_up_logging
@@ -75,7 +75,7 @@ def run(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Run the flow that a Python file defines, and record it.
+    """Run the flow of a Python file, and record it.
 
     FLOW, the name of the flow or of its variable, is needed where the file defines several.
     Ends with 0 if the flow run is successful, with 1 if not, and with 130 after Ctrl-C, with all states recorded.
@@ -148,7 +148,7 @@ async def _run_recorded(
 async def _flow_run(chosen: _Chosen, backend: Backend, settings: Settings) -> str | None:
     """Return the flow run to go on with, or one with a name and labels; None leaves it to the runner to create one."""
     if chosen.resumed is not None:
-        return (await backend.find_flow_run(chosen.resumed)).id
+        return (await find(backend, chosen.resumed)).id
     if chosen.name is None and not chosen.labels:
         return None
     # no worker has this label, so they leave the run to this process

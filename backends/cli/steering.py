@@ -14,12 +14,14 @@ import click
 from ...engine.backend import Backend, FlowRunSummary, FlowSummary
 from ...engine.errors import BackendRejected, FlowloopError
 from .common import (
+    agreed,
     as_async,
     backend_option,
     complete_flow,
     complete_run,
     filter_of,
     filter_options,
+    find,
     json_option,
     length,
     moment,
@@ -63,14 +65,12 @@ async def _chosen(
 ) -> list[FlowRunSummary]:
     """Return the runs that are named, or else those that a filter lets through, if the user agrees to their number."""
     if names:
-        return [await backend.find_flow_run(name) for name in names]
+        return [await find(backend, name) for name in names]
     if not any(filters.values()):
         raise FlowloopError(f"name the runs to {verb}, or choose them: --flow, --state, --since, --until, --search")
     found = await backend.list_flow_runs(_AT_ONCE, filter_of(**filters, parts=False))
     if found and not certain:
-        click.confirm(
-            f"{verb.capitalize()} {len(found)} flow run{'s' if len(found) > 1 else ''}?", abort=True, err=True
-        )
+        agreed(f"{verb.capitalize()} {len(found)} flow run{'s' if len(found) > 1 else ''}?")
     return found
 
 
@@ -101,7 +101,7 @@ def _many(command: Callable[..., Any]) -> Callable[..., Any]:
 @json_option
 @as_async
 async def cancel(runs: tuple[str, ...], yes: bool, backend: str | None, as_json: bool, **filters: Any) -> None:
-    """Ask for flow runs to be cancelled.
+    """Cancel flow runs.
 
     RUNS are names, ids, or beginnings of ids; else the options choose. One that has not begun is Cancelled at once; one
     that goes on is Cancelling until its runner has stopped its tasks; a finished one stays as it is.
@@ -135,7 +135,7 @@ async def delete(runs: tuple[str, ...], yes: bool, backend: str | None, as_json:
         chosen = await _chosen(open_backend, runs, "delete", filters, certain=yes)
         if runs and not yes:
             names = ", ".join(safe(run.name) for run in chosen)
-            click.confirm(f"Delete {names}?", abort=True, err=True)
+            agreed(f"Delete {names}?")
         await _each(chosen, steer)
 
 
@@ -155,7 +155,9 @@ async def restart(
     as_json: bool,
     **filters: Any,
 ) -> None:
-    """Schedule finished flow runs again, from the tasks that did not succeed.
+    """Run finished flow runs again.
+
+    They are scheduled from the tasks that did not succeed.
 
     RUNS are names, ids, or beginnings of ids; else the options choose. A worker that has the flow takes them up.
     """
@@ -218,7 +220,7 @@ async def _direct(
 ) -> None:
     """Ask something of a task run, or of the flow run itself; of what is paused where no task is named."""
     async with opened(settings_for(backend)) as open_backend:
-        summary = await open_backend.find_flow_run(run)
+        summary = await find(open_backend, run)
         if tag is not None or kind == "set_limits":
             given: dict[str, Any] = {"tag": tag, "value": value, "note": note, "author": _author()}
             asked = await open_backend.direct_flow_run(summary.id, kind, **given)
@@ -253,7 +255,9 @@ async def _paused(backend: Backend, run: FlowRunSummary) -> list[tuple[str | Non
 async def resume(
     run: str, task: str | None, value: str | None, note: str | None, backend: str | None, as_json: bool
 ) -> None:
-    """Let a flow run go on that is paused, or all its paused task runs, or one of them.
+    """Let go on what is paused.
+
+    The flow run, or all its paused task runs, or one of them.
 
     TASK is a slug, with the index of a mapped child where it is one: `fetch-1[7]`.
     """
@@ -285,7 +289,10 @@ async def reject(run: str, task: str | None, note: str | None, backend: str | No
 @_of_task(required=True)
 @as_async
 async def skip(run: str, task: str, note: str | None, backend: str | None, as_json: bool) -> None:
-    """Skip a task run that has not begun: what follows from it is skipped, too, unless it wants to run all the same."""
+    """Skip a task run that has not begun.
+
+    What follows from it is skipped, too, unless it wants to run all the same.
+    """
     await _direct("skip", run, task, "is skipped", backend, as_json, note=note)
 
 
@@ -304,7 +311,10 @@ def _task_or_tag(task: str | None, tag: str | None) -> None:
 async def hold(
     run: str, task: str | None, tag: str | None, note: str | None, backend: str | None, as_json: bool
 ) -> None:
-    """Hold back a task run that has not begun, until it is released; the rest of the flow run goes on."""
+    """Hold back a task run that has not begun.
+
+    Until it is released; the rest of the flow run goes on.
+    """
     _task_or_tag(task, tag)
     await _direct("hold", run, task, "is held", backend, as_json, note=note, tag=tag)
 
@@ -343,7 +353,10 @@ async def set_limits(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Set other limits for one flow run, also while it goes on; `none` in the place of a number ends a limit."""
+    """Set other limits for one flow run.
+
+    Also while it goes on; `none` in the place of a number ends a limit.
+    """
     asked: dict[str, Any] = {}
     if concurrency is not None:
         asked["concurrency"] = _number(concurrency)
@@ -378,7 +391,10 @@ def _number(text: str) -> int | None:
 @json_option
 @as_async
 async def set_parameter(run: str, name: str, value: str, note: str | None, backend: str | None, as_json: bool) -> None:
-    """Give a flow run that has not begun another value for a parameter. VALUE is JSON, or else text."""
+    """Give a parameter another value.
+
+    Of a flow run that has not begun. VALUE is JSON, or else text.
+    """
     await _named("set_parameter", run, name, _value(value), note, "has parameter", backend, as_json)
 
 
@@ -387,7 +403,10 @@ async def set_parameter(run: str, name: str, value: str, note: str | None, backe
 @click.argument("value")
 @as_async
 async def set_result(run: str, task: str, value: str, note: str | None, backend: str | None, as_json: bool) -> None:
-    """Give a task run that has not begun a result, in the place of running it. VALUE is JSON, or else text."""
+    """Give a task run a result.
+
+    One that has not begun: its body does not run. VALUE is JSON, or else text.
+    """
     await _direct("set_result", run, task, "has its result", backend, as_json, value=_value(value), note=note)
 
 
@@ -400,7 +419,10 @@ async def set_result(run: str, task: str, value: str, note: str | None, backend:
 @json_option
 @as_async
 async def event(run: str, name: str, value: str | None, note: str | None, backend: str | None, as_json: bool) -> None:
-    """Send an event to a flow run: a task that waits for this NAME goes on with the value."""
+    """Send an event to a flow run.
+
+    A task that waits for this NAME goes on with the value.
+    """
     brought = None if value is None else _value(value)
     await _named("event", run, name, brought, note, "was sent the event", backend, as_json)
 
@@ -409,7 +431,7 @@ async def _named(
     kind: str, run: str, name: str, value: Any, note: str | None, done: str, backend: str | None, as_json: bool
 ) -> None:
     async with opened(settings_for(backend)) as open_backend:
-        summary = await open_backend.find_flow_run(run)
+        summary = await find(open_backend, run)
         given: dict[str, Any] = {"task": name, "value": value, "note": note, "author": _author()}
         asked = await open_backend.direct_flow_run(summary.id, kind, **given)
     document = {"id": asked.id, "kind": kind, "task": name, "map_index": -1, "tag": None}
@@ -461,9 +483,10 @@ async def create(
     backend: str | None,
     as_json: bool,
 ) -> None:
-    """Create a run of a registered flow, for a worker to take up; with --every many, one for each date.
+    """Create a run of a registered flow.
 
-    A value is JSON, or else text. `{date}` in it, and in the name, is the date that a run is for.
+    A worker takes it up. With --every it is many, one for each date. A value is JSON, or else text. `{date}` in it, and
+    in the name, is the date that a run is for.
     """
     dates = _dates(every, first, last) if every or first or last else [None]
     async with opened(settings_for(backend)) as open_backend:
@@ -513,7 +536,7 @@ def _value(text: str) -> Any:
 
 @click.group("schedule")
 def schedule() -> None:
-    """Turn the schedule of a flow on and off, and see what is planned."""
+    """Turn a schedule on and off; see what is planned."""
 
 
 COMMANDS.append(schedule)
@@ -536,7 +559,7 @@ def _switch(name: str, active: bool, summary: str) -> None:
 
 
 _switch("on", True, "Plan the runs of a flow after its schedule from now on.")
-_switch("off", False, "Plan no more runs of a flow, and take back those that have not begun.")
+_switch("off", False, "Plan no more runs of a flow.\n\nThose that were planned and have not begun are taken back.")
 
 
 @schedule.command("next")
@@ -551,6 +574,8 @@ async def next_runs(flow: str, limit: int, backend: str | None, as_json: bool) -
         await _flow(open_backend, flow, None)
         planned = await open_backend.list_flow_runs(_AT_ONCE, filter_of(flow, ("Scheduled",), None, None, None))
     times = {run.id: run.scheduled_start_time for run in planned if run.scheduled_start_time is not None}
+    if not times and not as_json:
+        click.echo(safe(f"No runs of {flow} are planned."))
     for run in sorted((run for run in planned if run.id in times), key=lambda run: times[run.id])[:limit]:
         document = {"id": run.id, "name": run.name, "scheduled_start_time": times[run.id]}
         _told(as_json, f"{times[run.id].astimezone():%Y-%m-%d %H:%M:%S %Z}  {run.name}", document)
@@ -561,7 +586,10 @@ async def next_runs(flow: str, limit: int, backend: str | None, as_json: bool) -
 @json_option
 @click.pass_context
 def limits(ctx: click.Context, backend: str | None, as_json: bool) -> None:
-    """Show how many runs go on at once: by the tags of tasks, and by the labels of flow runs."""
+    """Show, and set, how much goes on at once.
+
+    Task runs by the tags of their tasks, flow runs by their labels.
+    """
     if ctx.invoked_subcommand is None:
         _show_limits(backend, as_json)
 
@@ -572,9 +600,12 @@ COMMANDS.append(limits)
 @as_async
 async def _show_limits(backend: str | None, as_json: bool) -> None:
     async with opened(settings_for(backend)) as open_backend:
-        for limit in await open_backend.list_limits():
-            document = {"kind": limit.kind, "name": limit.name, "limit": limit.limit}
-            _told(as_json, f"{limit.kind} {limit.name}: {limit.limit}", document)
+        found = await open_backend.list_limits()
+    for limit in found:
+        document = {"kind": limit.kind, "name": limit.name, "limit": limit.limit}
+        _told(as_json, f"{limit.kind} {limit.name}: {limit.limit}", document)
+    if not found and not as_json:
+        click.echo(f"Nothing is limited in {open_backend.url}.")
 
 
 _kind_argument = click.argument("kind", type=click.Choice(["tag", "label"]))
@@ -588,7 +619,10 @@ _kind_argument = click.argument("kind", type=click.Choice(["tag", "label"]))
 @json_option
 @as_async
 async def set_limit(kind: str, name: str, limit: int, backend: str | None, as_json: bool) -> None:
-    """Set how many task runs with a tag, or flow runs with a label, go on at once."""
+    """Set how many go on at once.
+
+    Of the task runs with a tag, or of the flow runs with a label.
+    """
     await _set_limit(kind, name, limit, backend, as_json)
 
 

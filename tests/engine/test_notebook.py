@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -82,8 +84,25 @@ async def test_a_timeline_has_a_bar_for_each_run_in_the_order_they_began(tmp_pat
     for nothing in (Success("done"), Success(result={})):
         with pytest.raises(FlowloopError, match="no timeline"):
             nothing.timeline()
-    with pytest.raises(FlowloopError, match=r"ends with \.svg"):
-        state.timeline("run.png")
+    with pytest.raises(FlowloopError, match=r"as SVG or PNG: .* not 'run\.gif'"):
+        state.timeline("run.gif")
+
+
+async def test_a_picture_as_png_has_twice_its_size_and_names_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, _ = flow_of(0, 1)
+    state = await FlowRunner(flow).run()
+    drawn = state.timeline(str(tmp_path / "run.png"))
+    written = (tmp_path / "run.png").read_bytes()
+    assert written[:8] == b"\x89PNG\r\n\x1a\n"
+    size = [float(ElementTree.fromstring(drawn).attrib[name]) for name in ("width", "height")]
+    assert list(struct.unpack(">II", written[16:24])) == [2 * round(each) for each in size]
+    assert flow.visualize(state).png.startswith(written[:8])
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(FlowloopError, match=r"pip install 'flowloop\[png\]'; SVG needs none"):
+        state.timeline(str(tmp_path / "other.png"))
+    assert not (tmp_path / "other.png").exists()
 
 
 class Terminal(io.StringIO):
