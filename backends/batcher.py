@@ -215,7 +215,7 @@ class Batcher(Generic[T, R]):
         while self._turns and len(batch) < most:
             lane = self._turns.popleft()
             queue = self._lanes[lane]
-            while queue and self._is_held(queue[0], taken):
+            while queue and (queue[0][2] in self._keys or (queue[0][4] and _is_ahead(queue[0], taken))):
                 held.setdefault(lane, []).append(queue.popleft())
             if not queue:
                 continue
@@ -237,10 +237,6 @@ class Batcher(Generic[T, R]):
         self._waiting -= len(batch)
         return batch
 
-    def _is_held(self, entry: _Entry[T, R], taken: set[asyncio.Future[R]]) -> bool:
-        """Whether an entry has to wait for another batch: that of its key, or of something that it rests on."""
-        return entry[2] in self._keys or any(not one.done() and one not in taken for one in entry[4])
-
     def _take_all(self) -> list[_Entry[T, R]]:
         left = list(itertools.chain.from_iterable(self._lanes.values()))
         self._lanes.clear()
@@ -255,7 +251,7 @@ class Batcher(Generic[T, R]):
         return -(-waiting // max(1, batches))
 
     async def _deliver(self, batch: list[_Entry[T, R]]) -> None:
-        batch = [entry for entry in batch if not _fails_with_what_it_rests_on(entry)]
+        batch = [entry for entry in batch if not (entry[4] and _fails_with_what_it_rests_on(entry))]
         if not batch:
             return
         items = [entry[0] for entry in batch]
@@ -293,6 +289,11 @@ class Batcher(Generic[T, R]):
             error = BackendUnavailable(f"{self._circuit.name} was closed before {len(left)} writes were acknowledged")
             logger.error("%s", error)
             _fail(left, error)
+
+
+def _is_ahead(entry: _Entry[T, R], taken: set[asyncio.Future[R]]) -> bool:
+    """Whether something that an entry rests on is in another batch, which has yet to be answered."""
+    return any(not one.done() and one not in taken for one in entry[4])
 
 
 def _fails_with_what_it_rests_on(entry: _Entry[T, R]) -> bool:

@@ -344,7 +344,8 @@ class StoreBackend:
         rests_on: Sequence[Post] = (),
     ) -> Post:
         document = encode_state(state)
-        ids, awaited = tuple([one.run_id for one in rests_on]), tuple([one.sent for one in rests_on])
+        ids = tuple([one.run_id for one in rests_on]) if rests_on else ()
+        awaited = [one.sent for one in rests_on] if rests_on else ()
         write = _Write(kind, StateUpdate(run_id, document, version, epoch, ids))
         sent = self._outbox.put(write, len(document) + _ITEM_OVERHEAD, lane=flow_run_id, rests_on=awaited)
         return Post(run_id, state, sent, _recorded)

@@ -22,8 +22,10 @@ except ImportError:  # not on Windows, where only leases tell
 
 __all__ = ["is_gone", "new_owner"]
 
-_KEPT = 7 * 86_400.0
-"""For how many seconds the file of a process that is gone is kept, for those who ask after it."""
+_KEPT = 86_400.0
+"""For how many seconds the file of a process that is gone is kept, for those who ask after it, and how often it is
+looked for such files: leases end long before.
+"""
 
 
 class _Here:
@@ -43,10 +45,12 @@ class _Here:
         assert fcntl is not None
         folder = _folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep(folder)
         self._file = os.open(folder / self.id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.folder = _mark(folder)
+        if _is_old(folder / "mark"):
+            os.utime(folder / "mark")  # first: others that begin now need not look
+            _sweep(folder)
 
 
 _here: _Here | None = None
@@ -112,9 +116,13 @@ def _is_free(path: Path) -> bool:
         os.close(file)
 
 
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _KEPT
+
+
 def _sweep(folder: Path) -> None:
     """Remove the files of processes that ended long ago."""
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
-            if path.name != "mark" and time.time() - path.stat().st_mtime > _KEPT and _is_free(path):
+            if path.name != "mark" and _is_old(path) and _is_free(path):
                 path.unlink()

@@ -283,17 +283,18 @@ class CloudTaskRunner(TaskRunner):
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:
             return new_state  # what could not be read cannot be recorded
+        scope = flow_scope.get()
         is_claim = new_state.is_running() or new_state.is_submitted()
         if is_claim:
             # without it, the same words of another runner would pass for this one's said twice
-            new_state.context["runner"] = flow_scope.get().runner_id
+            new_state.context["runner"] = scope.runner_id
         elif type(old_state) in (Running, Submitted) and isinstance(new_state, Failed):
             self._mark_retry(new_state)
         if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:
             await self._keep_what_was_left(new_state)
-        ownership: Ownership | None = flow_scope.get().ownership
+        ownership: Ownership | None = scope.ownership
         epoch = None if ownership is None else ownership.claim.epoch
-        asked = asyncio.get_running_loop().time()
+        asked = asyncio.get_running_loop().time() if is_claim else 0.0
         sent = new_state
         if isinstance(self.task, Parameter) and type(new_state) is Success:
             sent = without_value(new_state)
@@ -301,7 +302,7 @@ class CloudTaskRunner(TaskRunner):
             if ownership is not None and ownership.lost:
                 raise OwnershipLost("the flow run has another owner since")
             resting = resting_on.get()
-            sending = self._port.set_task_run_state(
+            sending = (self.backend or self._port).set_task_run_state(
                 task_run_id,
                 version,
                 sent,
@@ -317,8 +318,8 @@ class CloudTaskRunner(TaskRunner):
             elif self._is_waited_for(new_state, sending):
                 answer = await sending.recorded(await sending.sent)
             else:
-                answer = new_state
-            if ownership is not None and is_claim and not resting_on.get():
+                answer, is_claim = new_state, False
+            if is_claim and ownership is not None:
                 ownership.acknowledged(asked)
                 if not ownership.holds:
                     await ownership.renew()  # nothing begins when somebody else may have the flow run
@@ -352,13 +353,14 @@ class CloudTaskRunner(TaskRunner):
         """Let what follows be sent behind a state, and tell whether it waits until this one is acknowledged."""
         if not (self._goes_ahead and self._plan.ends_at_once):
             return True
-        if state.is_running() and type(self.task) in _SEEN_BY_NOBODY and not self.task.tags:
+        if type(state) is Success:
+            foresee = flow_scope.get().foresee
+            if foresee is not None:
+                foresee(state, sending)
+        elif type(self.task) in _SEEN_BY_NOBODY and state.is_running() and not self.task.tags:
             sending.sent.add_done_callback(_heard)
             resting_on.set((sending,))
             return False
-        foresee = flow_scope.get().foresee
-        if type(state) is Success and foresee is not None:
-            foresee(state, sending)
         return True
 
     def _lose(self, ownership: Ownership | None) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,3 +227,24 @@ def test_what_cannot_be_known_is_no_proof() -> None:
     others = (f"{name}/elsewhere/{process}/1", f"{name}/{folder}/{'0' * 32}/1", f"a/{folder}/../b")
     for owner in (mine, "", "worker", *others):
         assert not presence.is_gone(owner)
+
+
+_BEGIN = "from flowloop.engine.presence import new_owner; print(new_owner().split('/')[2])"
+
+
+def _begin(folder: Path) -> Path:
+    """Let a process own something and end, and return the file whose lock it held."""
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    name = subprocess.check_output([sys.executable, "-c", _BEGIN], env=environment, text=True).strip()
+    return folder / f"flowloop-{os.getuid()}" / name
+
+
+def test_what_processes_that_ended_long_ago_left_is_looked_for_once_a_day(tmp_path: Path) -> None:
+    left = [_begin(tmp_path) for _ in range(2)]
+    yesterday = time.time() - 25 * 3600
+    os.utime(left[0], (yesterday, yesterday))
+    _begin(tmp_path)
+    assert left[0].exists(), "looked though the last look was just now"
+    os.utime(left[0].parent / "mark", (yesterday, yesterday))
+    _begin(tmp_path)
+    assert [one.exists() for one in left] == [False, True]
