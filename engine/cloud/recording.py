@@ -24,7 +24,6 @@ from ..flow import Flow
 from ..flow_runner import FlowRunner
 from ..lifecycle import KEEPS_OWNER
 from ..limits import Limits
-from ..result import Result
 from ..results import DefaultResult
 from ..runner import is_outside
 from ..settings import Settings
@@ -80,7 +79,7 @@ class RecordingFlowRunner(FlowRunner):
         self._begun: FlowRunInfoResult | None = None
         """The flow run that `run` has just created, until it is made use of."""
         self._running_from_start: State | None = None
-        self._default_result: Result = DefaultResult(self.settings.results_dir)
+        self._default_result = DefaultResult(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
         self._recorded_limits: Mapping[str, Any] = {}
         self._has_spoken = False

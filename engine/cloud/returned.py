@@ -16,7 +16,7 @@ from .unrecordable import cut
 __all__ = ["read_results", "recorded_states"]
 
 
-async def read_results(task: Task[..., Any], state: State, result: Result, logger: OwnLogger) -> None:
+async def read_results(task: Task[..., Any], state: State, result: Result | None, logger: OwnLogger) -> None:
     """Read what the runs of a task returned that is stored and not here yet; what cannot be read stays where it is.
 
     Args:
