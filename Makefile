@@ -35,7 +35,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
 simulate: $(VENV)/.installed-dev
-	GRID_EXAMPLES=10000 $(BIN)/python -m pytest tests/engine/test_value_grid.py --timeout 7200 $(ARGS)
+	GRID_EXAMPLES=10000 $(BIN)/python -m pytest tests/engine/test_value_grid.py $(ARGS)
 
 prefect1: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/prefect1 $(ARGS)

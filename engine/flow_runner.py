@@ -19,7 +19,7 @@ from ._large import aside
 from ._run import rules
 from ._run.drive import Drive, plan_of
 from ._run.keeping import may_stay
-from ._run.net import goes_on, meant, shown
+from ._run.net import goes_on, is_let_through, meant, shown
 from ._run.restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
 from .context import OF_A_TASK, FlowScope, as_day, change_flow_scope, dates, flow_scope, fresh_flow_run, merge, now
@@ -363,7 +363,7 @@ class FlowRunner(Runner):
                     if self._drive is None and start is not None:
                         await at_last(self._stopped_before_tasks(start), self.settings.cancel_grace)
                     raise
-            elif goes_on(error) or (isinstance(error, Exception) and _values.get().get("raise_on_exception")):
+            elif goes_on(error) or is_let_through(error):
                 raise
             failed = Failed(f"Unexpected error while running flow '{self.flow.name}': {shown(error)}", result=error)
             self._explained(failed)

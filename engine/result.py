@@ -17,7 +17,7 @@ from .serializers import PickleSerializer, Serializer
 __all__ = ["NoResult", "NoResultType", "NotStored", "Result", "ResultNotFound", "ResultNotImplementedError"]
 
 
-class ResultNotImplementedError(FlowloopError):
+class ResultNotImplementedError(FlowloopError, NotImplementedError):
     """This result does not store values; the runner takes it to mean "no checkpoint"."""
 
 

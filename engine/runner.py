@@ -9,9 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from ._run.net import goes_on, meant, shown
+from ._run.net import goes_on, is_let_through, meant, shown
 from .context import OwnLogger, OwnRunLogger
-from .context import values as _values
 from .explain import brief, with_reason
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
 from .state import Failed, Pending, State, _MetaState
@@ -199,9 +198,7 @@ class Runner:
         error = meant(raised)
         if isinstance(error, (ENDRUN, PrefectStateSignal)):
             return error
-        if is_outside(error):
-            raise error
-        if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
+        if is_outside(error) or is_let_through(error):
             raise error
         failed = Failed(f"Exception raised while calling state handlers: {shown(error)}", result=error)
         end = ENDRUN(self._explained(failed))

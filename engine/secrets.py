@@ -7,14 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from .context import context
-from .errors import FlowloopError
+from .errors import FlowDefinitionError, FlowloopError
 from .masking import hide
 from .results import SecretResult
 from .task import Task
 
-__all__ = ["EnvVarSecret", "Secret"]
+__all__ = ["EnvVarSecret", "Secret", "SecretNotFound"]
 
 _PREFIX = "FLOWLOOP_SECRET__"
+
+
+class SecretNotFound(FlowloopError, ValueError):
+    """A secret is nowhere where it was looked for."""
 
 
 class Secret(Task[[], str]):
@@ -46,7 +50,7 @@ class Secret(Task[[], str]):
         """Return the secret.
 
         Raises:
-            - FlowloopError: if it is nowhere
+            - SecretNotFound: if it is nowhere
         """
         given = context.get("secrets") or {}
         if self.secret_name in given:
@@ -54,7 +58,7 @@ class Secret(Task[[], str]):
         variable = _PREFIX + self.secret_name
         if variable in os.environ:
             return hide(os.environ[variable])
-        raise FlowloopError(
+        raise SecretNotFound(
             f"secret {self.secret_name!r} was not found: put it under 'secrets' in the run context, "
             f"or into the environment variable {variable}"
         )
@@ -64,35 +68,37 @@ class EnvVarSecret(Secret):
     """A secret that is the value of an environment variable.
 
     Args:
-        - env_var: the variable
-        - name: the name of the task; that of the variable if None
+        - env_var: the variable; called as the task if None
         - cast: a function that makes the secret of the text
         - raise_if_missing: whether it is an error if there is no such variable; otherwise the secret is None
+        - name: the name of the task; that of the variable if None
         - kwargs: as for `Task`
     """
 
     def __init__(
         self,
-        env_var: str,
-        name: str | None = None,
+        env_var: str | None = None,
         cast: Callable[[str], Any] | None = None,
         raise_if_missing: bool = False,
+        name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.env_var = env_var
+        if env_var is None and name is None:
+            raise FlowDefinitionError("EnvVarSecret(...) needs the name of an environment variable")
+        self.env_var = env_var or name or ""
         self.cast = cast
         self.raise_if_missing = raise_if_missing
-        super().__init__(name or env_var, **kwargs)
+        super().__init__(name or self.env_var, **kwargs)
 
     async def run(self) -> Any:
         """Return the secret.
 
         Raises:
-            - FlowloopError: if the variable has to be there, and is not
+            - SecretNotFound: if the variable has to be there, and is not
         """
         text = os.environ.get(self.env_var)
         if text is None and self.raise_if_missing:
-            raise FlowloopError(f"secret {self.name!r} was not found: set the environment variable {self.env_var}")
+            raise SecretNotFound(f"secret {self.name!r} was not found: set the environment variable {self.env_var}")
         if text is None:
             return None
         hide(text)

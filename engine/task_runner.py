@@ -13,7 +13,7 @@ from . import telemetry
 from ._containers import PLAIN_CONTAINERS, OwnCopies, own_copy
 from ._run import caching, mapping, rules
 from ._run.body import BodyRunner
-from ._run.net import failure, goes_on, meant, shown
+from ._run.net import failure, goes_on, is_let_through, meant, shown
 from ._run.steps import Facts, Plan, Planned, own_steps, plan_of
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import FlowScope, TaskScope, current_task_scope, flow_scope, now, task_scope
@@ -300,7 +300,7 @@ class TaskRunner(BodyRunner):
             return await self._cancelled(state)
         if goes_on(error) or (isinstance(error, asyncio.CancelledError) and await is_stopped()):
             raise error
-        if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
+        if is_let_through(error):
             raise error
         message = f"Unexpected error while running task '{self.task.name}': {shown(error)}"
         try:

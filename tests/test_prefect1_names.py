@@ -143,8 +143,10 @@ def test_a_plain_result_class_is_read_and_written(installed: None, tmp_path: Pat
 
     with Flow("kept") as flow:
         task(lambda: 5, name="five", target="five", result=Shelf())()
+    assert flow.run().is_successful()
+    assert Shelf.kept == {}
     with context(checkpointing=True):
-        assert flow.run(context={"checkpointing": True}).is_successful()
+        assert flow.run().is_successful()
     assert Shelf.kept == {"five": 5}
     assert flow.run(context={"checkpointing": True}).is_successful()
 

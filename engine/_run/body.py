@@ -27,7 +27,7 @@ from ..stdout import captured_stdout
 from ..streaming import Streamed, is_stream
 from ..task import Task
 from . import rules
-from .net import LeftBehind, goes_on, meant, shown
+from .net import LeftBehind, goes_on, is_let_through, meant, shown
 
 __all__ = ["BodyRunner"]
 
@@ -145,7 +145,7 @@ class BodyRunner(Runner):
             return self._attempt_failed(Failed(what, result=error))
         if isinstance(error, ENDRUN) or goes_on(error):
             raise error
-        if isinstance(error, Exception) and _values.get().get("raise_on_exception"):
+        if is_let_through(error):
             raise error
         # a Failed like any other where it is recorded, for clients that know no other
         mark = {"lost": {"may_have_run": error.may_have_run}} if isinstance(error, Lost) else None
@@ -284,7 +284,7 @@ class BodyRunner(Runner):
                 return self._attempt_failed(Failed(message, result=error))
             if isinstance(error, PrefectStateSignal):
                 return error.state
-            if goes_on(error) or (isinstance(error, Exception) and _values.get().get("raise_on_exception")):
+            if goes_on(error) or is_let_through(error):
                 raise error from None
             message = f"The result of task '{self.task.name}' could not be stored: {shown(error)}"
             return self._attempt_failed(Failed(message, result=error))

@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+from ..context import values
 from ..signals import ENDRUN, PrefectSignal, PrefectStateSignal
 
-__all__ = ["LeftBehind", "Withdrawn", "failure", "goes_on", "meant", "shown"]
+__all__ = ["LeftBehind", "Withdrawn", "failure", "goes_on", "is_let_through", "meant", "shown"]
 
 
 class LeftBehind(BaseException):
@@ -53,17 +54,22 @@ def goes_on(error: BaseException) -> bool:
     )
 
 
+def is_let_through(error: BaseException) -> bool:
+    """Tell whether an error goes on to the caller of the run, because the context says ``raise_on_exception``."""
+    return isinstance(error, Exception) and bool(values.get().get("raise_on_exception"))
+
+
 def failure(raised: BaseException) -> BaseException:
     """Return the error of a function of the user's, which fails the run.
 
     Raises:
         - ENDRUN: with its state, for a signal
-        - BaseException: what is not for the net, or is a cancel, which may be meant for the run
+        - BaseException: what is not for the net, is let through, or is a cancel, which may be meant for the run
     """
     error = meant(raised)
     if isinstance(error, PrefectStateSignal):
         raise ENDRUN(error.state) from None
-    if isinstance(error, (ENDRUN, asyncio.CancelledError)) or goes_on(error):
+    if isinstance(error, (ENDRUN, asyncio.CancelledError)) or goes_on(error) or is_let_through(error):
         raise error from None
     return error
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flowloop.engine import EnvVarSecret, Flow, FlowRunner, Task, context, tags, task
-from flowloop.engine.errors import SerializationError
+from flowloop.engine.errors import FlowDefinitionError, SerializationError
 from flowloop.engine.operators import GetAttr, GetItem
 from flowloop.engine.result import Result
 from flowloop.engine.results import LocalResult, PrefectResult
@@ -101,6 +101,8 @@ def test_without_a_default_a_missing_part_is_an_error(getter, error):
     [
         (EnvVarSecret("PORT_OF_IT"), "80"),
         (EnvVarSecret("PORT_OF_IT", cast=int), 80),
+        (EnvVarSecret("PORT_OF_IT", int, True, name="port"), 80),
+        (EnvVarSecret(name="PORT_OF_IT"), "80"),
         (EnvVarSecret("PORT_OF_NOTHING"), None),
         (EnvVarSecret("PORT_OF_NOTHING", cast=int), None),
         (EnvVarSecret("PORT_OF_IT", raise_if_missing=True), "80"),
@@ -118,8 +120,14 @@ def test_one_that_has_to_be_there_is_named_where_it_is_not():
         got = EnvVarSecret("PORT_OF_NOTHING", name="port", raise_if_missing=True)()
     state = run(flow.run()).result[got]
     assert type(state) is Failed
+    assert isinstance(state.result, ValueError)
     assert "'port'" in state.message
     assert "PORT_OF_NOTHING" in state.message
+
+
+def test_a_secret_of_the_environment_has_the_name_of_a_variable():
+    with pytest.raises(FlowDefinitionError, match="EnvVarSecret"):
+        EnvVarSecret(cast=int)
 
 
 # -- serializers ---------------------------------------------------------------------------------------
@@ -259,6 +267,39 @@ async def test_an_error_of_a_handler_comes_through_where_errors_do(owner):
     runner = FlowRunner(flow, state_handlers=handlers["flow runner"])
     with pytest.raises(KeyError, match="broken"):
         await runner.run(context={"raise_on_exception": True}, task_runner_state_handlers=handlers["task runner"])
+
+
+def broken(*args: Any, **kwargs: Any) -> Any:
+    raise KeyError("broken")
+
+
+class Unreadable(list[int]):
+    __len__ = broken
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trigger": broken},
+        {"task_run_name": broken},
+        {"target": broken, "result": LocalResult()},
+        {"cache_for": DAY, "cache_validator": broken},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_so_does_one_of_any_other_function_that_is_called_for_a_task(changes):
+    with Flow("asked") as flow:
+        plain = task(lambda: 1, name="plain", **changes)()
+    known = {plain: Cached()} if "cache_for" in changes else {}
+    with pytest.raises(KeyError, match="broken"):
+        await FlowRunner(flow).run(task_states=known, context={"raise_on_exception": True})
+
+
+async def test_so_does_one_of_what_is_mapped_over():
+    with Flow("mapped") as flow:
+        task(lambda x: x).map(task(lambda: Unreadable())())
+    with pytest.raises(KeyError, match="broken"):
+        await FlowRunner(flow).run(context={"raise_on_exception": True})
 
 
 # -- cached results that are let go --------------------------------------------------------------------

@@ -48,8 +48,8 @@ _CLOUD = {
 _EXECUTORS = {
     name: f"{_OWN}.objects:{name}" for name in ("DaskExecutor", "Executor", "LocalDaskExecutor", "LocalExecutor")
 }
-_OPERATORS = ("Add", "And", "Div", "Equal", "FloorDiv", "GetItem", "GreaterThan", "GreaterThanOrEqual", "LessThan",
-              "LessThanOrEqual", "Mod", "Mul", "Not", "NotEqual", "Or", "Pow", "Sub")  # fmt: skip
+_OPERATORS = ("Add", "And", "Div", "Equal", "FloorDiv", "GetAttr", "GetItem", "GreaterThan", "GreaterThanOrEqual",
+              "LessThan", "LessThanOrEqual", "Mod", "Mul", "Not", "NotEqual", "Or", "Pow", "Sub")  # fmt: skip
 _EDGES = _all("", ".engine", "flatten", "mapped", "unmapped")
 _TASKS = {
     **_all("", ".engine", "apply_map", "defaults_from_attrs", "pause_task", "tags", "task"),

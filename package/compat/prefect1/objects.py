@@ -75,7 +75,7 @@ class Flow(OwnFlow):
         **kwargs: Any,
     ) -> State:
         """Run the flow on this event loop."""
-        given = {"checkpointing": checkpointing(), **(kwargs.pop("context", None) or {})}
+        given = {"checkpointing": context.get("checkpointing", checkpointing()), **(kwargs.pop("context", None) or {})}
         return await run_flow(self, dict(parameters or {}), run_on_schedule, runner_cls, context=given, **kwargs)
 
     def register(self, project_name: str | None = None, labels: Iterable[str] | None = None, **options: Any) -> str:
