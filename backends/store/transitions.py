@@ -171,6 +171,8 @@ class _Batch:
         self.submitted: list[str] = []
         self.given_up: list[str] = []
         self.taken_away: list[str] = []
+        self.heard_of: set[str] = set()
+        """The flow runs in which something begins."""
         self.prolonged: dict[str, float] = {}
         self.slots = Slots(tx, kind)
 
@@ -282,6 +284,9 @@ class _Batch:
 
     def prolong(self, flow_run_id: str, owned: _Run | _Flow) -> None:
         """Begin a lease anew of which little is left: what begins is a sign of life, too."""
+        if flow_run_id in self.heard_of:
+            return
+        self.heard_of.add(flow_run_id)
         lease = owned.lease_seconds or LEASE_SECONDS
         left = _moment(owned.lease_expires) - self.tx.now  # roughly: the clock of leases may be another one
         if left < datetime.timedelta(seconds=lease * PROLONGED):
