@@ -75,7 +75,7 @@ class StoreBackend:
 
     Args:
         - url: ``sqlite:///FILE`` or ``postgresql://user@host/database``
-        - settings: `outage_limit`, `cancel_grace` and `queue_interval` are used
+        - settings: `outage_limit`, `cancel_grace`, `queue_interval` and `secret_key` are used
         - clock: what states are stamped with
         - rng: source of the jitter between attempts while the database is away
         - store_options: further arguments of `Store`, `synchronous` for instance
@@ -98,7 +98,7 @@ class StoreBackend:
     ) -> None:
         self._settings = settings or Settings.from_env()
         self._clock = clock or SystemClock()
-        self.store = Store(url, clock=self._clock, **store_options)
+        self.store = Store(url, clock=self._clock, **{"secret_key": self._settings.secret_key, **store_options})
         self.url = self.store.url
         self._caller = Caller(client_id=uuid.uuid4().hex, queue_seconds=self._settings.queue_interval)
         self._circuit = Circuit(self.url, self._settings.outage_limit, rng, is_open=False)
@@ -425,7 +425,23 @@ class StoreBackend:
 
     async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
         """See `Backend.set_limit`."""
+        await self._call(self.store.default_tenant)
         await self._call(self.store.set_limit, kind=kind, name=name, limit=limit)
+
+    async def get_secret(self, name: str) -> Any:
+        """See `Backend.get_secret`."""
+        if name not in await self.list_secrets():
+            return None
+        return await self._call(self.store.secret_value, name=name)
+
+    async def set_secret(self, name: str, value: Any) -> None:
+        """See `Backend.set_secret`."""
+        await self._call(self.store.default_tenant)
+        await self._call(self.store.set_secret, name=name, value=value)
+
+    async def list_secrets(self) -> list[str]:
+        """See `Backend.list_secrets`."""
+        return list(await self._call(self.store.secret_names))
 
     async def delete_flow_run(self, flow_run_id: str) -> None:
         """See `Backend.delete_flow_run`."""

@@ -39,14 +39,6 @@ SERVER = """
 
 """
 
-REST = """
-## Others
-
-| variable | what it is |
-| --- | --- |
-| `FLOWLOOP_SECRET_KEY` | what the server encrypts secrets with; without it none can be stored |
-"""
-
 
 def table(kind: type[msgspec.Struct], prefix: str, defaults: dict[str, Any] | None = None) -> str:
     """Return a table of the settings of a class."""
@@ -67,7 +59,7 @@ def table(kind: type[msgspec.Struct], prefix: str, defaults: dict[str, Any] | No
 def page() -> str:
     """Return the page."""
     own = table(Settings, "FLOWLOOP_", {"home": "~/.flowloop"})
-    return HEAD + own + SERVER + table(ServerSettings, "FLOWLOOP_SERVER_") + REST
+    return HEAD + own + SERVER + table(ServerSettings, "FLOWLOOP_SERVER_")
 
 
 if __name__ == "__main__":

@@ -733,6 +733,26 @@ class Backend(Protocol):
         """Set how many runs go on at once; None takes the limit away. See `LimitRecord`."""
         ...
 
+    async def get_secret(self, name: str) -> Any:
+        """Return the value of a secret that the backend keeps, encrypted where it is on disk; None if there is none.
+
+        Raises:
+            - BackendRejected: if the backend keeps no secrets, or whoever asks may not see them
+        """
+        ...
+
+    async def set_secret(self, name: str, value: Any) -> None:
+        """Have the backend keep a secret, which is JSON; None deletes it.
+
+        Raises:
+            - BackendRejected: if the backend keeps no secrets
+        """
+        ...
+
+    async def list_secrets(self) -> list[str]:
+        """Return the names of the secrets that the backend keeps, sorted."""
+        ...
+
     async def delete_flow_run(self, flow_run_id: str) -> None:
         """Delete a flow run with all that was recorded of it, and the flow runs that are a part of it.
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .context import context
-from .errors import FlowDefinitionError, FlowloopError
+from .context import context, flow_scope
+from .errors import BackendError, FlowDefinitionError, FlowloopError
 from .masking import hide
 from .results import SecretResult
 from .task import Task
@@ -25,7 +25,7 @@ class Secret(Task[[], str]):
     """A task whose result is a secret: it is never stored, and asked for anew when a run is continued elsewhere.
 
     It is looked for under ``secrets`` in the run context, then in the environment variable ``FLOWLOOP_SECRET__`` and
-    its name.
+    its name, then among the secrets that the backend of a recorded run keeps (``flowloop secrets set``).
 
     Args:
         - name: its name
@@ -58,10 +58,25 @@ class Secret(Task[[], str]):
         variable = _PREFIX + self.secret_name
         if variable in os.environ:
             return hide(os.environ[variable])
+        kept, why = await self._kept()
+        if kept is not None:
+            return hide(kept)
         raise SecretNotFound(
             f"secret {self.secret_name!r} was not found: put it under 'secrets' in the run context, "
-            f"or into the environment variable {variable}"
+            f"or into the environment variable {variable}{why}"
         )
+
+    async def _kept(self) -> tuple[Any, str]:
+        """Return the secret as the backend keeps it, or None and what there is to say of the backend."""
+        backend = flow_scope.get().backend
+        if backend is None:
+            return None, ""
+        try:
+            return await backend.get_secret(
+                self.secret_name
+            ), f", or have it kept: flowloop secrets set {self.secret_name}"
+        except BackendError as error:
+            return None, f". The backend was asked, too: {error}"
 
 
 class EnvVarSecret(Secret):

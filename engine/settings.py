@@ -104,6 +104,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     results_key: str = ""
     """Signs the pickles of results, which are then read only if they were signed with it."""
 
+    secret_key: str = ""
+    """What the secrets are encrypted with that a database keeps: the same in every process that uses it. Without it
+    none can be kept there."""
+
     thread_limit: int = 64
     """How many synchronous task bodies run at once, each in a thread."""
 

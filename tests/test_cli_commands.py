@@ -82,6 +82,7 @@ def logging_as_before() -> Iterator[None]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLOWLOOP_HOME", str(tmp_path))
     monkeypatch.setenv("FLOWLOOP_SECRET__TOKEN", "hunter2!")
+    monkeypatch.setenv("FLOWLOOP_SECRET_KEY", "a key")
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "flows.py").write_text(FLOWS)
     return tmp_path
@@ -409,6 +410,9 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path, h
         "notify": (0, ()),
         "notify test": (0, ("failures",)),
         "notify remove": (0, ("failures",)),
+        "secrets set": (0, ("TOKEN",)),
+        "secrets": (0, ()),
+        "secrets remove": (0, ("TOKEN",)),
         "cancel": (0, (done.id,)),
         "run": (1, (str(home / "flows.py:failing"),)),
         "delete": (0, (done.id, "--yes")),
@@ -425,7 +429,7 @@ def test_every_command_prints_json_in_the_shape_that_is_documented(home: Path, h
     for name, (code, arguments) in calls.items():
         if name == "schedule next":
             on_database(home, plan_dates)
-        printed = documents(invoke(*name.split(), *arguments, "--json", code=code))
+        printed = documents(invoke(*name.split(), *arguments, "--json", code=code, given="a value"))
         assert printed, name
         keys = all_keys(printed)
         if name in ("run", "watch"):

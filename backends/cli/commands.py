@@ -20,7 +20,7 @@ from ...engine.flow import Flow
 from ...engine.settings import Settings, read_settings
 from ..isolation import Isolation
 from ..worker import Worker
-from . import looking, migrating, notifying, steering
+from . import looking, migrating, notifying, secrets, steering
 from .common import as_async, backend_option, interrupted, json_option, length, opened, print_json, settings_for
 from .display import safe
 from .flow_file import load_flow
@@ -55,7 +55,7 @@ def flowloop() -> None:
     """  # noqa: D301 - click reads the character
 
 
-for _command in (run, *looking.COMMANDS, *steering.COMMANDS, migrating.migrate, notifying.notify):
+for _command in (run, *looking.COMMANDS, *steering.COMMANDS, migrating.migrate, notifying.notify, secrets.secrets):
     flowloop.add_command(_command)
 
 

@@ -626,6 +626,20 @@ class GraphQLBackend:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
         await self._mutate(f"delete_{table}", limit_id=found[0])
 
+    async def get_secret(self, name: str) -> Any:
+        """See `Backend.get_secret`."""
+        if name not in await self.list_secrets():
+            return None
+        return (await self._read(documents.SECRET, name=name))["secret_value"]
+
+    async def set_secret(self, name: str, value: Any) -> None:
+        """See `Backend.set_secret`."""
+        await self._mutate("set_secret", name=name, value=value)
+
+    async def list_secrets(self) -> list[str]:
+        """See `Backend.list_secrets`."""
+        return list((await self._read(documents.SECRETS))["secret_names"] or ())
+
     async def delete_flow_run(self, flow_run_id: str) -> None:
         """See `Backend.delete_flow_run`."""
         await self._mutate("delete_flow_run", flow_run_id=flow_run_id)

@@ -93,6 +93,10 @@ query ($skip: Int!, $limit: Int!) {
   }
 }"""
 
+SECRETS = "query { secret_names }"
+
+SECRET = "query ($name: String!) { secret_value(name: $name) }"  # noqa: S105 - the query for one
+
 LIMITS = """
 query {
   task_tag_limit(order_by: {tag: asc}) { id tag limit }
@@ -189,6 +193,7 @@ _ANSWERS = {
     "set_notification": "id",
     "set_schedule_active": "success",
     "set_schedule_inactive": "success",
+    "set_secret": "success",
     "update_flow_concurrency_limit": "id",
     "update_task_tag_limit": "id",
     "create_flow_from_compressed_string": "id",

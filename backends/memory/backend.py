@@ -94,6 +94,7 @@ class MemoryBackend:
         self.heartbeats: dict[str, datetime.datetime] = {}
         self.artifacts: dict[str, ArtifactRecord] = {}
         self.task_tag_limits: dict[str, int] = {}
+        self._secrets: dict[str, Any] = {}
         self.flow_run_limit: int | None = None
         self._queue_interval = datetime.timedelta(seconds=(settings or Settings()).queue_interval)
         self._clock = clock or SystemClock()
@@ -661,6 +662,23 @@ class MemoryBackend:
             self.task_tag_limits[name] = limit
         elif self.task_tag_limits.pop(name, None) is None:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
+
+    async def get_secret(self, name: str) -> Any:
+        """See `Backend.get_secret`."""
+        return self._secrets.get(name)
+
+    async def set_secret(self, name: str, value: Any) -> None:
+        """See `Backend.set_secret`."""
+        if not name:
+            raise BackendRejected("A secret needs a name.")
+        if value is None:
+            self._secrets.pop(name, None)
+        else:
+            self._secrets[name] = value
+
+    async def list_secrets(self) -> list[str]:
+        """See `Backend.list_secrets`."""
+        return sorted(self._secrets)
 
     async def delete_flow_run(self, flow_run_id: str) -> None:
         """See `Backend.delete_flow_run`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...engine.settings import Settings
 from ..store import Store
 from . import operations, queries, schema, ui
 from .auth import Authenticator, Identity
@@ -45,7 +45,7 @@ def open_store(url: str, **options: Any) -> Store:
         - options: further arguments of `Store`; by default the key of secrets is the environment variable
           ``FLOWLOOP_SECRET_KEY``
     """
-    return Store(url, **{"secret_key": os.environ.get("FLOWLOOP_SECRET_KEY"), "next_events": next_events, **options})
+    return Store(url, **{"secret_key": Settings.from_env().secret_key, "next_events": next_events, **options})
 
 
 def create_app(

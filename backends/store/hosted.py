@@ -98,7 +98,7 @@ def delete_secret(tx: Tx, *, name: str) -> Payload:
 @functools.lru_cache(maxsize=4)
 def _cipher(secret_key: str) -> Any:
     if not secret_key:
-        raise BackendRejected("Secrets need an encryption key: start the server with FLOWLOOP_SECRET_KEY set.")
+        raise BackendRejected("Secrets need an encryption key: set FLOWLOOP_SECRET_KEY, of the server if there is one.")
     try:
         from cryptography.fernet import Fernet
     except ImportError as error:

@@ -17,7 +17,7 @@ import pytest
 from flowloop.backends import connect
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
-from flowloop.engine import Flow, Parameter, context, task
+from flowloop.engine import Flow, Parameter, Secret, context, task
 from flowloop.engine.backend import (
     Backend,
     FlowRunClaim,
@@ -81,13 +81,16 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if not kind.startswith("client"):
         yield database
         return
-    with serve(create_app(database, settings=ServerSettings(require_api_key=False))) as served:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FLOWLOOP_SECRET_KEY", "a key")
+        app = create_app(database, settings=ServerSettings(require_api_key=False))
+    with serve(app) as served:
         yield served
 
 
 @pytest.fixture
 async def backend(url: str) -> AsyncIterator[Backend]:
-    async with connect(url, settings=Settings()) as opened:
+    async with connect(url, settings=Settings(secret_key="a key")) as opened:
         yield opened
 
 
@@ -821,6 +824,29 @@ async def test_limits_are_set_and_taken_away(backend: Backend) -> None:
     with pytest.raises(BackendRejected, match="kind"):
         await backend.set_limit("moon", tag, 1)
     assert not [one for one in await backend.list_limits() if one.name == tag]
+
+
+async def test_a_secret_is_kept_for_the_tasks_that_ask_for_it(backend: Backend, tmp_path: Path) -> None:
+    name = unique("TOKEN")
+    with Flow(unique("mail")) as flow:
+        token = Secret(name)
+        length = task(lambda word: len(word), name="length")(token)
+    runner = CloudFlowRunner(flow, backend=backend, settings=Settings(home=str(tmp_path)))
+    state = await runner.run()
+    assert f"flowloop secrets set {name}" in str(state[token].message)
+
+    await backend.set_secret(name, {"of": ["any", "kind"]})
+    assert name in await backend.list_secrets()
+    assert await backend.get_secret(name) == {"of": ["any", "kind"]}
+    await backend.set_secret(name, "correct horse")
+    state = await CloudFlowRunner(flow, backend=backend, settings=Settings(home=str(tmp_path))).run()
+    assert state[length].result == len("correct horse")
+
+    await backend.set_secret(name, None)
+    assert name not in await backend.list_secrets()
+    assert await backend.get_secret(name) is None
+    with pytest.raises(BackendRejected, match="name"):
+        await backend.set_secret("", "nothing")
 
 
 async def test_logs_are_read_in_the_order_they_came_and_read_on(backend: Backend) -> None:
