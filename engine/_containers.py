@@ -11,8 +11,8 @@ from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 __all__ = [
+    "COPIED",
     "LOOKED_AT",
-    "PLAIN_CONTAINERS",
     "SCALARS",
     "OwnCopies",
     "hidden",
@@ -26,8 +26,11 @@ __all__ = [
 SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 """Types of values that hold no others."""
 
-PLAIN_CONTAINERS = frozenset({list, dict, set})
+_PLAIN_CONTAINERS = frozenset({list, dict, set})
 """Types of containers that a body may change, and that are copied where they are small."""
+
+COPIED = _PLAIN_CONTAINERS | {tuple}
+"""What may be copied, with what is inside it: a tuple only for the sake of that."""
 
 _SMALL = 1_000
 """How many elements a container has at most, with all inside it, that each attempt gets a copy of."""
@@ -144,20 +147,26 @@ def _objects_of(table: Any) -> list[Any]:
 
 
 def is_small(value: Any) -> bool:
-    """Return whether a value is a plain list, dict or set, small enough that each attempt gets a copy."""
-    return type(value) in PLAIN_CONTAINERS and _count(value, _SMALL, _DEEP) >= 0
+    """Return whether a value is a plain list, dict or set, or a tuple that holds one, small enough for each attempt to
+    get a copy.
+    """
+    return type(value) in COPIED and _count(value, _SMALL, _DEEP) >= 0 and _can_change(value)
+
+
+def _can_change(value: Any) -> bool:
+    return type(value) in _PLAIN_CONTAINERS or (type(value) is tuple and any(map(_can_change, value)))
 
 
 def is_too_deep(value: Any, levels: int = 200) -> bool:
     """Return whether a collection contains itself, or is nested deeper than so many levels."""
-    if type(value) not in PLAIN_CONTAINERS and not isinstance(value, tuple):
+    if type(value) not in _PLAIN_CONTAINERS and not isinstance(value, tuple):
         return False
     inner = value.values() if isinstance(value, dict) else value
     return not levels or any(is_too_deep(item, levels - 1) for item in inner if type(item) not in SCALARS)
 
 
 def own_copy(value: Any) -> Any:
-    """Return a copy of a small plain list, dict or set, with those inside it; what is larger, or none, is shared."""
+    """Return a copy of what is small and plain, with what is inside it; what is larger, or no such thing, is shared."""
     return _copied(value) if is_small(value) else value
 
 
@@ -166,7 +175,7 @@ def _count(value: Any, left: int, levels: int) -> int:
     left = left - len(value) if levels else -1
     inner = value.values() if type(value) is dict else value
     for item in inner if left >= 0 else ():
-        if left >= 0 and (type(item) in PLAIN_CONTAINERS or type(item) is tuple):
+        if left >= 0 and type(item) in COPIED:
             left = _count(item, left, levels - 1)
     return left
 
@@ -175,11 +184,8 @@ def _copied(value: Any) -> Any:
     if type(value) is set:
         return set(value)
     if type(value) is dict:
-        return {
-            key: _copied(item) if type(item) in PLAIN_CONTAINERS or type(item) is tuple else item
-            for key, item in value.items()
-        }
-    items = [_copied(item) if type(item) in PLAIN_CONTAINERS or type(item) is tuple else item for item in value]
+        return {key: _copied(item) if type(item) in COPIED else item for key, item in value.items()}
+    items = [_copied(item) if type(item) in COPIED else item for item in value]
     return items if type(value) is list else tuple(items)
 
 

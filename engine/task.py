@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Protocol, Se
 
 from . import _signature, cache_validators, triggers
 from ._checks import FailureHandler, StateHandler, checked, failure_handler
-from ._containers import LOOKED_AT, SCALARS, hidden, parts_of
+from ._containers import LOOKED_AT, SCALARS, hidden, own_copy, parts_of
 from ._generic import ParamSpec, TypeVar
 from .context import RunLogger, building, context, values
 from .edge import mapped
@@ -727,7 +727,7 @@ def tags(*names: str) -> Iterator[None]:
 def defaults_from_attrs(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let arguments of `Task.run` that are not given default to attributes of the task with their names.
 
-    None is given, where it is.
+    None is given, where it is. Of a small plain list, dict or set each run gets a copy, as of any other default.
 
     Example:
 
@@ -745,7 +745,7 @@ def defaults_from_attrs(*names: str) -> Callable[[Callable[P, R]], Callable[P, R
     def decorate(run: Callable[P, R]) -> Callable[P, R]:
         def filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
             given = _signature.signature(run).bind_partial(*args, **kwargs).arguments
-            return kwargs | {name: getattr(args[0], name) for name in names if name not in given}
+            return kwargs | {name: own_copy(getattr(args[0], name)) for name in names if name not in given}
 
         @functools.wraps(run)
         async def with_defaults_async(*args: P.args, **kwargs: P.kwargs) -> Any:

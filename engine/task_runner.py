@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import anyio
 
 from . import telemetry
-from ._containers import PLAIN_CONTAINERS, OwnCopies, own_copy
+from ._containers import COPIED, OwnCopies, own_copy
 from ._run import caching, mapping, rules
 from ._run.body import BodyRunner
 from ._run.net import failure, goes_on, is_let_through, meant, shown
@@ -284,7 +284,7 @@ class TaskRunner(BodyRunner):
                 value = upstream.result
                 if edge.flattened and not edge.mapped:
                     value = mapping.flat_values(value)
-                if edge.upstream_task.gives_copies and type(value) in PLAIN_CONTAINERS:
+                if edge.upstream_task.gives_copies and type(value) in COPIED:
                     value = own_copy(value)
                 arguments[edge.key] = value
         return arguments
@@ -803,7 +803,7 @@ def _input(edge: Edge, upstream: State) -> Result:
         result = Result(mapping.flat_values(upstream.result))
     else:
         result = Result(upstream.result) if isinstance(upstream, Mapped) else upstream._result
-    if edge.upstream_task.gives_copies and type(result.value) in PLAIN_CONTAINERS:
+    if edge.upstream_task.gives_copies and type(result.value) in COPIED:
         result = result.copy()
         result.value = own_copy(result.value)
     return result

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from flowloop.engine import Flow, FlowRunner, Parameter, Task, flatten, merge, task, unmapped
+from flowloop.engine import Flow, FlowRunner, Parameter, Task, defaults_from_attrs, flatten, merge, task, unmapped
 from flowloop.engine.errors import FlowDefinitionError
 from flowloop.engine.results import LocalResult
 from flowloop.engine.state import Success
@@ -254,15 +254,13 @@ def grown(value: Any) -> int:
     """Change a value and all that is in it, and say how large it was."""
     size = len(value)
     for inner in list(value.values() if isinstance(value, dict) else value):
-        if isinstance(inner, (list, dict, set)):
+        if isinstance(inner, (list, dict, set, tuple)):
             size += 100 * grown(inner)
-        elif isinstance(inner, tuple):
-            size += 100 * sum(grown(one) for one in inner if isinstance(one, (list, dict, set)))
     if isinstance(value, list):
         value.append(0)
     elif isinstance(value, set):
         value.add(f"new {len(value)}")
-    else:
+    elif isinstance(value, dict):
         value[f"new {len(value)}"] = 0
     return size
 
@@ -278,6 +276,10 @@ def attempts(sizes: list[int]) -> Any:
     return changes
 
 
+def can_change(value: Any) -> bool:
+    return isinstance(value, (list, dict, set)) or (isinstance(value, tuple) and any(map(can_change, value)))
+
+
 plain = st.recursive(
     st.integers() | st.text(max_size=2) | st.none(),
     lambda inner: (
@@ -287,7 +289,7 @@ plain = st.recursive(
         | st.tuples(inner)
     ),
     max_leaves=8,
-).filter(lambda value: type(value) in (list, dict, set))
+).filter(lambda value: type(value) in (list, dict, set) or (type(value) is tuple and can_change(value)))
 
 WAYS: dict[str, typing.Callable[[Any, Any], Any]] = {
     "constant": lambda body, value: body(value),
@@ -353,6 +355,10 @@ async def test_the_default_of_a_body_is_new_for_each_run() -> None:
         ({n: [n] for n in range(600)}, True),
         (Words([1]), True),
         ((1, 2), True),
+        ((1, ("a", ())), True),
+        ((1, [2]), False),
+        (((), ({},)), False),
+        (([0], *range(1_000)), True),
         (Data([1]), True),
         (collections.OrderedDict(a=1), True),
     ],
@@ -363,6 +369,23 @@ async def test_only_small_plain_containers_are_copied(value: Any, is_shared: boo
     state = await FlowRunner(flow).run()
     assert [state.result[one].result is value for one in made] == [is_shared] * 2
     assert all(state.result[one].result == value for one in made)
+
+
+async def test_so_are_attributes_that_stand_in_for_arguments() -> None:
+    class Collects(Task[..., Any]):
+        def __init__(self, seen: list[int]) -> None:
+            self.seen = seen
+            super().__init__()
+
+        @defaults_from_attrs("seen")
+        async def run(self, n: int, seen: list[int] = []) -> list[int]:  # noqa: B006
+            seen.append(n)
+            return seen
+
+    with Flow("attributes") as flow:
+        each: Any = Collects([0]).map([1, 2])
+    for _ in range(2):
+        assert (await FlowRunner(flow).run()).result[each].result == [[0, 1], [0, 2]]
 
 
 async def test_results_are_never_copied() -> None:
