@@ -6,7 +6,7 @@
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
 #   make places-full  bodies on a Dask cluster: 100,000 children, large values, kills; half an hour
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes hours
-#   make check   format, lint and types
+#   make check   format, lint and types, also of the page: page-check alone needs npm's registry
 #   make docs    the site, in build/site: open build/site/index.html
 #   make dist    a release: wheel, source distribution and bill of materials in dist/, checked
 #   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: demo docs dist test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
+.PHONY: page-check demo docs dist test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -56,7 +56,7 @@ docs: $(VENV)/.installed-dev
 dist: $(VENV)/.installed-release
 	$(BIN)/python tools/release.py
 
-check: format lint types
+check: format lint types page-check
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
@@ -76,6 +76,10 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/mypy examples
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The modules of the page; what checks them is fetched once, into build/page.
+page-check: $(VENV)/.installed-dev
+	$(BIN)/python tools/page/check.py
 
 # The targets are stated for Python 3.13: the benchmarks have an environment of their own.
 BENCH_VENV ?= build/bench

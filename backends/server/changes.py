@@ -7,7 +7,7 @@ missed and nothing grows while a reader is slow; a cursor, the id of the newest 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -34,6 +34,9 @@ _OVERLAP = 2_000
 _SHARE = 20.0
 """A count that takes a while is taken less often: it may use a twentieth of the time."""
 
+_UNHEARD = 5.0
+"""Seconds between two looks at the flow runs where other processes are heard: not all that counts is told of."""
+
 _KEEP_ALIVE = 15.0
 _SHORTEST = 0.05
 
@@ -48,12 +51,15 @@ class Changes:
     Args:
         - store: whose changes
         - poll_seconds: how often the changes of other processes are looked for
+
+    `hears` says whether the flow runs that other processes move are told of, so that they have to be looked for less.
     """
 
     def __init__(self, store: Store, poll_seconds: float) -> None:
         self._store = store
         self._poll_seconds = poll_seconds
         self._waiting: dict[anyio.Event, str | None] = {}
+        self.hears = False
         self._closing = anyio.Event()
         self.feeds: Mapping[str, Callable[[Call, Mapping[str, Any]], Answers]] = {
             "run_changes": self._run_changes,
@@ -63,9 +69,12 @@ class Changes:
 
     def publish(self, changes: Sequence[StateChange]) -> None:
         """Wake the feeds that changes of this process concern."""
-        runs = {change.flow_run_id for change in changes}
+        self.wake({change.flow_run_id for change in changes})
+
+    def wake(self, flow_run_ids: Collection[str]) -> None:
+        """Wake the feeds that these flow runs concern, or every feed if it may be any of them."""
         for woken, flow_run_id in self._waiting.items():
-            if flow_run_id is None or flow_run_id in runs:
+            if flow_run_id is None or not flow_run_ids or flow_run_id in flow_run_ids:
                 woken.set()
 
     def close(self) -> None:
@@ -152,7 +161,7 @@ class Changes:
                 quiet = time.monotonic()
                 yield None
             cursor, paused = newest, waiting
-            await self._rest(None, every, self._poll_seconds)
+            await self._rest(None, every, _UNHEARD if self.hears else self._poll_seconds)
 
     # -- logs ----------------------------------------------------------------------------------------------
 
@@ -231,6 +240,7 @@ async def _changed_runs(connection: AsyncConnection, cursor: str, tenants: Seque
             run.c.id,
             run.c.name,
             run.c.flow_id,
+            run.c.parent_task_run_id,
             state.c.version,
             state.c.state,
             state.c.message,

@@ -1,8 +1,9 @@
 """What is happening now: state changes, as they are committed, to whoever watches.
 
-Changes that this process commits arrive at once. Those of other processes are found by asking the database now and
-then. Both meet in a feed, which hands them on in order, each once: the versions of a run leave no room for doubt.
-A watcher that cannot keep up is told of the newest state of each run only; nothing ever waits for it.
+Changes that this process commits arrive at once. Those of other processes are found by asking the database: as soon as
+they are heard, where the database tells of them, and now and then. Both meet in a feed, which hands them on in order,
+each once: the versions of a run leave no room for doubt. A watcher that cannot keep up is told of the newest state of
+each run only; nothing ever waits for it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import datetime
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import anyio
 import msgspec
 import sqlalchemy as sa
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
 from graphql import GraphQLField
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -182,8 +185,25 @@ class Live:
         if any(feed.behind for feed in self._feeds.values()):
             self._wake.set()
 
-    async def run(self) -> None:
-        """Look for the changes of other processes while there are subscriptions, until cancelled."""
+    async def run(self, *, task_status: TaskStatus[bool] = TASK_STATUS_IGNORED) -> None:
+        """Look for the changes of other processes while there are subscriptions, until cancelled.
+
+        It is started once it listens, with whether other processes can be heard.
+        """
+        async with self._store.listen(self._hear) as hears:
+            self._feed_changes.hears = hears
+            task_status.started(hears)
+            await self._look_now_and_then()
+
+    def _hear(self, flow_run_ids: Collection[str]) -> None:
+        """Take note that another process gave these flow runs a state, or it may be any of them."""
+        self._feed_changes.wake(flow_run_ids)
+        for flow_run_id, feed in self._feeds.items():
+            if flow_run_id is None or not flow_run_ids or flow_run_id in flow_run_ids:
+                feed.behind = True
+                self._wake.set()
+
+    async def _look_now_and_then(self) -> None:
         while True:
             with anyio.move_on_after(self._settings.poll_seconds if self._feeds else None):
                 await self._wake.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from flowloop.backends.server import ServerSettings
 from flowloop.backends.store import ANYONE, Store
@@ -33,6 +34,9 @@ OPEN = ServerSettings(require_api_key=False, poll_seconds=0.1, **QUIET)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
     if CHROMIUM is None and not os.environ.get("FLOWLOOP_BROWSER_REQUIRED"):
         for item in items:
             if item.get_closest_marker("browser"):
@@ -75,6 +79,18 @@ class Visit:
         await self.page.goto(url)
         await self.page.wait_for_selector("main h1, main .empty")
 
+    async def go(self, address: str) -> None:
+        """Go to another address of the page, as a link in it does: nothing is loaded anew."""
+        await self.page.evaluate(
+            """to => {
+                history.pushState(null, "", new URL(to, document.baseURI));
+                dispatchEvent(new Event("popstate"));
+            }""",
+            address,
+        )
+        await self.page.wait_for_selector("main h1, main .empty")
+        await self.settled()
+
     async def live(self) -> None:
         await self.page.wait_for_selector(".link.is-live")
 
@@ -113,8 +129,9 @@ class Browser:
             await context.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
+    """One browser for all tests of a file; each visit has cookies and storage of its own."""
     from playwright.async_api import async_playwright
 
     assert CHROMIUM is not None, "there is no Chromium on the PATH: apt-get install chromium"
@@ -126,7 +143,7 @@ async def browser() -> AsyncIterator[Browser]:
             await opened.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     """The database that the server of `url` serves, as another process has it open."""
     async with Store(f"sqlite:///{tmp_path / 'flowloop.db'}", synchronous="OFF") as opened:
@@ -134,7 +151,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def url(tmp_path: Path, store: Store) -> AsyncIterator[str]:
     async with listening(f"sqlite:///{tmp_path / 'flowloop.db'}", OPEN, synchronous="OFF") as at:
         yield at

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from flowloop.backends.server import ServerSettings
 from flowloop.backends.store import ANYONE, Store
@@ -20,10 +21,15 @@ from .world import Recorded, failed_run, paused_run
 PICTURES = Path(os.environ["FLOWLOOP_PICTURES"]) if os.environ.get("FLOWLOOP_PICTURES") else None
 """Where to leave pictures of all views, to be looked at."""
 
+WCAG = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]
+
+AXE = """rules => axe.run(document, {runOnly: rules}).then(found => found.violations.map(each =>
+    [each.id, each.nodes.map(node => node.html).slice(0, 3)]))"""
+
 pytestmark = [pytest.mark.browser, pytest.mark.heavy]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def recorded(store: Store) -> Recorded:
     found = Recorded(store)
     await found.register(
@@ -106,6 +112,66 @@ async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Reco
         assert row["state_message"] == "Resumed: fine for this week"
         await page.get_by_role("button", name="Leave it").click()
         await visit.see("Nothing waits for anybody.")
+
+
+async def test_what_people_may_ask_of_a_run_is_asked_by_buttons(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await recorded.begin("humble-hare")
+    store = recorded.store
+    async with browser.visit() as visit:
+        page = visit.page
+        dialog = page.get_by_role("dialog")
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        await page.get_by_text("More…").click()
+        await page.get_by_role("button", name="Set limits…").click()
+        await dialog.get_by_label("Task runs at once").fill("many")
+        await dialog.get_by_role("button", name="Set the limits").click()
+        await dialog.get_by_text("A limit is a whole number, or none, not many.").wait_for()
+        await dialog.get_by_label("Task runs at once").fill("5")
+        await dialog.get_by_label("With a tag at once").fill("db=2")
+        await dialog.get_by_role("button", name="Set the limits").click()
+        await dialog.wait_for(state="detached")
+        await page.get_by_role("button", name="Send an event…").click()
+        await dialog.get_by_label("Name").fill("approved")
+        await dialog.get_by_label("Value").fill('{"by": 12345678901234567890}')
+        await dialog.get_by_role("button", name="Send it").click()
+        await dialog.wait_for(state="detached")
+        await visit.go(f"runs/{run.id}/tasks/{run.tasks['total']}/-1")
+        await page.get_by_role("button", name="Hold it…").click()
+        await dialog.get_by_role("button", name="Hold it").click()
+        await page.get_by_role("button", name="Release it…").click()
+        await dialog.get_by_label("Note").fill("all is well")
+        await dialog.get_by_role("button", name="Release it").click()
+        await page.get_by_role("button", name="Hold it…").wait_for()
+        asked = await store.list_directives(ANYONE, flow_run_id=run.id)
+        assert [(each["kind"], each["task"], each["value"], each["note"]) for each in asked] == [
+            ("set_limits", None, {"concurrency": 5, "tags": {"db": 2}}, None),
+            ("event", "approved", {"by": 12345678901234567890}, None),
+            ("hold", "total", None, None),
+            ("release", "total", None, "all is well"),
+        ]
+
+
+async def test_a_flow_inside_another_is_found_from_it_and_leads_back(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    outer = await recorded.begin("outer-owl")
+    await outer.task("price", "Running")
+    inner = await outer.part("price")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs")
+        await page.get_by_role("link", name="outer-owl").wait_for()
+        assert await page.get_by_role("link", name=inner["name"]).count() == 0
+        await page.get_by_label("also runs inside others").check()
+        await page.get_by_role("link", name=inner["name"]).click()
+        # What goes on with another run is steered there.
+        await page.get_by_role("link", name="outer-owl / PRICE").wait_for()
+        assert await page.get_by_role("button", name="Cancel…").count() == 0
+        await page.get_by_role("link", name="outer-owl / PRICE").click()
+        await page.get_by_role("link", name="Overview").click()
+        await page.get_by_role("heading", name="Flow runs inside").wait_for()
+        await page.locator("section", has_text="Flow runs inside").get_by_role("link", name=inner["name"]).click()
+        assert page.url.endswith(f"/ui/runs/{inner['id']}")
 
 
 async def test_one_task_is_left_out_and_another_is_where_it_begins_again(
@@ -239,30 +305,29 @@ def addresses(run: Any, flow_id: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-async def test_each_view_can_be_read_by_everybody(
-    browser: Browser, url: str, recorded: Recorded, width: int, theme: str
-) -> None:
+async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, recorded: Recorded, width: int) -> None:
     run = await failed_run(recorded)
     await paused_run(recorded)
     await recorded.store.update_task_tag_limit(ANYONE, tag="db", limit=5)
     await recorded.store.reserve_flow_runs(ANYONE, worker_id="etl-1", limit=0, labels=["gpu"])
-    axe = axe_source()
     found: dict[str, Any] = {}
-    async with browser.visit(width, theme) as visit:
+    async with browser.visit(width) as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/")
+        await page.evaluate(axe_source())
         for view, address in addresses(run, recorded.flow_id).items():
-            await visit.open(f"{url}/ui/{address}")
-            await visit.settled()
-            if PICTURES:
-                await visit.page.screenshot(path=str(PICTURES / f"{view}-{width}-{theme}.png"))
-            assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width, view
+            await visit.go(address)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, view
             assert await visit.nodes() < 1_500, view
-            await visit.page.evaluate(axe)
-            findings = await visit.page.evaluate(
-                "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']}).then("
-                "found => found.violations.map(each => [each.id, each.nodes.map(node => node.html).slice(0, 3)]))"
-            )
-            if findings:
-                found[view] = findings
+            for theme in ("light", "dark"):
+                await page.emulate_media(color_scheme=theme)
+                await visit.settled()
+                if PICTURES:
+                    await page.screenshot(path=str(PICTURES / f"{view}-{width}-{theme}.png"))
+                # the themes differ in colours alone
+                rules = ["color-contrast", "link-in-text-block"] if theme == "dark" else WCAG
+                findings = await page.evaluate(AXE, rules)
+                if findings:
+                    found[f"{view} {theme}"] = findings
     assert found == {}

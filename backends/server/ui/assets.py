@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator, Mapping
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import NamedTuple, Self
 
-__all__ = ["Asset", "Assets"]
+__all__ = ["Asset", "Assets", "view_of"]
+
+_IMPORTED = re.compile(r'\bfrom\s*"(\.[^"]+)"')
+"""What a module cannot do without, as against what it imports when that is wanted."""
 
 _TYPES = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8", "svg": "image/svg+xml"}
 
@@ -50,20 +55,39 @@ class Assets:
         files = dict(_files(folder, ""))
         return cls(files.pop("index.html").decode(), {name: body for name, body in files.items() if _is_served(name)})
 
-    def page(self, depth: int) -> bytes:
-        """Return the document for an address so many levels below that of the page.
+    def page(self, path: str) -> bytes:
+        """Return the document for an address below that of the page.
 
         It carries a relative base, so it works below any path, and behind any proxy.
         """
         # all modules at once: found one by one, each would wait for the one that names it
-        modules = [name for name in self.files if name.endswith(".js") and not name.endswith("dagre.js")]
-        preloads = "\n".join(f'<link rel="modulepreload" href="-/{self.digest}/{name}">' for name in sorted(modules))
+        modules = self.modules(view_of(path))
+        preloads = "\n".join(f'<link rel="modulepreload" href="-/{self.digest}/{name}">' for name in modules)
         return (
-            self._document.replace("{{base}}", "../" * depth or "./")
+            self._document.replace("{{base}}", "../" * path.count("/") or "./")
             .replace("{{assets}}", f"-/{self.digest}")
             .replace("{{preloads}}", preloads)
             .encode()
         )
+
+    def modules(self, view: str) -> Sequence[str]:
+        """Return the modules that a view needs to be shown."""
+        waiting, found = [f"view/{view}.js", "main.js"], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in self.files and name not in found:
+                found.add(name)
+                named = _IMPORTED.findall(self.files[name].body.decode())
+                waiting += [posixpath.normpath(posixpath.join(posixpath.dirname(name), other)) for other in named]
+        return sorted(found)
+
+
+def view_of(path: str) -> str:
+    """Return the view that is shown at an address, by the name of its module."""
+    first, _, rest = path.partition("/")
+    if first in ("", "runs"):
+        return "run" if rest else "runs"
+    return "search" if first in ("tail", "go") else first
 
 
 def _is_served(name: str) -> bool:

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -28,6 +29,7 @@ RUN = """subscription ($r: UUID!, $after: String, $tasks: [UUID!]) {
     cursor reset run tasks { task_id states again } rows { id task_id map_index version state message } } }"""
 RUNS = """subscription ($after: String) {
   runs_changes(after: $after, every: 0.05) { cursor reset paused flow_runs { id state version } } }"""
+STATES = """subscription ($r: UUID!) { flow_run_states(flow_run_id: $r) { state } }"""
 LOGS = """subscription ($r: UUID!, $after: String) {
   run_logs(flow_run_id: $r, after: $after, every: 0.05) { cursor lines { message level } } }"""
 
@@ -35,8 +37,8 @@ LOGS = """subscription ($r: UUID!, $after: String) {
 class Feeds:
     """The subscriptions of a store, without a server around."""
 
-    def __init__(self, store: Store) -> None:
-        self.settings = ServerSettings(poll_seconds=0.05)
+    def __init__(self, store: Store, poll_seconds: float = 0.05) -> None:
+        self.settings = ServerSettings(poll_seconds=poll_seconds)
         types = build()
         assert types.subscription_type is not None
         self.execution = Execution(types, Documents(types, self.settings), {})
@@ -131,6 +133,23 @@ async def test_all_flow_runs_and_how_many_wait_for_somebody(feeds: Feeds, world:
     async with aclosing(feeds.subscribe(RUNS, after=first["cursor"])) as stream:
         again = await answer(stream, "runs_changes")
         assert {"id": world.run_id, "state": "Running", "version": 2} in again["flow_runs"]
+
+
+async def test_what_another_process_does_to_a_flow_run_is_told_as_soon_as_it_is_heard(
+    database_url: str, store: Store, world: World
+) -> None:
+    """Nobody looks by themselves: what wakes the feeds is that the other process is heard."""
+    feeds = Feeds(store, poll_seconds=3_600)
+    async with Store(database_url, synchronous="OFF") as other, anyio.create_task_group() as group:
+        assert await group.start(feeds.live.run)
+        async with aclosing(feeds.subscribe(RUNS)) as runs, aclosing(feeds.subscribe(STATES, r=world.run_id)) as states:
+            await answer(runs, "runs_changes")
+            await answer(states, "flow_run_states")
+            await other.set_flow_run_states(ANYONE, [StateUpdate(world.run_id, state("Running"))])
+            assert await answer(states, "flow_run_states") == {"state": "Running"}
+            told = (await answer(runs, "runs_changes"))["flow_runs"]
+            assert told == [{"id": world.run_id, "state": "Running", "version": 2}]
+        group.cancel_scope.cancel()
 
 
 async def test_lines_come_as_they_are_written(feeds: Feeds, world: World) -> None:

@@ -2,12 +2,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { axis, density, ticks, waits } from "../../../backends/server/ui/static/model/timeline.js";
-import { encode, inputs, read, Typed } from "../../../backends/server/ui/static/model/form.js";
+import { inputs, read } from "../../../backends/server/ui/static/model/form.js";
+import { encode, Typed } from "../../../backends/server/ui/static/model/json.js";
 import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
 import { alike, attempts, merged, total } from "../../../backends/server/ui/static/model/run.js";
 import { byGroup, worst } from "../../../backends/server/ui/static/model/states.js";
 import { gist, pieces, safeLink, safePicture, visible } from "../../../backends/server/ui/static/model/text.js";
 import { inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
+import { json, limits } from "../../../backends/server/ui/static/model/steer.js";
 import { clock, duration, full, zone } from "../../../backends/server/ui/static/model/time.js";
 
 let seed = 7;
@@ -89,6 +91,19 @@ test("a form reads what was typed as what is meant", () => {
   assert.ok(large instanceof Typed);
   assert.equal(encode({ n: large, s: "x" }), '{"n": 9223372036854775808, "s": "x"}');
   assert.equal(encode({ n: of(null, "[12345678901234567890]").value }), '{"n": [12345678901234567890]}');
+  assert.equal(encode({ a: [{ n: large }, null], b: undefined }), '{"a": [{"n": 9223372036854775808}, null]}');
+  assert.equal(encode(of({ type: "integer" }, "+0009223372036854775808").value), "9223372036854775808");
+});
+
+test("limits are what was typed, and none of what was not", () => {
+  const typed = (given) => limits({ concurrency: "", tags: "", rate: "", timeout: "", ...given });
+  assert.deepEqual(typed({ concurrency: " 5 ", tags: "db=2, a=b=none" }), { concurrency: 5, tags: { db: 2, "a=b": null } });
+  assert.deepEqual(typed({ rate: "10/1m", timeout: "2h" }), { rate: { count: 10, period: 60 }, timeout: 7200 });
+  assert.deepEqual(typed({ concurrency: "none", rate: "none", timeout: "none" }), { concurrency: null, rate: null, timeout: null });
+  for (const [field, text] of [["concurrency", "-1"], ["concurrency", "many"], ["tags", "db"], ["tags", "=2"], ["rate", "10"], ["rate", "10/1"], ["timeout", "2 weeks"]]) assert.throws(() => typed({ [field]: text }), /, not /, text);
+  assert.throws(() => typed({}), /at least one/);
+  assert.deepEqual(json('{"a": [1]}'), { a: [1] });
+  assert.throws(() => json("ann"), /JSON/);
 });
 
 test("a form begins with the defaults, and what is left to them is not required", () => {

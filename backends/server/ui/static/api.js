@@ -1,5 +1,6 @@
 // The one place that talks to the server: questions, and feeds that live as long as somebody looks.
 import { batch, signal } from "./vendor/signals.js";
+import { encode } from "./model/json.js";
 import { hearClock } from "./model/time.js";
 
 const BACKOFF = [500, 1000, 2000, 4000, 8000, 16_000, 30_000];
@@ -40,7 +41,7 @@ export async function ask(text, variables = {}) {
     response = await fetch(url("../graphql"), {
       method: "POST",
       headers: { "Content-Type": "application/json", Accept: "application/json" },
-      body: JSON.stringify({ query: text, variables }),
+      body: encode({ query: text, variables }),
     });
   } catch {
     throw new Refusal("The server cannot be reached.", "AWAY");

@@ -1,4 +1,5 @@
 // The form of a flow's parameters: from what is recorded of them to fields, and from what was typed to values.
+import { Typed } from "./json.js";
 
 /** @typedef {{name: string, required: boolean, kind: string, options?: unknown[], hint: string, initial: string, default: unknown, nullable: boolean, secret: boolean, schema: any}} Input */
 
@@ -59,14 +60,6 @@ function written(value, kind) {
   return kind === "json" ? JSON.stringify(value) : String(value);
 }
 
-/** A value that is sent as it was typed: JSON.stringify would round it. */
-export class Typed {
-  /** @param {string} text */
-  constructor(text) {
-    this.text = text;
-  }
-}
-
 /**
  * The value of what was typed, or why it is none. What is left to the default is not sent at all.
  * @param {Input} input @param {string} text @returns {{value?: unknown, problem?: string}}
@@ -84,7 +77,7 @@ export function read(input, text) {
       return { value: plain === "true" };
     case "integer":
       if (!/^[+-]?\d+$/.test(plain)) return { problem: `${input.name} is a whole number, not ${JSON.stringify(text)}` };
-      return Number.isSafeInteger(Number(plain)) ? { value: Number(plain) } : { value: new Typed(plain.replace(/^\+/, "")) };
+      return Number.isSafeInteger(Number(plain)) ? { value: Number(plain) } : { value: new Typed(plain.replace(/^(-?)\+?0*(?=\d)/, "$1")) };
     case "number": {
       const value = Number(plain);
       return plain && Number.isFinite(value) ? { value } : { problem: `${input.name} is a number, not ${JSON.stringify(text)}` };
@@ -97,10 +90,4 @@ export function read(input, text) {
         return { problem: `${input.name} is ${input.hint}` };
       }
   }
-}
-
-/** JSON with the numbers in it that were kept as they were typed. @param {Record<string, unknown>} values */
-export function encode(values) {
-  const entries = Object.entries(values).map(([name, value]) => `${JSON.stringify(name)}: ${value instanceof Typed ? value.text : JSON.stringify(value)}`);
-  return `{${entries.join(", ")}}`;
 }

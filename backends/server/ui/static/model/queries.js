@@ -21,7 +21,7 @@ export const FLOW_NAMES = `query FlowNames {
 export const HEAD = `query Head($run: uuid!) {
   flow_run_by_pk(id: $run) {
     ${STATE} serialized_state heartbeat parameters context labels scheduled_start_time auto_scheduled times_resurrected created
-    parent_task_run { id map_index task { name } flow_run { id name } }
+    parent_task_run { id map_index task { id name } flow_run { id name state } }
     flow { id name version parameters archived flow_group_id
       tasks(order_by: {id: asc}) { id slug name mapped trigger max_retries tags is_reference_task }
       edges { upstream_task_id downstream_task_id mapped key } }
@@ -63,6 +63,10 @@ export const TIMELINE = `query Timeline($run: UUID!, $from: DateTime, $to: DateT
 export const LINES = `query Lines($where: log_bool_exp!, $limit: Int!) {
   log(where: $where, order_by: [{timestamp: desc}, {id: desc}], limit: $limit) { id timestamp level name message task_run_id } }`;
 
+export const PARTS = `query Parts($run: uuid!) {
+  flow_run(where: {parent_task_run: {flow_run_id: {_eq: $run}}}, order_by: [{created: asc}, {id: asc}], limit: 50) {
+    ${STATE} flow { name } parent_task_run { task_id map_index } } }`;
+
 export const ARTIFACTS = `query Artifacts($run: uuid!) {
   task_run_artifact(where: {flow_run_id: {_eq: $run}}, order_by: {created: desc}, limit: 200) {
     id kind data created task_run { task_id map_index } } }`;
@@ -93,6 +97,8 @@ export const WORK = `query Work {
   queue { ready later flow_runs { flow_run_id name state flow_id flow_name labels since because } }
   agent(order_by: {last_queried: desc}, limit: 50) { id name labels last_queried } }`;
 
+export const QUEUE = `query Queue { queue { flow_runs { flow_run_id because } } }`;
+
 export const SEARCH = `query Search($text: String!) {
   search(text: $text, limit: 20) { kind id name state at of flow_run_id map_index } }`;
 
@@ -111,7 +117,7 @@ export const FLOW_LIMIT = `mutation FlowLimit($input: update_flow_concurrency_li
 export const RUN_CHANGES = `subscription RunChanges($run: UUID!, $after: String) {
   run_changes(flow_run_id: $run, after: $after) { cursor reset run tasks { task_id states start_time end_time again } } }`;
 export const RUNS_CHANGES = `subscription RunsChanges($after: String) {
-  runs_changes(after: $after) { cursor reset paused flow_runs { id name flow_id version state message timestamp } } }`;
+  runs_changes(after: $after) { cursor reset paused flow_runs { id name flow_id version state message timestamp parent_task_run_id } } }`;
 export const RUN_LOGS = `subscription RunLogs($run: UUID!, $taskRun: UUID, $levels: [String!], $after: String) {
   run_logs(flow_run_id: $run, task_run_id: $taskRun, levels: $levels, after: $after) {
     cursor lines { id task_run_id timestamp name level message } } }`;

@@ -45,6 +45,14 @@ export function href(path, given = {}) {
   return (text || "./") + (search.size ? `?${search}` : "");
 }
 
+/**
+ * The address of a task run, beside the part of its run that is shown.
+ * @param {string} run @param {string} task @param {string | number} index @param {string | null} [tab]
+ */
+export function taskRunAddress(run, task, index, tab) {
+  return href(["runs", run, "tasks", task, index], { tab: tab ?? query.value.get("tab") });
+}
+
 /** @param {string} where an address relative to the page @param {{replace?: boolean}} [how] */
 export function go(where, { replace = false } = {}) {
   const target = new URL(where, document.baseURI);

@@ -1,8 +1,6 @@
 // Text of users, made fit to be read: what cannot be seen is shown, and links are found. Never HTML.
 
-// eslint-disable-next-line no-control-regex
 const INVISIBLE = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
-// eslint-disable-next-line no-control-regex
 const ESCAPES = /\u001b(?:\[([0-9;]*)m|\[[0-9;?]*[A-Za-ln-z]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)?)/g;
 const LINK = /\bhttps?:\/\/[^\s<>"'`]+[^\s<>"'`.,;:!?)\]}]/g;
 const SCHEME = /^([a-z][a-z0-9+.-]*):/i;
@@ -27,10 +25,10 @@ export function pieces(text) {
   const found = [];
   let style = "";
   let from = 0;
-  for (const escape of text.matchAll(ESCAPES)) {
-    linked(text.slice(from, escape.index), style, found);
-    if (escape[1] !== undefined) style = styled(style, escape[1]);
-    from = (escape.index ?? 0) + escape[0].length;
+  for (const sequence of text.matchAll(ESCAPES)) {
+    linked(text.slice(from, sequence.index), style, found);
+    if (sequence[1] !== undefined) style = styled(style, sequence[1]);
+    from = (sequence.index ?? 0) + sequence[0].length;
   }
   linked(text.slice(from), style, found);
   return found;
@@ -63,7 +61,6 @@ function styled(style, codes) {
 
 /** The address if it may be followed: of the web, of a mailbox, or relative. @param {string} href */
 export function safeLink(href) {
-  // eslint-disable-next-line no-control-regex
   const plain = href.replace(/[\u0000-\u0020\u007f-\u009f]/g, "");
   const scheme = SCHEME.exec(plain)?.[1]?.toLowerCase();
   if (scheme === undefined) return plain.startsWith("//") ? null : plain;

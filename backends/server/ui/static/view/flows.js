@@ -3,15 +3,15 @@ import { html } from "../html.js";
 import { useEffect, useMemo, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
-import { go, href, isId, parts, query } from "../model/route.js";
+import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
 import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, SCHEDULE_OFF, SCHEDULE_ON, START } from "../model/queries.js";
-import { Typed, encode, inputs, read } from "../model/form.js";
+import { inputs, read } from "../model/form.js";
+import { Typed } from "../model/json.js";
 import { isFinished, look, worst } from "../model/states.js";
 import { milliseconds, duration } from "../model/time.js";
 import { number } from "../model/text.js";
 import { Copy, Name, Problem, State, Text, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
-import { taskRunAddress } from "./run.js";
 
 export function Flows() {
   const [, id] = parts.value;
@@ -153,7 +153,6 @@ function Form({ flow }) {
   const textOf = (field) => typed.get(field.name) ?? field.initial;
   const type = (field, text) => setTyped((before) => new Map(before).set(field, text));
   const values = () => {
-    
     const found = Object.create(null);
     for (const field of fields) {
       if (!isSet(field)) continue;
@@ -168,13 +167,9 @@ function Form({ flow }) {
     setProblem("");
     try {
       const given = values();
-      const large = Object.values(given).some((value) => value instanceof Typed);
       setBusy(true);
       const input = { flow_id: flow.id, flow_run_name: name || null, idempotency_key: key, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? new Date(when).toISOString() : null };
-      // Whole numbers beyond what a browser can count go as they were typed, inside the text of the document.
-      const parameters = large ? null : given;
-      const text = large ? START.replace("$input: create_flow_run_input!", "$flow: UUID!, $key: String").replace("input: $input", `input: {flow_id: $flow, idempotency_key: $key, parameters: ${JSON.stringify(encode(given))}}`) : START;
-      const answer = await ask(text, large ? { flow: flow.id, key } : { input: { ...input, parameters } });
+      const answer = await ask(START, { input: { ...input, parameters: given } });
       go(href(["runs", answer.create_flow_run.id]));
     } catch (refusal) {
       setProblem(refusal instanceof Error ? refusal.message : String(refusal));

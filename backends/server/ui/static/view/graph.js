@@ -1,12 +1,12 @@
 // The graph of the flow, with a node for each task: a mapped one holds the counts of its children, never the children.
 import { html } from "../html.js";
 import { useEffect, useMemo, useState } from "../vendor/hooks.js";
+import { taskRunAddress } from "../model/route.js";
 import { NODE, inOrder, isDrawable, layOut } from "../model/graph.js";
 import { byGroup, look, worst } from "../model/states.js";
 import { sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { Bar, Counts, Name } from "./kit.js";
-import { taskRunAddress } from "./run.js";
 
 export function Graph({ run, counts, task, stamp }) {
   const { tasks, edges, id } = run.flow;

@@ -36,7 +36,7 @@ export function Lines({ run, taskRun, window, live, tall }) {
   const key = JSON.stringify([run, taskRun, window, level, text]);
 
   const read = async (known) => {
-    
+    /** @type {Record<string, unknown>[]} */
     const where = [taskRun ? { task_run_id: { _eq: taskRun } } : { flow_run_id: { _eq: run } }];
     if (levels) where.push({ level: { _in: levels } });
     if (text) where.push({ message: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } });

@@ -3,8 +3,8 @@ import { html } from "../html.js";
 import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
-import { go, href, isId, parts, query } from "../model/route.js";
-import { ARTIFACTS, ATTENTION, CANCEL, HEAD, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
+import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
+import { ARTIFACTS, ATTENTION, CANCEL, HEAD, PARTS, QUEUE, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
 import { ATTENTION as WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
@@ -17,13 +17,9 @@ import { TaskRuns } from "./tasks.js";
 import { TaskRun } from "./taskrun.js";
 import { Timeline } from "./timeline.js";
 import { may, useKeys } from "./shell.js";
+import { SteerRun } from "./steer.js";
 
 const TABS = ["overview", "tasks", "timeline", "logs", "artifacts", "parameters", "history"];
-
-/** The address of a task run. */
-export function taskRunAddress(run, task, index, tab) {
-  return href(["runs", run, "tasks", task, index], { tab: tab ?? query.value.get("tab") });
-}
 
 export function Run() {
   const [, id, , task, index] = parts.value;
@@ -103,6 +99,7 @@ function View({ run, counts, error, again, task, index }) {
     <div class="split">
       <div class="left">
         ${tab === "overview" && html`<${Attention} rows=${rows} ...${shared} total=${sum([...sums].filter(([state]) => WANTED.includes(state)).map(([, count]) => count))} />
+          <${Parts} run=${run} tasks=${tasks} stamp=${stamp} />
           <${Graph} ...${shared} />
           <${Timeline} ...${shared} small />`}
         ${tab === "tasks" && html`<${TaskRuns} ...${shared} />`}
@@ -125,30 +122,56 @@ function Head({ run, counts, sums, again }) {
   const wrong = sum([...sums].filter(([state]) => !["success", "skipped"].includes(look(state).group)).map(([, count]) => count));
   const over = isFinished(run.state);
   const parent = run.parent_task_run;
+  // A part goes on with the run around it: what is to be asked is asked of that one.
+  const steered = may("run") && !(parent && !isFinished(parent.flow_run.state));
   return html`<div class="head">
     <nav class="crumbs" aria-label="Where this is"><a href=${href(["runs"])}>Runs</a> / <a href=${href(["runs"], { flow: run.flow.name })}><${Name} of=${run.flow.name} /></a> /</nav>
     <div class="title"><h1><${Name} of=${run.name} /></h1>
       <span class="buttons">
-        ${may("run") && !over && run.state !== "Cancelling" ? html`<button type="button" class="danger" onClick=${() => (asks.value = "cancel")}>Cancel…</button>` : null}
-        ${may("run") && over ? html`<button type="button" onClick=${() => (asks.value = "restart")} disabled=${!wrong}>Run again from failed…</button>` : null}
+        ${steered && !over && run.state !== "Cancelling" ? html`<button type="button" class="danger" onClick=${() => (asks.value = "cancel")}>Cancel…</button>` : null}
+        ${steered && over ? html`<button type="button" onClick=${() => (asks.value = "restart")} disabled=${!wrong}>Run again from failed…</button>` : null}
         ${may("run") ? html`<a class="button" href=${href(["flows", run.flow.id], { values: run.id })}>Run with these values…</a>` : null}
       </span></div>
+    ${steered ? html`<${SteerRun} run=${run} again=${again} />` : null}
     <p class="facts"><span class="big"><${State} state=${run.state} /></span>
       ${run.state === "Cancelling" ? html`<span class="number">for ${duration(now.value - (milliseconds(run.state_timestamp) ?? now.value))}</span>` : null}
       <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over ? html` → <${Time} at=${run.end_time} />` : null}</span>
       <${Took} run=${run} />
       <span class="faint">version ${run.version} of the state · flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
       ${(run.labels ?? []).filter((label) => !label.startsWith("agentless-")).map((label) => html`<span class="label" key=${label}>${label}</span>`)}
-      ${parent ? html`<span>from <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
+      ${parent ? html`<span>part of <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
       <${Copy} text=${run.id} label="copy id" />
     </p>
     ${run.state_message ? html`<p class="said"><${Text} text=${run.state_message} /></p>` : null}
+    ${run.state === "Scheduled" && !parent ? html`<${Because} run=${run} />` : null}
     <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${repeated ? html` <span class="faint">· ${number(repeated)} with more than one attempt</span>` : null}</div>
     ${asks.value === "cancel" && html`<${Dialog} title=${`Cancel ${run.name}?`} action="Cancel the run" danger close=${() => (asks.value = "")} run=${async () => { await ask(CANCEL, { input: { flow_run_id: run.id } }); again(); }}>
       <p>${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.</p></${Dialog}>`}
     ${asks.value === "restart" && html`<${Dialog} title=${`Run ${run.name} again?`} action="Run again" close=${() => (asks.value = "")} run=${async () => { await ask(RESTART, { input: { flow_run_id: run.id } }); again(); }}>
       <p>${counted(wrong, "task run", "task runs")} that did not succeed would run again; ${number(done - wrong)} keep their results.</p></${Dialog}>`}
   </div>`;
+}
+
+/** Why a run whose time has come has not begun. */
+function Because({ run }) {
+  const due = (milliseconds(run.scheduled_start_time) ?? 0) <= now.value;
+  const { data, again } = useAnswer(due ? QUEUE : null);
+  useThrottled(again, Math.floor(now.value / 10_000), 5000);
+  const found = data?.queue.flow_runs.find((each) => each.flow_run_id === run.id);
+  return found ? html`<p class="faint">It has not begun: ${found.because}.</p>` : null;
+}
+
+/** The flow runs that task runs of this one are. */
+function Parts({ run, tasks, stamp }) {
+  const { data, again } = useAnswer(PARTS, { run: run.id });
+  useThrottled(again, stamp, 2000);
+  const parts = data?.flow_run ?? [];
+  if (!parts.length) return null;
+  return html`<section class="panel" aria-labelledby="parts"><h2 id="parts">Flow runs inside</h2>
+    <ul class="list">${parts.map((part) => html`<li key=${part.id}><a class="entry" data-row href=${href(["runs", part.id])}><${State} state=${part.state} bare />
+      <span class="what"><${Name} of=${tasks.get(part.parent_task_run?.task_id)?.name} />${part.parent_task_run?.map_index >= 0 ? html` <span class="index">[${part.parent_task_run.map_index}]</span>` : null} <span class="flow"><${Name} of=${part.flow?.name} /></span> <${Name} of=${part.name} /></span>
+      <span class="message">${part.state_message}</span><${Took} run=${part} /></a></li>`)}</ul>
+    ${parts.length === 50 ? html`<p class="faint">The first 50; the others are behind their task runs.</p>` : null}</section>`;
 }
 
 function Attention({ rows, run, tasks, task, index, total: all }) {

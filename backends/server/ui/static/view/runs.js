@@ -16,12 +16,12 @@ const SPANS = new Map([["1 h", 3_600e3], ["24 h", 86_400e3], ["7 d", 7 * 86_400e
 
 /** The filter that the address asks for. */
 function filter(given) {
-  
   const all = [];
   const groups = (given.get("state") ?? "").split(",").filter((group) => GROUPS.includes(group));
   // What is planned for later has not happened: it is shown apart.
   if (groups.length) all.push({ state: { _in: groups.flatMap(statesOf) } });
   else all.push({ _or: [{ state: { _neq: "Scheduled" } }, { scheduled_start_time: { _lte: new Date(Math.floor(now.peek() / 60e3) * 60e3 + 60e3).toISOString() } }] });
+  if (!given.get("parts")) all.push({ parent_task_run_id: { _is_null: true } });
   const flow = given.get("flow");
   if (flow) all.push({ flow: { name: { _eq: flow } } });
   const text = given.get("text");
@@ -75,7 +75,7 @@ export function Runs() {
       const changed = new Map(change.flow_runs.map((run) => [run.id, run]));
       setRows((shown) => {
         const known = new Set(shown.map((run) => run.id));
-        const fresh = [...changed.values()].filter((run) => !known.has(run.id) && run.version <= 2).map((run) => run.id);
+        const fresh = [...changed.values()].filter((run) => !known.has(run.id) && run.version <= 2 && (given.get("parts") || !run.parent_task_run_id)).map((run) => run.id);
         if (fresh.length) above.value = new Set([...above.peek(), ...fresh]);
         if (![...changed.keys()].some((id) => known.has(id))) return shown;
         return shown.map((run) => {
@@ -102,7 +102,7 @@ export function Runs() {
     const names = wanted.map((_, at) => `$r${at}: UUID!`).join(", ");
     const fields = wanted.map((_, at) => `s${at}: ${SUMMARY.slice(SUMMARY.indexOf("{") + 1, SUMMARY.lastIndexOf("}")).trim().replace("$run", `$r${at}`).replace(/tasks \{[^}]*\}/, "tasks { task_id states }")}`);
     ask(`query Bars(${names}) { ${fields.join(" ")} }`, Object.fromEntries(wanted.map((run, at) => [`r${at}`, run.id]))).then(
-      (data) => setCounts((known) => new Map([...known, ...wanted.map((run, at) => ([run.id, total(data[`s${at}`].tasks)]))])),
+      (data) => setCounts((known) => new Map([...known, ...wanted.map((run, at) => /** @type {[string, Map<string, number>]} */ ([run.id, total(data[`s${at}`].tasks)]))])),
       () => {},
     );
   }, [asked]);
@@ -147,6 +147,7 @@ function Filters({ given }) {
     </select></label>
     <label>Label <input type="text" size="8" value=${given.get("label") ?? ""} onChange=${(event) => set({ label: event.currentTarget.value })} /></label>
     <label>Text <input type="search" size="14" value=${given.get("text") ?? ""} placeholder="name or message" onChange=${(event) => set({ text: event.currentTarget.value })} /></label>
+    <label><input type="checkbox" checked=${Boolean(given.get("parts"))} onChange=${() => set({ parts: given.get("parts") ? null : "shown" })} /> also runs inside others</label>
     ${given.get("between") && html`<button type="button" onClick=${() => set({ between: null })}>only ${given.get("between")?.split("~").map((at) => clock(Date.parse(at))).join(" – ")} ×</button>`}
   </form>`;
 }

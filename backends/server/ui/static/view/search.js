@@ -3,13 +3,12 @@ import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
-import { go, href, isId, parts, query, set } from "../model/route.js";
+import { go, href, isId, parts, query, set, taskRunAddress } from "../model/route.js";
 import { RUNS_CHANGES, SEARCH, TASK_OF } from "../model/queries.js";
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
 import { Name, Problem, State, Time, useAnswer, useTitle } from "./kit.js";
 import { paused } from "./shell.js";
-import { taskRunAddress } from "./run.js";
 
 const KINDS = new Map([["flow_run", "Flow runs"], ["flow", "Flows"], ["task_run", "Task runs"]]);
 

@@ -6,8 +6,6 @@ import { useSignal } from "../vendor/signals.js";
 export const ROW = 34;
 const BESIDE = 6;
 
-/**
- */
 export function Rows({ count, label, row, seen, columns, at }) {
   const box = useRef(null);
   const top = useSignal(0);

@@ -2,17 +2,17 @@
 import { html } from "../html.js";
 import { useMemo } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
-import { ask } from "../api.js";
 import { href, query, set } from "../model/route.js";
-import { DIRECT, TASK_RUN } from "../model/queries.js";
+import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
-import { Copy, Dialog, Name, Problem, State, Text, Time, Took, useAnswer, useThrottled } from "./kit.js";
+import { Copy, Name, Problem, State, Text, Time, Took, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
-import { Answer } from "./inbox.js";
+import { Answer } from "./answer.js";
 import { may, useKeys } from "./shell.js";
+import { SteerTask } from "./steer.js";
 
 export function TaskRun({ run, tasks, task, index, counts, close }) {
   const { data, error, again } = useAnswer(TASK_RUN, { run: run.id, task, index });
@@ -24,7 +24,7 @@ export function TaskRun({ run, tasks, task, index, counts, close }) {
   return html`<aside class="panel selected" aria-labelledby="selected">
     <div class="title">${heading}<a class="button small" href=${close}>Close</a></div>
     <${Problem} error=${error} again=${again} what="The task run" />
-    ${definition && may("run") ? html`<${Steer} run=${run} definition=${definition} index=${index} state=${row?.state ?? "Pending"} again=${again} />` : null}
+    ${definition && may("run") ? html`<${SteerTask} run=${run} definition=${definition} index=${index} state=${row?.state ?? "Pending"} held=${Boolean(row?.serialized_state?.context?.held)} again=${again} />` : null}
     ${data && !row ? html`<p class="empty">It has not begun${definition?.mapped && index >= 0 ? ": this child is made when what it is mapped over is known" : ""}.</p>` : null}
     ${row && html`<${Inside} run=${run} row=${row} definition=${definition} again=${again} />`}
   </aside>`;
@@ -48,7 +48,7 @@ function Inside({ run, row, definition, again }) {
       ${tried.length > 1 ? html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>` : null}
       <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
     ${row.state_message ? html`<p class="said"><${Text} text=${row.state_message} /></p>` : null}
-    ${row.state === "Paused" && may("answer") ? html`<p><button type="button" class="primary" onClick=${() => (answering.value = true)}>Answer…</button></p>` : null}
+    ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") ? html`<p><button type="button" class="primary" onClick=${() => (answering.value = true)}>Answer…</button></p>` : null}
     ${answering.value && html`<${Answer} row=${{ ...row, task: definition, flow_run: run }} close=${() => { answering.value = false; again(); }} />`}
     ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></details>` : null}
     <h3>States</h3>
@@ -68,40 +68,4 @@ function Inside({ run, row, definition, again }) {
       <tr><th scope="row">cache key</th><td>${row.cache_key ?? "–"}</td></tr>
       <tr><th scope="row">heartbeat</th><td><${Time} at=${row.heartbeat} /></td></tr>
     </tbody></table></details>`;
-}
-
-
-/** What can be asked of a task run: to run again from here, to be left out, to be given a result. */
-function Steer({ run, definition, index, state, again }) {
-  const asks = useSignal("");
-  const note = useSignal("");
-  const value = useSignal("");
-  const over = isFinished(run.state);
-  const waits = !over && ["Pending", "Scheduled", "Queued", "Retrying", "Paused"].includes(state);
-  const name = `${definition.name}${index >= 0 ? `[${index}]` : ""}`;
-  const words = {
-    restart: { title: `Run ${run.name} again from ${name}?`, action: "Run again from here", says: "It and everything after it would run again; what came before keeps its results." },
-    skip: { title: `Leave out ${name}?`, action: "Leave it out", says: "It would be Skipped, and so would what follows it, unless that says otherwise." },
-    set_result: { title: `Give ${name} a result?`, action: "Set the result", says: "It would be Success with this value, and its body would not run." },
-  };
-  const chosen = words[asks.value];
-  const ask_ = async () => {
-    let given = null;
-    if (asks.value === "set_result") {
-      try {
-        given = JSON.parse(value.value);
-      } catch {
-        throw new Error("The result is JSON: 3, \"text\", [1, 2], {\"a\": 1}, true, null.");
-      }
-    }
-    await ask(DIRECT, { input: { flow_run_id: run.id, kind: asks.value, task: definition.slug, map_index: index, value: given, note: note.value || null } });
-    again();
-  };
-  return html`<p class="buttons">
-      ${over && html`<button type="button" class="small" onClick=${() => (asks.value = "restart")}>Run again from here…</button>`}
-      ${waits && html`<button type="button" class="small" onClick=${() => (asks.value = "skip")}>Leave it out…</button><button type="button" class="small" onClick=${() => (asks.value = "set_result")}>Set its result…</button>`}</p>
-    ${chosen && html`<${Dialog} title=${chosen.title} action=${chosen.action} close=${() => (asks.value = "")} run=${ask_}>
-      <p>${chosen.says}</p>
-      ${asks.value === "set_result" && html`<label>Result, as JSON <input type="text" required value=${value.value} onInput=${(event) => (value.value = event.currentTarget.value)} /></label>`}
-      <label>Note <input type="text" value=${note.value} onInput=${(event) => (note.value = event.currentTarget.value)} /></label></${Dialog}>`}`;
 }

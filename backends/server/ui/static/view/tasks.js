@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
-import { go, query, set } from "../model/route.js";
+import { go, query, set, taskRunAddress } from "../model/route.js";
 import { FOUND, ROWS } from "../model/queries.js";
 import { GROUPS, look, rank, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
@@ -11,7 +11,6 @@ import { sum } from "../model/run.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Counts, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
 import { Rows } from "./table.js";
-import { taskRunAddress } from "./run.js";
 
 const PAGE = 100;
 const COLUMNS = ["state", "task run", "message", "began", "took", ""];
@@ -38,7 +37,7 @@ export function TaskRuns(props) {
     ${GROUPS.includes(group) ? html`<${Found} key=${group} ...${props} group=${group} all=${sums.get(group) ?? 0} />` : html`<${Tree} ...${props} />`}`;
 }
 
-function Tree({ run, tasks, counts, task, index, stamp }) {
+function Tree({ run, counts, task, index, stamp }) {
   const opened = useSignal(new Set(task && index !== undefined && index >= 0 ? [task] : []));
   const ordered = useMemo(() => inOrder(run.flow.tasks, run.flow.edges), [run.flow.id]);
   const cache = useRef(new Map());
@@ -69,7 +68,6 @@ function Tree({ run, tasks, counts, task, index, stamp }) {
     return lanes[low];
   };
   const read = async (anew) => {
-    
     const wanted = new Map();
     for (let place = view.current.from; place < Math.min(view.current.to, count); place += 1) {
       const lane = laneAt(place);

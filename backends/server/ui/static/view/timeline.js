@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
-import { go, query, set } from "../model/route.js";
+import { go, query, set, taskRunAddress } from "../model/route.js";
 import { ATTEMPTS, ROWS, TIMELINE } from "../model/queries.js";
 import { inOrder } from "../model/graph.js";
 import { GROUPS, byGroup, isFinished, look } from "../model/states.js";
@@ -11,7 +11,6 @@ import { axis, density, ticks, waits } from "../model/timeline.js";
 import { clock, duration, milliseconds, now, precise, zone } from "../model/time.js";
 import { number, visible } from "../model/text.js";
 import { Counts, Problem, useAnswer, useThrottled } from "./kit.js";
-import { taskRunAddress } from "./run.js";
 
 const LANE = 26;
 const AXIS = 24;
@@ -80,7 +79,6 @@ function Drawing({ run, drawn, children, task, most }) {
   const words = useSignal("");
   const drag = useRef(null);
   const theme = useTheme();
-  
   const lanes = [];
   for (const lane of drawn.lanes.slice(0, most)) {
     lanes.push({ ...lane, peak: Math.max(1, ...lane.bins.map((bin) => bin.running)) });
@@ -89,7 +87,7 @@ function Drawing({ run, drawn, children, task, most }) {
   const height = AXIS + lanes.length * LANE;
   const left = width < 500 ? 90 : LABEL;
   const inner = width - left - 8;
-    const x = (moment) => left + inner * Math.min(1, Math.max(0, drawn.place(((moment - drawn.from) / (drawn.to - drawn.from)) * drawn.bins)));
+  const x = (moment) => left + inner * Math.min(1, Math.max(0, drawn.place(((moment - drawn.from) / (drawn.to - drawn.from)) * drawn.bins)));
   useEffect(() => {
     const box = canvas.current?.parentElement;
     if (!box) return;
@@ -102,7 +100,7 @@ function Drawing({ run, drawn, children, task, most }) {
     return () => cancelAnimationFrame(frame);
   });
 
-    function draw(element) {
+  function draw(element) {
     const scale = devicePixelRatio || 1;
     if (element.width !== Math.round(width * scale) || element.height !== Math.round(height * scale)) {
       element.width = Math.round(width * scale);
@@ -156,7 +154,7 @@ function Drawing({ run, drawn, children, task, most }) {
     }
   }
 
-    function bins(pen, lane, top, colour) {
+  function bins(pen, lane, top, colour) {
     for (const bin of lane.bins) {
       const from = left + inner * drawn.place(bin.at);
       const to = left + inner * drawn.place(bin.at + 1);
@@ -177,7 +175,7 @@ function Drawing({ run, drawn, children, task, most }) {
     }
   }
 
-    function attemptsOf(pen, states, top, colour) {
+  function attemptsOf(pen, states, top, colour) {
     states.forEach((state, number) => {
       const from = x(milliseconds(state.timestamp) ?? 0);
       const next = states[number + 1];

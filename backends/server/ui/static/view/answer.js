@@ -1,0 +1,36 @@
+// The answer to what waits for a person: approve or decline, with a note and a value.
+import { html } from "../html.js";
+import { useSignal } from "../vendor/signals.js";
+import { ask } from "../api.js";
+import { ANSWER } from "../model/queries.js";
+import { inputs, read } from "../model/form.js";
+import { Dialog, Text } from "./kit.js";
+
+export function Answer({ row, close }) {
+  const schema = row.serialized_state?.context?.answer_schema ?? null;
+  const approve = useSignal(true);
+  const note = useSignal("");
+  const value = useSignal("");
+  const done = useSignal("");
+  const key = useSignal(crypto.randomUUID?.() ?? String(Math.random())).peek();
+  const [input] = inputs([{ name: "value", required: false, schema }], {});
+  const run = async () => {
+    let given = null;
+    if (approve.value && value.value.trim()) {
+      const found = read(input, value.value);
+      if (found.problem) throw new Error(found.problem);
+      given = found.value;
+    }
+    const { answer_task_run: answer } = await ask(ANSWER, { input: { task_run_id: row.id, version: row.version, approve: approve.value, note: note.value || null, value: given, idempotency_key: key } });
+    done.value = answer.picked_up_by === "nobody" ? "Recorded. Nobody will go on with this run: no live worker can take it." : "";
+    if (done.value) throw new Error(done.value);
+  };
+  return html`<${Dialog} title=${`Answer ${row.task?.name ?? "the task run"}`} action=${approve.value ? "Approve" : "Decline"} danger=${!approve.value} close=${close} run=${run}>
+    <p class="said"><${Text} text=${row.state_message} /></p>
+    <fieldset><legend>Answer</legend>
+      <label><input type="radio" name="answer" checked=${approve.value} onChange=${() => (approve.value = true)} /> approve</label>
+      <label><input type="radio" name="answer" checked=${!approve.value} onChange=${() => (approve.value = false)} /> decline</label></fieldset>
+    <label>Note <input type="text" value=${note.value} onInput=${(event) => (note.value = event.currentTarget.value)} /></label>
+    ${approve.value && html`<label>Value <small class="faint">${input.hint}; may stay empty</small> <input type="text" value=${value.value} onInput=${(event) => (value.value = event.currentTarget.value)} /></label>`}
+  </${Dialog}>`;
+}
