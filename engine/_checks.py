@@ -70,11 +70,11 @@ def _tags(value: Any) -> set[str]:
         raise ValueError(f"is a set of strings, not the one string {value!r}")
     if value is not None and not isinstance(value, Iterable):
         raise ValueError(f"is a set of strings, not {value!r}")
-    found: set[str] = set(value or ())
-    for tag in found:
+    tags = list(value or ())
+    for tag in tags:
         if not isinstance(tag, str):
             raise ValueError(f"is a set of strings, and {tag!r} is none")
-    return found
+    return set(tags)
 
 
 def _max_retries(value: Any) -> int:

@@ -130,6 +130,8 @@ class Flow:
         for task in tasks or ():
             self.add_task(task)
         for edge in edges or ():
+            if not isinstance(edge, Edge):
+                raise FlowDefinitionError(f"flow {name!r}: edges are Edge objects, not {type(edge).__name__}")
             self._add(edge)
         if reference_tasks is not None:
             self.set_reference_tasks(reference_tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ class Rate(msgspec.Struct, frozen=True):
     period: float
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.period <= 0:
+        if not (self.count >= 1 and 0 < self.period < math.inf):
             raise ValueError(f"a rate is at least 1 in more than 0 seconds, not {self.count} in {self.period}")
 
 
@@ -59,10 +60,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name, limit in {"concurrency": self.concurrency, **self.tasks, **self.tags}.items():
-            if limit is not None and limit < 1:
-                raise ValueError(f"the limit for {name!r} is at least 1, not {limit}")
-        if self.timeout is not None and self.timeout <= 0:
-            raise ValueError(f"a timeout is more than 0 seconds, not {self.timeout}")
+            if limit is not None and not (isinstance(limit, int) and limit >= 1):
+                raise ValueError(f"the limit for {name!r} is at least 1, and a whole number, not {limit}")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ValueError(f"a timeout is more than 0 seconds, and ends, not {self.timeout}")
 
     def changed(self, asked: Mapping[str, Any]) -> Limits:
         """Return these limits with those that were asked for, as `directives.limits_of` reads them; None ends one."""

@@ -728,5 +728,11 @@ class ValidationFailed(Failed):
 
 
 def aware(moment: datetime.datetime) -> datetime.datetime:
-    """Return `moment` with a time zone; a naive one is taken to be UTC."""
+    """Return `moment` with a time zone; a naive one is taken to be UTC.
+
+    Raises:
+        - TypeError: if it is no moment
+    """
+    if not isinstance(moment, datetime.datetime):
+        raise TypeError(f"a time is a datetime, not {moment!r}")
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)

@@ -632,6 +632,8 @@ def _the_flow(flow: Flow | None, task_name: str) -> Flow:
             f"task {task_name!r} was called outside a flow: call it inside `with Flow(...)`, pass flow=, "
             "or call .run() to do its work directly"
         )
+    if not hasattr(found, "add_task"):
+        raise FlowDefinitionError(f"task {task_name!r}: flow= takes a flow, not {found!r}")
     return found
 
 
@@ -707,8 +709,8 @@ def task(fn: Callable[..., Any] | None = None, /, **task_args: Any) -> Any:
     """
     if fn is None:
         return lambda function: task(function, **task_args)
-    if isinstance(fn, Task):
-        raise FlowDefinitionError(f"a task is made of a function, not of {fn!r}")
+    if isinstance(fn, Task) or (isinstance(fn, type) and issubclass(fn, Task)):
+        raise FlowDefinitionError(f"a task is made of a function, not of {fn!r}, which is one already")
     return FunctionTask(fn, **task_args)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from typing import Any
 
@@ -281,17 +282,29 @@ async def test_attempts_and_rounds_count_as_beginnings() -> None:
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [({"concurrency": 0}, "concurrency"), ({"tasks": {"a": -1}}, "a"), ({"tags": {"t": 0}}, "t")],
+    [
+        ({"concurrency": 0}, "concurrency"),
+        ({"concurrency": math.inf}, "concurrency"),
+        ({"tasks": {"a": -1}}, "a"),
+        ({"tags": {"t": 0}}, "t"),
+        ({"tags": {"t": math.nan}}, "t"),
+    ],
 )
 def test_a_limit_below_one_is_refused_by_name(given: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is at least 1"):
         Limits(**given)
 
 
-@pytest.mark.parametrize(("count", "period"), [(0, 1.0), (1, 0.0), (1, -1.0)])
+@pytest.mark.parametrize(("count", "period"), [(0, 1.0), (1, 0.0), (1, -1.0), (1, math.nan), (1, math.inf)])
 def test_a_rate_of_nothing_is_refused(count: int, period: float) -> None:
     with pytest.raises(ValueError, match="a rate is at least 1"):
         Rate(count, period)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
+def test_a_time_limit_that_never_comes_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="a timeout is more than 0 seconds"):
+        Limits(timeout=seconds)
 
 
 async def test_running_is_recorded_when_the_body_begins_and_not_when_it_begins_to_wait() -> None:

@@ -143,6 +143,8 @@ def test_a_task_is_named_after_its_class_or_function():
         ({"target": 5}, "target is a text or a function"),
         ({"task_run_name": 5}, "task_run_name is a text or a function"),
         ({"nout": -1}, "nout is a whole number"),
+        ({"tags": [[]]}, r"tags is a set of strings, and \[\] is none"),
+        ({"timeout": 10**5_000}, "timeout"),
     ],
 )
 def test_an_argument_that_cannot_be_names_the_task_the_field_and_what_it_takes(arguments, message):
@@ -169,6 +171,7 @@ def test_an_argument_that_cannot_be_names_the_task_the_field_and_what_it_takes(a
         ({"result": LocalResult}, "result is a result, not the class"),
         ({"terminal_state_handler": []}, "terminal_state_handler is a function"),
         ({"tasks": [5]}, "tasks are Task objects, not int"),
+        ({"edges": [(1, 2)]}, "edges are Edge objects, not tuple"),
         ({"reference_tasks": [Task(name="elsewhere")]}, "task 'elsewhere' is not in flow"),
     ],
 )
@@ -528,6 +531,13 @@ def test_a_tag_is_a_text():
 def test_a_task_is_no_body():
     with pytest.raises(FlowDefinitionError, match="a task is made of a function, not of <Task: inner>"):
         task(task(lambda: 1, name="inner"))
+    with pytest.raises(FlowDefinitionError, match=r"not of <class '.*Task'>, which is one already"):
+        task(Task)
+
+
+def test_a_task_is_called_in_a_flow():
+    with pytest.raises(FlowDefinitionError, match="task 'lost': flow= takes a flow, not 5"):
+        Task(name="lost")(flow=5)
 
 
 def test_a_body_that_takes_any_number_of_values_cannot_be_given_them_by_position():

@@ -140,6 +140,12 @@ def test_a_missing_start_time_is_now_and_stays_missing_only_for_paused():
         assert Paused(start_time=NOON).start_time == NOON
 
 
+@pytest.mark.parametrize("kind", [Scheduled, Paused, Queued, Retrying])
+def test_a_time_is_a_time(kind):
+    with pytest.raises(TypeError, match="a time is a datetime, not 'tomorrow'"):
+        kind(start_time="tomorrow")
+
+
 def test_a_naive_time_is_utc():
     naive = NOON.replace(tzinfo=None)
     assert Scheduled(start_time=naive).start_time == NOON
