@@ -202,7 +202,7 @@ class StoreBackend:
             context=context,
             labels=labels,
             name=name,
-            idempotency_key=uuid.uuid4().hex,  # a batch whose answer was lost is sent again
+            idempotency_key=owner,  # a batch whose answer was lost is sent again
             owner=owner,
             lease_seconds=lease_seconds,
             state=document,

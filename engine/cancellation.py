@@ -15,6 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MethodType
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
@@ -63,6 +64,7 @@ class Cancellation:
     __slots__ = (
         "_deadline",
         "_outer",
+        "_seen_from",
         "_timeouts",
         "cause",
         "interrupted_by",
@@ -81,6 +83,7 @@ class Cancellation:
         self._outer: Cancellation | None = None
         self._deadline = math.inf
         self._timeouts: list[Callable[[], bool]] = []
+        self._seen_from: asyncio.Task[Any] | None = None
         self.look: Callable[[], Awaitable[None]] = _nowhere
         """Finds out whether the run was stopped elsewhere, and requests it then; here there is no elsewhere."""
         self.interruptible: set[asyncio.Task[Any]] = set()
@@ -110,7 +113,8 @@ class Cancellation:
         self._outer = current_cancellation()
         self._deadline = min(anyio.current_effective_deadline(), body_deadline.get())
         task = asyncio.current_task()
-        if task is not None:
+        if task is not None and task is not self._seen_from:
+            self._seen_from = task
             # a coroutine shows what it is inside of while it waits, so the look is taken when this one does
             asyncio.get_running_loop().call_soon(self._find_timeouts, task)
         return self
@@ -140,8 +144,8 @@ def _timeouts_around(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]:
     inside: Any = task.get_coro()
     while inside is not None:
         for held in gc.get_referents(inside):
-            entered = getattr(held, "__self__", held)
-            if isinstance(entered, asyncio.Timeout):
+            entered = held.__self__ if type(held) is MethodType else held
+            if type(entered) is asyncio.Timeout:  # nobody derives from it: it is final
                 yield entered.expired
         inside = getattr(inside, "cr_await", None)
     if sys.version_info < (3, 12):  # there wait_for makes a task of what it waits for

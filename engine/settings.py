@@ -143,4 +143,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def results_dir(self) -> str:
         """Folder where results are stored that have no place of their own."""
-        return str(Path(self.home) / "results")
+        return os.path.join(self.home, "results")

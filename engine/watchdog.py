@@ -96,7 +96,9 @@ def watched_loop() -> Iterator[None]:
     """Watch the running loop inside the block: what blocks it for longer than a second is named in the log, once."""
     loop = asyncio.get_running_loop()
     with _lock:
-        watched = _watched.setdefault(loop, _Watched(loop))
+        watched = _watched.get(loop)
+        if watched is None:
+            watched = _watched[loop] = _Watched(loop)
         watched.runs += 1
         _see_to_thread()
     try:

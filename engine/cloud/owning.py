@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -47,7 +46,7 @@ class OwningFlowRunner(ListeningFlowRunner):
             - plainly: whether it is Running from the start
         """
         began, owner = asyncio.get_running_loop().time(), new_owner()
-        labels = [f"agentless-run-{uuid.uuid4().hex[:8]}"]  # no agent has this label
+        labels = [f"agentless-run-{owner[-8:]}"]  # no agent has this label
         options: dict[str, Any] = {"settings": self.settings, "labels": labels}
         if name is not None:
             options["name"] = name

@@ -24,7 +24,7 @@ from ..flow import Flow
 from ..flow_runner import FlowRunner
 from ..lifecycle import KEEPS_OWNER
 from ..limits import Limits
-from ..results import DefaultResult
+from ..results.default import default_result_in
 from ..runner import is_outside
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
@@ -79,7 +79,7 @@ class RecordingFlowRunner(FlowRunner):
         self._begun: FlowRunInfoResult | None = None
         """The flow run that `run` has just created, until it is made use of."""
         self._running_from_start: State | None = None
-        self._default_result = DefaultResult(self.settings.results_dir)
+        self._default_result = default_result_in(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
         self._recorded_limits: Mapping[str, Any] = {}
         self._has_spoken = False

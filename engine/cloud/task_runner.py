@@ -30,7 +30,8 @@ from ..errors import (
 from ..parameter import DateTimeParameter, Parameter
 from ..plain import typed
 from ..result import NoResult, NotStored, Result
-from ..results import DefaultResult, PrefectResult
+from ..results import PrefectResult
+from ..results.default import default_result_in
 from ..retries import delay_after
 from ..runner import call_state_handlers, is_outside
 from ..settings import Settings
@@ -97,7 +98,7 @@ class CloudTaskRunner(TaskRunner):
     ) -> None:
         settings = settings or Settings.from_env()
         # a run that another process may have to continue needs its results stored somewhere
-        flow_result = flow_result or DefaultResult(settings.results_dir)
+        flow_result = flow_result or default_result_in(settings.results_dir)
         super().__init__(task, state_handlers, flow_result, constants=constants, settings=settings)
         self.backend = backend
         self._children: dict[tuple[str, int], TaskRunInfoResult] | None = None
@@ -378,7 +379,7 @@ class CloudTaskRunner(TaskRunner):
             return
         error = result.value
         value = TaskRunError(shown(error)) if isinstance(error, BaseException) and not _can_be_pickled(error) else error
-        for result in (self.result, DefaultResult(self.settings.results_dir)):
+        for result in (self.result, default_result_in(self.settings.results_dir)):
             try:
                 stored = await _of_errors(result).write(value)
             except BaseException as problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from ..settings import Settings
 from .local import LocalResult
 from .prefect import PrefectResult
 
-__all__ = ["INLINE_LIMIT", "DefaultResult"]
+__all__ = ["INLINE_LIMIT", "DefaultResult", "default_result_in"]
 
 INLINE_LIMIT = 10_000
 """Bytes of JSON up to which a value is stored in the state itself."""
@@ -87,6 +88,12 @@ class DefaultResult(Result):
         files = LocalResult(self.dir, False, location=self.location, serializer=self.serializer)
         files._location_function = self._location_function
         return files
+
+
+@functools.lru_cache(64)
+def default_result_in(dir: str) -> DefaultResult:
+    """Return the one for this folder: a runner is made for each run, and looks a folder up but once."""
+    return DefaultResult(dir)
 
 
 def survives_json(value: Any) -> bool:
