@@ -36,6 +36,7 @@ __all__ = [
     "current_cancellation",
     "interruptible",
     "is_stopped",
+    "left_by",
     "outlast",
     "stopped_state",
     "undisturbed",
@@ -287,3 +288,15 @@ def stopped_state(cause: Cause) -> State:
         return Cancelled(_MESSAGES[cause], context={"cause": cause})
     attempt = values.get().get("task_run_count", 1)
     return Pending("Handed over to another process.", context={"task_run_count": attempt} if attempt > 1 else None)
+
+
+def left_by(ended: str, cause: object) -> State:
+    """Return what the task runs end as that a flow run leaves unfinished when it fails.
+
+    Args:
+        - ended: the name of the state that it ended in
+        - cause: why it was stopped, if it was
+    """
+    if isinstance(cause, str) and cause in _MESSAGES:
+        return Cancelled(_MESSAGES[cause], context={"cause": cause})
+    return Cancelled(f"The flow run ended as {ended} before this task run did.")

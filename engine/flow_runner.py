@@ -224,7 +224,8 @@ class FlowRunner(Runner):
     def _stopped_as(self, cause: Cause) -> State:
         """Return the state of the flow run after it was stopped."""
         if cause == "timeout" and self._too_long is not None:
-            return TimedOut(f"The flow run took longer than its time limit of {self._too_long:g} s.")
+            message = f"The flow run took longer than its time limit of {self._too_long:g} s."
+            return TimedOut(message, context={"cause": cause})
         return _stopped_flow(cause)
 
     # -- handlers ----------------------------------------------------------------------------------------
@@ -248,6 +249,9 @@ class FlowRunner(Runner):
         change = super().handle_state_change(old_state, new_state)
         # how a flow run ended is told to the end, whoever is cancelled meanwhile
         return await (undisturbed(change, self.settings.cancel_grace) if new_state.is_finished() else change)
+
+    def _state_of(self, signal: PrefectStateSignal) -> State:
+        return self._as_end(signal.state)  # a flow has no rounds
 
     def _tell_item(self, item: Item) -> None:
         if self._watch.active:
@@ -642,7 +646,13 @@ class FlowRunner(Runner):
             final.message = self._failures(self._drive)
         handler = self.flow.terminal_state_handler
         if handler is not None:
-            final = await settle(handler(self.flow, final, set(key_states))) or final
+            answer = await settle(handler(self.flow, final, set(key_states))) or final
+            if answer is not final and not rules.may_replace(final, answer, loops=False):
+                name = getattr(handler, "__qualname__", None) or shown(handler)
+                raise ValueError(
+                    f"the terminal_state_handler {name} ended the flow run as {type(answer).__name__}, {rules.NO_END}"
+                )
+            final = answer
         return final
 
     def _failures(self, drive: Drive) -> str:

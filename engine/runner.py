@@ -7,8 +7,9 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
+from ._run import rules
 from ._run.net import goes_on, is_let_through, meant, shown
 from .context import OwnLogger, OwnRunLogger
 from .explain import brief, with_reason
@@ -47,21 +48,47 @@ def is_outside(error: BaseException) -> bool:
     return goes_on(error) or (isinstance(error, asyncio.CancelledError) and being_cancelled())
 
 
-async def call_handler(handler: Callable[..., Any], owner: Any, old_state: State, new_state: State) -> State:
+async def call_handler(
+    handler: Callable[..., Any], owner: Any, old_state: State, new_state: State, *, loops: bool = False
+) -> State:
     """Call one state handler, sync or async, and return the state it leaves.
+
+    Args:
+        - handler: the handler
+        - owner: what it is told of: a task, a flow, or their runner
+        - old_state: the old (previous) state
+        - new_state: the new (current) state
+        - loops: whether what is run has rounds
 
     Raises:
         - TypeError: if it returns something that is neither a state nor None
+        - ValueError: if it leaves the run in a state in which nobody goes on with it
     """
-    answer = await settle(handler(owner, old_state, new_state))
+    try:
+        answer = await settle(handler(owner, old_state, new_state))
+    except BaseException as raised:
+        end = meant(raised)
+        if isinstance(end, ENDRUN) and not rules.is_the_end(end.state):
+            raise _no_end(handler, f"ended the run as {type(end.state).__name__}") from raised
+        raise
     if answer is None:
         return new_state
     if not isinstance(answer, State):
-        name = getattr(handler, "__qualname__", None) or shown(handler)
         raise TypeError(
-            f"the state handler {name} returned {shown(answer)}; a handler returns a state, or None to keep it"
+            f"the state handler {_handler_name(handler)} returned {shown(answer)}; a handler returns a state, or None "
+            "to keep it"
         )
+    if answer is not new_state and not rules.may_replace(new_state, answer, loops=loops):
+        raise _no_end(handler, f"put {type(answer).__name__} in the place of {type(new_state).__name__}")
     return answer
+
+
+def _no_end(handler: Callable[..., Any], what: str) -> ValueError:
+    return ValueError(f"the state handler {_handler_name(handler)} {what}, {rules.NO_END}")
+
+
+def _handler_name(handler: Callable[..., Any]) -> str:
+    return getattr(handler, "__qualname__", None) or shown(handler)
 
 
 def call_state_handlers(step: StepT) -> StepT:
@@ -78,6 +105,7 @@ def call_state_handlers(step: StepT) -> StepT:
         except ENDRUN as end:
             if end.state is state:
                 raise
+            end.state = self._as_end(end.state)
             raise ENDRUN(await self.handle_state_change(state, end.state)) from None
         if new_state is state:
             return state
@@ -109,6 +137,9 @@ class Runner:
             return another state in the place of the new one
     """
 
+    loops: ClassVar[bool] = False
+    """Whether what is run has rounds, after each of which it is Looped."""
+
     def __init__(self, state_handlers: Iterable[Callable[..., Any]] | None = None) -> None:
         if callable(state_handlers):
             raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
@@ -119,7 +150,9 @@ class Runner:
         """Where this kind of runner logs."""
         return _logger(type(self).__name__)
 
-    async def initialize_run(self, state: State | None, context: dict[str, Any]) -> tuple[State, dict[str, Any]]:
+    async def initialize_run(
+        self, state: State | None = None, context: dict[str, Any] | None = None
+    ) -> tuple[State, dict[str, Any]]:
         """Return what a run begins with.
 
         Args:
@@ -129,7 +162,7 @@ class Runner:
         Returns:
             - tuple: the state and the context
         """
-        return self._initial_state(state), context
+        return self._initial_state(state), {} if context is None else context
 
     def _initial_state(self, state: State | None) -> State:
         """Return the state to begin with: Pending if there is none, and what a meta state wraps."""
@@ -171,7 +204,7 @@ class Runner:
             end = self._ended_by(raised)
             if isinstance(end, (PAUSE, ENDRUN)):
                 raise end from end.__cause__
-            new_state = self._state_of(end)
+            new_state = end.state
         else:
             if self.state_handlers:
                 new_state = await self._call_own_handlers(old_state, new_state)
@@ -182,10 +215,10 @@ class Runner:
         new_state, end = told, None
         try:
             for handler in self.state_handlers:
-                new_state = await call_handler(handler, self, old_state, new_state)
+                new_state = await call_handler(handler, self, old_state, new_state, loops=self.loops)
         except BaseException as raised:
             end = self._ended_by(raised)
-            new_state = end.state if isinstance(end, ENDRUN) else self._state_of(end)
+            new_state = end.state
         if new_state is not told:
             new_state = await self._record(told, new_state)
         if isinstance(end, (PAUSE, ENDRUN)):
@@ -193,10 +226,19 @@ class Runner:
             raise end from end.__cause__
         return new_state
 
+    def _as_end(self, state: State) -> State:
+        """Return the state that a step ends the run with; Failed for one in which nobody goes on with it."""
+        if rules.is_the_end(state):
+            return state
+        return self._explained(Failed(f"{self._name()} was ended as {type(state).__name__}, {rules.NO_END}"))
+
     def _ended_by(self, raised: BaseException) -> ENDRUN | PrefectStateSignal:
         """Return the signal that what a handler raised amounts to: ENDRUN with Failed if it is none."""
         error = meant(raised)
-        if isinstance(error, (ENDRUN, PrefectStateSignal)):
+        if isinstance(error, PrefectStateSignal):
+            error.state = self._state_of(error)
+            return error
+        if isinstance(error, ENDRUN):
             return error
         if is_outside(error) or is_let_through(error):
             raise error

@@ -77,6 +77,7 @@ class TaskRunner(BodyRunner):
         - settings: how long a retry is waited for here, and the like
     """
 
+    loops = True
     plans: ClassVar[dict[Any, Plan]] = {}
     """The plans of this very class, made as they are needed."""
 
@@ -117,7 +118,7 @@ class TaskRunner(BodyRunner):
             - State: the new state
         """
         for handler in self.task.state_handlers:
-            new_state = await call_handler(handler, self.task, old_state, new_state)
+            new_state = await call_handler(handler, self.task, old_state, new_state, loops=True)
         return new_state
 
     def _tell(self, old_state: State, new_state: State) -> None:
@@ -226,7 +227,7 @@ class TaskRunner(BodyRunner):
         """
         end = meant(raised)
         if isinstance(end, (ENDRUN, PrefectStateSignal)) and end.state is not state:
-            raise ENDRUN(await self.handle_state_change(state, end.state)) from None
+            raise ENDRUN(await self.handle_state_change(state, self._as_end(end.state))) from None
 
     async def _run_body(self, facts: Facts) -> None:
         """Run the body, and tell the handlers of Running and of what comes after it."""
@@ -312,7 +313,7 @@ class TaskRunner(BodyRunner):
     def _state_of(self, signal: PrefectStateSignal) -> State:
         if isinstance(signal, RETRY) and not signal.says_when:
             assert isinstance(signal.state, Retrying)
-            signal.state.start_time = now() + self._delay_of_a_retry()
+            signal.state.start_time, signal.says_when = now() + self._delay_of_a_retry(), True
         return signal.state
 
     def _delay_of_a_retry(self) -> datetime.timedelta:
@@ -338,7 +339,9 @@ class TaskRunner(BodyRunner):
 
     # -- the checks, in order ----------------------------------------------------------------------------
 
-    async def initialize_run(self, state: State | None, context: dict[str, Any]) -> TaskRunnerInitializeResult:
+    async def initialize_run(
+        self, state: State | None = None, context: dict[str, Any] | None = None
+    ) -> TaskRunnerInitializeResult:
         """Return the state and the context to begin with.
 
         A meta state gives the state it wraps. A Resume state, or a Paused one whose time has come, sets ``resume``.
@@ -350,6 +353,7 @@ class TaskRunner(BodyRunner):
         Returns:
             - TaskRunnerInitializeResult: the state and the context
         """
+        context = {} if context is None else context
         is_new = state is None
         state = self._initial_state(state)
         if context.get("task_name") is not self.task.name:
@@ -684,7 +688,7 @@ class TaskRunner(BodyRunner):
             - ENDRUN: if the state is not running
         """
         if not state.is_running() and not (state.is_submitted() and current_task_scope().facts is not None):
-            raise ENDRUN(state)
+            raise ENDRUN(self._as_end(state) if isinstance(state, Looped) else state)
         body = self._outcome(_values_of(inputs), inputs)
         return await (body if telemetry.active is None else telemetry.active.attempt(body))
 

@@ -24,7 +24,8 @@ LAYERS = """
     directives telemetry
     backend cache_validators explain serialization signals watch _run.mapping _run.release
     _run.net
-    cancellation runner schedules triggers _run.rules
+    _run.rules
+    cancellation runner schedules triggers
     executors
     task
     _run.ahead _run.caching _run.gates operators parameter secrets

@@ -38,6 +38,7 @@ from ...engine.backend import (
     check_recordable,
     started_step_by_step,
 )
+from ...engine.cancellation import left_by
 from ...engine.clock import Clock, SystemClock
 from ...engine.directives import HELD, LIVES, PART, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
@@ -401,6 +402,8 @@ class MemoryBackend:
         self._record(run, recorded, sent)
         if type(state) is Cancelled:
             self._end_task_runs(run, state)
+        elif state.is_failed() and run.epoch:  # of a run that was claimed, nobody goes on with what it leaves
+            self._end_task_runs(run, left_by(type(state).__name__, state.context.get("cause")))
         return self._answer(state, run.newest)
 
     async def set_task_run_state(

@@ -152,8 +152,8 @@ def end_lapsed(tx: Tx, flow_run_id: str, lapses: int) -> None:
         "begun again: find out what ends the process, then restart the flow run."
     )
     failed = state_update(flow_run_id, "Failed", text)
-    set_states(tx, "flow_run", [failed])
     end_task_runs(tx, flow_run_id, failed.state)
+    set_states(tx, "flow_run", [failed])
 
 
 def _from_now(tx: Tx, seconds: float) -> datetime.datetime:

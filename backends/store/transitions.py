@@ -17,6 +17,8 @@ from sqlalchemy import bindparam, select, update
 
 from ...engine import lifecycle
 from ...engine.backend import LEASE_SECONDS, PROLONGED
+from ...engine.cancellation import left_by
+from ...engine.serialization import encode_state
 from . import parts, rules
 from .databases.base import StateRecord
 from .idempotency import once
@@ -54,7 +56,7 @@ SUBMIT_LOCK = datetime.timedelta(seconds=30)
 _CHUNK = 5000  # as many items share their statements at most: a statement takes a limited number of parameters
 
 _CASCADE = "Cancelled"
-"""The state of a flow run that its unfinished task runs take over."""
+"""The state of a flow run that its unfinished task runs take over, whoever has it."""
 
 _NAMES = {"flow_run": "flow run", "task_run": "task run"}
 
@@ -353,8 +355,8 @@ class _Batch:
         if self.kind == "task_run":
             if head.cached_inputs or run.extra is not None:
                 text = self.carry_inputs(run, head, text)
-        elif head.type == _CASCADE:
-            self.cancelled.append(item)
+        elif head.type == _CASCADE or (head.type in lifecycle.FAILED and run.epoch):
+            self.cancelled.append(item)  # of a run that was claimed, nobody goes on with what it leaves
         elif head.type == "Submitted":
             run.extra = self.tx.now
             self.submitted.append(run.id)
@@ -450,7 +452,7 @@ class _Batch:
         if self.taken_away:
             tx.update("flow_run", owned.id.in_(self.taken_away), epoch=owned.epoch + 1, **nobody)
         for item in self.cancelled:
-            end_task_runs(self.tx, item.update.run_id, item.update.state)
+            end_task_runs(self.tx, item.update.run_id, _left_by(item))
 
     def note_submission(self) -> None:
         flow_run, agent = tables["flow_run"].c, tables["agent"].c
@@ -458,6 +460,14 @@ class _Batch:
         if is_id(self.caller.agent_id):
             values["agent_id"] = select(agent.id).where(agent.id == self.caller.agent_id).scalar_subquery()
         self.tx.update("flow_run", flow_run.id.in_(self.submitted), **values)
+
+
+def _left_by(item: _Item) -> bytes:
+    """Return what a flow run that ends leaves to its unfinished task runs."""
+    if item.head.type == _CASCADE:
+        return item.update.state
+    context = msgspec.json.decode(item.text).get("context")
+    return encode_state(left_by(item.head.type, context.get("cause") if isinstance(context, dict) else None))
 
 
 def _moment(value: Any) -> datetime.datetime:

@@ -140,8 +140,8 @@ class BodyRunner(Runner):
             return await self._signalled_success(error, inputs)
         if isinstance(error, PrefectStateSignal):
             return self._attempt_failed(error.state, error) if error.state.is_failed() else self._state_of(error)
-        if isinstance(error, ENDRUN) and error.state.is_running():
-            what = f"The task's body ended its run as {type(error.state).__name__}, which is no end."
+        if isinstance(error, ENDRUN) and not rules.is_the_end(error.state) and not self._was_told(error.state):
+            what = f"The task's body ended its run as {type(error.state).__name__}, {rules.NO_END}"
             return self._attempt_failed(Failed(what, result=error))
         if isinstance(error, ENDRUN) or goes_on(error):
             raise error
@@ -236,9 +236,18 @@ class BodyRunner(Runner):
         facts = current_task_scope().facts
         if facts is not None and has_begun:
             with uninterrupted():
-                facts.state = await self.handle_state_change(facts.state, rules.begun(facts.state))
+                try:
+                    facts.state = await self.handle_state_change(facts.state, rules.begun(facts.state))
+                except ENDRUN as end:
+                    facts.state = end.state
+                    raise
             if not facts.state.is_running():
                 raise ENDRUN(facts.state)
+
+    def _was_told(self, state: State) -> bool:
+        """Whether a run was ended by what was said when its body began, and not by the body."""
+        facts = current_task_scope().facts
+        return facts is not None and facts.state is state
 
     def _waited_too_long(self) -> TaskTimeoutSignal:
         seconds = self._needs.queue_timeout

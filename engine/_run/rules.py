@@ -16,6 +16,7 @@ from ..state import (
     Cached,
     Failed,
     Finished,
+    Looped,
     Mapped,
     Pending,
     Queued,
@@ -35,7 +36,9 @@ __all__ = [
     "begun",
     "due_in",
     "is_retried",
+    "is_the_end",
     "loop_again",
+    "may_replace",
     "ready",
     "retry",
     "running",
@@ -45,6 +48,28 @@ __all__ = [
     "upstream_finished",
     "upstream_skipped",
 ]
+
+
+NO_END = (
+    "in which nobody goes on with it. End it with a finished state, or one that waits: Scheduled, Retrying, Paused."
+)
+"""What is wrong with the end of a run that `is_the_end` is False of, and the remedy."""
+
+
+def is_the_end(state: State) -> bool:
+    """Whether a run may end in a state: it is over, or it waits for a time or for somebody."""
+    return isinstance(state, (Finished, Scheduled, Queued)) and not isinstance(state, Looped)
+
+
+def may_replace(told: State, answer: State, *, loops: bool) -> bool:
+    """Whether a handler may put a state in the place of the one it was told: the run ends in it, or goes on from it."""
+    if is_the_end(answer):
+        return True
+    if isinstance(answer, Looped):
+        return loops and told.is_finished()  # the next round begins
+    if isinstance(answer, Running):
+        return told.is_running() or told.is_submitted()
+    return type(answer) is type(told)
 
 
 def ready(state: State, *, runs_again: bool = False, is_own: bool = False) -> State:

@@ -121,7 +121,9 @@ class CloudTaskRunner(TaskRunner):
 
     # -- what is known of the run --------------------------------------------------------------------
 
-    async def initialize_run(self, state: State | None, context: dict[str, Any]) -> TaskRunnerInitializeResult:
+    async def initialize_run(
+        self, state: State | None = None, context: dict[str, Any] | None = None
+    ) -> TaskRunnerInitializeResult:
         """Return the state and the context to begin with, as the backend knows them.
 
         A state that is given wins over the recorded one. One that this runner waited in gives way to the end that
@@ -129,7 +131,7 @@ class CloudTaskRunner(TaskRunner):
 
         Args:
             - state: the initial state of the run
-            - context: the context to be updated with relevant information
+            - context: the context to be updated with relevant information; a copy of the current one if None
 
         Returns:
             - tuple: the state and the context
@@ -137,6 +139,7 @@ class CloudTaskRunner(TaskRunner):
         Raises:
             - ENDRUN: if the task run cannot be read: with the state that is given, else with Failed
         """
+        context = {**_values.get()} if context is None else context
         try:
             info = await self._task_run_info(context)
         except BackendError as error:
@@ -196,7 +199,14 @@ class CloudTaskRunner(TaskRunner):
         return None if current_task_scope().is_unread else super()._goes_on(state)
 
     async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
-        flow_run_id, map_index = context["flow_run_id"], context.get("map_index")
+        flow_run_id, map_index = (
+            context.get("flow_run_id") or _values.get().get("flow_run_id"),
+            context.get("map_index"),
+        )
+        if flow_run_id is None:
+            raise FlowloopError(
+                "there is no flow run that the task is part of: name it as `flow_run_id` in the context"
+            )
         if map_index is None:
             info: TaskRunInfoResult | None = flow_scope.get().known.pop(self.task, None)
             if info is not None:

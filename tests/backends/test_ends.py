@@ -16,6 +16,7 @@ from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine import Flow, Settings, context, task
 from flowloop.engine.backend import Backend, FlowRunInfoResult
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.cloud.task_runner import CloudTaskRunner
 from flowloop.engine.errors import BackendUnavailable, OwnershipLost
 from flowloop.engine.signals import ENDRUN, PAUSE
 from flowloop.engine.state import (
@@ -29,6 +30,7 @@ from flowloop.engine.state import (
     Scheduled,
     State,
     Success,
+    TriggerFailed,
 )
 from flowloop.engine.testing import FaultyBackend
 
@@ -183,14 +185,33 @@ async def test_what_waits_for_somebody_is_paused_until_it_is_resumed(backend: Ba
 
 
 async def test_what_waits_for_nothing_has_failed(backend: Backend, settings: Settings) -> None:
-    async def ends_as_pending() -> None:
-        raise ENDRUN(Pending("as if nothing had happened"))
+    class Stops(CloudTaskRunner):
+        async def check_task_is_ready(self, state: State) -> State:
+            raise ENDRUN(state)
 
-    run = Run(backend, settings, ends_as_pending)
-    state = await run.run()
+    run = Run(backend, settings, value)
+    runner = CloudFlowRunner(run.flow, backend=backend, settings=settings, task_runner_cls=Stops)
+    state = await runner.run(context={"flow_run_id": await run.create()})
     info = await run.recorded()
     assert [type(state), type(info.state), info.owner] == [Failed, Failed, None]
     assert "left unfinished, and wait for nothing: 'first', 'second'" in str(state.message)
+    assert {type(one.state) for one in info.task_runs} == {Cancelled}
+
+
+async def test_what_a_handler_leaves_to_nobody_has_failed(backend: Backend, settings: Settings) -> None:
+    def ends_as_running(task: object, old: State, new: State) -> None:
+        if new.is_successful():
+            raise ENDRUN(Running())
+
+    run = Run(backend, settings, value)
+    run.first.state_handlers.append(ends_as_running)
+    await run.run()
+    info = await run.recorded()
+    assert [type(info.state), info.owner, {type(one.state) for one in info.task_runs}] == [
+        Failed,
+        None,
+        {Failed, TriggerFailed},
+    ]
 
 
 async def test_a_cancel_while_it_would_end_unfinished_is_obeyed(backend: Backend, settings: Settings) -> None:

@@ -1,0 +1,248 @@
+"""No run is left in a state in which nobody goes on with it: not by handlers, and not under a flow run that is over."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from flowloop.engine import Flow, FlowRunner, TaskRunner, context, task
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.cloud.task_runner import CloudTaskRunner
+from flowloop.engine.errors import FlowloopError
+from flowloop.engine.runner import Runner
+from flowloop.engine.signals import ENDRUN, LOOP
+from flowloop.engine.state import (
+    Cancelled,
+    Cancelling,
+    Failed,
+    Looped,
+    Paused,
+    Pending,
+    Running,
+    Scheduled,
+    Skipped,
+    Submitted,
+    Success,
+)
+
+pytestmark = pytest.mark.virtual_time
+
+NO_END = [Running, Pending, Submitted, Looped, Cancelling]
+AN_END = [Success, Skipped, Failed, Cancelled, Paused, Scheduled]
+
+
+def raises(when, left):
+    def raises_at(owner, old, new):
+        if type(new) is when:
+            raise ENDRUN(left())
+
+    return raises_at
+
+
+def puts(when, left):
+    def puts_at(owner, old, new):
+        return left() if type(new) is when else None
+
+    return puts_at
+
+
+def loops(when, left):
+    def loops_at(owner, old, new):
+        if type(new) is when:
+            raise LOOP("again")
+
+    return loops_at
+
+
+class Run:
+    """A flow of one task, with a handler at one of the four places."""
+
+    def __init__(self, where, handler):
+        def at(place):
+            return [handler] if where == place else []
+
+        with Flow("heard", state_handlers=at("flow")) as self.flow:
+            self.task = task(lambda: 1, name="one", state_handlers=at("task"))()
+        self.of_runner, self.of_task_runner = at("flow runner"), at("task runner")
+        self.is_of_task = where.startswith("task")
+
+    async def run(self, memory=None, settings=None):
+        """Return the state that the run whose handler it is ended in, and the recorded one."""
+        if memory is None:
+            state = await FlowRunner(self.flow, state_handlers=self.of_runner).run(
+                task_runner_state_handlers=self.of_task_runner
+            )
+            return state.result[self.task] if self.is_of_task else state, None
+        runner = CloudFlowRunner(self.flow, self.of_runner, backend=memory, settings=settings)
+        state = await runner.run(task_runner_state_handlers=self.of_task_runner)
+        info = await memory.get_flow_run_info(runner.flow_run_id)
+        if self.is_of_task:
+            return state.result[self.task], info.task_runs[0].state
+        return state, info.state
+
+
+WHERE = ["task", "task runner", "flow", "flow runner"]
+HANDLERS = [(make, when, left) for make in (raises, puts) for when in (Running, Success) for left in NO_END]
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_what_a_handler_leaves_to_nobody_has_failed_and_says_whose_it_is(where, memory, settings):
+    for make, when, left in [*HANDLERS, (loops, Running, Looped)]:
+        if make is puts and ((left, when) in {(Running, Running), (Cancelling, Running)} or left is Looped):
+            continue  # the run goes on from it
+        run = Run(where, make(when, left))
+        for state, recorded in (await run.run(), await run.run(memory, settings)):
+            what = f"{make.__name__} {left.__name__} at {when.__name__}: {state!r}, {recorded!r}"
+            assert type(state) is Failed, what
+            assert recorded is None or type(recorded) is Failed, what
+            assert left.__name__ in str(state.message), what
+            assert f"{make.__name__}_at" in str(state.message) or make is loops, what
+            assert "in which nobody goes on with it. End it with a finished state" in str(state.message), what
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_a_handler_may_end_a_run_as_finished_or_waiting_and_put_like_for_like(where, memory, settings):
+    for make in (raises, puts):
+        for left in AN_END:
+            state, recorded = await Run(where, make(Running, left)).run(memory, settings)
+            assert type(state) is type(recorded) is left, f"{make.__name__} {left.__name__}"
+    state, _ = await Run(where, puts(Running, Running)).run(memory, settings)
+    assert type(state) is Success
+
+
+async def test_a_handler_of_a_task_may_ask_for_another_round():
+    rounds = []
+
+    def again(owner, old, new):
+        if type(new) is Success and len(rounds) < 2:
+            return Looped(loop_count=len(rounds))
+        return None
+
+    state = await TaskRunner(task(lambda: rounds.append(1), name="one", state_handlers=[again])).run()
+    assert [len(rounds), type(state)] == [2, Success]
+
+
+@pytest.mark.parametrize("left", NO_END)
+async def test_neither_a_body_nor_a_trigger_nor_the_last_word_on_a_flow_leaves_a_run_to_nobody(left):
+    def ends(*_):
+        raise ENDRUN(left())
+
+    async def nothing():
+        return 1
+
+    for broken in (task(lambda: ends(), name="body"), task(nothing, name="trigger", trigger=lambda states: ends())):
+        state = await TaskRunner(broken).run()
+        assert type(state) is Failed, broken.name
+        assert "in which nobody goes on with it" in str(state.message), broken.name
+    for last in (lambda flow, state, reference: left(), lambda flow, state, reference: ends()):
+        with Flow("last", terminal_state_handler=last) as flow:
+            task(nothing)()
+        state = await FlowRunner(flow).run()
+        assert type(state) is Failed
+        assert "in which nobody goes on with it" in str(state.message)
+
+
+# -- under a flow run that is over -----------------------------------------------------------------------
+
+
+async def fails_first(n):
+    if n:
+        await anyio.sleep(10_000)
+    raise ValueError(n)
+
+
+class OneChild(CloudFlowRunner):
+    """Starts one child, and no other before the run ends: so much has yet to be recorded."""
+
+    def _backlog(self):
+        ledger = self._drive.ledger
+        return 1_000_000 if any(ledger.width(number) for number in range(ledger.graph.size)) else 0
+
+
+class Ended:
+    """A flow of which one child has begun, others have not, and something waits for all of them."""
+
+    def __init__(self, body=fails_first, **options):
+        with Flow("ended", **options) as self.flow:
+            children = task(body, name="child").map(list(range(5)))
+            task(lambda values: sum(values), name="after")(children)
+
+    async def run(self, backend, settings, **options):
+        """Return as what the flow run ended, and as what the task runs did: by name the states, and the last message"""
+        self.runner = OneChild(self.flow, backend=backend, settings=settings, **options)
+        await self.runner.run()
+        flow_run, runs = await backend.get_flow_run_history(self.runner.flow_run_id)
+        return flow_run.state, {
+            f"{run.task_slug.split('-')[0]}{run.map_index}": ([one.state for one in run.states], run.states[-1].message)
+            for run in runs
+        }
+
+
+@pytest.fixture
+def _slowly(monkeypatch):
+    """Give others a turn, and have a look, after each task run that is started."""
+    monkeypatch.setattr("flowloop.engine._run.drive._TURN", -1)
+
+
+@pytest.mark.usefixtures("_slowly")
+async def test_what_has_not_begun_when_a_task_fails_the_flow_is_cancelled_and_says_why(backend, settings):
+    ended, told = await Ended().run(backend, settings, fail_fast=True)
+    assert ended == "Failed"
+    assert told["child0"][0] == ["Pending", "Running", "Failed"]
+    cancelled = (["Pending", "Cancelled"], "Cancelled: another task of the flow run failed.")
+    assert [told[name] for name in ("after-1", "child1", "child2", "child3", "child4")] == [cancelled] * 5
+
+
+@pytest.mark.usefixtures("_slowly")
+async def test_what_has_not_begun_when_the_time_is_up_is_cancelled(backend, settings):
+    async def takes_too_long(n):
+        run.runner._end_for_time(7)
+
+    run = Ended(takes_too_long)
+    ended, told = await run.run(backend, settings)
+    assert ended == "TimedOut"
+    cancelled = (["Pending", "Cancelled"], "Cancelled: the flow run took too long.")
+    assert [told[name] for name in ("after-1", "child1", "child4")] == [cancelled] * 3
+
+
+async def test_what_has_not_begun_when_a_handler_fails_the_flow_is_cancelled(backend, settings):
+    def refuses(flow, old, new):
+        if new.is_running():
+            raise ENDRUN(Failed("not today"))
+
+    ended, told = await Ended(state_handlers=[refuses]).run(backend, settings)
+    assert ended == "Failed"
+    assert [*told.values()] == [
+        (["Pending", "Cancelled"], "The flow run ended as Failed before this task run did.")
+    ] * 3
+
+
+async def test_a_foreign_client_keeps_its_own_rules(backend, settings):
+    flow_run_id = await create_flow_run(Ended().flow, backend, settings=settings)
+    await backend.set_flow_run_state(flow_run_id, None, Failed("by a client that claims nothing"))
+    info = await backend.get_flow_run_info(flow_run_id)
+    assert {type(run.state) for run in info.task_runs} == {Pending}
+
+
+# -- a step that is called alone -------------------------------------------------------------------------
+
+
+async def test_every_runner_begins_without_arguments(memory, settings):
+    with Flow("alone") as flow:
+        one = task(lambda: 1, name="one")()
+    for begun in (await Runner().initialize_run(), await TaskRunner(one).initialize_run()):
+        assert type(begun[0]) is Pending
+    state, found = await TaskRunner(one).initialize_run(None, None)
+    assert [type(state), found["task_name"], found["task_run_count"]] == [Pending, "one", 1]
+    assert type((await FlowRunner(flow).initialize_run()).state) is Pending
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    with context(flow_run_id=flow_run_id):
+        begun = await CloudFlowRunner(flow, backend=memory, settings=settings).initialize_run(None, None)
+        with context(begun.context | begun.task_contexts[one]) as current:
+            runner = CloudTaskRunner(one, backend=memory, settings=settings)
+            state, found = await runner.initialize_run()
+            assert type(state) is Pending
+            assert found["task_run_id"] == (await memory.get_flow_run_info(flow_run_id)).task_runs[0].id
+            assert "task_run_id" not in current
+    with pytest.raises(FlowloopError, match="name it as `flow_run_id` in the context"):
+        await CloudTaskRunner(one, backend=memory, settings=settings).initialize_run()
