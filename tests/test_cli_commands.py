@@ -8,15 +8,11 @@ import getpass
 import http.server
 import json
 import logging
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,13 +56,6 @@ with Flow("inner") as inner:
 
 with Flow("outer") as outer:
     subflow(inner, name="part").map(n=[1, 2])
-
-@task(name="rude\\x1b[31m\\x07")
-def rude():
-    return 1
-
-with Flow("rude") as rude_flow:
-    rude()
 """
 
 
@@ -528,51 +517,6 @@ def test_a_failure_is_explained_in_the_log_of_a_worker(home: Path) -> None:
     assert "of 'failing' is Failed: 1 of 1 reference tasks failed: transform[0] (ValueError: row 4" in seen[-1]
 
 
-def in_terminal(*arguments: str, cwd: Path) -> str:
-    """Run a command in a terminal of its own, and return all that it wrote there."""
-    main, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from flowloop.backends.cli import main; main()", *arguments],
-        cwd=cwd,
-        env={**environment(cwd), "FLOWLOOP_SECRET__TOKEN": "hunter2!", "TERM": "xterm", "COLUMNS": "150"},
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-    )
-    os.close(terminal)
-    written = b""
-    deadline = time.monotonic() + 60
-    try:
-        while time.monotonic() < deadline:
-            if select.select([main], [], [], 1)[0]:
-                try:
-                    part = os.read(main, 65536)
-                except OSError:  # nobody has the other end open any more
-                    break
-                if not part:
-                    break
-                written += part
-    finally:
-        process.wait(30)
-        os.close(main)
-    return written.decode()
-
-
-def test_a_failure_explains_itself_in_a_terminal(home: Path) -> None:
-    screen = in_terminal("run", "flows.py:failing", cwd=home)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
-    check(plain)
-    assert "attempt 1 of 2 failed, next in 0 s" in plain
-    assert re.search(r"\d of \d task runs", plain)
-
-
-def test_no_name_controls_the_terminal(home: Path) -> None:
-    screen = in_terminal("run", "flows.py:rude_flow", cwd=home)
-    assert "\x1b[31m\x07" not in screen
-    assert "\x07" not in screen
-    assert "rude\\x1b[31m\\x07" in screen
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -656,7 +600,17 @@ def test_ctrl_c_while_the_file_is_imported_is_one_line(home: Path) -> None:
     assert output.splitlines() == ["flowloop: interrupted"]
 
 
-def test_sigterm_is_honoured_while_the_server_is_away(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "signals", "said"),
+    [
+        (("run",), 1, "its last states are not recorded, and a worker can go on with it"),
+        (("worker",), 2, "what it ran is free for other workers when its leases have run out"),
+    ],
+    ids=["run", "worker"],
+)
+def test_sigterm_is_honoured_while_the_server_is_away(
+    home: Path, words: tuple[str, ...], signals: int, said: str
+) -> None:
     (home / "slow.py").write_text(
         "import asyncio\nfrom flowloop.engine import Flow, task\n"
         "@task\nasync def sleeps():\n    print('asleep', flush=True)\n    await asyncio.sleep(600)\n"
@@ -665,13 +619,20 @@ def test_sigterm_is_honoured_while_the_server_is_away(home: Path) -> None:
     with start("server", "--db", "sqlite:///served.db", "--port", "0", cwd=home) as server:
         assert server.stdout is not None
         url = next(line.split()[2] for line in server.stdout if line.startswith("flowloop serves "))
-        process = start("run", "slow.py", "--backend", url, cwd=home, extra={"FLOWLOOP_CANCEL_GRACE": "0.5"})
+        process = start(*words, "slow.py", "--backend", url, cwd=home, extra={"FLOWLOOP_CANCEL_GRACE": "0.5"})
         assert process.stdout is not None
-        while "asleep" not in process.stdout.readline():
-            pass
+        if words == ("worker",):
+            assert "works on sleeper" in process.stdout.readline()
+            invoke("create", "sleeper", "--backend", url)
+        while "asleep" not in (line := process.stdout.readline()):
+            assert line, "it has ended"
         server.kill()
         server.communicate(timeout=30)
-    process.terminate()
+    for _ in range(signals):
+        process.terminate()
+        if signals > 1:  # each is heard by itself once the first one has been told of
+            while "asked to stop" not in process.stdout.readline():
+                pass
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "flowloop: stopped after 1 s: its last states are not recorded" in output
+    assert f"flowloop: stopped after 1 s: {said}" in output

@@ -182,6 +182,8 @@ def _stopped_by_signals(taking: Worker, settings: Settings) -> Iterator[None]:
     def stop() -> None:
         nonlocal stops
         stops += 1
+        rest = "at once" if stops > 1 else f"within {taking.grace:g} s, or at once if asked again"
+        click.echo(f"flowloop: asked to stop: what has not ended is handed over {rest}", err=True)
         taking.stop(at_once=stops > 1)
         ending_within(
             2 * settings.cancel_grace + (0 if stops > 1 else taking.grace),
