@@ -6,7 +6,7 @@ import datetime
 import random
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any, Literal, Self
 
 import anyio
@@ -46,8 +46,10 @@ from ._hub import Hub
 from .batcher import Batcher, RequestRejected
 
 try:
+    from .schedule_dates import next_events
     from .store import Caller, Outcome, StateChange, StateUpdate, Store
     from .store.creation import NewFlowRun, start_flow_runs
+    from .store.deaths import free_places
     from .store.flow_runs import update_flow_run_heartbeat
     from .store.records import Kind
     from .store.task_runs import set_task_run_name
@@ -75,9 +77,11 @@ class StoreBackend:
 
     Args:
         - url: ``sqlite:///FILE`` or ``postgresql://user@host/database``
-        - settings: `outage_limit`, `cancel_grace`, `queue_interval` and `secret_key` are used
+        - settings: `outage_limit`, `cancel_grace`, `queue_interval`, `late_runs` and `secret_key` are used
         - clock: what states are stamped with
         - rng: source of the jitter between attempts while the database is away
+        - schedules: whether runs are planned after the schedules of flows, by a `Worker` or `Recovery` on this backend
+        - read_only: whether it is only looked at: nothing is written, not even a file where there is none
         - store_options: further arguments of `Store`, `synchronous` for instance
 
     Example:
@@ -94,11 +98,20 @@ class StoreBackend:
         settings: Settings | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
+        schedules: bool = False,
+        read_only: bool = False,
         **store_options: Any,
     ) -> None:
         self._settings = settings or Settings.from_env()
         self._clock = clock or SystemClock()
-        self.store = Store(url, clock=self._clock, **{"secret_key": self._settings.secret_key, **store_options})
+        given = {
+            "secret_key": self._settings.secret_key,
+            "late_runs": self._settings.late_runs,
+            "patience": self._settings.outage_limit,
+            "next_events": next_events if schedules else None,
+        }
+        self._read_only = read_only
+        self.store = Store(url, clock=self._clock, read_only=read_only, **{**given, **store_options})
         self.url = self.store.url
         self._caller = Caller(client_id=uuid.uuid4().hex, queue_seconds=self._settings.queue_interval)
         self._circuit = Circuit(self.url, self._settings.outage_limit, rng, is_open=False)
@@ -121,6 +134,9 @@ class StoreBackend:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._circuit.at_home())
             await stack.enter_async_context(self.store)
+            if not self._read_only:
+                with suppress(BackendUnavailable):  # what is locked now is looked after later
+                    await self.store.write(self._caller, free_places)
             stack.callback(self.store.watch(self._publish))
             await stack.enter_async_context(self._elsewhere)
             await stack.enter_async_context(self._outbox)

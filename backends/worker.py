@@ -19,6 +19,7 @@ from ..engine.runner import settle
 from ..engine.settings import Settings
 from ..engine.state import Failed, Scheduled, State
 from .isolation import Isolation
+from .services import look_after
 
 __all__ = ["FlowLoader", "Worker"]
 
@@ -45,6 +46,10 @@ class Worker:
 
     A run whose second worker died may be what they died of. It is begun again after a while, by a worker that runs
     nothing else and takes nothing beside it, so that no other run ends with it; its third death is its last.
+
+    On a backend that has the database open itself it also does what a server does now and then, one worker of all at a
+    time: it gives places under limits back that died with their processes, looks after runs that nobody runs, and plans
+    runs where the backend was opened with ``schedules=True``.
 
     Args:
         - backend: where the runs are; open
@@ -128,15 +133,19 @@ class Worker:
         Raises:
             - BackendRejected: if the backend does not hand out runs to workers
         """
-        listening = asyncio.create_task(self._listen(), name=f"what is ready for worker {self.id}")
+        beside = [
+            asyncio.create_task(self._listen(), name=f"what is ready for worker {self.id}"),
+            asyncio.create_task(look_after(self._backend), name=f"services of worker {self.id}"),
+        ]
         try:
             await self._take_runs()
             await self._wait_for_runs()
         finally:
-            listening.cancel()
+            for task in beside:
+                task.cancel()
             with anyio.CancelScope(shield=True):
                 await self._hand_over()
-                await asyncio.wait([listening])
+                await asyncio.wait(beside)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take no more runs. Those under way get the grace to end by themselves, and are then handed over.

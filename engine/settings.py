@@ -81,6 +81,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue_interval: float = 30.0
     """How long a run that the backend has queued waits before it asks again."""
 
+    late_runs: str = "all"
+    """Which planned runs are run whose time came more than a minute ago, while nobody was there: ``all``, the
+    ``latest`` of each flow, ``none``, or ``within:3600``, those that are late for no more than so many seconds. The
+    others are Skipped. What holds is the setting of the server, or of whoever has the database open."""
+
     cancel_grace: float = 5.0
     """How long the bodies of cancelled tasks get to clean up, and again how long final states get to be recorded."""
 

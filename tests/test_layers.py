@@ -41,7 +41,7 @@ LAYERS = """
     engine
 
     _circuit _hub isolation store
-    batcher _elsewhere
+    batcher _elsewhere schedule_dates services
     client.texts client.transport memory.rows
     client.subscription
     client.backend memory.backend embedded

@@ -21,7 +21,17 @@ from ...engine.settings import Settings, read_settings
 from ..isolation import Isolation
 from ..worker import Worker
 from . import looking, migrating, notifying, secrets, steering
-from .common import as_async, backend_option, interrupted, json_option, length, opened, print_json, settings_for
+from .common import (
+    as_async,
+    backend_option,
+    has_database,
+    interrupted,
+    json_option,
+    length,
+    opened,
+    print_json,
+    settings_for,
+)
 from .display import safe
 from .flow_file import load_flow
 from .logs import set_up_logging
@@ -99,6 +109,7 @@ async def server(db: str | None, host: str, port: int) -> None:
 @click.argument("targets", metavar="FILE[:FLOW]...", nargs=-1, required=True, type=click.Path())
 @click.option("--concurrency", default=200, show_default=True, type=click.IntRange(1), help="Flow runs at once.")
 @click.option("--label", "labels", multiple=True, help="Take the runs that have this label; repeatable.")
+@click.option("--schedules", is_flag=True, help="Plan runs after the schedules of flows, where no server does.")
 @click.option("--isolate", is_flag=True, help="Run each flow run in a process of its own.")
 @click.option(
     "--once", is_flag=True, help="Take one flow run that is ready, run it, and end: 1 if it is not successful."
@@ -109,6 +120,7 @@ def worker(
     targets: tuple[str, ...],
     concurrency: int,
     labels: tuple[str, ...],
+    schedules: bool,
     isolate: bool,
     once: bool,
     flow_run_id: str | None,
@@ -123,19 +135,26 @@ def worker(
     if flow_run_id is not None and not once:
         raise FlowloopError("--run says which flow run --once takes: give both")
     settings = settings_for(backend)
+    if schedules and (once or not has_database(settings.default_backend_url)):
+        raise FlowloopError("--schedules is for workers that stay and have the database open; a server plans by itself")
     set_up_logging(settings, Console(stderr=True))
     flows = {flow.name: flow for flow in map(load_flow, targets)}  # before there is a loop, so that Ctrl-C ends it
     if once:
         sys.exit(0 if _work_once(flows, flow_run_id, labels, settings) else 1)
     isolation = Isolation(targets, settings.default_backend_url, everything=isolate)
-    _work(flows, concurrency, labels, settings, isolation)
+    _work(flows, concurrency, labels, settings, isolation, schedules)
 
 
 @as_async
 async def _work(
-    flows: dict[str, Flow], concurrency: int, labels: tuple[str, ...], settings: Settings, isolation: Isolation
+    flows: dict[str, Flow],
+    concurrency: int,
+    labels: tuple[str, ...],
+    settings: Settings,
+    isolation: Isolation,
+    schedules: bool,
 ) -> None:
-    async with opened(settings) as open_backend:
+    async with opened(settings, schedules=schedules) as open_backend:
         for flow in flows.values():
             await register_flow(flow, open_backend, settings=settings)
         taking = Worker(

@@ -29,6 +29,7 @@ __all__ = [
     "filter_of",
     "filter_options",
     "find",
+    "has_database",
     "interrupted",
     "json_option",
     "length",
@@ -90,9 +91,22 @@ def settings_for(backend: str | None) -> Settings:
     return settings if backend is None else msgspec.structs.replace(settings, backend_url=backend)
 
 
-def opened(settings: Settings) -> Backend:
-    """Return the backend of the settings, to be opened with ``async with``."""
-    return connect(settings.default_backend_url, settings=settings)
+def opened(settings: Settings, *, to_look: bool = False, schedules: bool = False) -> Backend:
+    """Return the backend of the settings, to be opened with ``async with``.
+
+    Args:
+        - settings: say where it is
+        - to_look: whether nothing is written there
+        - schedules: whether runs are planned after schedules from here
+    """
+    url = settings.default_backend_url
+    options: dict[str, Any] = {"read_only": True} if to_look else {"schedules": True} if schedules else {}
+    return connect(url, settings=settings, **(options if has_database(url) else {}))
+
+
+def has_database(url: str) -> bool:
+    """Whether a backend has the database open itself."""
+    return url.partition(":")[0].partition("+")[0].lower() in ("sqlite", "postgres", "postgresql")
 
 
 async def find(backend: Backend, run: str) -> FlowRunSummary:
@@ -172,7 +186,7 @@ json_option: Callable[[_Function], _Function] = click.option(
 def _completed(found: Callable[[Backend], Awaitable[Iterable[str]]]) -> Callable[..., list[CompletionItem]]:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         async def names() -> list[str]:
-            async with opened(settings_for(ctx.params.get("backend"))) as backend:
+            async with opened(settings_for(ctx.params.get("backend")), to_look=True) as backend:
                 return [name for name in await found(backend) if name.startswith(incomplete)]
 
         try:

@@ -64,7 +64,7 @@ async def runs(limit: int, planned: bool, backend: str | None, as_json: bool, **
     """
     now = datetime.datetime.now(datetime.UTC)
     only = filter_of(**filters, due_before=None if planned else now + datetime.timedelta(seconds=1), parts=planned)
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         found = await open_backend.list_flow_runs(limit, only)
     if as_json:
         print_json(*found)
@@ -82,7 +82,7 @@ async def flows(backend: str | None, as_json: bool) -> None:
 
     In their newest versions, with the next planned run of each.
     """
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         found = await open_backend.list_flows()
     if as_json:
         print_json(*found)
@@ -123,7 +123,7 @@ async def show(
     RUN is the name of the flow run, its id, or the beginning of its id. Where there are many task runs they are
     counted, and the failed ones are told.
     """
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         summary, task_runs = await open_backend.get_flow_run_history((await find(open_backend, run)).id)
         made = await open_backend.list_artifacts(summary.id)
         parts = await open_backend.list_flow_runs(_MOST_PARTS, FlowRunFilter(part_of=summary.id))
@@ -166,7 +166,7 @@ async def _log(backend: Backend, flow_run_id: str, skip: int = 0) -> list[LogRec
 @as_async
 async def logs(run: str, follow: bool, interval: float, backend: str | None, as_json: bool) -> None:
     """Print the log of a flow run."""
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         summary = await find(open_backend, run)
         console = Console()
         read = 0
@@ -196,7 +196,7 @@ async def watch(run: str, interval: float, backend: str | None, as_json: bool) -
     Wherever it runs, until it has ended. In a pipe, each change of state is a line. Ends as `wait` does.
     """
     console = Console()
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         summary, task_runs = await open_backend.get_flow_run_history((await find(open_backend, run)).id)
         seen: set[tuple[str, int]] = set()
         with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -248,7 +248,7 @@ async def wait(
 ) -> None:
     """Wait until flow runs have ended. Ends with 0 if all are successful, with 1 if not."""
     ended: list[FlowRunSummary] = []
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         with anyio.move_on_after(timeout):
             for run in runs:
                 summary = await find(open_backend, run)

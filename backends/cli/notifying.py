@@ -32,7 +32,7 @@ def notify(ctx: click.Context, backend: str | None, as_json: bool) -> None:
 
 @as_async
 async def _show(backend: str | None, as_json: bool) -> None:
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         found = await open_backend.list_notifications()
     for rule in found:
         _told(rule, as_json)

@@ -25,7 +25,7 @@ def secrets(ctx: click.Context, backend: str | None, as_json: bool) -> None:
 
 @as_async
 async def _list(backend: str | None, as_json: bool) -> None:
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         for name in await open_backend.list_secrets():
             if as_json:
                 print_json({"name": name})

@@ -570,7 +570,7 @@ _switch("off", False, "Plan no more runs of a flow.\n\nThose that were planned a
 @as_async
 async def next_runs(flow: str, limit: int, backend: str | None, as_json: bool) -> None:
     """Show the planned runs of a flow, the next one first."""
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         await _flow(open_backend, flow, None)
         planned = await open_backend.list_flow_runs(_AT_ONCE, filter_of(flow, ("Scheduled",), None, None, None))
     times = {run.id: run.scheduled_start_time for run in planned if run.scheduled_start_time is not None}
@@ -599,7 +599,7 @@ COMMANDS.append(limits)
 
 @as_async
 async def _show_limits(backend: str | None, as_json: bool) -> None:
-    async with opened(settings_for(backend)) as open_backend:
+    async with opened(settings_for(backend), to_look=True) as open_backend:
         found = await open_backend.list_limits()
     for limit in found:
         document = {"kind": limit.kind, "name": limit.name, "limit": limit.limit}

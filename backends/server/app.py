@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...engine.settings import Settings
+from ..schedule_dates import next_events
 from ..store import Store
 from . import operations, queries, schema, ui
 from .auth import Authenticator, Identity
@@ -25,7 +26,6 @@ from .graphiql_page import asset
 from .live import Live
 from .metrics import Metrics
 from .operation_cache import Documents
-from .schedule_dates import next_events
 from .services import Services
 from .settings import ServerSettings
 from .sockets import Sockets
@@ -45,7 +45,9 @@ def open_store(url: str, **options: Any) -> Store:
         - options: further arguments of `Store`; by default the key of secrets is the environment variable
           ``FLOWLOOP_SECRET_KEY``
     """
-    return Store(url, **{"secret_key": Settings.from_env().secret_key, "next_events": next_events, **options})
+    settings = Settings.from_env()
+    given = {"secret_key": settings.secret_key, "late_runs": settings.late_runs, "next_events": next_events}
+    return Store(url, **{**given, **options})
 
 
 def create_app(

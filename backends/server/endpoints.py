@@ -156,7 +156,7 @@ class Endpoints:
         try:
             self._metrics.show(**await self._authenticator.store.count_runs(ANYONE), lag=lag)
         except BackendUnavailable:  # what is known without the database is told all the same
-            self._metrics.show({}, {}, 0.0, lag)
+            self._metrics.show({}, {}, {}, 0.0, lag)
         return Response(self._metrics.render(), media_type=CONTENT_TYPE)
 
     # -- requests ------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from graphql import GraphQLSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...engine.errors import BackendRejected
+from ..schedule_dates import next_events
 from ..store.schema import metadata
 from .database import reading
 from .execution import Resolver
 from .operation_cache import Field
 from .request import Call
-from .schedule_dates import next_events
 from .summaries import resolver
 
 __all__ = ["resolvers"]

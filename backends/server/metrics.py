@@ -35,6 +35,9 @@ class Metrics:
         self._ended = Gauge(
             "flowloop_flow_runs_ended", "Flow runs that ended within the last hour", ["state"], registry=self.registry
         )
+        self._queue = Gauge(
+            "flowloop_queue", "Flow runs that are due and that nobody has", ["labels"], registry=self.registry
+        )
         self._age = Gauge(
             "flowloop_queue_age_seconds", "How long the first one waits that is due", registry=self.registry
         )
@@ -65,19 +68,22 @@ class Metrics:
         """Show a number that is read when it is asked for."""
         Gauge(f"flowloop_{name}", name, registry=self.registry).set_function(read)
 
-    def show(self, runs: Mapping[str, int], ended: Mapping[str, int], age: float, lag: float) -> None:
+    def show(
+        self, runs: Mapping[str, int], ended: Mapping[str, int], queue: Mapping[str, int], age: float, lag: float
+    ) -> None:
         """Show how the flow runs are.
 
         Args:
             - runs: how many are in each state that is not the end
             - ended: how many ended within the last hour, by their state
+            - queue: how many are due and nobody has, by the labels of the workers that may take them
             - age: for how many seconds the first one waits that is due
             - lag: how many seconds a turn of the event loop takes
         """
-        for gauge, numbers in ((self._runs, runs), (self._ended, ended)):
+        for gauge, numbers in ((self._runs, runs), (self._ended, ended), (self._queue, queue)):
             gauge.clear()
-            for state, number in numbers.items():
-                gauge.labels(state).set(number)
+            for label, number in numbers.items():
+                gauge.labels(label).set(number)
         self._age.set(age)
         self._lag.set(lag)
 

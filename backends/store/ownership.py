@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, or_, update
 
 from ...engine import lifecycle, presence
 from ...engine.backend import LEASE_SECONDS, MAX_LAPSES
@@ -25,7 +25,6 @@ __all__ = [
     "end_lapsed",
     "is_silent",
     "new",
-    "note_deaths",
     "release_flow_run",
     "renew",
     "silent",
@@ -182,12 +181,3 @@ def release_flow_run(tx: Tx, *, flow_run_id: str, epoch: int) -> Payload:
     mine = (run.id == row["id"], run.epoch == epoch, run.owner.is_not(None))
     tx.update("flow_run", *mine, owner=None, lease_expires=None, heartbeat=None)
     return {"success": True}
-
-
-def note_deaths(tx: Tx) -> None:
-    """End the leases of the owners that are known to be dead, so that nobody waits for these to run out."""
-    run = tables["flow_run"].c
-    leased = select(run.owner).where(run.owner.is_not(None), run.lease_expires > tx.lease_now).distinct()
-    dead = [owner for owner in tx.connection.execute(leased).scalars() if presence.is_gone(owner)]
-    if dead:
-        tx.run(update(tables["flow_run"]).where(run.owner.in_(dead)).values(lease_expires=tx.lease_now))

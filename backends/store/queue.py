@@ -14,7 +14,8 @@ from sqlalchemy import ColumnElement, RowMapping, and_, exists, or_, select, tru
 
 from ...engine.backend import ALONE_AFTER, BESIDE_AFTER, LEASE_SECONDS, MAX_LAPSES
 from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
-from . import ownership, parts
+from . import late, ownership, parts
+from .deaths import note_deaths
 from .ids import is_id
 from .records import Payload
 from .tx import Tx, tables
@@ -92,6 +93,7 @@ def get_runs_in_queue(
     if is_id(tx.caller.agent_id):
         agent = tables["agent"].c
         tx.update("agent", agent.id == tx.caller.agent_id, agent.tenant_id == owner, last_queried=tx.now)
+    late.skip_late_runs(tx)
     run = tables["flow_run"].c
     ready = select(run.id, run.labels).where(run.tenant_id == owner, _ready(tx, before or tx.now))
     rows = tx.all(ready.order_by(run.state_start_time.asc().nulls_last(), run.id).limit(_FETCHED))
@@ -157,7 +159,8 @@ def reserve_flow_runs(
     ownership.check(worker_id, lease_seconds)
     facts = {"labels": sorted(labels), "flow_names": flow_names, "room": limit, "not_flow_ids": list(not_flow_ids)}
     _note_worker(tx, worker_id, facts)
-    ownership.note_deaths(tx)
+    note_deaths(tx)
+    late.skip_late_runs(tx)
     run, flow = tables["flow_run"].c, tables["flow"].c
     left = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now)
     lost = and_(left, parts.whole())

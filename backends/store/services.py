@@ -8,10 +8,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, func, or_, select, true
+import msgspec
+from sqlalchemy import ColumnElement, RowMapping, Text, and_, cast, delete, exists, func, or_, select, true
 
 from ...engine import lifecycle
 from . import ownership, parts, scheduling
+from .deaths import free_places
+from .queue import AGENTLESS
 from .records import Payload, StateUpdate
 from .transitions import set_states, state_update
 from .tx import Tx, tables
@@ -99,11 +102,13 @@ schedule_flow_runs = scheduling.schedule_flow_runs
 def kill_zombies(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
     """Fail or retry the running task runs of silent flow runs, and fail silent flow runs that are cancelling.
 
+    What runs of dead owners hold under limits is given back.
+
     Returns:
         - Payload: ``task_runs`` and ``flow_runs``: how many of each
     """
     cutoff = tx.now - silence
-    ownership.note_deaths(tx)
+    free_places(tx)
     zombies = _zombie_task_runs(tx, cutoff)
     updates: list[StateUpdate] = []
     lines: list[tuple[RowMapping, str]] = []
@@ -270,7 +275,8 @@ def revive(tx: Tx, *, silence: datetime.timedelta = SILENCE) -> Payload:
 
 def count_runs(tx: Tx) -> Payload:
     """Return how the flow runs are: ``runs`` that are not finished and ``ended`` within an hour, by state; ``age``, for
-    how many seconds the first one waits that is due and that nobody has.
+    how many seconds the first one waits that is due and that nobody has; and ``queue``, how many of these there are, by
+    the labels that a worker has to have.
     """
     run = tables["flow_run"].c
     by_state = select(run.state, func.count()).group_by(run.state)
@@ -281,8 +287,18 @@ def count_runs(tx: Tx) -> Payload:
     return {
         "runs": {row[0]: row[1] for row in unfinished},
         "ended": {row[0]: row[1] for row in tx.connection.execute(by_state.where(*lately))},
+        "queue": _queued(tx, due),
         "age": 0.0 if first is None else max((tx.now - first).total_seconds(), 0.0),
     }
+
+
+def _queued(tx: Tx, due: Sequence[ColumnElement[bool]]) -> dict[str, int]:
+    labels = cast(tables["flow_run"].c.labels, Text)
+    queued: dict[str, int] = {}
+    for text, count in tx.connection.execute(select(labels, func.count()).where(*due).group_by(labels)):
+        pool = ",".join(sorted(label for label in msgspec.json.decode(text) if not label.startswith(AGENTLESS)))
+        queued[pool] = queued.get(pool, 0) + count
+    return queued
 
 
 # -- retention -----------------------------------------------------------------------------------------

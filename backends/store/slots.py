@@ -2,7 +2,8 @@
 
 A run takes a place under every limit that concerns it when it starts to run, and gives them back with
 whatever state ends that: both in the transaction that records the state. A place goes with its run or its
-limit when either is deleted, so none can be held by nobody.
+limit when either is deleted, and where a limit is full, those that runs of dead owners hold are given back: so none is
+held by nobody.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, select
 
+from .deaths import free_places
 from .records import Kind
 from .tx import Tx, tables
 
@@ -59,9 +61,10 @@ class Slots:
             self._free[limit_id] = places
         if not limits:
             return
-        taken = select(slot.limit_id, func.count()).where(slot.limit_id.in_(self._free)).group_by(slot.limit_id)
-        for limit_id, count in tx.connection.execute(taken):
-            self._free[limit_id] -= count
+        places = dict(self._free)
+        self._count_free(places)
+        if min(self._free.values()) <= 0 and free_places(tx):
+            self._count_free(places)
         for run_id, (tenant_id, found) in names.items():
             wanted = [limits[tenant_id, name] for name in dict.fromkeys(found) if (tenant_id, name) in limits]
             if wanted:
@@ -71,6 +74,12 @@ class Slots:
         for run_id, limit_id in tx.connection.execute(mine):
             self._holds[run_id].add(limit_id)
         self._before = {run_id: frozenset(held) for run_id, held in self._holds.items()}
+
+    def _count_free(self, places: dict[str, int]) -> None:
+        slot = self._slot.c
+        taken = select(slot.limit_id, func.count()).where(slot.limit_id.in_(places)).group_by(slot.limit_id)
+        counts = {row[0]: row[1] for row in self.tx.connection.execute(taken)}
+        self._free = {limit_id: number - counts.get(limit_id, 0) for limit_id, number in places.items()}
 
     def _names(self, run_ids: Sequence[str]) -> Any:
         if self.kind == "task_run":

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ...engine.clock import Clock, SystemClock
-from ...engine.errors import BackendError, BackendUnavailable, FlowloopError
+from ...engine.errors import BackendError, BackendRejected, BackendUnavailable, FlowloopError
 from . import (
     answers,
     creation,
@@ -24,6 +24,7 @@ from . import (
     flow_runs,
     flows,
     hosted,
+    late,
     logs,
     notifications,
     ownership,
@@ -36,7 +37,7 @@ from . import (
     tenants,
     transitions,
 )
-from .databases.base import Database, prepare
+from .databases.base import Database, check_version, prepare
 from .ids import new_ids
 from .records import ANYONE, Caller, NextEvents, Payload, StateChange
 from .tx import Tx
@@ -52,7 +53,9 @@ _NAMED_AT_ONCE = 100
 """So many flow runs are named to other processes; of more it is only said that there are some."""
 
 
-def open_database(url: str, *, synchronous: str = "FULL") -> Database:
+def open_database(
+    url: str, *, synchronous: str = "FULL", read_only: bool = False, patience: float | None = None
+) -> Database:
     """Return the database of a URL, not yet open.
 
     Raises:
@@ -68,7 +71,7 @@ def open_database(url: str, *, synchronous: str = "FULL") -> Database:
         from .databases.sqlite import SqliteDatabase
 
         try:
-            return SqliteDatabase(make_url(url), synchronous)
+            return SqliteDatabase(make_url(url), synchronous, read_only=read_only, patience=patience)
         except ArgumentError as error:
             raise FlowloopError(f"{url!r} is not a database URL: give sqlite:///FILE") from error
     if dialect in ("postgresql", "postgres"):
@@ -128,6 +131,10 @@ class Store:
         - next_events: tells the next dates of a schedule document; without one no runs are scheduled
         - lease_clock: tells the time that leases are compared with; the clock of the database if None, because those of
           the processes that use it may differ
+        - late_runs: which planned runs are run whose time came while nobody was there: ``"all"``, the ``"latest"`` of
+          each flow, ``"none"``, or ``"within:3600"``, those that are late for no longer than so many seconds
+        - read_only: whether it is only looked at: nothing is written, and no file is made
+        - patience: for how many seconds at most another process that has a SQLite file locked is waited for
 
     Raises (every method):
         - BackendRejected: what was asked is refused, with the message of the API
@@ -152,8 +159,13 @@ class Store:
         secret_key: str | None = None,
         next_events: NextEvents | None = None,
         lease_clock: Clock | None = None,
+        late_runs: str = "all",
+        read_only: bool = False,
+        patience: float | None = None,
     ) -> None:
-        self._database = open_database(url, synchronous=synchronous)
+        self._database = open_database(url, synchronous=synchronous, read_only=read_only, patience=patience)
+        self._late_runs = late.check_policy(late_runs)
+        self._read_only = read_only
         self._clock = clock or SystemClock()
         self._new_id = new_id or new_ids()
         self._secret_key = secret_key or ""
@@ -182,13 +194,18 @@ class Store:
         """The clock of the store."""
         return self._clock
 
+    @property
+    def plans(self) -> bool:
+        """Whether it can plan runs after schedules."""
+        return self._next_events is not None
+
     async def __aenter__(self) -> Self:
         """Connect, and make the tables of a fresh database.
 
         Raises:
             - FlowloopError: if the database cannot be used: one line that says why and what to do
         """
-        await self._database.open(prepare)
+        await self._database.open(check_version if self._read_only else prepare)
         self._is_open = True
         return self
 
@@ -222,10 +239,13 @@ class Store:
             self._secret_key,
             bool(self._watchers),
             self._lease_clock,
+            self._late_runs,
         )
 
     async def write(self, caller: Caller, operation: Callable[[Tx], R]) -> R:
         """Run an operation, or several, in one write transaction, and tell those who watch."""
+        if self._read_only:
+            raise BackendRejected(f"{self.url} was opened to be looked at alone: nothing is written there")
         used: list[Tx] = []
 
         def work(connection: Any) -> R:

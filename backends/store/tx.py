@@ -46,6 +46,7 @@ class Tx:
         - secret_key: what secrets are encrypted with, or an empty text
         - watched: whether anybody wants to be told of `changes`
         - lease_clock: tells the time that leases are compared with; the database does if None
+        - late_runs: which planned runs are run whose time came while nobody was there
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Tx:
         secret_key: str,
         watched: bool,
         lease_clock: Clock | None = None,
+        late_runs: str = "all",
     ) -> None:
         self.connection = connection
         self.database = database
@@ -68,6 +70,7 @@ class Tx:
         self.next_events = next_events
         self.secret_key = secret_key
         self.watched = watched
+        self.late_runs = late_runs
         self.changes: list[StateChange] = []
         self.moved: dict[str, None] = {}
         """The flow runs that this transaction gives a state of their own; one that is created for its owner, of which

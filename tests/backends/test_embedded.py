@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from flowloop.backends import connect
 from flowloop.backends._circuit import CircuitState
 from flowloop.backends.embedded import StoreBackend
+from flowloop.backends.worker import Worker
+from flowloop.engine import Flow, task
+from flowloop.engine.cloud import register_flow
 from flowloop.engine.errors import BackendRejected, BackendUnavailable
+from flowloop.engine.schedules import IntervalSchedule
 from flowloop.engine.settings import Settings
 from flowloop.engine.state import Failed, Retrying, Running, Success
 
@@ -117,3 +123,18 @@ async def test_another_backend_on_the_same_file_is_a_rival(backend: StoreBackend
         with pytest.raises(BackendRejected):
             await rival.set_task_run_state(task.id, 1, Running("go"))
         assert (await rival.get_task_run_info(run.id, task.task_id)).version == 2
+
+
+async def test_a_worker_looks_after_the_database_it_has_open(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    with Flow("hourly", schedule=IntervalSchedule(interval=datetime.timedelta(hours=1))) as flow:
+        task(lambda: 1, name="one")()
+    async with connect(url) as backend, Worker(backend, {}):
+        await register_flow(flow, backend)
+    async with connect(url) as backend:
+        assert await backend.list_flow_runs() == [], "nobody asked for it"
+    async with connect(url, schedules=True) as backend, Worker(backend, {"other": flow}):
+        while True:
+            if len(await backend.list_flow_runs()) == 10:
+                break
+            await anyio.sleep(0.01)

@@ -323,12 +323,25 @@ def prepare(connection: Connection, shown: str) -> None:
         metadata.create_all(connection)
         connection.execute(text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
         connection.execute(text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:head)"), {"head": HEAD})
-    elif version > HEAD:
+    else:
+        check_version(connection, shown)
+
+
+def check_version(connection: Connection, shown: str) -> None:
+    """Check that the tables of a database are ours, and of this version.
+
+    Raises:
+        - FlowloopError: if they are not
+    """
+    version = version_of(connection)
+    if version is None:
+        raise FlowloopError(f"the database {shown} has no tables of flowloop yet")
+    if version > HEAD:
         raise FlowloopError(
             f"the database {shown} was written by a newer flowloop: its version is {version}, this one knows {HEAD}. "
             "Install that flowloop."
         )
-    elif version < HEAD:
+    if version < HEAD:
         raise FlowloopError(
             f"the database {shown} is of an older version ({version or 'unknown'}, this flowloop needs {HEAD}): "
             f"run `flowloop db upgrade --db {shown}` once"

@@ -34,7 +34,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 from ....engine.cancellation import undisturbed
 from ....engine.errors import BackendUnavailable, FlowloopError
 from ..records import Kind
-from .base import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, waves
+from .base import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, prepare, waves
 from .wakeups import Wakeups, available, messages
 
 __all__ = ["SqliteDatabase"]
@@ -124,14 +124,19 @@ class SqliteDatabase(Database):
         - url: ``sqlite:///path``, or ``sqlite://`` for a temporary file that goes with the store
         - synchronous: ``"FULL"``: an acknowledged write survives a loss of power; ``"NORMAL"``: it survives the end of
           the process, and is faster
+        - read_only: whether it is only looked at; where there is no file yet, that is an empty database
+        - patience: for how many seconds another process is waited for that has the file locked, up to `BUSY_LIMIT`
     """
 
     name = "sqlite"
 
-    def __init__(self, url: URL, synchronous: str) -> None:
+    def __init__(self, url: URL, synchronous: str, *, read_only: bool = False, patience: float | None = None) -> None:
         super().__init__(url.render_as_string())
         in_memory = url.database in (None, "", ":memory:")
-        self._scratch = tempfile.TemporaryDirectory(prefix="flowloop-") if in_memory else None
+        is_nowhere = in_memory or (read_only and not os.path.exists(str(url.database)))
+        self._scratch = tempfile.TemporaryDirectory(prefix="flowloop-") if is_nowhere else None
+        self._read_only = read_only and self._scratch is None
+        self._busy_limit = BUSY_LIMIT if patience is None else min(patience, BUSY_LIMIT)
         # absolute from the start: a process may go to another directory meanwhile
         self.path = os.path.abspath(Path(self._scratch.name) / "flowloop.db" if self._scratch else str(url.database))
         self._identity: tuple[int, int] | None = None
@@ -145,13 +150,22 @@ class SqliteDatabase(Database):
         self._announced: list[str] = []
         self.engine = create_async_engine(
             # what only reads never makes a file
-            URL.create("sqlite+aiosqlite", database=Path(self.path).as_uri(), query={"uri": "true", "mode": "rw"}),
+            URL.create("sqlite+aiosqlite", database=Path(self.path).as_uri(), query={"uri": "true", **self._mode()}),
             poolclass=AsyncAdaptedQueuePool,
             pool_size=4,
-            connect_args={"timeout": BUSY_LIMIT},
+            connect_args={"timeout": self._busy_limit},
             **json_options,
         )
         event.listen(self.engine.sync_engine, "connect", self._set_up_reader)
+
+    def _mode(self) -> dict[str, str]:
+        """Return how SQLite opens the file to read it."""
+        if not self._read_only:
+            return {"mode": "rw"}
+        # beside a file that is read, SQLite keeps a file of its own, unless it is told that nobody writes
+        log = Path(f"{self.path}-wal")
+        is_still = not os.access(os.path.dirname(self.path), os.W_OK) and not (log.exists() and log.stat().st_size)
+        return {"mode": "ro", **({"immutable": "1"} if is_still else {})}
 
     async def read(self, work: Callable[[Connection], R]) -> R:
         """Run `work`, which only reads, to its end: a read that is cut off leaves a connection that nobody closes."""
@@ -161,7 +175,12 @@ class SqliteDatabase(Database):
     async def open(self, set_up: SetUp) -> None:
         """Connect, and run `set_up` in the first transaction."""
         try:
-            await self._in_thread(lambda: self._open(set_up))
+            if self._read_only:
+                self._identity = _identity(self.path)
+                await self.read(lambda connection: set_up(connection, self.shown))
+                return
+            made = prepare if self._scratch else set_up
+            await self._in_thread(lambda: self._open(made))
         except Exception:
             await self.close()
             raise
@@ -217,7 +236,7 @@ class SqliteDatabase(Database):
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             engine = create_engine("sqlite://", creator=self._connect, poolclass=StaticPool, **json_options)
             event.listen(engine, "begin", _take_write_lock)
-            self._connection = _patiently(engine.connect)
+            self._connection = _patiently(engine.connect, self._busy_limit)
             self._identity = _identity(self.path)
             self._transact(lambda connection: set_up(connection, self.shown))
         except (DBAPIError, OSError) as error:
@@ -243,7 +262,7 @@ class SqliteDatabase(Database):
             raise BackendUnavailable(f"the store on {self.shown} is not open")
         self._check_file()
         self._announced.clear()
-        transaction = _patiently(connection.begin)
+        transaction = _patiently(connection.begin, self._busy_limit)
         with transaction:
             result = work(connection)
         self._check_file()  # what went into a file that nobody finds is not acknowledged
@@ -432,9 +451,9 @@ def _take_write_lock(connection: Connection) -> None:
     _driver(connection).execute("BEGIN IMMEDIATE")
 
 
-def _patiently(call: Callable[[], R]) -> R:
-    """Call until no other process is in the way, or `BUSY_LIMIT` has passed."""
-    deadline = time.monotonic() + BUSY_LIMIT
+def _patiently(call: Callable[[], R], seconds: float) -> R:
+    """Call until no other process is in the way, or so many seconds have passed."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return call()
@@ -444,7 +463,7 @@ def _patiently(call: Callable[[], R]) -> R:
             if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise
             if time.monotonic() > deadline:
-                raise BackendUnavailable(f"another process kept the database locked for {BUSY_LIMIT:.0f} s") from error
+                raise BackendUnavailable(f"another process kept the database locked for {seconds:g} s") from error
 
 
 def _identity(path: str) -> tuple[int, int] | None:

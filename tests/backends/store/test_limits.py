@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from flowloop.backends import connect
 from flowloop.backends.store import ANYONE, StateUpdate
 from flowloop.engine.errors import BackendRejected
 
@@ -97,6 +98,30 @@ async def test_the_zombie_killer_gives_places_back(world: World) -> None:
     world.clock.move(minutes=11)
     await world.store.kill_zombies(ANYONE)
     assert await holders(world) == set()
+
+
+async def test_a_full_limit_takes_back_what_a_dead_owner_holds(world: World) -> None:
+    await limited(world, db=1)
+    await world.new_run()
+    await world.store.claim_flow_run(FENCED, flow_run_id=world.run_id, owner="dead", lease_seconds=60)
+    await world.flow_state(state("Running"), 1, epoch=1)
+    assert (await world.task_state("a", state("Running"), 1, epoch=1)).status == "SUCCESS"
+    await world.new_run()
+    await world.start()
+    assert (await world.task_state("b", state("Running"), 1)).status == "QUEUED"
+    world.clock.move(seconds=61)
+    assert (await world.task_state("b", state("Running"), 2)).status == "SUCCESS"
+    assert await holders(world) == {"b"}
+
+
+async def test_places_of_dead_owners_are_given_back_when_a_database_is_opened(world: World, database_url: str) -> None:
+    await limited(world, db=1)
+    await world.new_run()
+    await world.store.claim_flow_run(FENCED, flow_run_id=world.run_id, owner="dead", lease_seconds=0.001)
+    await world.flow_state(state("Running"), 1, epoch=1)
+    await world.task_state("a", state("Running"), 1, epoch=1)
+    async with connect(database_url):
+        assert await holders(world) == set()
 
 
 @pytest.mark.parametrize("how", ["delete run", "delete flow", "delete limit", "prune"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, inspect, select
 
+from flowloop.backends.embedded import StoreBackend
 from flowloop.backends.store import ANYONE, StateUpdate, Store
 from flowloop.backends.store.databases import sqlite as sqlite_store
 from flowloop.backends.store.databases.base import HEAD
@@ -21,7 +23,7 @@ from flowloop.backends.store.tx import Tx, tables
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, FlowloopError
 
 from ..conftest import Postgres
-from .world import FENCED, ManualClock, World, state
+from .world import FENCED, ManualClock, World, flow_document, state
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -87,6 +89,32 @@ async def test_a_database_without_a_file_goes_with_the_store() -> None:
         assert [entry.name for entry in list_folder(folder)][:1] == ["flowloop.db"]
     with pytest.raises(FileNotFoundError):
         list_folder(folder)
+
+
+async def test_to_look_at_a_database_writes_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with StoreBackend(url, read_only=True) as nothing:
+        assert await nothing.list_flow_runs() == []
+    assert list_folder(tmp_path) == []
+    async with StoreBackend(url) as backend:
+        flow = await backend.register_flow(flow_document(), project_name="p")
+        flow_run_id = await backend.create_flow_run(flow.id)
+    before = (tmp_path / "runs.db").read_bytes()
+    async with StoreBackend(url, read_only=True) as looking:
+        assert (await looking.get_flow_run_info(flow_run_id)).id == flow_run_id
+        with pytest.raises(BackendRejected, match="looked at"):
+            await looking.cancel_flow_run(flow_run_id)
+    assert (tmp_path / "runs.db").read_bytes() == before
+
+
+async def test_a_file_that_nobody_may_write_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with StoreBackend(url) as backend:
+        await backend.register_flow(flow_document(), project_name="p")
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)  # whoever runs the tests may be root
+    async with StoreBackend(url, read_only=True) as looking:
+        assert [flow.name for flow in await looking.list_flows()] == ["flow"]
+        assert list_folder(tmp_path) == [tmp_path / "runs.db"]
 
 
 async def test_reads_cannot_write_on_sqlite(tmp_path: Path) -> None:

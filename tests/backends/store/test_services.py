@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from flowloop.backends.store import ANYONE
+from flowloop.backends.store import ANYONE, Store
+from flowloop.engine.errors import FlowloopError
 
-from .world import FENCED, PREFECT, START, World, flow_document, state
+from .world import FENCED, PREFECT, START, ManualClock, World, flow_document, state
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -32,6 +34,40 @@ async def test_the_next_ten_runs_are_planned_once(world: World) -> None:
     world.clock.move(hours=2)
     assert await world.store.run_scheduler() == 2
     assert (await scheduled(world))[-1]["scheduled_start_time"] == START + 12 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"), [("all", [13, 14, 15]), ("latest", [15]), ("none", []), ("within:6000", [14, 15])]
+)
+async def test_what_came_due_while_nobody_was_there(
+    world: World, clock: ManualClock, database_url: str, policy: str, kept: list[int]
+) -> None:
+    await world.build(flow_document(schedule={"clocks": [{}]}))
+    clock.move(hours=3, minutes=30)
+    async with Store(database_url, clock=clock, lease_clock=clock, late_runs=policy) as store:
+        taken = await store.reserve_flow_runs(ANYONE, worker_id="w", limit=20)
+    runs = await scheduled(world)
+    begun = {row["flow_run_id"] for row in taken}
+    assert [row["scheduled_start_time"].hour for row in runs if row["id"] in begun] == kept
+    skipped = [row for row in runs if row["state"] == "Skipped"]
+    assert [row["scheduled_start_time"].hour for row in skipped] == [hour for hour in (13, 14, 15) if hour not in kept]
+    assert all(policy in row["state_message"] for row in skipped)
+    assert {row["state"] for one in skipped for row in await world.rows("task_run", flow_run_id=one["id"])} <= {
+        "Skipped"
+    }
+    assert len([row for row in runs if row["state"] == "Scheduled" and row["owner"] is None]) == 7
+
+
+def test_a_policy_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FlowloopError, match="within:3600"):
+        Store(f"sqlite:///{tmp_path / 'a.db'}", late_runs="some")
+
+
+async def test_how_many_wait_for_which_workers(world: World) -> None:
+    await world.build()
+    for labels in (["gpu", "large"], ["large", "gpu"], ["agentless-1"]):
+        await world.new_run(labels=labels)
+    assert (await world.store.count_runs(ANYONE))["queue"] == {"": 2, "gpu,large": 2}
 
 
 async def test_events_with_parameters_or_labels_may_fall_on_one_time(world: World) -> None:

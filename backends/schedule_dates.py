@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from ...engine import schedules
-from ..store import ScheduledEvent
+from ..engine import schedules
+from .store import ScheduledEvent
 
 __all__ = ["next_events"]
 
