@@ -34,11 +34,17 @@ class Isolation:
         self._command = [sys.executable, "-c", _WORKER, "worker", "--once", *targets]
         self._environment = {**os.environ, "FLOWLOOP_BACKEND_URL": backend_url}
         self._everything = everything
+        self._at_once = max(2, os.cpu_count() or 1)
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more flow run may be run alone: each costs the memory of a process."""
+        return self._everything or len(self._processes) < self._at_once
 
     def takes(self, taken: FlowRunReservation) -> bool:
         """Whether a flow run is run in a process of its own."""
-        return self._everything or taken.alone
+        return self._everything or taken.alone > 0
 
     async def run(self, taken: FlowRunReservation) -> None:
         """Run a flow run until its process ends."""

@@ -44,8 +44,8 @@ class Worker:
     that died had claimed is continued by the next one, on the same machine at once, and elsewhere as soon as the lease
     has run out. A body that holds up the event loop for longer than the lease makes a worker look dead.
 
-    A run whose second worker died may be what they died of. It is begun again after a while, by a worker that runs
-    nothing else and takes nothing beside it, so that no other run ends with it; its third death is its last.
+    A run whose worker died may be what that one died of. It is begun again after a while, by a worker that runs nothing
+    else and, for some time, takes nothing beside it, so that no other run ends with it; its third death is its last.
 
     On a backend that has the database open itself it also does what a server does now and then, one worker of all at a
     time: it gives places under limits back that died with their processes, looks after runs that nobody runs, and plans
@@ -90,7 +90,8 @@ class Worker:
         self.id = new_owner()
         self._isolation = isolation
         self._alone: str | None = None
-        """The flow run that is run here alone."""
+        """The flow run that is run here alone, until this time of the loop:"""
+        self._alone_until = 0.0
         self._backend = backend
         self._flow_names = list(flows) if isinstance(flows, Mapping) else None
         self._flow_of: FlowLoader = (lambda taken: flows[taken.flow_name]) if isinstance(flows, Mapping) else flows
@@ -164,13 +165,19 @@ class Worker:
             reserved = await self._reserved(wanted)
             for taken in reserved:
                 self._begin(taken)
-            if len(self._runs) >= self._concurrency or self._alone in self._runs:
+            keeps_alone = self._keeps_alone()
+            if len(self._runs) >= self._concurrency or keeps_alone:
                 self._has_room.clear()
-                await _first_of(self._stopping, self._has_room)
-            elif len(reserved) < wanted:
+                await _first_of(self._stopping, self._has_room, seconds=keeps_alone or None)
+            elif len(reserved) < wanted and not any(taken.alone for taken in reserved):
                 await _first_of(self._stopping, self._is_told, seconds=self._poll_interval)
             else:
                 await asyncio.sleep(0)  # the others' turn
+
+    def _keeps_alone(self) -> float:
+        """For how many seconds nothing is taken beside what is run here alone."""
+        left = self._alone_until - asyncio.get_running_loop().time()
+        return max(left, 0.0) if self._alone in self._runs else 0.0
 
     async def _listen(self) -> None:
         """Have the backend tell when there may be runs to take; where it cannot, it is asked at intervals alone."""
@@ -209,6 +216,7 @@ class Worker:
     def _begin(self, taken: FlowRunReservation) -> None:
         if taken.alone and self._isolation is None:
             self._alone = taken.flow_run_id
+            self._alone_until = asyncio.get_running_loop().time() + taken.alone
         before = self._runs.get(taken.flow_run_id)  # it has given the run up, and may not have ended yet
         task = asyncio.create_task(self._run(taken, before), name=f"flow run {taken.flow_run_id}")
         self._runs[taken.flow_run_id] = task
@@ -224,7 +232,7 @@ class Worker:
                 max_lapses=self._settings.max_lapses,
                 begun=self._begun,
                 not_flow_ids=[flow_id for flow_id, suits in self._suits.items() if not suits],
-                alone=self._isolation is not None or not self._runs,
+                alone=not self._runs if self._isolation is None else self._isolation.has_room,
             )
         except BackendUnavailable as error:
             logger.warning("no flow runs: %s", error)

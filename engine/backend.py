@@ -42,8 +42,6 @@ from .plain import check_finite
 from .state import State
 
 __all__ = [
-    "ALONE_AFTER",
-    "BESIDE_AFTER",
     "LEASE_SECONDS",
     "MAX_LAPSES",
     "PROLONGED",
@@ -64,18 +62,14 @@ __all__ = [
     "StateRecord",
     "TaskRunHistory",
     "TaskRunInfoResult",
+    "alone_after",
+    "beside_after",
     "check_recordable",
     "connect",
     "failing",
     "started_step_by_step",
 ]
 
-
-ALONE_AFTER = 10.0
-"""Seconds after which a flow run is begun again whose second owner has died: alone; sooner if its lease was shorter."""
-
-BESIDE_AFTER = 300.0
-"""Seconds after which it is begun beside others, where no worker could run it alone."""
 
 LEASE_SECONDS = 60.0
 """For how long a flow run is its owner's without a sign of life, where nobody says otherwise."""
@@ -85,6 +79,24 @@ PROLONGED = 0.25
 
 MAX_LAPSES = 3
 """How often a flow run is begun by owners that die, where nobody says otherwise."""
+
+
+def alone_after(lapses: int, lease_seconds: float) -> float:
+    """Return after how many seconds a flow run is begun again whose owner has died: alone, because it may be what that
+    one died of.
+
+    Args:
+        - lapses: how many of its owners had died before
+        - lease_seconds: how long its lease was
+    """
+    return min(10.0 ** min(lapses, 1), lease_seconds)
+
+
+def beside_after(lapses: int) -> float:
+    """Return after how many seconds it is begun beside others where no worker could run it alone, and for how long a
+    worker keeps it alone that cannot give it a process of its own.
+    """
+    return 300.0 if lapses else 30.0
 
 
 class ProjectInfo(msgspec.Struct, frozen=True):
@@ -307,7 +319,8 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
         - flow_name: that flow's name
         - lapsed: whether somebody else had it, and let the lease run out: that one is taken to be gone
         - claim: by which the flow run is the worker's
-        - alone: whether it is to be run with no other beside it, because its owners have died again and again
+        - alone: for how many seconds it is to be run with no other beside it, because its owner has died; 0 if
+            others may be
     """
 
     flow_run_id: str
@@ -315,7 +328,7 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
     flow_name: str
     lapsed: bool
     claim: FlowRunClaim
-    alone: bool = False
+    alone: float = 0.0
 
 
 class StateRecord(msgspec.Struct, frozen=True):
@@ -843,8 +856,8 @@ class Backend(Protocol):
             - begun: whether to take only runs that had an owner before
             - not_flow_ids: flows that the worker cannot run although it has one of that name: of another version, or of
                 another project
-            - alone: whether the worker can run a flow run that must have no other beside it. One whose second owner
-                has died is such a run, and is given by itself, a while later; after a longer one to any worker.
+            - alone: whether the worker can run a flow run that must have no other beside it. One whose owner has died
+                is such a run, and is given by itself, a while later; after a longer one to any worker.
         """
         ...
 

@@ -130,7 +130,7 @@ def worker(
 
     Takes flow runs of these flows that are ready, until Ctrl-C or SIGTERM. The flows are registered first if they are
     new or changed, so their schedules count. A signal lets what runs go on for a while, and hands over the rest; a
-    second one hands it over at once. A flow run whose second worker died is run in a process of its own.
+    second one hands it over at once. A flow run whose worker died is run in a process of its own.
     """
     if flow_run_id is not None and not once:
         raise FlowloopError("--run says which flow run --once takes: give both")

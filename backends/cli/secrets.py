@@ -18,7 +18,10 @@ __all__ = ["secrets"]
 @json_option
 @click.pass_context
 def secrets(ctx: click.Context, backend: str | None, as_json: bool) -> None:
-    """List the names of the secrets that the backend keeps, encrypted, for the `Secret` tasks of flows."""
+    """Show, and set, the secrets that the backend keeps.
+
+    They are encrypted, and for the `Secret` tasks of flows; their names alone are shown.
+    """
     if ctx.invoked_subcommand is None:
         _list(backend, as_json)
 

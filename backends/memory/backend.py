@@ -35,6 +35,7 @@ from ...engine.backend import (
     RegisteredFlow,
     TaskRunHistory,
     TaskRunInfoResult,
+    beside_after,
     check_recordable,
     started_step_by_step,
 )
@@ -780,10 +781,12 @@ class MemoryBackend:
             suits = wanted <= set(labels) if wanted else not labels
             if mine and suits and run.owner != worker_id and (run.epoch > 0 or not begun):
                 ready += [run] if run.is_ready(now) or run.is_left_behind(now) else []
-        killers = [run for run in ready if run.has_killed]
-        due = [run for run in killers if run.may_be_begun_again(now, alone=alone)]
-        for run in due[:1] or [run for run in ready if run not in killers]:
-            lapsed, is_alone = run.owner is not None, alone and run.has_killed
+        lapses = [run for run in ready if run.owner is not None]
+        due = [run for run in lapses if run.may_be_begun_again(now, alone=alone)]
+        chosen = due[:1] if alone and due else [run for run in ready if run not in lapses or run in due]
+        for run in chosen:
+            lapsed = run.owner is not None
+            is_alone = beside_after(run.lapses) if alone and lapsed else 0.0
             claim = FlowRunClaim(
                 worker_id, self._take(run, worker_id, lease_seconds, max_lapses, is_dead=lapsed), lease_seconds
             )

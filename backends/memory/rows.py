@@ -9,8 +9,6 @@ from typing import Any
 
 from ...engine import lifecycle
 from ...engine.backend import (
-    ALONE_AFTER,
-    BESIDE_AFTER,
     PROLONGED,
     FlowRunFilter,
     FlowRunSummary,
@@ -18,6 +16,8 @@ from ...engine.backend import (
     StateRecord,
     TaskRunHistory,
     TaskRunInfoResult,
+    alone_after,
+    beside_after,
 )
 from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
 from ...engine.serialization import decode_state
@@ -199,16 +199,12 @@ class FlowRun(Run):
         if self.heartbeat + self.lease - now < self.lease * PROLONGED:
             self.heartbeat = now
 
-    @property
-    def has_killed(self) -> bool:
-        """Whether a second owner of it has died, so that it may be what they died of."""
-        return self.owner is not None and self.lapses > 0
-
     def may_be_begun_again(self, now: datetime.datetime, *, alone: bool) -> bool:
-        """Whether this flow run, which has killed, has waited long enough: to be run alone, or beside others."""
+        """Whether this flow run, whose owner has died, has waited long enough: to be run alone, or beside others."""
         assert self.heartbeat is not None
         waited = (now - self.heartbeat - self.lease).total_seconds()
-        return waited >= (min(ALONE_AFTER, self.lease.total_seconds()) if alone else BESIDE_AFTER)
+        lease = self.lease.total_seconds()
+        return waited >= (alone_after(self.lapses, lease) if alone else beside_after(self.lapses))
 
     def is_left_behind(self, now: datetime.datetime) -> bool:
         """Whether its owner has died before the end."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, exists, or_, select, true, update
 
-from ...engine.backend import ALONE_AFTER, BESIDE_AFTER, LEASE_SECONDS, MAX_LAPSES
+from ...engine.backend import LEASE_SECONDS, MAX_LAPSES, alone_after, beside_after
 from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
 from . import late, ownership, parts
 from .deaths import note_deaths
@@ -154,7 +154,8 @@ def reserve_flow_runs(
 
     Returns:
         - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``,
-          ``epoch``, ``lapsed``: whether somebody else had it, and died or did not renew in time, and ``alone``
+          ``epoch``, ``lapsed``: whether somebody else had it, and died or did not renew in time, and ``alone``: for how
+          many seconds nothing is to be run beside it
     """
     ownership.check(worker_id, lease_seconds)
     facts = {"labels": sorted(labels), "flow_names": flow_names, "room": limit, "not_flow_ids": list(not_flow_ids)}
@@ -194,7 +195,7 @@ def reserve_flow_runs(
     while len(taken) < limit and not any(each["alone"] for each in taken):
         suited = _together(tx, [row for row in tx.all(found) if suits(row, labels, is_worker=True)], alone=alone)
         suited = suited[: limit - len(taken)]
-        if not suited or (taken and _killed(suited[0])):
+        if not suited or (alone and taken and _lapsed(suited[0])):
             break
         # Of several processes that found the same run one wins, and the others look again.
         epochs = _claimed(tx, [row["id"] for row in suited if row["owner"] is None], worker_id, lease_seconds)
@@ -208,8 +209,8 @@ def reserve_flow_runs(
                 "flow_name": row["flow_name"],
                 "name": row["name"],
                 "state": row["state"],
-                "lapsed": row["owner"] is not None,
-                "alone": alone and _killed(row),
+                "lapsed": _lapsed(row),
+                "alone": beside_after(row["times_resurrected"]) if alone and _lapsed(row) else 0.0,
                 "epoch": epochs[row["id"]],
                 "expires": tx.lease_now + datetime.timedelta(seconds=lease_seconds),
             }
@@ -219,21 +220,19 @@ def reserve_flow_runs(
     return taken
 
 
-def _killed(row: RowMapping) -> bool:
-    """Whether a second owner of a flow run has died, so that it may be what they died of."""
-    return row["owner"] is not None and row["times_resurrected"] > 0
+def _lapsed(row: RowMapping) -> bool:
+    """Whether the owner of a flow run has died, so that it may be what that one died of."""
+    return row["owner"] is not None
 
 
 def _together(tx: Tx, rows: Sequence[RowMapping], *, alone: bool) -> list[RowMapping]:
-    """Return what may be begun in one process: what has killed two before, by itself and after a while."""
-    others = [row for row in rows if not _killed(row)]
-    now = tx.lease_now
-    for row in rows:
-        if _killed(row):
-            waited = (now - row["lease_expires"]).total_seconds()
-            if waited >= (min(ALONE_AFTER, row["lease_seconds"] or ALONE_AFTER) if alone else BESIDE_AFTER):
-                return [row]
-    return others
+    """Return what may be begun in one process: what may have killed one, by itself and after a while."""
+    waited = {row["id"]: (tx.lease_now - row["lease_expires"]).total_seconds() for row in rows if _lapsed(row)}
+    for row in rows if alone else ():
+        lease = row["lease_seconds"] or LEASE_SECONDS
+        if _lapsed(row) and waited[row["id"]] >= alone_after(row["times_resurrected"], lease):
+            return [row]
+    return [row for row in rows if not _lapsed(row) or waited[row["id"]] >= beside_after(row["times_resurrected"])]
 
 
 def _note_worker(tx: Tx, worker_id: str, facts: dict[str, Any]) -> None:

@@ -336,7 +336,7 @@ async def test_the_runs_of_a_worker_that_is_gone_are_continued(
     async with Worker(backend, flows.by_name(), settings=settings) as heir:
         await anyio.sleep(20)
         assert heir.flow_run_ids == []
-        await anyio.sleep(10)
+        await anyio.sleep(12)
         assert heir.flow_run_ids == [flow_run_id]
         assert await ended(backend, [flow_run_id]) == ["Success"]
     assert flows.ran == {("quick", flow_run_id): 1, ("slow", flow_run_id): 2}
@@ -487,6 +487,23 @@ async def test_what_two_workers_died_of_is_run_alone(backend: Backend, flows: Fl
         await anyio.sleep(60)
         assert (await backend.get_flow_run_state(killer)).is_successful()
         assert sorted(worker.flow_run_ids) == sorted(ids)
+
+
+async def test_what_a_worker_died_of_is_kept_alone_for_a_while(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    ids = [await create_flow_run(flows.slow, backend, settings=settings) for _ in range(3)]
+    for taken in await backend.reserve_flow_runs("dead", limit=2, lease_seconds=1):
+        version = (await backend.get_flow_run_info(taken.flow_run_id)).version
+        await backend.set_flow_run_state(taken.flow_run_id, version, Running(), epoch=taken.claim.epoch)
+    await anyio.sleep(3)
+    async with Worker(backend, flows.by_name(), settings=settings) as worker:
+        await anyio.sleep(20)
+        assert len(worker.flow_run_ids) == 1
+        assert ids[2] not in worker.flow_run_ids, "what nobody died of is not begun beside it"
+        await anyio.sleep(20)
+        assert sorted(worker.flow_run_ids) == sorted(ids)
+        assert await ended(backend, ids) == ["Success"] * 3
 
 
 async def test_one_run_is_run_and_no_more(backend: Backend, flows: Flows, settings: Settings) -> None:

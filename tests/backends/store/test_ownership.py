@@ -209,6 +209,8 @@ async def test_an_owner_whose_process_was_killed_is_known_to_be_dead_at_once(wor
         process.kill()
         process.wait()
         assert presence.is_gone(owner)
+        assert await world.store.reserve_flow_runs(FENCED, worker_id="three") == [], "it waits for a moment"
+        world.clock.move(seconds=1)
         [taken] = await world.store.reserve_flow_runs(FENCED, worker_id="three")
         assert (taken["lapsed"], taken["epoch"]) == (True, 2)
 

@@ -172,7 +172,7 @@ async def test_a_lease_runs_out_unless_it_is_renewed(world: World) -> None:
     await world.store.update_flow_run_heartbeat(FENCED, flow_run_id=world.run_id, epoch=1)
     world.clock.move(seconds=50)
     assert await reserve(world, "w2") == []
-    world.clock.move(seconds=10)
+    world.clock.move(seconds=11)
     assert await reserve(world, "w2") == [world.run_id]
     with pytest.raises(OwnershipLost, match="epoch is 2, not 1"):
         await world.store.update_flow_run_heartbeat(FENCED, flow_run_id=world.run_id, epoch=1)
