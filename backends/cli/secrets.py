@@ -42,9 +42,10 @@ async def _list(backend: str | None, as_json: bool) -> None:
 @json_option
 @as_async
 async def set_secret(name: str, backend: str | None, as_json: bool) -> None:
-    """Have the backend keep a secret; its value is asked for, or read from the standard input.
+    """Have the backend keep a secret.
 
-    It is no argument, because arguments are seen by everybody on the machine, and stay in the history of the shell.
+    Its value is asked for, or read from the standard input. It is no argument, because arguments are seen by everybody
+    on the machine, and stay in the history of the shell.
 
     \b
     Example:
