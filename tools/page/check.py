@@ -35,14 +35,17 @@ def lay_out() -> None:
 
 
 def install() -> int:
-    """Fetch what checks, unless that is here already."""
-    lock, installed = HERE / "package-lock.json", BUILD / "package-lock.json"
-    if installed.exists() and installed.read_bytes() == lock.read_bytes() and (BUILD / "node_modules").exists():
+    """Fetch what checks, unless the versions that package.json names are here already."""
+    wanted, installed = HERE / "package.json", BUILD / "node_modules" / "installed.json"
+    if installed.exists() and installed.read_bytes() == wanted.read_bytes():
         return 0
     BUILD.mkdir(parents=True, exist_ok=True)
-    shutil.copy(HERE / "package.json", BUILD)
-    shutil.copy(lock, BUILD)
-    return run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--silent")
+    shutil.copy(wanted, BUILD)
+    options = "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--silent"
+    code = run("npm", "install", *options)
+    if not code:
+        shutil.copy(wanted, installed)
+    return code
 
 
 def other_versions() -> list[str]:
