@@ -32,7 +32,7 @@ from .flow import Flow
 from .limits import Limits, OpenLimits
 from .masking import Mask, hide, hiding
 from .result import Result
-from .runner import Runner, being_cancelled, call_handler, call_state_handlers, settle
+from .runner import Runner, being_cancelled, call_handler, call_state_handlers, handler_name, settle
 from .settings import Settings
 from .signals import ENDRUN, PrefectStateSignal
 from .state import Failed, Mapped, Pending, Running, Scheduled, State, TimedOut
@@ -648,10 +648,8 @@ class FlowRunner(Runner):
         if handler is not None:
             answer = await settle(handler(self.flow, final, set(key_states))) or final
             if answer is not final and not rules.may_replace(final, answer, loops=False):
-                name = getattr(handler, "__qualname__", None) or shown(handler)
-                raise ValueError(
-                    f"the terminal_state_handler {name} ended the flow run as {type(answer).__name__}, {rules.NO_END}"
-                )
+                what = f"the terminal_state_handler {handler_name(handler)} ended the flow run"
+                raise ValueError(f"{what} as {type(answer).__name__}, {rules.NO_END}")
             final = answer
         return final
 

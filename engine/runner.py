@@ -24,6 +24,7 @@ __all__ = [
     "call_handler",
     "call_state_handlers",
     "failures",
+    "handler_name",
     "is_outside",
     "settle",
 ]
@@ -75,7 +76,7 @@ async def call_handler(
         return new_state
     if not isinstance(answer, State):
         raise TypeError(
-            f"the state handler {_handler_name(handler)} returned {shown(answer)}; a handler returns a state, or None "
+            f"the state handler {handler_name(handler)} returned {shown(answer)}; a handler returns a state, or None "
             "to keep it"
         )
     if answer is not new_state and not rules.may_replace(new_state, answer, loops=loops):
@@ -84,10 +85,11 @@ async def call_handler(
 
 
 def _no_end(handler: Callable[..., Any], what: str) -> ValueError:
-    return ValueError(f"the state handler {_handler_name(handler)} {what}, {rules.NO_END}")
+    return ValueError(f"the state handler {handler_name(handler)} {what}, {rules.NO_END}")
 
 
-def _handler_name(handler: Callable[..., Any]) -> str:
+def handler_name(handler: Callable[..., Any]) -> str:
+    """Return how messages call a handler."""
     return getattr(handler, "__qualname__", None) or shown(handler)
 
 

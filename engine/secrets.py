@@ -72,11 +72,10 @@ class Secret(Task[[], str]):
         if backend is None:
             return None, ""
         try:
-            return await backend.get_secret(
-                self.secret_name
-            ), f", or have it kept: flowloop secrets set {self.secret_name}"
+            kept = await backend.get_secret(self.secret_name)
         except BackendError as error:
             return None, f". The backend was asked, too: {error}"
+        return kept, f", or have it kept: flowloop secrets set {self.secret_name}"
 
 
 class EnvVarSecret(Secret):

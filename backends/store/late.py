@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 
 from sqlalchemy import func, select
 
@@ -34,9 +35,10 @@ def check_policy(policy: str) -> str:
 def _within(policy: str) -> float | None:
     kind, _, seconds = policy.partition(":")
     try:
-        return max(float(seconds), LATE_AFTER) if kind == "within" else None
+        late = float(seconds) if kind == "within" else math.nan
     except ValueError:
         return None
+    return max(late, LATE_AFTER) if math.isfinite(late) else None
 
 
 def skip_late_runs(tx: Tx) -> int:

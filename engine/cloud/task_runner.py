@@ -199,14 +199,10 @@ class CloudTaskRunner(TaskRunner):
         return None if current_task_scope().is_unread else super()._goes_on(state)
 
     async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
-        flow_run_id, map_index = (
-            context.get("flow_run_id") or _values.get().get("flow_run_id"),
-            context.get("map_index"),
-        )
+        flow_run_id = context.get("flow_run_id") or _values.get().get("flow_run_id")
         if flow_run_id is None:
-            raise FlowloopError(
-                "there is no flow run that the task is part of: name it as `flow_run_id` in the context"
-            )
+            raise FlowloopError("the task is part of no flow run: name one as `flow_run_id` in the context")
+        map_index = context.get("map_index")
         if map_index is None:
             info: TaskRunInfoResult | None = flow_scope.get().known.pop(self.task, None)
             if info is not None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import anyio
 import anyio.to_thread
 
+from ..cancellation import undisturbed
 from ..result import Result, ResultNotFound
 from ..serialization import encode_state
 from ..state import Success
@@ -169,6 +170,8 @@ class _Launched:
         self.ticket = ticket
         self.end: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
         self.runs = asyncio.Event()
+        self.is_asked_for = False
+        """Whether the service was asked to launch it: if not, there is nothing to wait for when it is to stop."""
         # what it prints is printed where the run prints
         self._context = contextvars.copy_context()
 
@@ -262,7 +265,7 @@ class _JobsPlace(Place):
         launched = self._launched[name] = _Launched(ticket)
         listening = asyncio.create_task(self._listen(name, launched))
         try:
-            await self._launch(name, job)
+            await self._launch(name, job, launched)
             seen = await asyncio.shield(launched.end)
             await listening
             return await self._outcome(name, job, seen)
@@ -278,7 +281,7 @@ class _JobsPlace(Place):
             if len(self._over) >= _MANY:
                 await self.close()
 
-    async def _launch(self, name: str, job: Job) -> None:
+    async def _launch(self, name: str, job: Job, launched: _Launched) -> None:
         request = request_for(job.body, job.args, dict(job.inputs))._replace(body=job.body)
         frame = await anyio.to_thread.run_sync(functools.partial(pickled, request, job.name, with_module=True))
         stored = await self._at(f"{name}/request").write(frame)
@@ -289,7 +292,10 @@ class _JobsPlace(Place):
             "levels": log_levels(),
             "versions": versions(),
         }
-        await self._service.launch(Specification(name, {"FLOWLOOP_JOB": json.dumps(about)}, job))
+        launched.is_asked_for = True
+        wanted = Specification(name, {"FLOWLOOP_JOB": json.dumps(about)}, job)
+        # cut short, it would not be known whether there is a job to terminate
+        await undisturbed(self._service.launch(wanted), job.grace)
 
     async def _listen(self, name: str, launched: _Launched) -> None:
         """Hear what a job writes, from its beginning to its end; what cannot be heard is no reason to fail."""
@@ -318,6 +324,8 @@ class _JobsPlace(Place):
 
     async def _terminated(self, name: str, job: Job, launched: _Launched) -> Fate | None:
         """End a job, and return what became of it; None if it never began, or has ended."""
+        if not launched.is_asked_for:
+            return None
         try:
             await self._service.terminate(name)
         except Exception as error:

@@ -296,6 +296,33 @@ def tidies_up(path):
             pass
 
 
+class SlowPods(Pods):
+    """A service that takes its time to launch a job."""
+
+    def __init__(self):
+        super().__init__({})
+        self.asked, self.may_go_on = anyio.Event(), anyio.Event()
+
+    async def launch(self, wanted):
+        self.asked.set()
+        await self.may_go_on.wait()
+        await super().launch(wanted)
+
+
+async def test_a_job_that_is_stopped_while_it_is_launched_is_ended_for_certain(tmp_path, gate):
+    slow = SlowPods()
+    executor = Jobs(tmp_path / "store")
+    executor.service = lambda: contextlib.nullcontext(slow)
+    async with executor.open() as opened:
+        ticket = await opened.submit(job(waits, inputs={"path": str(gate)}, grace=PATIENCE))
+        await slow.asked.wait()
+        async with anyio.create_task_group() as group:
+            group.start_soon(ticket.stop, "user", PATIENCE)
+            await anyio.wait_all_tasks_blocked()
+            slow.may_go_on.set()
+        assert [pod.phase for pod in slow._pods.values()] == [Phase.GONE]
+
+
 @at(["dask"])
 async def test_a_stop_that_is_lost_on_the_way_is_said_again(opened, gate):
     """What is raised in a thread while an object is finalized there ends in the finalizer."""

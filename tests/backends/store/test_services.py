@@ -59,8 +59,9 @@ async def test_what_came_due_while_nobody_was_there(
 
 
 def test_a_policy_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FlowloopError, match="within:3600"):
-        Store(f"sqlite:///{tmp_path / 'a.db'}", late_runs="some")
+    for wrong in ("some", "within:", "within:nan", "within:inf"):
+        with pytest.raises(FlowloopError, match="within:3600"):
+            Store(f"sqlite:///{tmp_path / 'a.db'}", late_runs=wrong)
 
 
 async def test_how_many_wait_for_which_workers(world: World) -> None:
