@@ -201,7 +201,8 @@ class CloudTaskRunner(TaskRunner):
     async def _task_run_info(self, context: dict[str, Any]) -> TaskRunInfoResult:
         flow_run_id = context.get("flow_run_id") or _values.get().get("flow_run_id")
         if flow_run_id is None:
-            raise FlowloopError("the task is part of no flow run: name one as `flow_run_id` in the context")
+            what = f"there is no flow run that task {self.task.name!r} is part of"
+            raise FlowloopError(f"{what}: name it as `flow_run_id` in the context")
         map_index = context.get("map_index")
         if map_index is None:
             info: TaskRunInfoResult | None = flow_scope.get().known.pop(self.task, None)
