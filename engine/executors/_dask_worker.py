@@ -51,6 +51,7 @@ class _Body(Speaker):
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopped = False
+        self._is_under_way = False
         self._process: ProcessWorker | None = None
 
     # -- what the coordinator hears ------------------------------------------------------------------
@@ -71,6 +72,7 @@ class _Body(Speaker):
 
     def begins(self) -> None:
         """Say that it begins."""
+        self._is_under_way = True
         self.tell("began", self._worker.address)
 
     def _claim(self) -> None:
@@ -106,13 +108,15 @@ class _Body(Speaker):
             self._process = process
 
     def ended(self, seconds: float) -> None:
-        """Say so, and be stopped no more."""
+        """Say so if it had begun, and be stopped no more."""
         with self._lock:
             self._task = self._loop = self._process = None
             if self._thread is not None:
                 _raise_in(self._thread, None)
                 self._thread = None
-        self.tell("ended", seconds)
+        if self._is_under_way:
+            self._is_under_way = False
+            self.tell("ended", seconds)
 
     # -- being stopped -------------------------------------------------------------------------------
 
@@ -234,9 +238,10 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
                 answer = answer_to(frame, body, lying)
     except _BegunBeforeError:
         answer = Answer("lost", None, _BEGUN_BEFORE)
-    except _Stopped:  # in the very moment it ended
+    except _Stopped:  # in the very moment it began or ended
         answer = _CANCELLED
     finally:
+        body.ended(0.0)
         if _running.get(name) is body:
             del _running[name]
     if about["stays"] is not None and answer.kind == "value" and Held(answer.content).__sizeof__() >= about["stays"]:

@@ -288,6 +288,8 @@ def loses_the_first_error(path):
 def tidies_up(path):
     folder = os.path.dirname(path)
     try:
+        with open(os.path.join(folder, "here"), "w"):
+            pass
         waits(path)
     finally:
         while not os.path.exists(os.path.join(folder, "tidy")):
@@ -332,9 +334,29 @@ async def test_a_stop_that_is_lost_on_the_way_is_said_again(opened, gate):
 
 
 @at(["dask"])
+async def test_a_stop_in_the_moment_a_body_begins_is_told_as_its_end(opened, gate, monkeypatch):
+    from flowloop.engine.executors import _dask_worker
+
+    begins, threads = _dask_worker._Body.begins, []
+
+    def begins_slowly(body):
+        begins(body)
+        threads.append(threading.current_thread())
+        waits(str(gate))
+
+    monkeypatch.setattr(_dask_worker._Body, "begins", begins_slowly)
+    ticket = await opened.submit(job(waits, inputs={"path": str(gate)}, grace=PATIENCE))
+    await ticket.began()
+    assert await ticket.stop("user", PATIENCE) is place.Fate.ENDED
+    await asyncio.sleep(0.2)  # longer than it takes to be told again
+    assert threads[0].is_alive()
+
+
+@at(["dask"])
 async def test_a_body_that_was_stopped_tidies_up_undisturbed(opened, gate):
     ticket = await opened.submit(job(tidies_up, inputs={"path": str(gate)}, grace=PATIENCE))
-    await ticket.began()
+    while not await anyio.Path(gate.parent / "here").exists():  # noqa: ASYNC110 - the body makes it
+        await asyncio.sleep(0.01)
     async with anyio.create_task_group() as group:
         group.start_soon(ticket.stop, "user", PATIENCE)
         await asyncio.sleep(0.3)  # longer than it takes to be told again
