@@ -163,6 +163,7 @@ class TaskRunner(BodyRunner):
             while True:
                 # one frame for it all: ten thousand runs that wait are ten thousand times what is awaited in each
                 plan, facts = self._plan, Facts(_NEW if state is None else state, upstream_states, is_mapped_parent)
+                notes.is_next_round, notes.facts = False, None
                 try:
                     if state is None and plan.begins_plainly:
                         state = _NEW if plan.is_quiet else Pending(_NEW.message)
@@ -178,7 +179,8 @@ class TaskRunner(BodyRunner):
                     steps = plan.before_if_clear if is_clear else plan.before
                     if steps:
                         await self._walk(steps, facts)
-                    if plan.is_quiet and scope.limits is None and not _is_watched(scope):
+                    is_watched = scope.watch is not None and scope.watch.active
+                    if plan.is_quiet and scope.limits is None and not is_watched:
                         await self._run_quietly(facts, takes_values=plan.takes_values)
                     else:
                         await self._run_body(facts)
@@ -238,7 +240,8 @@ class TaskRunner(BodyRunner):
                 await self._tell_of_end(facts.state, raised)
                 raise
         scope = flow_scope.get()
-        current_task_scope().facts = facts if self._begins_later(scope) else None
+        if self._begins_later(scope):
+            current_task_scope().facts = facts
         limits = scope.limits
         if limits is None:
             await self._walk(self._plan.body, facts)
@@ -263,9 +266,6 @@ class TaskRunner(BodyRunner):
             inputs = facts.inputs
             arguments = _values_of(inputs)
         is_end = False
-        notes = task_scope.get()
-        if notes is not None:
-            notes.facts = None
         try:
             body = self._outcome(arguments, inputs)
             state = await (body if telemetry.active is None else telemetry.active.attempt(body))
@@ -376,8 +376,6 @@ class TaskRunner(BodyRunner):
 
     def _describe(self, context: dict[str, Any]) -> None:
         """Complete what the context of a run says of it, as it is for a first attempt."""
-        if (notes := task_scope.get()) is not None:
-            notes.is_next_round = False
         context["task_run_count"] = 1
         if context["task_slug"] is None:
             context["task_slug"] = flow_scope.get().slugs.get(self.task, self.task.name)
@@ -666,10 +664,11 @@ class TaskRunner(BodyRunner):
         notes = task_scope.get()
         is_handed_over = notes is not None and notes.facts is not None
         running = rules.submitted(state) if is_handed_over else rules.running(state)
-        attempt = _values.get().get("task_run_count", 1)
+        current = _values.get()
+        attempt = current.get("task_run_count", 1)
         if attempt > 1:  # whoever goes on with this run has to know
             running.context["task_run_count"] = attempt
-        if (answer := _values.get().get("answer")) is not None:
+        if (answer := current.get("answer")) is not None:
             running.context["answer"] = answer
         return running
 
@@ -782,10 +781,6 @@ def _names_of(task: Task[..., Any]) -> dict[str, Any]:
 
 def _is_stopped(scope: FlowScope) -> bool:
     return scope.cancellation is not None and scope.cancellation.cause is not None
-
-
-def _is_watched(scope: FlowScope) -> bool:
-    return scope.watch is not None and scope.watch.active
 
 
 def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:

@@ -111,7 +111,12 @@ def upstream_finished(state: State, upstream_states: Mapping[Edge, State]) -> St
 
 
 def _children_finished(state: Mapped) -> bool:
-    return all(isinstance(child, Finished) for child in state.map_states)
+    return all(issubclass(kind, Finished) for kind in _kinds(state.map_states))
+
+
+def _kinds(states: Iterable[State]) -> set[type[State]]:
+    """Return of which classes states are: few, however many states there are."""
+    return {*map(type, states)}
 
 
 def upstream_skipped(state: State, upstream_states: Mapping[Edge, State], skip_on_upstream_skip: bool) -> State:
@@ -126,7 +131,7 @@ def upstream_skipped(state: State, upstream_states: Mapping[Edge, State], skip_o
                 isinstance(upstream, Mapped)
                 and skip_on_upstream_skip
                 and not edge.mapped
-                and any(isinstance(child, Skipped) for child in upstream.map_states)
+                and any(issubclass(kind, Skipped) for kind in _kinds(upstream.map_states))
             )
         if is_skipped:
             raise ENDRUN(Skipped(f"Upstream task '{edge.upstream_task.name}' was skipped."))
@@ -223,8 +228,8 @@ def flow_outcome(
 
     Unfinished terminal tasks win over everything: the flow is not finished. Then one failed reference task fails it.
     """
-    kinds = {*map(type, key_states)}  # few, however many states there are
-    if not all(issubclass(kind, Finished) for kind in {*map(type, terminal_states)}):
+    kinds = _kinds(key_states)
+    if not all(issubclass(kind, Finished) for kind in _kinds(terminal_states)):
         state.result = return_states
         state.message = "Some tasks are not finished: the flow run goes on later."
         return state
