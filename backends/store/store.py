@@ -79,7 +79,7 @@ def open_database(
             from .databases.postgres import PostgresDatabase
         except ImportError as error:
             raise FlowloopError("PostgreSQL needs an extra: pip install 'flowloop[postgres]'") from error
-        return PostgresDatabase(url)
+        return PostgresDatabase(url, patience=patience)
     raise FlowloopError(f"there is no store on {dialect!r}: give sqlite:///FILE or postgresql://…")
 
 
@@ -134,7 +134,8 @@ class Store:
         - late_runs: which planned runs are run whose time came while nobody was there: ``"all"``, the ``"latest"`` of
           each flow, ``"none"``, or ``"within:3600"``, those that are late for no longer than so many seconds
         - read_only: whether it is only looked at: nothing is written, and no file is made
-        - patience: for how many seconds at most another process that has a SQLite file locked is waited for
+        - patience: for how many seconds a database is waited for that is locked or does not answer, when it is opened
+          and, up to a minute, at each write; `Settings.outage_limit` if None
 
     Raises (every method):
         - BackendRejected: what was asked is refused, with the message of the API

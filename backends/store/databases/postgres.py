@@ -21,7 +21,7 @@ from sqlalchemy import Connection, ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from ....engine.errors import FlowloopError
+from ....engine.errors import BackendUnavailable, FlowloopError
 from ....engine.settings import Settings
 from ..ids import is_id
 from ..records import Kind
@@ -53,6 +53,9 @@ _PROBE = "? "
 
 _PROOF = 2.0
 """Seconds in which a message of its own has to reach whoever listens."""
+
+_CONNECTING = 60.0
+"""Seconds that a connection may take at most, unless the URL says how long."""
 
 _RELISTEN = 1.0
 """Seconds until a lost connection that listens is made anew."""
@@ -153,14 +156,18 @@ class PostgresDatabase(Database):
         - url: ``postgresql://user:password@host:port/database``, or ``postgres://…``, with what the drivers of
           PostgreSQL commonly take: see `_address`
         - settings: how many connections are kept and may be opened beside, and how many statements each keeps prepared
+        - patience: for how many seconds a server is waited for that does not answer when it is opened, and, up to a
+          minute, at each connection; `outage_limit` of the settings if None
     """
 
     name = "postgresql"
 
-    def __init__(self, url: str, settings: Settings | None = None) -> None:
+    def __init__(self, url: str, settings: Settings | None = None, *, patience: float | None = None) -> None:
         super().__init__(_shown(url))
         settings = settings or Settings.from_env()
+        self._patience = settings.outage_limit if patience is None else patience
         self._address, self._options, kept = _address(url)
+        self._options.setdefault("timeout", min(self._patience, _CONNECTING))
         if kept is None:
             kept = settings.database_statements
         self._is_pooled: bool | None = None if kept is None else kept == 0
@@ -206,12 +213,16 @@ class PostgresDatabase(Database):
             set_up(connection, self.shown)
 
         try:
-            if self._is_pooled is None:
-                await self._look_for_pooler()
-            await self._write(make)
+            async with asyncio.timeout(self._patience):
+                if self._is_pooled is None:
+                    await self._look_for_pooler()
+                await self._write(make)
         except FlowloopError:
             await self.engine.dispose()
             raise
+        except TimeoutError as error:
+            await self.engine.dispose()
+            raise BackendUnavailable(f"the database {self.shown} did not answer within {self._patience:g} s") from error
         except Exception as error:
             await self.engine.dispose()
             raise FlowloopError(f"the database {self.shown} cannot be opened: {_root(error)}") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import os
 import sqlite3
 import sys
@@ -33,6 +34,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, StaticPool
 
 from ....engine.cancellation import undisturbed
 from ....engine.errors import BackendUnavailable, FlowloopError
+from ....engine.settings import Settings
 from ..records import Kind
 from .base import Database, RunRow, SetUp, StateRecord, StateRow, copied, json_options, prepare, waves
 from .wakeups import Wakeups, available, messages
@@ -40,11 +42,14 @@ from .wakeups import Wakeups, available, messages
 __all__ = ["SqliteDatabase"]
 
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
 _LONGEST_READ = 30.0
 """Seconds after which the read of a caller that was cancelled is cut off after all."""
 
 BUSY_LIMIT = 60.0
-"""For how many seconds a write waits for other processes before it fails."""
+"""For how many seconds at most a write waits for other processes before it fails: it may be tried again."""
 
 _CHECKPOINT_AFTER = 6_000
 """After as many changed rows, what the log holds is copied into the file, while the next rows are written."""
@@ -125,7 +130,8 @@ class SqliteDatabase(Database):
         - synchronous: ``"FULL"``: an acknowledged write survives a loss of power; ``"NORMAL"``: it survives the end of
           the process, and is faster
         - read_only: whether it is only looked at; where there is no file yet, that is an empty database
-        - patience: for how many seconds another process is waited for that has the file locked, up to `BUSY_LIMIT`
+        - patience: for how many seconds another process is waited for that has the file locked when it is opened, and,
+          up to `BUSY_LIMIT`, at each write; `Settings.outage_limit` if None
     """
 
     name = "sqlite"
@@ -136,7 +142,8 @@ class SqliteDatabase(Database):
         is_nowhere = in_memory or (read_only and not os.path.exists(str(url.database)))
         self._scratch = tempfile.TemporaryDirectory(prefix="flowloop-") if is_nowhere else None
         self._read_only = read_only and self._scratch is None
-        self._busy_limit = BUSY_LIMIT if patience is None else min(patience, BUSY_LIMIT)
+        self._patience = Settings.from_env().outage_limit if patience is None else patience
+        self._busy_limit = min(self._patience, BUSY_LIMIT)
         # absolute from the start: a process may go to another directory meanwhile
         self.path = os.path.abspath(Path(self._scratch.name) / "flowloop.db" if self._scratch else str(url.database))
         self._identity: tuple[int, int] | None = None
@@ -236,9 +243,10 @@ class SqliteDatabase(Database):
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             engine = create_engine("sqlite://", creator=self._connect, poolclass=StaticPool, **json_options)
             event.listen(engine, "begin", _take_write_lock)
-            self._connection = _patiently(engine.connect, self._busy_limit)
+            until = time.monotonic() + self._patience
+            self._connection = _patiently(engine.connect, self._patience, self.shown)
             self._identity = _identity(self.path)
-            self._transact(lambda connection: set_up(connection, self.shown))
+            self._transact(lambda connection: set_up(connection, self.shown), until - time.monotonic(), self.shown)
         except (DBAPIError, OSError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
             raise FlowloopError(f"{self.path} cannot be used as a database: {reason}") from error
@@ -256,13 +264,13 @@ class SqliteDatabase(Database):
             raise
         return raw
 
-    def _transact(self, work: Callable[[Connection], R]) -> R:
+    def _transact(self, work: Callable[[Connection], R], patience: float | None = None, said: str = "") -> R:
         connection = self._connection
         if connection is None:
             raise BackendUnavailable(f"the store on {self.shown} is not open")
         self._check_file()
         self._announced.clear()
-        transaction = _patiently(connection.begin, self._busy_limit)
+        transaction = _patiently(connection.begin, self._busy_limit if patience is None else patience, said)
         with transaction:
             result = work(connection)
         self._check_file()  # what went into a file that nobody finds is not acknowledged
@@ -451,8 +459,8 @@ def _take_write_lock(connection: Connection) -> None:
     _driver(connection).execute("BEGIN IMMEDIATE")
 
 
-def _patiently(call: Callable[[], R], seconds: float) -> R:
-    """Call until no other process is in the way, or so many seconds have passed."""
+def _patiently(call: Callable[[], R], seconds: float, said: str = "") -> R:
+    """Call until no other process is in the way, or so many seconds have passed; say so once of the database `said`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -463,7 +471,10 @@ def _patiently(call: Callable[[], R], seconds: float) -> R:
             if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise
             if time.monotonic() > deadline:
-                raise BackendUnavailable(f"another process kept the database locked for {seconds:g} s") from error
+                raise BackendUnavailable(f"another process kept the database locked for {seconds:.3g} s") from error
+            if said:
+                logger.warning("%s is locked by another process, waiting for it", said)
+                said = ""
 
 
 def _identity(path: str) -> tuple[int, int] | None:

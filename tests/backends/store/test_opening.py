@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -448,3 +449,38 @@ async def test_a_log_that_cannot_be_copied_now_holds_up_nothing(
         monkeypatch.setattr(database, "_run_checkpoint", fail)
         for name in ("one", "two", "three"):
             assert (await store.get_or_create_project(ANYONE, name=name))["id"]
+
+
+# -- databases that do not answer ----------------------------------------------------------------------
+
+
+async def test_a_file_that_is_locked_is_waited_for_as_long_as_the_patience_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "_BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(sqlite_store, "BUSY_LIMIT", 0.0)
+    path, loop, waits = tmp_path / "f.db", asyncio.get_running_loop(), asyncio.Event()
+    monkeypatch.setattr(sqlite_store.logger, "warning", lambda *_: loop.call_soon_threadsafe(waits.set))
+    async with Store(f"sqlite:///{path}"):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BackendUnavailable, match="another process kept the database locked"):
+            async with Store(f"sqlite:///{path}", patience=0.05):
+                pass
+        waits.clear()
+        store = Store(f"sqlite:///{path}", patience=60.0)
+        opening = asyncio.create_task(store.__aenter__())
+        await waits.wait()
+        other.execute("ROLLBACK")
+        await opening
+        await store.__aexit__()
+
+
+async def test_a_server_that_does_not_answer_is_waited_for_as_long_as_the_patience_says() -> None:
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as silent,
+        pytest.raises(BackendUnavailable, match=r"did not answer within 0\.05 s"),
+    ):
+        async with Store(f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/db", patience=0.05):
+            pass
