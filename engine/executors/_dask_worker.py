@@ -14,6 +14,8 @@ import threading
 from typing import Any
 
 import cloudpickle
+from distributed import get_worker
+from distributed.utils import sync
 
 from .._run import mapping
 from ..errors import ExecutorError
@@ -38,14 +40,13 @@ class _Stopped(BaseException):
 class _Body(Speaker):
     """A body that runs here."""
 
-    def __init__(self, name: str, topic: str, *, is_async: bool, may_rerun: bool) -> None:
-        from distributed import get_worker
-
-        self._worker: Any = get_worker()
-        self._name = name
-        self._topic = topic
-        self._is_async = is_async
-        self._may_rerun = may_rerun
+    def __init__(self, about: dict[str, Any]) -> None:
+        self.worker: Any = get_worker()
+        self._name: str = about["name"]
+        self._topic: str = about["topic"]
+        self._is_async: bool = about["is_async"]
+        self._may_rerun: bool = about["may_rerun"]
+        self._grace: float = about["grace"]
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -58,7 +59,7 @@ class _Body(Speaker):
 
     def tell(self, kind: str, said: Any = None) -> None:
         """Send an event, from any thread."""
-        self._worker.log_event(self._topic, {"name": self._name, "kind": kind, "said": said})
+        self.worker.log_event(self._topic, {"name": self._name, "kind": kind, "said": said})
 
     def began(self) -> None:
         """Begin, unless this very body has begun before: on a worker that is gone now."""
@@ -73,15 +74,13 @@ class _Body(Speaker):
     def begins(self) -> None:
         """Say that it begins."""
         self._is_under_way = True
-        self.tell("began", self._worker.address)
+        self.tell("began", self.worker.address)
 
     def _claim(self) -> None:
-        from distributed.utils import sync
-
         if not self._may_rerun:
             # both in one call: a body waits for it
             call = {"function": _CLAIM, "args": pickle.dumps((self._name,)), "kwargs": pickle.dumps({})}
-            answer = sync(self._worker.loop, self._worker.scheduler.run_function, **call)
+            answer = sync(self.worker.loop, self.worker.scheduler.run_function, **call)
             if answer["status"] != "OK":
                 raise ExecutorError(f"the Dask scheduler does not say whether the body may begin: {answer}")
             if not answer["result"]:
@@ -100,7 +99,7 @@ class _Body(Speaker):
         self.tell("stored", result)
 
     def runs_in(self, process: ProcessWorker) -> None:
-        """Begin in another process, which is killed if the body is to stop."""
+        """Begin in another process, which is killed if the body is to stop, and does not."""
         self._claim()
         with self._lock:
             if self._is_stopped:
@@ -126,20 +125,32 @@ class _Body(Speaker):
         return self._is_stopped
 
     def stop(self) -> None:
-        """Cancel an async body in its loop; raise in the thread of a sync one, which hears of it between two steps."""
+        """Cancel an async body in its loop; interrupt a sync one in its process, and kill that after the grace.
+
+        In the thread of a sync one an error is raised, which it hears of between two of its steps.
+        """
         with self._lock:
             self._is_stopped = True
             if self._task is not None and self._loop is not None:
                 self._loop.call_soon_threadsafe(self._task.cancel)
+            elif self._process is not None and self._is_under_way:
+                self._process.interrupt()
+                self.worker.loop.call_later(self._grace, self._kill)
             elif self._process is not None:
                 self._process.kill()
             elif self._thread is not None:
                 self._raise_in_thread(self._thread)
 
+    def _kill(self) -> None:
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+                self.tell("killed")
+
     def _raise_in_thread(self, thread: int) -> None:
         if not _is_handling(thread, _Stopped):
             _raise_in(thread, _Stopped)
-        self._worker.loop.call_later(_MOMENT, self._insist)
+        self.worker.loop.call_later(_MOMENT, self._insist)
 
     def _insist(self) -> None:
         """Raise it again if it was lost: what is raised while an object is finalized ends there."""
@@ -221,19 +232,20 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
         - frame: the request
         - about: the ``name`` of its job, the ``topic`` of the run, its ``home``, the ``levels`` of its loggers, whether
             the body ``is_async`` and ``may_rerun``, the size from which on its result ``stays`` here, whether it is to
-            have its ``own_process``, and the numbers of the values that are ``held`` results of other bodies
+            have its ``own_process``, and the ``grace`` after which that is killed once the body was told to stop, and
+            the numbers of the values that are ``held`` results of other bodies
         - values: the inputs that lie here
     """
     name = about["name"]
     lying = [value.value if isinstance(value, Held) else value for value in values]
     if any(not isinstance(values[number], Held) for number in about["held"]):
         return written(Answer("lost", None, "an input of it was lost with its Dask worker"))
-    body = _Body(name, about["topic"], is_async=about["is_async"], may_rerun=about["may_rerun"])
+    body = _Body(about)
     _running[name] = body
     try:
         with heard(body, about["home"], about["levels"]):
             if about["own_process"]:
-                answer = in_own_process(frame, body.runs_in, _Elsewhere(body), lying)
+                answer = in_own_process(frame, body.worker, body.runs_in, _Elsewhere(body), lying)
             else:
                 answer = answer_to(frame, body, lying)
     except _BegunBeforeError:
@@ -246,8 +258,11 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
             del _running[name]
     if about["stays"] is not None and answer.kind == "value" and Held(answer.content).__sizeof__() >= about["stays"]:
         return Held(answer.content)
-    was_killed = answer.kind == "lost" and body.was_stopped
-    return written(_CANCELLED if was_killed or isinstance(answer.content, _Stopped) else answer)
+    return written(_CANCELLED if body.was_stopped and _is_of_the_stop(answer) else answer)
+
+
+def _is_of_the_stop(answer: Answer) -> bool:
+    return answer.kind == "lost" or isinstance(answer.content, (_Stopped, KeyboardInterrupt))
 
 
 def width(held: Any) -> int | str | None:

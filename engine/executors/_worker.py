@@ -13,6 +13,7 @@ import logging.handlers
 import os
 import pickle
 import queue
+import signal
 import struct
 import sys
 import threading
@@ -135,6 +136,7 @@ def main() -> None:
     os.dup2(devnull, 0)
     printed = _stdout(output)
     logging.getLogger().addHandler(_Logged(output))  # type: ignore[arg-type]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever began this process may ignore it
     paths = frames.next()
     if paths is None:
         return

@@ -34,8 +34,9 @@ __all__ = ["DaskExecutor"]
 class DaskExecutor(PlaceExecutor):
     """Runs each body, sync or async, on a worker of a Dask cluster, where flowloop is installed, too.
 
-    A body runs once, or it is visibly `Lost`. One that times out or is cancelled is stopped: an async one in its loop,
-    a sync one by an exception between two of its steps. Large inputs are put on the cluster once.
+    A body runs once, or it is visibly `Lost`. An async body runs in its worker, a sync one in a process of its own
+    beside that. One that times out or is cancelled is stopped: an async one in its loop; a sync one is interrupted, and
+    after the grace its process is killed. Large inputs are put on the cluster once.
 
     Args:
         - address: the scheduler of a cluster that is there, or the cluster or a client of it; one of this computer is
@@ -46,8 +47,9 @@ class DaskExecutor(PlaceExecutor):
         - adapt_kwargs: arguments of its ``adapt``, to let it grow and shrink
         - client_kwargs: arguments of ``distributed.Client``
         - window: how many bodies are handed over at once; the others wait here
-        - own_processes: whether each sync body runs in a process of its own, beside its worker, which is killed if the
-            body is to stop: also what sits in C code ends at once, then; inputs and results are copied once more
+        - own_processes: whether each sync body runs in a process of its own; otherwise in a thread of the worker, where
+            it shares memory with the others and has ``distributed.get_worker()``, and is stopped only between two of
+            its steps
 
     Raises:
         - ExecutorError: if Dask is not installed
@@ -61,7 +63,7 @@ class DaskExecutor(PlaceExecutor):
         adapt_kwargs: Mapping[str, Any] | None = None,
         client_kwargs: Mapping[str, Any] | None = None,
         window: int = 1000,
-        own_processes: bool = False,
+        own_processes: bool = True,
     ) -> None:
         if address is not None and (cluster_class is not None or cluster_kwargs or adapt_kwargs):
             raise ValueError("a DaskExecutor has an address, or arguments of a cluster that it makes, not both")
@@ -96,11 +98,11 @@ class DaskExecutor(PlaceExecutor):
         return await stack.enter_async_context(client(target, asynchronous=True, **self.client_kwargs))
 
     def fate_when_cut_short(self, is_async: bool) -> str:
-        """Say that Dask cannot stop a body."""
+        """Say that it did not stop."""
         return _CUT_SHORT
 
 
-_CUT_SHORT = "Its Dask worker was told to stop it, but it goes on: a sync body hears of that between two of its steps."
+_CUT_SHORT = "Its Dask worker was told to stop it, but it goes on."
 
 _MANY = 1000
 """Bodies after which the scheduler is told that they are over."""
@@ -127,6 +129,7 @@ class _Sent:
         self.ticket = ticket
         self.worker: str | None = None
         self.ended = asyncio.Event()
+        self.was_killed = False
         self.stored: Result | None = None
         # what it prints is printed where the run prints
         self._context = contextvars.copy_context()
@@ -139,6 +142,8 @@ class _Sent:
         elif kind == "ended":
             self.ticket.has_taken(said)
             self.ended.set()
+        elif kind == "killed":
+            self.was_killed = True
         elif kind == "stored":
             self.stored = pickle.loads(said)  # noqa: S301 - from a worker that runs the user's own code
         elif kind == "printed":
@@ -393,6 +398,7 @@ class _DaskPlace(Place):
             "stays": LARGE if sent.job.keep else None,
             "held": held,
             "own_process": self._own_processes and not sent.job.is_async,
+            "grace": sent.job.grace * 0.8,  # for the kill to be over when the grace is
         }
         from ._dask_worker import Held
 
@@ -446,7 +452,7 @@ class _DaskPlace(Place):
             await self._client.run(_STOP, _OVER_THERE, sent.name, workers=sent.worker and [sent.worker])
             with anyio.move_on_after(sent.job.grace):
                 await (sent.ended.wait() if sent.worker else importlib.import_module("distributed").wait(future))
-                return None
+                return Fate.KILLED if sent.was_killed else None
             return Fate.GOES_ON
         except Exception:
             return Fate.UNKNOWN

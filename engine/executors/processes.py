@@ -139,6 +139,8 @@ class ProcessWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._is_killed = False
+        self.is_fit = True
+        """Whether it can run another body after the one it has."""
 
     def run(self, frame: bytes, told: Told) -> Answer:
         """Run a body to its end."""
@@ -165,6 +167,7 @@ class ProcessWorker:
                     told.ended(pickle.loads(content))  # noqa: S301
                 case _:
                     return unpickled(content)
+        self.is_fit = False
         process.stdout.close()
         with suppress(BrokenPipeError):
             process.stdin.close()
@@ -183,10 +186,21 @@ class ProcessWorker:
                 write_frame(cast("BinaryIO", self._process.stdin), pickle.dumps(sys.path))
             return self._process
 
+    def interrupt(self) -> None:
+        """Raise a KeyboardInterrupt in the body; end the process where nothing can raise one."""
+        if sys.platform == "win32":
+            self.kill()
+            return
+        with self._lock:
+            self.is_fit = False  # what comes too late for this body must not reach the next one
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.SIGINT)
+
     def kill(self) -> bool:
         """End the process, and all that the body started in its process group; return whether there was one."""
         with self._lock:
             self._is_killed = True
+            self.is_fit = False
             if self._process is None or self._process.poll() is not None:
                 return False
             if sys.platform == "win32":

@@ -89,11 +89,11 @@ async def one(body, address, *, runner_options=None, **inputs):
 
 async def test_bodies_run_on_a_worker_and_see_the_run_context():
     def sync(n):
-        return n + 1, distributed.get_worker().name, context.task_full_name
+        return n + 1, os.getppid(), context.task_full_name
 
     async def coroutine(n):
         await anyio.lowlevel.checkpoint()
-        return n + 2, threading.current_thread() is threading.main_thread()
+        return n + 2, distributed.get_worker().name
 
     def skips():
         raise SKIP("not today")
@@ -105,11 +105,24 @@ async def test_bodies_run_on_a_worker_and_see_the_run_context():
         first = task(sync).map([1, 2])
         second, third, fourth = task(coroutine)(1), task(skips)(), task(fails)()
     state = await FlowRunner(flow).run(executor=executor())
-    assert [(n, name) for n, _, name in state.result[first].result] == [(2, "sync[0]"), (3, "sync[1]")]
-    assert state.result[second].result == (3, False)
+    own = os.getpid()  # where the worker is, too
+    assert state.result[first].result == [(2, own, "sync[0]"), (3, own, "sync[1]")]
+    assert state.result[second].result == (3, 0)
     assert isinstance(state.result[third], Skipped)
     assert isinstance(state.result[fourth].result, KeyError)
     assert "fails" in "".join(state.result[fourth].result.__notes__)
+
+
+async def test_a_sync_body_runs_in_its_worker_where_it_is_to(cluster):
+    def where():
+        return distributed.get_worker().address
+
+    with Flow("where", executor={"": DaskExecutor(cluster), "worker": DaskExecutor(cluster, own_processes=False)}) as f:
+        inside = task(where, needs=Needs(place="worker"))()
+        beside = task(where)()
+    state = await FlowRunner(f).run()
+    assert state.result[inside].result.startswith("tcp://")
+    assert "No worker found" in str(state.result[beside].result)
 
 
 async def test_bodies_run_in_other_processes(cluster):
@@ -289,6 +302,11 @@ async def test_results_that_are_asked_for_come_back(cluster, through_here):
     assert sum(through_here) > 20_000_000
 
 
+def kills_the_worker():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)  # the process of the body ends with its worker
+
+
 async def test_a_result_that_is_lost_with_its_worker_is_not_made_again_unseen(tmp_path):
     path = str(tmp_path / "marks")
 
@@ -299,7 +317,7 @@ async def test_a_result_that_is_lost_with_its_worker_is_not_made_again_unseen(tm
     def kills(chunk):
         if not os.path.exists(path + "killed"):
             marked(path + "killed", "killed")
-            os.kill(os.getpid(), signal.SIGKILL)
+            kills_the_worker()
         return len(chunk)
 
     with Flow("lost") as flow:
@@ -433,44 +451,54 @@ async def test_a_cancel_stops_the_body(cluster, tmp_path, body, caplog):
     assert (tmp_path / "marks").read_text() == "stopped\n"
 
 
-async def test_a_body_that_cannot_be_stopped_is_said_to_go_on(cluster, tmp_path):
+async def test_a_body_in_a_thread_that_cannot_be_stopped_is_said_to_go_on(cluster, tmp_path):
     def stuck(path):
         open(path).close()  # in C, where nothing hears of anything until somebody writes there
 
     os.mkfifo(path := tmp_path / "pipe")
-    state = await one(
-        task(stuck, timeout=1), cluster, runner_options={"settings": Settings(cancel_grace=0.1)}, path=str(path)
-    )
+    with Flow("stuck") as flow:
+        done = task(stuck, timeout=1)(str(path))
+    runner = FlowRunner(flow, settings=Settings(cancel_grace=0.1))
+    state = (await runner.run(executor=DaskExecutor(cluster, own_processes=False))).result[done]
     path.open("w").close()
     assert isinstance(state, TimedOut)
     assert "goes on" in state.message
 
 
-async def test_a_body_in_a_process_of_its_own_is_killed_wherever_it_sits(cluster, tmp_path, capsys):
+async def test_a_body_in_a_process_of_its_own_is_stopped_wherever_it_sits(cluster, tmp_path):
     def stuck(path):
-        with open(path + ".pid", "w") as file:
-            file.write(str(os.getpid()))
         open(path).close()  # in C, until somebody writes there
 
-    def large():
-        print("printed there")
-        return os.getpid(), b"x" * 100_000
-
-    def takes(made, n):
-        return made[0] != os.getppid(), len(made[1]) + n
-
     os.mkfifo(path := tmp_path / "pipe")
-    made = DaskExecutor(cluster, own_processes=True)
-    with Flow("own") as flow:
-        done = task(stuck, timeout=1)(str(path))
-        taken = task(takes).map(unmapped(task(large)()), [1, 2])
-    state = await FlowRunner(flow, **PATIENT).run(executor=made, return_tasks=[done, taken])
-    assert isinstance(state.result[done], TimedOut)
-    assert "goes on" not in state.result[done].message
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(*marks(f"{path}.pid")), 0)
-    assert state.result[taken].result == [(True, 100_001), (True, 100_002)]
-    assert "printed there" in capsys.readouterr().out
+    state = await one(task(stuck, timeout=1), cluster, runner_options=PATIENT, path=str(path))
+    assert isinstance(state, TimedOut)
+    assert "goes on" not in state.message
+
+
+async def test_a_process_that_dies_loses_its_own_body_alone(cluster, tmp_path):
+    def dies(n, path):
+        if n == 1:
+            marked(path, "died")
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        return n
+
+    with Flow("dies") as flow:
+        done = task(dies).map(list(range(6)), path=unmapped(str(tmp_path / "marks")))
+    children = (await FlowRunner(flow).run(executor=DaskExecutor(cluster))).result[done].map_states
+    assert [child.result for child in children if child.is_successful()] == [0, 2, 3, 4, 5]
+    assert isinstance(children[1].result, Lost)
+    assert "killed by SIGKILL" in str(children[1].result)
+    assert children[1].context["lost"] == {"may_have_run": True}
+
+
+async def test_what_a_body_makes_that_cannot_be_pickled_is_named(cluster):
+    def makes():
+        return {"lock": threading.Lock()}
+
+    state = await one(makes, cluster)
+    assert "task 'makes': its result (a dict) cannot be pickled: ['lock'] is a _thread.lock" in str(state.result)
 
 
 @pytest.mark.heavy
@@ -493,7 +521,7 @@ async def test_a_body_whose_worker_dies_runs_once_and_is_lost(cluster, tmp_path)
     def dies(n):
         marked(path, str(n))
         if n == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kills_the_worker()
         time.sleep(0.02)
         return n
 
@@ -520,7 +548,7 @@ async def test_a_lost_body_is_run_again_where_the_task_says_so(cluster, tmp_path
     def dies_once():
         marked(path, "ran")
         if context.task_run_count == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            kills_the_worker()
         return "there"
 
     assert (await one(dies_once, cluster)).result == "there"
@@ -534,7 +562,7 @@ async def test_a_body_that_may_rerun_does_so_by_itself(cluster, tmp_path):
     def dies_once():
         if not os.path.exists(path):
             marked(path, "ran")
-            os.kill(os.getpid(), signal.SIGKILL)
+            kills_the_worker()
         return "there"
 
     assert (await one(dies_once, cluster)).result == "there"
@@ -542,7 +570,7 @@ async def test_a_body_that_may_rerun_does_so_by_itself(cluster, tmp_path):
 
 async def test_a_worker_that_is_given_up_loses_the_body():
     def dies():
-        os._exit(1)
+        kills_the_worker()
 
     with Flow("dies") as flow:
         done = task(dies)()

@@ -109,10 +109,11 @@ class Pod:
             self.phase = Phase.SUCCEEDED
 
 
-def dask():
+def dask(**options):
     pytest.importorskip("distributed")
     return DaskExecutor(
         window=2,
+        **options,
         cluster_kwargs={
             "n_workers": 1,
             "threads_per_worker": 2,
@@ -148,6 +149,7 @@ MAKERS = {
     "jobs": Jobs,
     "several": lambda folder: SeveralExecutors({"": LocalExecutor(threads=2), "other": ProcessExecutor(1)}),
 }
+THREADS_OF_DASK = {"threads of dask": lambda folder: dask(own_processes=False)}
 WITH_A_WINDOW = ("processes", "dask", "ray", "jobs", "local", "several")
 HEARD = ("local", "processes", "dask", "ray", "several", "jobs")
 KEEPING = ("dask", "ray")
@@ -166,7 +168,7 @@ def at(names):
 async def opened(request, tmp_path):
     if request.param == "ray":
         request.getfixturevalue("ray")
-    executor = MAKERS[request.param](tmp_path / "store")
+    executor = {**MAKERS, **THREADS_OF_DASK}[request.param](tmp_path / "store")
     async with executor.open() as found:
         found.kind, found.executor = request.param, executor
         yield found
@@ -263,7 +265,7 @@ async def test_an_async_body_is_stopped(opened, gate):
     assert isinstance(found.error, asyncio.CancelledError)
 
 
-STOPPED = {"processes": "KILLED", "dask": "ENDED", "ray": "ENDED", "jobs": "KILLED"}
+STOPPED = {"processes": "KILLED", "dask": "ENDED", "threads of dask": "ENDED", "ray": "ENDED", "jobs": "KILLED"}
 """What becomes of a sync body that is told to stop; elsewhere it goes on, or nobody knows."""
 
 
@@ -271,6 +273,7 @@ def grace_of(opened):
     return PATIENCE if opened.kind in STOPPED else 0.05
 
 
+@at([*MAKERS, *THREADS_OF_DASK])
 async def test_a_sync_body_is_stopped_or_said_to_go_on(opened, gate):
     ticket = await opened.submit(job(waits, inputs={"path": str(gate)}, grace=grace_of(opened)))
     await ticket.began()
@@ -283,6 +286,13 @@ def loses_the_first_error(path):
     with contextlib.suppress(BaseException):
         waits(path)
     return waits(path)
+
+
+def hears_of_nothing(path):
+    while True:
+        with contextlib.suppress(BaseException):
+            waits(path)
+            return
 
 
 def tidies_up(path):
@@ -325,7 +335,7 @@ async def test_a_job_that_is_stopped_while_it_is_launched_is_ended_for_certain(t
         assert [pod.phase for pod in slow._pods.values()] == [Phase.GONE]
 
 
-@at(["dask"])
+@at(THREADS_OF_DASK)
 async def test_a_stop_that_is_lost_on_the_way_is_said_again(opened, gate):
     """What is raised in a thread while an object is finalized there ends in the finalizer."""
     ticket = await opened.submit(job(loses_the_first_error, inputs={"path": str(gate)}, grace=PATIENCE))
@@ -333,7 +343,7 @@ async def test_a_stop_that_is_lost_on_the_way_is_said_again(opened, gate):
     assert await ticket.stop("user", PATIENCE) is place.Fate.ENDED
 
 
-@at(["dask"])
+@at(THREADS_OF_DASK)
 async def test_a_stop_in_the_moment_a_body_begins_is_told_as_its_end(opened, gate, monkeypatch):
     from flowloop.engine.executors import _dask_worker
 
@@ -353,6 +363,22 @@ async def test_a_stop_in_the_moment_a_body_begins_is_told_as_its_end(opened, gat
 
 
 @at(["dask"])
+async def test_a_body_that_does_not_hear_of_its_stop_is_killed_after_the_grace(opened, gate):
+    ticket = await opened.submit(job(hears_of_nothing, inputs={"path": str(gate)}, grace=0.5))
+    await ticket.began()
+    assert await ticket.stop("user", PATIENCE) is place.Fate.KILLED
+
+
+@at(["dask"])
+async def test_its_processes_are_kept_for_the_next_bodies_and_end_with_their_worker(opened):
+    first, second = [(await outcome(opened, os.getpid)).value for _ in range(2)]
+    assert first == second != os.getpid()
+    await opened._client.cluster.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+
+
+@at(["dask", *THREADS_OF_DASK])
 async def test_a_body_that_was_stopped_tidies_up_undisturbed(opened, gate):
     ticket = await opened.submit(job(tidies_up, inputs={"path": str(gate)}, grace=PATIENCE))
     while not await anyio.Path(gate.parent / "here").exists():  # noqa: ASYNC110 - the body makes it
