@@ -53,7 +53,7 @@ try:
     from .store.flow_runs import update_flow_run_heartbeat
     from .store.records import Kind
     from .store.task_runs import set_task_run_name
-    from .store.transitions import set_flow_run_states, set_task_run_states
+    from .store.transitions import refused_in, set_flow_run_states, set_task_run_states
     from .store.tx import Tx
 except ModuleNotFoundError as error:
     raise FlowloopError("a database backend needs an extra: pip install 'flowloop[store]'") from error
@@ -326,11 +326,20 @@ class StoreBackend:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def set_flow_run_state(
-        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
-    ) -> State:
+    def set_flow_run_state(
+        self,
+        flow_run_id: str,
+        version: int | None,
+        state: State,
+        *,
+        epoch: int | None = None,
+        rests_on: Sequence[Post] = (),
+    ) -> Coroutine[Any, Any, State]:
         """See `Backend.set_flow_run_state`."""
-        return await self._sent("flow_run", flow_run_id, version, state, epoch, flow_run_id)
+        try:
+            return self._sent("flow_run", flow_run_id, version, state, epoch, flow_run_id, rests_on)
+        except Exception as error:
+            return failing(error)
 
     def set_task_run_state(
         self,
@@ -601,13 +610,16 @@ def _record(tx: Tx, writes: Sequence[_Write], key: str) -> list[Any]:
             starts, start_flow_runs(tx, [writes[place].content for place in starts]), strict=True
         ):
             outcomes[place] = started
+    refused: set[str] = set()
     for kind, record in (("task_run", set_task_run_states), ("flow_run", set_flow_run_states)):
         places = [place for place, write in enumerate(writes) if write.kind == kind]
         updates = [writes[place].content for place in places]
         if updates:
             # The versions tell a repeated message from a new one; without them only the key does.
             unversioned = any(update.version is None for update in updates)
-            for place, outcome in zip(places, record(tx, updates, key if unversioned else None), strict=True):
+            answers = record(tx, updates, key if unversioned else None, refused=refused)
+            refused = refused_in(answers)
+            for place, outcome in zip(places, answers, strict=True):
                 outcomes[place] = outcome.error or outcome
     return outcomes
 

@@ -365,7 +365,7 @@ class Post(Coroutine[Any, Any, State]):
     """A state on its way to a backend; await it for what is recorded then.
 
     Args:
-        - run_id: the task run
+        - run_id: the run
         - state: what was sent
         - sent: what will hold the backend's answer
         - read: makes the recorded state of what was sent, the answer, and the id of the run
@@ -612,10 +612,25 @@ class Backend(Protocol):
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def set_flow_run_state(
-        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
-    ) -> State:
+    def set_flow_run_state(
+        self,
+        flow_run_id: str,
+        version: int | None,
+        state: State,
+        *,
+        epoch: int | None = None,
+        rests_on: Sequence[Post] = (),
+    ) -> Coroutine[Any, Any, State]:
         """Record a state of a flow run.
+
+        A backend that returns a `Post` has sent the state before it is awaited.
+
+        Args:
+            - flow_run_id: the flow run
+            - version: the version that it was read at; None writes over whatever there is
+            - state: what to record
+            - epoch: the claim by which the flow run is the sender's; None if it is nobody's who claims
+            - rests_on: states of its task runs on their way, without which this one makes no sense
 
         Returns:
             - State: the state that was recorded: `state`, or for instance a Queued state in its place
@@ -623,6 +638,7 @@ class Backend(Protocol):
         Raises:
             - VersionLockMismatch: if `version` is not the run's
             - OwnershipLost: if `epoch` is not the flow run's
+            - UpstreamRefused: if something that it rests on was refused; then it is not recorded either
         """
         ...
 

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain
@@ -547,6 +547,7 @@ class FlowRunner(Runner):
             kept=self._named if self.release_results else None,
             grace=self.settings.cancel_grace,
         )
+        drive.on_foreseen_end = self._end_foreseer()
         change_flow_scope(foresee=drive.foresee)
         try:
             self._driving = True
@@ -563,7 +564,7 @@ class FlowRunner(Runner):
                 raise cancellation.interrupted_by
             if cancellation.cause is not None:
                 return self._stopped(cancellation, drive, return_tasks)
-            states, keys, terminals = await aside(len(self.flow._tasks), lambda: self._collected(drive))
+            states, keys, terminals = await aside(len(self.flow._tasks), lambda: self._collected(drive.final_states()))
             return await self.determine_final_state(
                 state,
                 key_states=keys,
@@ -576,14 +577,23 @@ class FlowRunner(Runner):
                 await at_last(told, self.settings.cancel_grace)
             raise
 
-    def _collected(self, drive: Drive) -> tuple[dict[Task[..., Any], State], list[State], list[State]]:
+    def _end_foreseer(self) -> Callable[[dict[Task[..., Any], State], Sequence[Any]], None] | None:
+        """Return what is told how the run ends before it has; here nobody makes use of that."""
+        return None
+
+    def _collected(
+        self, states: dict[Task[..., Any], State]
+    ) -> tuple[dict[Task[..., Any], State], list[State], list[State]]:
         """Return the states of all tasks, and with their children those of the reference and the terminal tasks."""
-        states = drive.final_states()
         for state in states.values():
             if isinstance(state, Mapped):
                 state.message = children_counted(state) or state.message
+        return states, *self._deciding(states)
+
+    def _deciding(self, states: Mapping[Task[..., Any], State]) -> tuple[list[State], list[State]]:
+        """Return the states of the reference and of the terminal tasks, mapped children included."""
         keys = _with_children([states[task] for task in self.flow.reference_tasks()])
-        return states, keys, _with_children([states[task] for task in self.flow.terminal_tasks()])
+        return keys, _with_children([states[task] for task in self.flow.terminal_tasks()])
 
     def known_states(self, task_states: dict[Task[..., Any], State]) -> Mapping[Task[..., Any], State]:
         """Return the states that the tasks begin with, as far as they are known.

@@ -487,16 +487,27 @@ class GraphQLBackend:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    async def set_flow_run_state(
-        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
-    ) -> State:
-        """See `Backend.set_flow_run_state`."""
+    def set_flow_run_state(
+        self,
+        flow_run_id: str,
+        version: int | None,
+        state: State,
+        *,
+        epoch: int | None = None,
+        rests_on: Sequence[Post] = (),
+    ) -> Coroutine[Any, Any, State]:
+        """See `Backend.set_flow_run_state`; a flowloop server takes states that rest on others."""
         version = version if self._is_flowloop or state.is_running() else None
-        document = self._document(state)
-        item = documents.FlowRunStateItem(flow_run_id, version, msgspec.Raw(document), epoch)
-        write = Write("set_flow_run_states", (item,))
-        outcome = await self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id)
-        return await self._recorded(state, outcome, self.get_flow_run_state, flow_run_id)
+        try:
+            document = self._document(state)
+            ids, awaited = tuple([one.run_id for one in rests_on]), tuple([one.sent for one in rests_on])
+            item = documents.FlowRunStateItem(flow_run_id, version, msgspec.Raw(document), epoch, ids)
+            write = Write("set_flow_run_states", (item,))
+            sent = self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id, awaited)
+        except Exception as error:
+            return failing(error)
+        post = Post(flow_run_id, state, sent, self._flow_run_recorded)
+        return post if self._is_flowloop else _awaited(post)
 
     def set_task_run_state(
         self,
@@ -532,6 +543,9 @@ class GraphQLBackend:
         write = Write("set_task_run_states", (item,))
         sent = self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id, awaited)
         return Post(task_run_id, state, sent, self._task_run_recorded)
+
+    async def _flow_run_recorded(self, sent: State, outcome: Mapping[str, Any], run_id: str) -> State:
+        return await self._recorded(sent, outcome, self.get_flow_run_state, run_id)
 
     async def _task_run_recorded(self, sent: State, outcome: Mapping[str, Any], run_id: str) -> State:
         return await self._recorded(sent, outcome, self.get_task_run_state, run_id)

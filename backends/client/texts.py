@@ -319,6 +319,7 @@ class FlowRunStateItem(msgspec.Struct, gc=False, omit_defaults=True):
     version: int | None
     state: msgspec.Raw
     epoch: int | None = None
+    rests_on: tuple[str, ...] = ()
 
 
 class TaskRunStateItem(msgspec.Struct, gc=False, omit_defaults=True):

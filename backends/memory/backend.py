@@ -376,9 +376,15 @@ class MemoryBackend:
     # -- writing -----------------------------------------------------------------------------------
 
     async def set_flow_run_state(
-        self, flow_run_id: str, version: int | None, state: State, *, epoch: int | None = None
+        self,
+        flow_run_id: str,
+        version: int | None,
+        state: State,
+        *,
+        epoch: int | None = None,
+        rests_on: Sequence[Post] = (),
     ) -> State:
-        """See `Backend.set_flow_run_state`."""
+        """See `Backend.set_flow_run_state`; nothing rests on states that are recorded at once."""
         sent = _encode(state)
         await asyncio.sleep(0)  # as everywhere else, other coroutines come in between
         run = self._flow_run(flow_run_id)

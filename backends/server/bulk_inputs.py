@@ -24,6 +24,7 @@ class _FlowRunItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     state: msgspec.Raw
     version: _Int | None = None
     epoch: _Int | None = None
+    rests_on: tuple[_Id, ...] = ()
 
 
 class _TaskRunItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -42,7 +43,8 @@ class SetFlowRunStates(msgspec.Struct, forbid_unknown_fields=True):
     def updates(self) -> list[StateUpdate]:
         """Return what the store takes."""
         return [
-            StateUpdate(item.flow_run_id.lower(), bytes(item.state), item.version, item.epoch) for item in self.states
+            StateUpdate(item.flow_run_id.lower(), bytes(item.state), item.version, item.epoch, item.rests_on)
+            for item in self.states
         ]
 
 

@@ -19,6 +19,7 @@ from ...engine.state import State
 from ..store import Outcome, Store, logs
 from ..store.creation import NewFlowRun
 from ..store.idempotency import once
+from ..store.transitions import refused_in
 from . import accounts, finding, summaries, work
 from .bulk_inputs import state_updates
 from .execution import Resolver, Variables
@@ -149,7 +150,14 @@ def _set_states(name: str, definition: GraphQLField) -> Resolver:
             updates = record.updates()
         else:
             updates = state_updates(variables.arguments(definition, field)["input"]["states"], _STATES[name])
-        outcomes = await getattr(call.store, name)(call.caller, updates, idempotency_key=call.key_for(field))
+        record_states, key = getattr(call.store, name), call.key_for(field)
+        try:
+            outcomes = await record_states(call.caller, updates, idempotency_key=key, refused=call.refused)
+        except BaseException:
+            call.refused.update(update.run_id for update in updates)
+            raise
+        call.refused.difference_update(update.run_id for update in updates)
+        call.refused.update(refused_in(outcomes))
         return {part.key: _outcomes(outcomes, part) for part in field.fields}
 
     return resolve

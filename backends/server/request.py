@@ -73,12 +73,14 @@ class Call:
         - identity: who asks
         - budget: how much it may still read
         - idempotency_key: the key under which what it sets is recorded once, if it came with one
+        - refused: the runs whose last state in it was refused, so far
     """
 
     store: Store
     identity: Identity
     budget: Budget
     idempotency_key: str | None = None
+    refused: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def caller(self) -> Caller:

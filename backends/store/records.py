@@ -74,7 +74,7 @@ class StateUpdate(msgspec.Struct, frozen=True, gc=False):
         - state: the state document as JSON text in UTF-8, stored as it is
         - version: the version the run is believed to have; None if the client does not know or care
         - epoch: the claim by which the flow run is the sender's; None if it is nobody's who claims
-        - rests_on: the task runs of the same batch without whose states, which come before, this one makes no sense
+        - rests_on: the task runs of the same request without whose states, which come before, this one makes no sense
     """
 
     run_id: str

@@ -9,7 +9,7 @@ touches no other.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -41,6 +41,7 @@ from .tx import Tx, document, in_utc, tables
 __all__ = [
     "end_task_runs",
     "no_result",
+    "refused_in",
     "set_flow_run_states",
     "set_states",
     "set_task_run_states",
@@ -118,36 +119,55 @@ def state_update(run_id: str, state: str, message: str, *, epoch: int | None = N
     return StateUpdate(run_id, document(made).encode(), epoch=epoch)
 
 
-def set_task_run_states(tx: Tx, updates: Sequence[StateUpdate], idempotency_key: str | None = None) -> list[Outcome]:
+def set_task_run_states(
+    tx: Tx, updates: Sequence[StateUpdate], idempotency_key: str | None = None, *, refused: Iterable[str] = ()
+) -> list[Outcome]:
     """Record states of task runs; as `set_states`."""
-    return set_states(tx, "task_run", updates, idempotency_key)
+    return set_states(tx, "task_run", updates, idempotency_key, refused)
 
 
-def set_flow_run_states(tx: Tx, updates: Sequence[StateUpdate], idempotency_key: str | None = None) -> list[Outcome]:
+def set_flow_run_states(
+    tx: Tx, updates: Sequence[StateUpdate], idempotency_key: str | None = None, *, refused: Iterable[str] = ()
+) -> list[Outcome]:
     """Record states of flow runs; as `set_states`."""
-    return set_states(tx, "flow_run", updates, idempotency_key)
+    return set_states(tx, "flow_run", updates, idempotency_key, refused)
 
 
-def set_states(tx: Tx, kind: Kind, updates: Sequence[StateUpdate], idempotency_key: str | None = None) -> list[Outcome]:
+def set_states(
+    tx: Tx,
+    kind: Kind,
+    updates: Sequence[StateUpdate],
+    idempotency_key: str | None = None,
+    refused: Iterable[str] = (),
+) -> list[Outcome]:
     """Record states, each item for itself and all in one transaction.
 
     Args:
         - kind: whose states they are
         - updates: what to record; several for one run are applied in order
         - idempotency_key: names this batch; sent again under the same key it is answered as it was the first time
+        - refused: the runs whose last update was refused before, in the same request; see `refused_in`
 
     Returns:
         - list[Outcome]: one for each update, in their order
     """
     if idempotency_key is None:
-        return _apply(tx, kind, updates, tx.caller)
-    answered = once(tx, f"{kind}:{idempotency_key}", lambda tx: _apply(tx, kind, updates, tx.caller))
+        return _apply(tx, kind, updates, tx.caller, refused)
+    answered = once(tx, f"{kind}:{idempotency_key}", lambda tx: _apply(tx, kind, updates, tx.caller, refused))
     return msgspec.convert(answered, list[Outcome])
 
 
-def _apply(tx: Tx, kind: Kind, updates: Sequence[StateUpdate], caller: Caller) -> list[Outcome]:
+def refused_in(outcomes: Iterable[Outcome]) -> set[str]:
+    """Return the runs whose last update was refused."""
+    last = {outcome.id: outcome.status for outcome in outcomes}
+    return {run_id for run_id, status in last.items() if status == "ERROR"}
+
+
+def _apply(
+    tx: Tx, kind: Kind, updates: Sequence[StateUpdate], caller: Caller, before: Iterable[str] = ()
+) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    refused: set[str] = set()
+    refused = set(before)
     for start in range(0, len(updates), _CHUNK):
         outcomes += _Batch(tx, kind, caller, refused).apply(updates[start : start + _CHUNK])
     return outcomes

@@ -129,6 +129,9 @@ class Drive:
         self._cancellation = cancellation
         self._watch = watch
         self._backlog = backlog
+        self.on_foreseen_end: Callable[[dict[Task[..., Any], State], Sequence[Any]], None] | None = None
+        """Hears, once at most, of the states of all tasks and which of them are on their way, when nothing else is
+        left to happen."""
         self._fail_fast = fail_fast
         self._grace = grace
         self.ledger = Ledger(plan.graph, story=self.keeps_story or asyncio.get_running_loop().get_debug())
@@ -190,6 +193,8 @@ class Drive:
                 await self._start_ready(loop)
                 if self._ahead.next:
                     self._step_ahead(loop)
+                if self._ahead.foreseen and self.on_foreseen_end is not None:
+                    self._foresee_end()
                 if self.ledger.ready or self._ahead.next or not self.ledger.unfinished or self._is_ending():
                     continue
                 self._waiter = loop.create_future()
@@ -263,6 +268,14 @@ class Drive:
             if not run.done():
                 self._in_flight[run] = (number, -1)
                 run.add_done_callback(self._done_callback, context=self._context)
+
+    def _foresee_end(self) -> None:
+        """Tell how the run ends as soon as the backend has taken what is on its way, if that is all that is left."""
+        foreseen, tell = self._ahead.foreseen, self.on_foreseen_end
+        if tell is not None and len(foreseen) == self.ledger.unfinished and not self._is_ending():
+            self.on_foreseen_end = None
+            ends = {self._plan.tasks[number]: state for number, (state, _) in foreseen.items()}
+            tell({**self.final_states(), **ends}, [posted for _, posted in foreseen.values()])
 
     def _is_ending(self) -> bool:
         return self._cancellation.cause is not None or self._failure is not None

@@ -51,6 +51,11 @@ class ArtifactShipper:
         """Take, inside a block, what bodies leave."""
         return collecting(self._flow_run_id, self._take)
 
+    @property
+    def has_some(self) -> bool:
+        """Whether artifacts wait to be sent."""
+        return bool(self._waiting)
+
     def _take(self, left: Artifact) -> None:  # from any thread
         self._count += 1
         key = left.task_run_id, left.kind, self._count if left.name is None else left.name

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -44,6 +44,16 @@ _BEGINNING = (
     "call_runner_target_handlers",
 )
 """The steps of a flow run up to its Running state."""
+
+_ENDING = (
+    "get_flow_run_state",
+    "determine_final_state",
+    "check_for_cancellation",
+    "handle_state_change",
+    "call_runner_target_handlers",
+    "_record",
+)
+"""The steps of a flow run from there to its end."""
 
 _log = OwnLogger(logging.getLogger("flowloop"))
 
@@ -144,6 +154,7 @@ class CloudFlowRunner(OwningFlowRunner):
             self._opened = backend
             stack.callback(self._forget_backend)
             self._changed_elsewhere = None
+            self._end_ahead = None
             self._has_spoken = False
             self._looking = anyio.Lock()
             known |= {
@@ -213,9 +224,17 @@ class CloudFlowRunner(OwningFlowRunner):
 
     def _begins_plainly(self) -> bool:
         """Whether nobody has a say when a new flow run becomes Running: it can be created as that."""
+        return self._is_plain(_BEGINNING)
+
+    def _is_plain(self, steps: Iterable[str]) -> bool:
+        """Whether nobody hears of a change of state, and steps are the ones that are made here."""
         if self.state_handlers or self.flow.state_handlers:
             return False
-        return all(getattr(type(self), step) is getattr(CloudFlowRunner, step) for step in _BEGINNING)
+        return all(getattr(type(self), step) is getattr(CloudFlowRunner, step) for step in steps)
+
+    def _end_foreseer(self) -> Callable[[dict[Task[..., Any], State], Sequence[Any]], None] | None:
+        has_no_say = self.flow.terminal_state_handler is None and self._is_plain(_ENDING)
+        return self._send_end if has_no_say else None
 
     def task_runner(self, task: Task[..., Any], state_handlers: Iterable[Callable[..., Any]]) -> CloudTaskRunner:
         """Return a runner for a task of the flow."""

@@ -17,7 +17,7 @@ from ..context import values as _values
 from ..directives import limits_of
 from ..errors import BackendError, OwnershipLost
 from ..limits import Limits, OpenLimits
-from ..state import Cancelled, Cancelling, State
+from ..state import Cancelled, Cancelling, State, Success
 from .artifacts import ArtifactShipper
 from .helpers import helped, without_harm
 from .logs import LogShipper
@@ -32,6 +32,8 @@ _LOOK_AFTER = 1.0
 
 class ListeningFlowRunner(RecordingFlowRunner):
     """Tells the backend that a flow run is alive, and obeys what is said of it there."""
+
+    _shippers: tuple[LogShipper | ArtifactShipper, ...] = ()
 
     def cancel(self, cause: Cause = "user") -> None:
         """Stop the run that is going on; see `FlowRunner.cancel`.
@@ -56,6 +58,7 @@ class ListeningFlowRunner(RecordingFlowRunner):
         backend = self._port
         flow_run_id, grace = _values.get()["flow_run_id"], self.settings.cancel_grace
         shipper, artifacts = LogShipper(backend, flow_run_id), ArtifactShipper(backend, flow_run_id, grace)
+        self._shippers = (shipper, artifacts)
         run = f"flow run {flow_run_id}"
         helpers = {
             "heartbeat": self._heartbeats,
@@ -213,7 +216,12 @@ class ListeningFlowRunner(RecordingFlowRunner):
             self._limits.change((self.limits or Limits()).changed(recorded))
             self._keep_time()
 
+    def _has_more_to_tell(self) -> bool:
+        return any(shipper.has_some for shipper in self._shippers)
+
     def _noticed(self, state: State) -> None:
+        if self._end_ahead is not None and type(state) is Success:
+            return  # it is the one that was sent from here
         if isinstance(state, Cancelling) or state.is_finished():
             self._changed_elsewhere = state
             # one that is finished was brought to its end by another runner: nothing is left to record here

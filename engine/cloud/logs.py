@@ -143,6 +143,11 @@ class LogShipper(logging.Handler):
                 raise
             self._is_away = False
 
+    @property
+    def has_some(self) -> bool:
+        """Whether lines wait to be sent."""
+        return bool(self._lines)
+
     def conclude(self) -> None:
         """Say what was not stored, if anything was not."""
         missing = len(self._lines) + self._dropped + self._refused

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import anyio
 
-from ..backend import Backend, FlowRunClaim, FlowRunInfoResult
+from .._run import rules
+from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, Post
 from ..cancellation import stopped_state, undisturbed
 from ..context import FlowScope, change_flow_scope, flow_scope
 from ..context import values as _values
@@ -18,6 +19,7 @@ from ..errors import (
     BackendUnavailable,
     FlowloopError,
     OwnershipLost,
+    UpstreamRefused,
     VersionLockMismatch,
 )
 from ..flow import Flow
@@ -28,9 +30,10 @@ from ..results.default import default_result_in
 from ..runner import is_outside
 from ..settings import Settings
 from ..signals import ENDRUN, VersionLockMismatchSignal
-from ..state import Cancelled, Cancelling, Queued, State
+from ..state import Cancelled, Cancelling, Pending, Queued, State, Success
+from ..task import Task
 from .ownership import Ownership
-from .task_runner import CloudTaskRunner
+from .task_runner import CloudTaskRunner, heard
 from .unrecordable import cut, is_too_much, small
 
 __all__ = ["RecordingFlowRunner", "cancelled_as"]
@@ -81,6 +84,8 @@ class RecordingFlowRunner(FlowRunner):
         self._running_from_start: State | None = None
         self._default_result = default_result_in(self.settings.results_dir)
         self._changed_elsewhere: State | None = None
+        self._end_ahead: Post | None = None
+        """The Success of the flow run on its way, which was sent behind the last states of its tasks."""
         self._recorded_limits: Mapping[str, Any] = {}
         self._has_spoken = False
         """Whether this run has sent a state of the flow run."""
@@ -142,12 +147,22 @@ class RecordingFlowRunner(FlowRunner):
         if new_state.is_running():
             new_state.context["runner"] = flow_scope.get().runner_id
         epoch = None if ownership is None else ownership.claim.epoch
+        ahead, self._end_ahead = self._end_ahead, None
+        if ahead is not None and not _reads_like(ahead.state, new_state):
+            if await self._has_ended(ahead):
+                if self._cancellation.cause is not None or isinstance(new_state, Cancelled):  # it came too late
+                    ahead.state.result = new_state.result
+                    return ahead.state
+                version = None if version is None else version + 1
+            ahead = None
         asked = asyncio.get_running_loop().time()
         self._has_spoken = True
-        sending = backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
+        sending = ahead or backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
         try:
             # the caller may be cancelled while the state is on its way: what becomes of it is waited for
             answer = await (sending if new_state.is_finished() else undisturbed(sending, self.settings.cancel_grace))
+        except UpstreamRefused:
+            return await self._record(old_state, new_state)
         except OwnershipLost:
             self._lose()
             raise ENDRUN(new_state) from None
@@ -178,6 +193,45 @@ class RecordingFlowRunner(FlowRunner):
             ownership.given_up = type(new_state).__name__ not in KEEPS_OWNER
         _values.set({**current, "flow_run_version": None if version is None else version + 1})
         return new_state
+
+    def _send_end(self, states: dict[Task[..., Any], State], posted: Sequence[Post]) -> None:
+        """Send the Success of the flow run behind the last states of its tasks: they share a commit.
+
+        Args:
+            - states: how all tasks end
+            - posted: those of the states that are on their way
+        """
+        keys, terminals = self._deciding(states)
+        final = rules.flow_outcome(Pending(), terminals, keys, {})
+        if type(final) is not Success or self._changed_elsewhere is not None or self._has_more_to_tell():
+            return
+        ownership: Ownership | None = flow_scope.get().ownership
+        if ownership is None or ownership.lost or not isinstance(posted[0], Post):
+            return
+        current, epoch = _values.get(), ownership.claim.epoch
+        flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
+        end = _without_results(final)
+        sent = self._port.set_flow_run_state(flow_run_id, version, end, epoch=epoch, rests_on=posted)
+        if isinstance(sent, Post):
+            sent.sent.add_done_callback(heard)
+            self._end_ahead = sent
+        else:
+            sent.close()
+
+    def _has_more_to_tell(self) -> bool:
+        """Whether something waits that is to be recorded before the end of the flow run."""
+        return False
+
+    async def _has_ended(self, ahead: Post) -> bool:
+        """Whether the flow run ended as it was foreseen."""
+        try:
+            await ahead
+        except BackendError as error:
+            self.logger.debug("flow run %s did not end as it was foreseen: %s", self.flow_run_id, error)
+            return False
+        if self._ownership is not None:
+            self._ownership.given_up = True
+        return True
 
     async def _adopted(self, old_state: State, new_state: State, standing: State | None) -> State:
         """Go on after somebody else has moved the flow run: with what stands there, unless it is to be cancelled.
@@ -234,6 +288,10 @@ def cancelled_as(state: State) -> State:
     cancelled = stopped_state("user")
     cancelled.result = state.result
     return cancelled
+
+
+def _reads_like(one: State, other: State) -> bool:
+    return type(one) is type(other) and one.message == other.message and one.context == other.context
 
 
 def _without_results(state: State) -> State:

@@ -366,7 +366,7 @@ class CloudTaskRunner(TaskRunner):
             if foresee is not None:
                 foresee(state, sending)
         elif type(self.task) in _SEEN_BY_NOBODY and state.is_running() and not self.task.tags:
-            sending.sent.add_done_callback(_heard)
+            sending.sent.add_done_callback(heard)
             resting_on.set((sending,))
             return False
         return True
@@ -595,7 +595,7 @@ own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "chec
 own_steps(CloudTaskRunner, ["load_results"], idle=False)
 
 
-def _heard(sent: asyncio.Future[Any]) -> None:
+def heard(sent: asyncio.Future[Any]) -> None:
     """Hear of a refusal that tells nothing: what rests on the state is refused with it."""
     if not sent.cancelled():
         sent.exception()

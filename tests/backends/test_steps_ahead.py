@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flowloop.engine import Flow, Parameter, Settings, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.results import DefaultResult
-from flowloop.engine.state import Failed, State, Success
+from flowloop.engine.state import Cancelled, Cancelling, Failed, State, Success
 from flowloop.engine.testing import FaultyBackend
 from flowloop.engine.triggers import all_finished
 
@@ -112,8 +113,8 @@ async def test_each_step_of_a_chain_costs_one_commit(tmp_path: Path, settings: S
 
         backend._outbox._send = counted  # type: ignore[method-assign]
         await run(flow, backend, settings)
-    before_and_after = ["the start", "the first Running", "the end of the flow run"]
-    assert len(batches) == steps + len(before_and_after)
+    before = ["the start", "the first Running"]  # the end of the flow run goes with that of the last task
+    assert len(batches) == steps + len(before)
 
 
 class Meddled:
@@ -161,3 +162,119 @@ async def test_what_has_stepped_ahead_in_vain_begins_anew(
     assert [state for state, _ in history["second-1", -1]] == end
     assert history["first-1", -1][1:] == [("Running", "Starting task run."), (by_hand.__name__, "by hand")]
     assert taken == bodies
+
+
+class Overheard:
+    """A backend that tells when the end of a flow run has been sent behind the last states of its tasks."""
+
+    def __init__(self, backend: Any, hears: Callable[[str], None] = lambda flow_run_id: None) -> None:
+        self._backend = backend
+        self.hears = hears
+        self.heard: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def set_flow_run_state(self, flow_run_id: str, version: int, state: State, **options: Any) -> Any:
+        if options.get("rests_on"):
+            self.heard.append(type(state).__name__)
+            self.hears(flow_run_id)
+        return self._backend.set_flow_run_state(flow_run_id, version, state, **options)
+
+
+def two_in_a_row() -> Flow:
+    with Flow("two in a row") as flow:
+        double(double(1))
+    return flow
+
+
+async def recorded(backend: Backend, runner: CloudFlowRunner) -> tuple[str, int, set[str]]:
+    """Return the state that a flow run has, how many it has had, and the states of its task runs."""
+    assert runner.flow_run_id is not None
+    info = await backend.get_flow_run_info(runner.flow_run_id)
+    return type(info.state).__name__, info.version, {type(one.state).__name__ for one in info.task_runs}
+
+
+async def test_the_end_of_a_flow_run_is_sent_behind_that_of_its_last_task(backend: Backend, settings: Settings) -> None:
+    overheard = Overheard(backend)
+    runner = CloudFlowRunner(everything(), backend=overheard, settings=settings)
+    assert (await runner.run()).is_failed()
+    assert overheard.heard == []  # how the last tasks fail is not foreseen
+    runner = CloudFlowRunner(two_in_a_row(), backend=overheard, settings=settings)
+    state = await runner.run()
+    assert state.is_successful()
+    assert state["double-2"].result == 4
+    assert overheard.heard == ["Success"]
+    assert await recorded(backend, runner) == ("Success", 3, {"Success"})
+
+
+async def test_a_stop_beside_the_end_comes_too_late(backend: Backend, settings: Settings) -> None:
+    runner = CloudFlowRunner(two_in_a_row(), settings=settings)
+    runner.backend = overheard = Overheard(backend, lambda flow_run_id: runner.cancel())
+    state = await runner.run()
+    assert state.is_successful()
+    assert state["double-2"].result == 4
+    assert overheard.heard == ["Success"]
+    assert await recorded(backend, runner) == ("Success", 3, {"Success"})
+
+
+async def test_a_caller_that_is_cancelled_beside_the_end_leaves_it(backend: Backend, settings: Settings) -> None:
+    runner = CloudFlowRunner(two_in_a_row(), settings=settings)
+    running = asyncio.ensure_future(runner.run())
+    runner.backend = Overheard(
+        backend, lambda flow_run_id: asyncio.get_running_loop().call_soon(running.cancel) and None
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await recorded(backend, runner) == ("Success", 3, {"Success"})
+
+
+async def test_a_cancel_before_the_end_stands(backend: Backend, settings: Settings) -> None:
+    def ask(flow_run_id: str) -> None:
+        backend.set_flow_run_state(flow_run_id, None, Cancelling("by hand"))
+
+    runner = CloudFlowRunner(two_in_a_row(), backend=Overheard(backend, ask), settings=settings)
+    assert isinstance(await runner.run(), Cancelled)
+    assert await recorded(backend, runner) == ("Cancelled", 4, {"Success"})
+
+
+async def test_an_end_that_rests_on_what_is_refused_is_not_recorded(backend: Backend, settings: Settings) -> None:
+    with Flow("one") as flow:
+        double(1)
+    overheard = Overheard(Meddled(backend, Failed("by hand")))
+    runner = CloudFlowRunner(flow, backend=overheard, settings=settings)
+    assert (await runner.run()).is_failed()
+    assert overheard.heard == ["Success"]
+    assert await recorded(backend, runner) == ("Failed", 3, {"Failed"})
+
+
+async def test_who_has_a_say_in_the_end_is_asked_before_it_is_sent(backend: Backend, settings: Settings) -> None:
+    class Refined(CloudFlowRunner):
+        async def determine_final_state(self, *args: Any, **options: Any) -> State:
+            return await super().determine_final_state(*args, **options)
+
+    heard = two_in_a_row()
+    heard.state_handlers.append(lambda flow, old, new: new)
+    decided = two_in_a_row()
+    decided.terminal_state_handler = lambda flow, state, states: Failed("No.")
+    overheard = Overheard(backend)
+    for runner in (
+        CloudFlowRunner(heard, backend=overheard, settings=settings),
+        CloudFlowRunner(decided, backend=overheard, settings=settings),
+        Refined(two_in_a_row(), backend=overheard, settings=settings),
+    ):
+        state = await runner.run()
+        assert await recorded(backend, runner) == (type(state).__name__, 3, {"Success"})
+    assert overheard.heard == []
+
+
+async def test_what_was_logged_is_stored_before_the_end(backend: Backend, settings: Settings) -> None:
+    @task
+    async def tell() -> None:
+        tell.logger.warning("heard")
+
+    with Flow("telling") as flow:
+        tell()
+    overheard = Overheard(backend)
+    assert (await CloudFlowRunner(flow, backend=overheard, settings=settings).run()).is_successful()
+    assert overheard.heard == []
