@@ -19,7 +19,7 @@ from pathlib import Path
 import pyte
 import pytest
 
-from .commands import environment
+from .commands import environment, flowloop
 
 FLOWS = """
 import asyncio
@@ -80,12 +80,17 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._main, text.encode())
 
+    @property
+    def waits(self) -> bool:
+        """Whether the command does nothing just now: a key that comes before it reads would be seen after the next one."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
     def read(self, until: Callable[[str], object] = lambda _: False) -> str:
         """Read until the screen is as wanted, or the command has ended, and return the screen."""
         deadline = time.monotonic() + 60
         while not until(self.screen):
             assert time.monotonic() < deadline, self.screen
-            if not select.select([self._main], [], [], 1)[0]:
+            if not select.select([self._main], [], [], 0.1)[0]:
                 continue
             try:
                 part = os.read(self._main, 65_536)
@@ -168,6 +173,18 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(home: Path) -> None:
     assert "Cancelled" in row(screen, "price-1")
     assert re.search(r"^flowloop: interrupted$", screen, re.MULTILINE)
     assert "Traceback (most recent call last)" not in screen.rpartition("bad row 1")[2]
+
+
+def test_ctrl_c_at_a_question_is_one_line(home: Path) -> None:
+    flowloop("run", "flows.py:rude_flow", "--name", "greet", cwd=home)
+    for question, words in (("Delete greet?", ("delete", "greet")), ("TOKEN:", ("secrets", "set", "TOKEN"))):
+        with terminal(*words, cwd=home) as it:
+            it.read(lambda screen, it=it, question=question: question in screen and it.waits)
+            it.type("\x03")
+            screen = it.read()
+            assert it.process.wait(60) == 130
+        assert screen.splitlines()[1:3] == ["flowloop: interrupted", ""]
+    assert flowloop("show", "greet", cwd=home).returncode == 0
 
 
 def test_no_name_controls_the_terminal(home: Path) -> None:

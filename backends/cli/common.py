@@ -6,6 +6,7 @@ import datetime
 import difflib
 import functools
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, TypeVar
@@ -22,6 +23,7 @@ from ...engine.settings import Settings
 
 __all__ = [
     "agreed",
+    "answer_to",
     "as_async",
     "backend_option",
     "complete_flow",
@@ -70,6 +72,23 @@ def interrupted() -> None:
     sys.exit(_INTERRUPTED)
 
 
+def answer_to(question: Callable[[], T]) -> T:
+    """Ask a question, and return the answer; Ctrl-C ends the wait for it, which the event loop would put off.
+
+    Raises:
+        - KeyboardInterrupt: at Ctrl-C
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return question()
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def agreed(question: str) -> None:
     """Ask a question, and go on only where the answer is yes.
 
@@ -77,7 +96,10 @@ def agreed(question: str) -> None:
         - FlowloopError: if there is nobody to answer
     """
     try:
-        click.confirm(question, abort=True, err=True)
+        answer_to(lambda: click.confirm(question, abort=True, err=True))
+    except KeyboardInterrupt:
+        click.echo(err=True)
+        raise
     except click.Abort:
         if sys.stdin.isatty():
             raise

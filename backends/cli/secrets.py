@@ -7,7 +7,7 @@ import sys
 import click
 
 from ...engine.errors import FlowloopError
-from .common import as_async, backend_option, json_option, opened, print_json, settings_for
+from .common import answer_to, as_async, backend_option, json_option, opened, print_json, settings_for
 from .display import safe
 
 __all__ = ["secrets"]
@@ -52,7 +52,7 @@ async def set_secret(name: str, backend: str | None, as_json: bool) -> None:
       flowloop secrets set SMTP_PASSWORD < password.txt
     """  # noqa: D301 - click reads the character
     if sys.stdin.isatty():
-        value = click.prompt(name, hide_input=True, err=True)
+        value = answer_to(lambda: str(click.prompt(name, hide_input=True, err=True)))
     else:
         value = sys.stdin.read().removesuffix("\n").removesuffix("\r")
     if not value:
