@@ -82,7 +82,7 @@ class Terminal:
 
     @property
     def waits(self) -> bool:
-        """Whether the command does nothing just now: a key that comes before it reads would be seen after the next one."""
+        """Whether the command does nothing just now: Ctrl-C in the moment before it reads is seen at the next key."""
         return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
     def read(self, until: Callable[[str], object] = lambda _: False) -> str:
