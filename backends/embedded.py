@@ -37,6 +37,8 @@ from ..engine.clock import Clock, SystemClock
 from ..engine.directives import Directive
 from ..engine.errors import BackendRejected, BackendUnavailable, FlowloopError, FlowRunOwned
 from ..engine.lifecycle import WAITING
+from ..engine.result import Result
+from ..engine.results.syncing import sync_results
 from ..engine.serialization import decode_state, encode_state
 from ..engine.settings import Settings
 from ..engine.state import Pending, State
@@ -68,6 +70,8 @@ class _Write(msgspec.Struct, frozen=True, gc=False):
 
     kind: Literal["task_run", "flow_run", "start", "name", "heartbeat"]
     content: Any
+    result: Result | None = None
+    """What a state names, and has to be on the disk before it."""
 
 
 class StoreBackend:
@@ -371,7 +375,8 @@ class StoreBackend:
         document = encode_state(state)
         ids = tuple([one.run_id for one in rests_on]) if rests_on else ()
         awaited = [one.sent for one in rests_on] if rests_on else ()
-        write = _Write(kind, StateUpdate(run_id, document, version, epoch, ids))
+        result = state._result
+        write = _Write(kind, StateUpdate(run_id, document, version, epoch, ids), result if result.is_unsynced else None)
         sent = self._outbox.put(write, len(document) + _ITEM_OVERHEAD, lane=flow_run_id, rests_on=awaited)
         return Post(run_id, state, sent, _recorded)
 
@@ -580,6 +585,8 @@ class StoreBackend:
 
     async def _send(self, writes: list[_Write], key: str) -> list[Any]:
         try:
+            if self.store.is_synced:
+                await sync_results([write.result for write in writes])
             return await self.store.write(self._caller, lambda tx: _record(tx, writes, key))
         except BackendUnavailable:
             raise

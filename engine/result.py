@@ -14,7 +14,15 @@ from .context import now, values
 from .errors import FlowloopError, SerializationError
 from .serializers import PickleSerializer, Serializer
 
-__all__ = ["NoResult", "NoResultType", "NotStored", "Result", "ResultNotFound", "ResultNotImplementedError"]
+__all__ = [
+    "NoResult",
+    "NoResultType",
+    "NotStored",
+    "Result",
+    "ResultDamaged",
+    "ResultNotFound",
+    "ResultNotImplementedError",
+]
 
 
 class ResultNotImplementedError(FlowloopError, NotImplementedError):
@@ -23,6 +31,10 @@ class ResultNotImplementedError(FlowloopError, NotImplementedError):
 
 class ResultNotFound(FlowloopError, FileNotFoundError):
     """Nothing is stored at this location."""
+
+
+class ResultDamaged(SerializationError):
+    """What is stored at this location is not what was recorded."""
 
 
 class Result:
@@ -44,6 +56,10 @@ class Result:
     serializer_default: ClassVar[Serializer] = PickleSerializer()
     wire_type: ClassVar[str] = "Result"
     wire_fields: ClassVar[tuple[str, ...]] = ("location",)
+    wire_facts: ClassVar[tuple[str, ...]] = ()
+    """Further fields of the document, which it has where they are known."""
+    is_unsynced = False
+    """Whether what was written may still be lost with the power; see `flowloop.engine.results.syncing`."""
     is_written_anywhere: ClassVar[bool] = False
     """Whether a body that runs elsewhere may write its result there; that it can be seen from here is made sure of."""
     reads_kinds: ClassVar[tuple[type[Result], ...]] = ()
@@ -155,6 +171,10 @@ class Result:
             - ResultNotTrusted: if it is in no place that the flow or the settings name
         """
 
+    def expecting(self, stored: Result) -> Result:
+        """Return the result to read with what `stored` says was written: anything else is refused."""
+        return self
+
     async def read(self, location: str) -> Self:
         """Read a value.
 
@@ -218,7 +238,8 @@ def _filled(template: str, names: dict[str, Any]) -> str:
 
 
 def _public(result: Result) -> tuple[Any, ...]:
-    own = {name: value for name, value in getattr(result, "__dict__", {}).items() if not name.startswith("_")}
+    given = getattr(result, "__dict__", {})
+    own = {name: value for name, value in given.items() if name[0] != "_" and name not in result.wire_facts}
     return (result.value, result.location, result.serializer, own)
 
 

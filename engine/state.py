@@ -376,7 +376,7 @@ async def _read(stored: Result, given: Result | None, location: str) -> Result:
     reader = _reader(stored, given)
     if stored.is_recorded:
         await reader.check_recorded(location)
-    return await reader.read(location)
+    return await reader.expecting(stored).read(location)
 
 
 def _reader(stored: Result, given: Result | None) -> Result:

@@ -56,6 +56,7 @@ from ...engine.errors import (
     VersionLockMismatch,
 )
 from ...engine.lifecycle import WAITING
+from ...engine.results.syncing import ResultNotSynced, sync_results
 from ...engine.serialization import VERSION, decode_state, encode_state
 from ...engine.serialization.text import storable
 from ...engine.settings import Settings
@@ -540,7 +541,7 @@ class GraphQLBackend:
         document = self._document(state)
         ids, awaited = tuple([one.run_id for one in rests_on]), tuple([one.sent for one in rests_on])
         item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch, ids)
-        write = Write("set_task_run_states", (item,))
+        write = Write("set_task_run_states", (item,), state._result if state._result.is_unsynced else None)
         sent = self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id, awaited)
         return Post(task_run_id, state, sent, self._task_run_recorded)
 
@@ -840,6 +841,7 @@ class GraphQLBackend:
         return self._outboxes[hash(run_id) % len(self._outboxes)].put(write, size, run_id, flow_run_id, rests_on)
 
     async def _send_batch(self, writes: list[Write], key: str) -> list[Any]:
+        await _sync(writes)
         text, variables, keys = documents.combined(writes)
         # The versions tell a repeated message from a new one; without them only the key does.
         data, errors = await self._exchange(Request(text, variables), key if _unversioned(variables) else None)
@@ -862,6 +864,7 @@ class GraphQLBackend:
         ]
 
     async def _send_one(self, writes: list[Write], key: str) -> list[Any]:
+        await _sync(writes)
         write = writes[0]
         listed = documents.LISTS.get(write.field)
         content = write.content if listed is None else {listed: write.content}
@@ -884,6 +887,14 @@ class GraphQLBackend:
             return decode_state(document)
         # who does not say what was recorded in the place of a state that has to wait is asked
         return await read(run_id) if outcome.get("status") == "QUEUED" else state
+
+
+async def _sync(writes: Sequence[Write]) -> None:
+    """Have on the disk what the states name: the server's record of them outlives a loss of power."""
+    try:
+        await sync_results([write.result for write in writes])
+    except ResultNotSynced as error:
+        raise RequestRejected(str(error)) from error
 
 
 async def _awaited(post: Post) -> State:

@@ -28,6 +28,7 @@ from ...engine.backend import (
 )
 from ...engine.directives import Directive
 from ...engine.errors import DialectError
+from ...engine.result import Result
 from ...engine.serialization import decode_state
 from ...engine.serialization.text import storable
 from ...engine.state import Pending, State
@@ -237,10 +238,12 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     Args:
         - field: the mutation
         - content: its input; of a mutation that takes a list, what this write adds to the list
+        - result: what a state names, and has to be on the disk before it
     """
 
     field: str
     content: Any
+    result: Result | None = None
 
 
 LISTS = {

@@ -191,6 +191,11 @@ class Store:
         return self._database.translate(error)
 
     @property
+    def is_synced(self) -> bool:
+        """Whether an acknowledged write survives a loss of power."""
+        return self._database.is_synced
+
+    @property
     def clock(self) -> Clock:
         """The clock of the store."""
         return self._clock

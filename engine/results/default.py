@@ -76,6 +76,10 @@ class DefaultResult(Result):
         """Check that a file is to be read that a recorded state names; see `Result.check_recorded`."""
         await self._files().check_recorded(location)
 
+    def expecting(self, stored: Result) -> Result:
+        """Return what reads only what was written; see `Result.expecting`."""
+        return self._files().expecting(stored)
+
     async def read(self, location: str) -> Result:  # type: ignore[override]
         """Return a result with the value of a file."""
         return await self._files().read(location)

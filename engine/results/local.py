@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import SerializationError
-from ..result import Result, ResultNotFound
+from ..result import ResultNotFound
 from ..serializers import Serializer
 from ..settings import Settings
+from ._stored import StoredResult
 from ._threads import in_thread
 from .trusted import check_file, is_below, trust
 
 __all__ = ["LocalResult"]
 
 
-class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir")):
+class LocalResult(StoredResult, wire_type="LocalResult", wire_fields=("location", "dir")):
     """A value in a file of this machine.
 
-    A file is written under another name and then renamed, so that whoever reads finds all of it or nothing. That holds
-    when this process dies; to survive a loss of power, a file needs a file system that keeps the order of writes.
+    A file is written under another name and then renamed, so that whoever reads finds all of it or nothing. In a
+    recorded run it is on the disk before the state that names it is sent, so that it survives a loss of power, too.
 
     Args:
         - dir: the folder; ``results`` in flowloop's home if None
@@ -34,6 +35,8 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
     """
 
     is_written_anywhere = True
+    sync_error: OSError | None = None
+    """Why the file cannot be brought to the disk: to ask again would be answered as if all were well."""
     _inside: str | None = None
     """The folder of the template that the location was made of; links, too, lead nowhere out of it."""
 
@@ -98,7 +101,17 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
         new.location = self._path(new.location or self.default_location)
         new.value = value
         await in_thread(new._store, new.location, value)
+        new.is_unsynced = True
         return new
+
+    def folders(self) -> list[str]:
+        """Return the folder of the file, and those around it up to the one of all results."""
+        folder, root = os.path.dirname(str(self.location)), os.path.abspath(self.dir)
+        found = [folder]
+        while folder.startswith(os.path.join(root, "")):
+            folder = os.path.dirname(folder)
+            found.append(folder)
+        return found
 
     async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is a file at `location`, its template filled from `kwargs`."""
@@ -159,6 +172,7 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
             data = Path(path).read_bytes()
         except FileNotFoundError as error:
             raise ResultNotFound(f"no result is stored at {path}") from error
+        self._check(data, path)
         return self.serializer.deserialize(data)
 
     def _store(self, path: str, value: Any) -> None:
@@ -166,6 +180,7 @@ class LocalResult(Result, wire_type="LocalResult", wire_fields=("location", "dir
 
         self._check_links(path)
         data = self.serializer.serialize(value)
+        self._note(data)
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import FlowloopError
-from ..result import Result, ResultNotFound
+from ..result import ResultNotFound
 from ..serializers import Serializer
+from ._stored import StoredResult
 from ._threads import in_thread
 from .trusted import check_object, trust
 
@@ -30,7 +31,7 @@ _SCHEMES = {"S3Store": "s3://", "GCSStore": "gs://", "AzureStore": "az://", "HTT
 _STORES: dict[tuple[str, str, str], ObjectStore] = {}
 
 
-class _ObjectResult(Result):
+class _ObjectResult(StoredResult):
     store_class: ClassVar[str]
     place_field: ClassVar[str]
     is_written_anywhere = True
@@ -90,8 +91,17 @@ class _ObjectResult(Result):
             raise self._error("read", location, error) from error
         new = self.copy()
         new.location = location
-        new.value = await in_thread(self.serializer.deserialize, data)
+        new.value = await in_thread(self._loaded, data, location)
         return new
+
+    def _loaded(self, data: bytes, location: str) -> Any:
+        self._check(data, f"{location!r} in {self._place!r}")
+        return self.serializer.deserialize(data)
+
+    def _dumped(self, value: Any) -> bytes:
+        data = self.serializer.serialize(value)
+        self._note(data)
+        return data
 
     async def write(self, value: Any, /, **kwargs: Any) -> Self:
         """Write an object, and return a result with its location.
@@ -106,7 +116,7 @@ class _ObjectResult(Result):
         new = self.format(**kwargs)
         new.value = value
         location = new.location = new.location or self.default_location
-        data = await in_thread(self.serializer.serialize, value)
+        data = await in_thread(new._dumped, value)
         try:
             await store.put_async(location, data)
         except BaseError as error:

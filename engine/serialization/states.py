@@ -82,6 +82,9 @@ def _result_document(result: Result) -> dict[str, Any]:
     if result is NoResult:
         return _NO_RESULT
     document: dict[str, Any] = {field: getattr(result, field) for field in result.wire_fields}
+    for field in result.wire_facts:
+        if (fact := getattr(result, field)) is not None:
+            document[field] = fact
     document["type"] = result.wire_type
     document["__version__"] = VERSION
     return {**document, **result.unknown_fields} if result.unknown_fields else document
@@ -173,7 +176,11 @@ def _read_result(document: Any) -> Result:
     for field in cls.wire_fields:
         if field != "location":
             setattr(result, field, document.get(field))
-    unknown = {key: value for key, value in document.items() if key not in (*cls.wire_fields, "type", "__version__")}
+    for field in cls.wire_facts:
+        if (fact := document.get(field)) is not None:
+            setattr(result, field, fact)
+    known = (*cls.wire_fields, *cls.wire_facts, "type", "__version__")
+    unknown = {key: value for key, value in document.items() if key not in known}
     if name != cls.wire_type:
         unknown["type"] = name
     result.unknown_fields = unknown or None

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from flowloop.engine.context import context
 from flowloop.engine.errors import FlowloopError, SerializationError
-from flowloop.engine.result import NoResult, NoResultType, Result, ResultNotFound, ResultNotImplementedError
+from flowloop.engine.result import (
+    NoResult,
+    NoResultType,
+    Result,
+    ResultDamaged,
+    ResultNotFound,
+    ResultNotImplementedError,
+)
 from flowloop.engine.results import (
     AzureResult,
     ConstantResult,
@@ -32,7 +39,9 @@ from flowloop.engine.results import (
 from flowloop.engine.results import objects as object_stores
 from flowloop.engine.results.default import INLINE_LIMIT, survives_json
 from flowloop.engine.results.objects import ResultStoreError
+from flowloop.engine.serialization import decode_state, deserialize_state, encode_state, serialize_state
 from flowloop.engine.serializers import JSONSerializer
+from flowloop.engine.state import Success
 
 # ---- the base --------------------------------------------------------------------------------------
 
@@ -465,6 +474,46 @@ async def test_a_missing_library_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(FlowloopError, match=r"pip install 'flowloop\[objects\]'"):
         await S3Result("b").write(1)
+
+
+# ---- what was recorded -----------------------------------------------------------------------------
+
+
+def recorded(written):
+    return decode_state(encode_state(Success(result=written)))
+
+
+@pytest.mark.parametrize("found", [b"", b"short", None], ids=["empty", "cut", "another of its length"])
+async def test_a_file_that_is_not_what_was_recorded_is_refused(tmp_path, found):
+    written = await LocalResult(tmp_path).write({1, 2})
+    file = tmp_path / written.location
+    assert recorded(written)._result.size == file.stat().st_size
+    for reader in (None, LocalResult(tmp_path), DefaultResult(tmp_path)):
+        assert (await recorded(written).load_result(reader)).result == {1, 2}
+    file.write_bytes(b"x" * written.size if found is None else found)
+    for reader in (None, LocalResult(tmp_path), DefaultResult(tmp_path)):
+        with pytest.raises(ResultDamaged, match="does not hold the result that was recorded"):
+            await recorded(written).load_result(reader)
+
+
+async def test_what_nobody_took_the_checksum_of_is_read_as_it_is(tmp_path):
+    document = serialize_state(Success(result=await LocalResult(tmp_path).write({1, 2})))
+    del document["_result"]["checksum"], document["_result"]["size"]
+    assert (await deserialize_state(document).load_result(LocalResult(tmp_path))).result == {1, 2}
+    document["_result"] |= {"checksum": "crc:12", "size": 1}  # of a later version
+    assert (await deserialize_state(document).load_result(LocalResult(tmp_path))).result == {1, 2}
+
+
+@pytest.mark.parametrize("make", STORES[:3])
+async def test_an_object_that_is_not_what_was_recorded_is_refused(shelf, make):
+    result = make(shelf.url)
+    written = await result.write({1, 2}, name="x")
+    state = recorded(written)
+    assert (await recorded(written).load_result(result)).result == {1, 2}
+    (key,) = shelf.objects
+    shelf.objects[key] += b"."
+    with pytest.raises(ResultDamaged, match=r"'x\.bin' in 'team' does not hold"):
+        await state.load_result(result)
 
 
 @pytest.mark.parametrize("kind", [LocalResult, DefaultResult])

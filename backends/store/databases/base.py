@@ -73,6 +73,8 @@ class Database(ABC):
 
     name: str
     engine: AsyncEngine
+    is_synced = True
+    """Whether an acknowledged write survives a loss of power."""
 
     def __init__(self, shown: str) -> None:
         self.shown = shown

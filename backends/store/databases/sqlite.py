@@ -148,6 +148,7 @@ class SqliteDatabase(Database):
         self.path = os.path.abspath(Path(self._scratch.name) / "flowloop.db" if self._scratch else str(url.database))
         self._identity: tuple[int, int] | None = None
         self._synchronous = synchronous
+        self.is_synced = synchronous == "FULL"
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowloop-writer")
         self._connection: Connection | None = None
         self._checkpoints = ThreadPoolExecutor(1, "flowloop-checkpoint", initializer=_give_way)
