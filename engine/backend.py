@@ -265,6 +265,7 @@ class FlowSummary(msgspec.Struct, frozen=True):
         - has_schedule: whether it has one
         - schedule_active: whether runs are planned after it
         - next_run: when the next planned run begins, if one is planned
+        - parameters: the documents of its parameters
     """
 
     id: str
@@ -274,6 +275,7 @@ class FlowSummary(msgspec.Struct, frozen=True):
     has_schedule: bool
     schedule_active: bool
     next_run: datetime.datetime | None
+    parameters: list[dict[str, Any]] = []
 
 
 class LimitRecord(msgspec.Struct, frozen=True):
@@ -477,6 +479,8 @@ class Backend(Protocol):
         lease_seconds: float = LEASE_SECONDS,
     ) -> str:
         """Create a flow run with a Pending task run for each task, and return its id.
+
+        Parameters that the flow does not have are refused, and values of other types than it records of them.
 
         The same `idempotency_key` for the same flow returns the run created before. With an `owner` the flow run is
         created as claimed, with the epoch 1, where the backend knows claims; one that was created before is not.

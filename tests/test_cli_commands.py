@@ -579,6 +579,32 @@ def test_what_is_not_there_is_said_with_where_and_what_is_like_it(home: Path) ->
     assert "No runs of etl are planned." in invoke("schedule", "next", "etl").stdout
 
 
+def test_a_run_is_created_with_what_its_flow_takes_and_with_nothing_else(home: Path) -> None:
+    parameters = [
+        {"name": "n", "required": True, "schema": {"type": "integer"}},
+        {"name": "text", "required": False, "schema": {"type": "string"}},
+    ]
+    on_database(
+        home, lambda backend: backend.register_flow(flow_document("typed", parameters=parameters), project_name="demo")
+    )
+    for words, said in (
+        (("WRONG=1",), "Error: the flow has no parameter 'WRONG'; it has: n, text\n"),
+        (("n=one",), "Error: parameter 'n': \"one\" is not an integer\n"),
+    ):
+        given = [word for param in words for word in ("-p", param)]
+        many = ("--every", "1d", "--from", "2026-01-01", "--to", "2026-01-03")
+        assert invoke("create", "typed", *given, *many, code=1).stderr == said
+    assert invoke("runs", "--all", "--json").stdout == ""
+    (made,) = documents(invoke("create", "typed", "-p", "n=1", "-p", "text=5", "--json"))
+    invoke("set-parameter", made["id"], "text", "6")
+    assert "is not an integer" in invoke("set-parameter", made["id"], "n", "six", code=1).stderr
+
+    async def recorded_parameters(backend: Backend) -> Any:
+        return (await backend.get_flow_run_info(made["id"])).parameters
+
+    assert on_database(home, recorded_parameters) == {"n": 1, "text": "6"}
+
+
 def test_a_question_that_nobody_can_answer_changes_nothing(home: Path) -> None:
     run = recorded(home, Success("done"), flow=Success("done"))
     for given, code in ((None, 1), ("n\n", 1), ("y\n", 0)):

@@ -22,7 +22,7 @@ LAYERS = """
     artifacts result stdout streaming task_states
     results state _checks
     directives telemetry
-    backend cache_validators explain serialization signals watch _run.mapping _run.release
+    backend cache_validators explain given serialization signals watch _run.mapping _run.release
     _run.net
     _run.rules
     cancellation runner schedules triggers
@@ -54,8 +54,8 @@ LAYERS = """
 RANK = {name: rank for rank, line in enumerate(LAYERS.splitlines()) for name in line.split()}
 
 PURE = """
-    errors lifecycle edge state signals serializers serialization hashing plain _run.ledger _run.mapping _run.release
-    _run.rules client.texts
+    errors lifecycle edge state signals serializers serialization hashing plain given _run.ledger _run.mapping
+    _run.release _run.rules client.texts
 """
 IMPURE = "anyio asyncio logging random time uuid backend backends"
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import datetime
 import getpass
-import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from ...engine.backend import Backend, FlowRunSummary, FlowSummary
 from ...engine.errors import BackendRejected, FlowloopError
+from ...engine.given import check_given, from_text
 from .common import (
     agreed,
     as_async,
@@ -261,7 +261,7 @@ async def resume(
 
     TASK is a slug, with the index of a mapped child where it is one: `fetch-1[7]`.
     """
-    given = None if value is None else _value(value)
+    given = None if value is None else from_text(None, value)
     await _direct("resume", run, task, "was resumed", backend, as_json, value=given, note=note)
 
 
@@ -273,7 +273,7 @@ async def approve(
     run: str, task: str | None, value: str | None, note: str | None, backend: str | None, as_json: bool
 ) -> None:
     """Approve what waits for a person: the same as `resume`."""
-    given = None if value is None else _value(value)
+    given = None if value is None else from_text(None, value)
     await _direct("resume", run, task, "was approved", backend, as_json, value=given, note=note)
 
 
@@ -395,7 +395,7 @@ async def set_parameter(run: str, name: str, value: str, note: str | None, backe
 
     Of a flow run that has not begun. VALUE is JSON, or else text.
     """
-    await _named("set_parameter", run, name, _value(value), note, "has parameter", backend, as_json)
+    await _named("set_parameter", run, name, value, note, "has parameter", backend, as_json)
 
 
 @_command("set-result")
@@ -407,7 +407,7 @@ async def set_result(run: str, task: str, value: str, note: str | None, backend:
 
     One that has not begun: its body does not run. VALUE is JSON, or else text.
     """
-    await _direct("set_result", run, task, "has its result", backend, as_json, value=_value(value), note=note)
+    await _direct("set_result", run, task, "has its result", backend, as_json, value=from_text(None, value), note=note)
 
 
 @_command("event")
@@ -423,19 +423,26 @@ async def event(run: str, name: str, value: str | None, note: str | None, backen
 
     A task that waits for this NAME goes on with the value.
     """
-    brought = None if value is None else _value(value)
-    await _named("event", run, name, brought, note, "was sent the event", backend, as_json)
+    await _named("event", run, name, value, note, "was sent the event", backend, as_json)
 
 
 async def _named(
-    kind: str, run: str, name: str, value: Any, note: str | None, done: str, backend: str | None, as_json: bool
+    kind: str, run: str, name: str, text: str | None, note: str | None, done: str, backend: str | None, as_json: bool
 ) -> None:
     async with opened(settings_for(backend)) as open_backend:
         summary = await find(open_backend, run)
+        document = await _parameter(open_backend, summary, name) if kind == "set_parameter" else None
+        value = None if text is None else from_text(document, text)
         given: dict[str, Any] = {"task": name, "value": value, "note": note, "author": _author()}
         asked = await open_backend.direct_flow_run(summary.id, kind, **given)
-    document = {"id": asked.id, "kind": kind, "task": name, "map_index": -1, "tag": None}
-    _told(as_json, f"{summary.name} {done} {name}", document)
+    told = {"id": asked.id, "kind": kind, "task": name, "map_index": -1, "tag": None}
+    _told(as_json, f"{summary.name} {done} {name}", told)
+
+
+async def _parameter(backend: Backend, run: FlowRunSummary, name: str) -> Mapping[str, Any] | None:
+    """Return the document of a parameter of a run, as the newest version of its flow has it."""
+    flows = [flow for flow in await backend.list_flows() if flow.name == run.flow_name]
+    return next((one for flow in flows for one in flow.parameters if one["name"] == name), None)
 
 
 # -- new runs ------------------------------------------------------------------------------------------
@@ -491,10 +498,11 @@ async def create(
     dates = _dates(every, first, last) if every or first or last else [None]
     async with opened(settings_for(backend)) as open_backend:
         found = await _flow(open_backend, flow, project)
-        for date in dates:
+        planned = [_given(found, params, date) for date in dates]
+        for date, parameters in zip(dates, planned, strict=True):
             flow_run_id = await open_backend.create_flow_run(
                 found.id,
-                parameters={key: _value(_dated(value, date)) for key, value in pairs(params).items()},
+                parameters=parameters,
                 name=None if name is None else _dated(name, date),
                 labels=list(labels) or None,
                 scheduled_start_time=moment(at),
@@ -524,11 +532,13 @@ def _dated(text: str, date: datetime.datetime | None) -> str:
     return text if date is None else text.replace("{date}", date.date().isoformat())
 
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def _given(flow: FlowSummary, params: tuple[str, ...], date: datetime.datetime | None) -> dict[str, Any]:
+    """Return the parameters of one of the runs that are created; none is created if one cannot be."""
+    documents = {document["name"]: document for document in flow.parameters}
+    texts = {key: _dated(text, date) for key, text in pairs(params).items()}
+    given = {key: from_text(documents.get(key), text) for key, text in texts.items()}
+    check_given(flow.parameters, given)
+    return given
 
 
 # -- schedules and limits ------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ query ($limit: Int!, $where: flow_run_bool_exp) {{
 FLOWS = """
 query ($skip: Int!, $limit: Int!) {
   flow(where: {archived: {_eq: false}}, order_by: [{name: asc}, {version: desc}], offset: $skip, limit: $limit) {
-    id name version flow_group_id is_schedule_active schedule
+    id name version flow_group_id is_schedule_active schedule parameters
     project { name }
     flow_group { schedule }
     flow_runs(
@@ -479,6 +479,7 @@ def flow_summary(row: Mapping[str, Any]) -> FlowSummary:
         has_schedule=bool((row["flow_group"] or {}).get("schedule") or row["schedule"]),
         schedule_active=row["is_schedule_active"],
         next_run=moment(planned[0]["scheduled_start_time"]) if planned else None,
+        parameters=row["parameters"] or [],
     )
 
 

@@ -43,6 +43,7 @@ from ...engine.cancellation import left_by
 from ...engine.clock import Clock, SystemClock
 from ...engine.directives import HELD, LIVES, PART, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
+from ...engine.given import check_given
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
 from ...engine.state import (
@@ -168,11 +169,38 @@ class MemoryBackend:
         lease_seconds: float = LEASE_SECONDS,
     ) -> str:
         """See `Backend.create_flow_run`; nothing in memory asks for the run config."""
+        if flow_id in self._flows:
+            check_given(self._flows[flow_id].document.get("parameters", ()), parameters or {})
+        return self._created(
+            flow_id,
+            parameters,
+            context,
+            name,
+            labels,
+            scheduled_start_time=scheduled_start_time,
+            idempotency_key=idempotency_key,
+            owner=owner,
+            lease_seconds=lease_seconds,
+        ).id
+
+    def _created(
+        self,
+        flow_id: str,
+        parameters: Mapping[str, Any] | None,
+        context: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Sequence[str] | None = None,
+        *,
+        scheduled_start_time: datetime.datetime | None = None,
+        idempotency_key: str | None = None,
+        owner: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> FlowRun:
         flow = self._flows.get(flow_id)
         if flow is None:
             raise BackendRejected(f"Flow {flow_id} not found")
         if idempotency_key is not None and (flow_id, idempotency_key) in self._flow_run_keys:
-            return self._flow_run_keys[flow_id, idempotency_key]
+            return self._flow_runs[self._flow_run_keys[flow_id, idempotency_key]]
         check_recordable(parameters=parameters, context=context)
         known = flow.document.get("parameters", ())
         given = {parameter["name"]: parameter["default"] for parameter in known if parameter.get("default")}
@@ -199,7 +227,7 @@ class MemoryBackend:
             self._new_task_run(flow_run, flow.task_ids[task["slug"]], -1)
         if owner is not None:
             self._take(flow_run, owner, lease_seconds)
-        return flow_run.id
+        return flow_run
 
     async def start_flow_run(
         self,
@@ -240,7 +268,7 @@ class MemoryBackend:
         if found:
             run = found[0]
         else:
-            run = self._flow_run(await self.create_flow_run(flow_id, parameters=parameters, name=name))
+            run = self._created(flow_id, parameters, name=name)
             run.parent, run.attempt = parent, attempt
             self._parts_of[run.root.id].append(run)
         if run.meaning.ends:
@@ -335,6 +363,7 @@ class MemoryBackend:
                 has_schedule=bool(flow.document.get("schedule")),
                 schedule_active=False,
                 next_run=None,
+                parameters=list(flow.document.get("parameters", ())),
             )
             for flow in newest.values()
         ]
@@ -608,9 +637,9 @@ class MemoryBackend:
     def _set_parameter(self, run: FlowRun, asked: Directive) -> None:
         if not run.meaning.waits or run.epoch or run.start_time:
             raise BackendRejected(f"Flow run {run.id} has begun: its parameters have been read.")
-        if asked.task is None or asked.task not in {one["name"] for one in run.flow.document.get("parameters", ())}:
-            raise BackendRejected(f"Flow run {run.id} has no parameter {asked.task!r}.")
-        run.parameters[asked.task] = asked.value
+        given = {asked.task or "": asked.value}
+        check_given(run.flow.document.get("parameters", ()), given)
+        run.parameters.update(given)
 
     def _task_id(self, run: FlowRun, slug: str) -> str:
         if slug not in run.flow.task_ids:

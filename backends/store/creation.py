@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from ...engine.backend import LEASE_SECONDS, check_recordable
 from ...engine.errors import BackendRejected
+from ...engine.given import check_given
 from . import ownership, reads, task_runs
 from .ids import is_id
 from .names import random_name
@@ -34,6 +35,8 @@ class NewFlowRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     idempotency_key: str | None = None
     owner: str | None = None
     lease_seconds: float = LEASE_SECONDS
+    checked: bool = False
+    """Whether its parameters are held to those that its flow has."""
     state: bytes | None = None
     """The document of the Running state it begins with, or None; see `start_flow_runs`."""
 
@@ -118,8 +121,11 @@ def create_flow_run(
     idempotency_key: str | None = None,
     owner: str | None = None,
     lease_seconds: float = LEASE_SECONDS,
+    checked: bool = True,
 ) -> Payload:
     """Create a flow run, Scheduled, with a Pending task run for every task of its flow.
+
+    Clients of Prefect 1 may give parameters that the flow does not have, as its server lets them.
 
     Args:
         - flow_id: the flow to run
@@ -133,6 +139,7 @@ def create_flow_run(
         - idempotency_key: with the key of an earlier run of this flow, that run is returned and nothing written
         - owner: who runs it from the start, under the epoch 1; nobody by default
         - lease_seconds: for how long it is the owner's without a heartbeat
+        - checked: whether parameters that the flow does not have, or of another type, are refused
 
     Returns:
         - Payload: ``id``
@@ -148,6 +155,7 @@ def create_flow_run(
         idempotency_key=idempotency_key,
         owner=owner,
         lease_seconds=lease_seconds,
+        checked=checked and not tx.caller.is_foreign,
     )
     created = create_flow_runs(tx, [request])[0]
     if isinstance(created, BackendRejected):
@@ -201,6 +209,8 @@ def _new_run(tx: Tx, request: NewFlowRun, flow: RunnableFlow | None) -> CreatedF
     if flow.archived:
         raise BackendRejected(f"Flow {flow.id} is archived.")
     check_recordable(parameters=request.parameters, context=request.context)
+    if request.checked:
+        check_given(flow.parameters, request.parameters or {})
     start = in_utc(request.scheduled_start_time or tx.now)
     name = request.name or random_name()
     return CreatedFlowRun(tx.new_id(), True, name, flow.chosen(request.parameters), start, flow)

@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping, insert, select, update
 from ...engine import lifecycle
 from ...engine.directives import HELD, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected
+from ...engine.given import check_given
 from ...engine.serialization import decode_state, encode_state
 from . import flow_runs, parts
 from .flow_runs import set_one
@@ -236,10 +237,9 @@ def _text(document: Any) -> str | bytes:
 def _set_parameter(tx: Tx, run: RowMapping, asked: Directive) -> None:
     if run["state"] not in lifecycle.WAITING | lifecycle.PENDING or run["epoch"] or run["start_time"]:
         raise BackendRejected(f"Flow run {run['id']} has begun: its parameters have been read.")
-    known = {parameter["name"] for parameter in tx.row("flow", run["flow_id"], "Invalid flow ID.")["parameters"]}
-    if asked.task not in known:
-        raise BackendRejected(f"Flow run {run['id']} has no parameter {asked.task!r}.")
-    parameters = {**run["parameters"], asked.task: asked.value}
+    given = {asked.task or "": asked.value}
+    check_given(tx.row("flow", run["flow_id"], "Invalid flow ID.")["parameters"], given)
+    parameters = {**run["parameters"], **given}
     tx.update("flow_run", tables["flow_run"].c.id == run["id"], parameters=parameters)
 
 

@@ -156,14 +156,14 @@ def list_flows(tx: Tx) -> list[Payload]:
 
     Returns:
         - list[Payload]: of each: ``id``, ``name``, ``version``, ``project``, ``has_schedule``, ``schedule_active``,
-          ``next_run``
+          ``next_run``, ``parameters``
     """
     flow, project, group, run = (tables[name] for name in ("flow", "project", "flow_group", "flow_run"))
     newest = select(func.max(flow.c.version)).where(flow.c.flow_group_id == group.c.id, flow.c.archived.is_(False))
     next_run = select(func.min(run.c.scheduled_start_time)).where(
         run.c.flow_id == flow.c.id, run.c.state == "Scheduled", run.c.auto_scheduled.is_(True)
     )
-    columns = (flow.c.id, flow.c.name, flow.c.version, flow.c.is_schedule_active, flow.c.schedule)
+    columns = (flow.c.id, flow.c.name, flow.c.version, flow.c.is_schedule_active, flow.c.schedule, flow.c.parameters)
     rows = tx.all(
         select(
             *columns,
@@ -177,7 +177,7 @@ def list_flows(tx: Tx) -> list[Payload]:
     )
     return [
         {
-            **{key: row[key] for key in ("id", "name", "version", "next_run")},
+            **{key: row[key] for key in ("id", "name", "version", "next_run", "parameters")},
             "project": row["project"] or "",
             "has_schedule": bool(row["group_schedule"] or row["schedule"]),
             "schedule_active": row["is_schedule_active"],

@@ -60,6 +60,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     client_id: str | None = None
     queue_seconds: float = 30.0
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a client of Prefect 1."""
+        return self.core_version is not None and self.client_id is None
+
 
 ANYONE = Caller()
 """A caller without limits: the embedded process itself, the command line, the services."""

@@ -69,6 +69,7 @@ def schedule_flow_runs(tx: Tx, *, flow_id: str, max_runs: int = 10) -> list[str]
                 parameters=event.parameter_defaults,
                 labels=event.labels,
                 idempotency_key=_key(event),
+                checked=False,  # it fails with the reason, where people look
             )
         except BackendRejected as error:
             _log.warning("a scheduled run of flow %s was not created: %s", flow["id"], error)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import datetime
 import decimal
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -130,7 +131,7 @@ async def test_flows_of_one_version_group_are_versions_of_each_other(backend: Ba
 
 
 async def test_a_new_flow_run_is_scheduled_and_has_a_pending_task_run_for_each_task(backend: Backend) -> None:
-    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow = await backend.register_flow(flow_document(parameters=[{"name": "n"}]), project_name="demo")
     flow_run_id = await backend.create_flow_run(
         flow.id, parameters={"n": 3}, context={"by": "hand"}, name="first", labels=["a"], scheduled_start_time=NOON
     )
@@ -164,8 +165,27 @@ async def test_the_parameters_of_a_run_are_the_defaults_and_what_is_given(backen
         await backend.create_flow_run(flow.id)
 
 
+async def test_what_no_parameter_takes_is_refused_and_nothing_is_created(backend: Backend) -> None:
+    name = unique("flow")
+    parameters = [{"name": "n", "required": True, "schema": {"type": "integer"}}, {"name": "any", "required": False}]
+    flow = await backend.register_flow(flow_document(name, parameters=parameters), project_name="demo")
+    for given, said in (
+        ({"n": 1, "m": 2}, "the flow has no parameter 'm'; it has: any, n"),
+        ({"n": "one"}, "parameter 'n': \"one\" is not an integer"),
+    ):
+        with pytest.raises(BackendRejected, match=re.escape(said)):
+            await backend.create_flow_run(flow.id, parameters=given)
+    created = await backend.create_flow_run(flow.id, parameters={"n": 1, "any": [{"thing": None}]})
+    assert [one.id for one in await backend.list_flow_runs(only=FlowRunFilter(flow=name))] == [created]
+    for changed, value in (("m", 1), ("n", None)):
+        with pytest.raises(BackendRejected, match=f"parameter '{changed}'"):
+            await backend.direct_flow_run(created, "set_parameter", task=changed, value=value)
+    (found,) = [one for one in await backend.list_flows() if one.name == name]
+    assert [(one["name"], one.get("schema")) for one in found.parameters] == [("n", {"type": "integer"}), ("any", None)]
+
+
 async def test_under_the_same_key_a_flow_run_is_created_once(backend: Backend) -> None:
-    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow = await backend.register_flow(flow_document(parameters=[{"name": "n"}]), project_name="demo")
     one = await backend.create_flow_run(flow.id, idempotency_key="k", parameters={"n": 1})
     assert await backend.create_flow_run(flow.id, idempotency_key="k", parameters={"n": 2}) == one
     assert await backend.create_flow_run(flow.id, idempotency_key="other") != one
@@ -175,7 +195,7 @@ async def test_under_the_same_key_a_flow_run_is_created_once(backend: Backend) -
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), {"a": [1, (float("nan"),)]}])
 async def test_what_json_has_no_number_for_is_refused_and_nothing_is_created(backend: Backend, value: Any) -> None:
     name = unique("flow")
-    flow = await backend.register_flow(flow_document(name), project_name="demo")
+    flow = await backend.register_flow(flow_document(name, parameters=[{"name": "n"}]), project_name="demo")
     for given in ({"parameters": {"n": value}}, {"context": {"n": value}}):
         with pytest.raises(BackendRejected, match=r"n[.\[\]0-9a]* is -?(nan|inf)"):
             await backend.create_flow_run(flow.id, **given)
@@ -1282,7 +1302,7 @@ async def test_a_run_is_created_for_its_owner(backend: Backend) -> None:
 
 
 async def test_a_run_that_is_started_is_recorded_as_one_that_is_created_and_then_running(backend: Backend) -> None:
-    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow = await backend.register_flow(flow_document(parameters=[{"name": "x"}]), project_name="demo")
     running = Running("Running flow.", context={"runner": "r"})
     begun = await backend.start_flow_run(
         flow.id, owner="me", state=running, parameters={"x": 1}, context={"y": 2}, labels=["z"], name="started"

@@ -7,7 +7,7 @@ import collections
 import datetime
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import msgspec
@@ -403,9 +403,9 @@ async def test_a_parameter_that_cannot_be_ends_the_run_at_once(backend: Backend,
         return n
 
     with Flow("typed") as flow:
-        work(Parameter("n", type=int))
+        work(Parameter("n", type=Annotated[int, msgspec.Meta(ge=3)]))
     registered = await register_flow(flow, backend, settings=settings)
-    wrong = await backend.create_flow_run(registered.id, parameters={"n": "three"})
+    wrong = await backend.create_flow_run(registered.id, parameters={"n": 2})
     right = await backend.create_flow_run(registered.id, parameters={"n": 3})
     async with Worker(backend, {"typed": flow}, settings=settings):
         assert await ended(backend, [wrong, right]) == ["Failed", "Success"]

@@ -68,11 +68,22 @@ async def test_a_mutation_may_write_its_input_as_a_literal(served: Served, world
     assert (info["id"], info["version"], info["state"]) == (world.task_runs["a"], 1, "Pending")
     document = '{\\"x\\": [1, 2]}'
     data = await served.data(
-        f'mutation {{ create_flow_run(input: {{ flow_id: "{world.flow_id}", parameters: "{document}" }}) {{ id }} }}'
+        f'mutation {{ create_flow_run(input: {{ flow_id: "{world.flow_id}", context: "{document}" }}) {{ id }} }}'
     )
     created = data["create_flow_run"]["id"]
-    stored = await served.data("query ($id: uuid!) { flow_run_by_pk(id: $id) { parameters } }", {"id": created})
-    assert stored["flow_run_by_pk"]["parameters"] == {"x": [1, 2]}
+    stored = await served.data("query ($id: uuid!) { flow_run_by_pk(id: $id) { context } }", {"id": created})
+    assert stored["flow_run_by_pk"]["context"] == {"x": [1, 2]}
+
+
+async def test_a_parameter_that_no_flow_has_is_refused_but_from_clients_of_prefect_1(
+    served: Served, world: World
+) -> None:
+    mutation = "mutation ($input: create_flow_run_input!) { create_flow_run(input: $input) { id } }"
+    given = {"input": {"flow_id": world.flow_id, "parameters": {"x": 1}}}
+    assert (await served.error(mutation, given))["message"] == "the flow has no parameter 'x'; it has: none"
+    flowloop = {"X_PREFECT_CORE_VERSION": "1.4.1", "X_FLOWLOOP_CLIENT_ID": "one"}
+    assert "has no parameter" in (await served.error(mutation, given, **flowloop))["message"]
+    await served.data(mutation, given, X_PREFECT_CORE_VERSION="1.4.1")
 
 
 async def test_a_single_item_stands_for_a_list(served: Served, world: World) -> None:

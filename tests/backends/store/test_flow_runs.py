@@ -38,7 +38,7 @@ async def test_a_flow_run_begins_scheduled_and_its_task_runs_pending(world: Worl
 
 
 async def test_what_a_flow_run_is_given(world: World) -> None:
-    await world.build()
+    await world.build(flow_document(parameters=[{"name": "x"}]))
     later = datetime.datetime(2021, 7, 2, 14, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
     await world.new_run(
         parameters={"x": None},
@@ -103,7 +103,7 @@ async def test_required_parameters(world: World) -> None:
     project = (await store.create_project(ANYONE, name="demo"))["id"]
     world.flow_id = (await store.create_flow(ANYONE, project_id=project, serialized_flow=document))["id"]
     with pytest.raises(BackendRejected) as caught:
-        await store.create_flow_run(ANYONE, flow_id=world.flow_id, parameters={"other": 1})
+        await store.create_flow_run(ANYONE, flow_id=world.flow_id, parameters={"zero": 1})
     assert str(caught.value) == "Required parameters were not supplied: {'must'}"
     assert await world.rows("flow_run") == []
     group = (await world.rows("flow_group"))[0]["id"]
