@@ -5,7 +5,7 @@
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
 #   make places-full  bodies on a Dask cluster: 100,000 children, large values, kills; half an hour
-#   make mutants  change the source a little, many times over, and see whether the tests notice; takes hours
+#   make mutants  change the source a little, many times over, and see whether the tests notice; takes an hour
 #   make check   format, lint and types, also of the page: page-check alone needs npm's registry
 #   make docs    the site, in build/site: open build/site/index.html
 #   make dist    a release: wheel, source distribution and bill of materials in dist/, checked
