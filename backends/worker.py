@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
+from urllib.parse import urlsplit
 
 import anyio
 from anyio.abc import TaskGroup
@@ -15,6 +16,8 @@ from ..engine.cloud import CloudFlowRunner
 from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, OwnershipLost
 from ..engine.flow import Flow
 from ..engine.presence import new_owner
+from ..engine.results import DefaultResult, LocalResult
+from ..engine.results.default import default_result_in
 from ..engine.runner import settle
 from ..engine.settings import Settings
 from ..engine.state import Failed, Scheduled, State
@@ -101,6 +104,7 @@ class Worker:
         self.grace = grace
         self._settings = settings or Settings.from_env()
         self._lease_seconds = self._settings.lease_seconds if lease_seconds is None else lease_seconds
+        self._own_flows = list(flows.values()) if isinstance(flows, Mapping) else []
         self._suits: dict[str, bool] = {}
         """Whether the flows of the runs that were taken are those that this worker has, by their ids."""
         self._runs: dict[str, asyncio.Task[None]] = {}
@@ -134,6 +138,7 @@ class Worker:
         Raises:
             - BackendRejected: if the backend does not hand out runs to workers
         """
+        self._warn_of_own_files()
         beside = [
             asyncio.create_task(self._listen(), name=f"what is ready for worker {self.id}"),
             asyncio.create_task(look_after(self._backend), name=f"services of worker {self.id}"),
@@ -147,6 +152,19 @@ class Worker:
             with anyio.CancelScope(shield=True):
                 await self._hand_over()
                 await asyncio.wait(beside)
+
+    def _warn_of_own_files(self) -> None:
+        """Say so where results are files that only this machine has, and others may have to go on with them."""
+        if self._settings.results or _is_here(self._backend.url):
+            return
+        kept = {flow.name: place for flow in self._own_flows for place in _own_places(flow, self._settings)}
+        for name, place in kept.items():
+            logger.warning(
+                "the results of flow %r are files of this machine, in %s, and its runs are recorded elsewhere, at %s: "
+                "a worker on another machine cannot go on with them. Name a folder that all share, or a bucket, in "
+                "FLOWLOOP_RESULTS or as the result of the flow",
+                *(name, place, self._backend.url),
+            )
 
     def stop(self, *, at_once: bool = False) -> None:
         """Take no more runs. Those under way get the grace to end by themselves, and are then handed over.
@@ -365,3 +383,17 @@ async def _first_of(*events: asyncio.Event, seconds: float | None = None) -> Non
     finally:
         for wait in waiting:
             wait.cancel()
+
+
+def _is_here(url: str) -> bool:
+    """Whether a backend is on this machine."""
+    parts = urlsplit(url)
+    return parts.scheme in ("memory", "sqlite") or (parts.hostname or "") in ("", "localhost", "127.0.0.1", "::1")
+
+
+def _own_places(flow: Flow, settings: Settings) -> list[str]:
+    """Return the folders in which a flow keeps results that nobody else has."""
+    given = flow.result or default_result_in(settings.results_place)
+    results = [task.result or given for task in flow.tasks if task.checkpoint is not False]
+    files = [one for one in results if isinstance(one, LocalResult | DefaultResult)]
+    return [one.dir for one in files if isinstance(one, LocalResult) or one.is_on_this_machine]

@@ -102,6 +102,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How many statements each connection to PostgreSQL keeps prepared; 0 for a pooler between, which is noticed by
     itself where this is not set."""
 
+    results: str = ""
+    """Where results lie that have no place of their own: a folder, or a bucket as in ``s3://bucket/folder``, ``gs://…``
+    or ``az://…``; empty means ``results`` in `home`."""
+
+    recompute_missing: bool = False
+    """Whether a task runs again whose result is gone from where it was stored, when its flow run is continued."""
+
     trusted_results: str = ""
     """Further places that recorded results are read from, beside those that flows name: folders, and buckets as in
     ``s3://bucket/folder``, with commas between them."""
@@ -146,6 +153,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.backend_url or f"sqlite:///{Path(self.home) / 'flowloop.db'}"
 
     @property
+    def results_place(self) -> str:
+        """Where results are stored that have no place of their own: a folder, or the URL of a bucket."""
+        return self.results or os.path.join(self.home, "results")
+
+    @property
     def results_dir(self) -> str:
-        """Folder where results are stored that have no place of their own."""
-        return os.path.join(self.home, "results")
+        """Folder where results are stored that are files and have no place of their own."""
+        return os.path.join(self.home, "results") if "://" in self.results else self.results_place

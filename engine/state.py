@@ -373,10 +373,17 @@ def _presented(classes: list[type[State]], names_only: bool) -> list[Any]:
 
 
 async def _read(stored: Result, given: Result | None, location: str) -> Result:
-    reader = _reader(stored, given)
+    reader = _reader(stored, given).expecting(stored)
     if stored.is_recorded:
         await reader.check_recorded(location)
-    return await reader.expecting(stored).read(location)
+    return await reader.read(location)
+
+
+async def _is_gone(stored: Result, given: Result | None) -> bool:
+    """Whether nothing is stored where a result says it is."""
+    if stored.value is not None or stored.location is None:
+        return False
+    return not await _reader(stored, given).expecting(stored).exists(stored.location)
 
 
 def _reader(stored: Result, given: Result | None) -> Result:

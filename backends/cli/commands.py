@@ -239,15 +239,19 @@ async def upgrade(db: str | None) -> None:
 async def prune(older_than: str, db: str | None) -> None:
     """Delete what is older than AGE.
 
-    Runs that finished, and records that were last used, longer ago.
+    Runs that finished, and records that were last used, longer ago; and the results that only they named, in the places
+    that FLOWLOOP_HOME, FLOWLOOP_RESULTS and FLOWLOOP_TRUSTED_RESULTS name.
     """
     from ..store import Store
 
     age = length(older_than)
     async with Store(_database(db, Settings.from_env())) as store:
         deleted = await store.prune(age)
+    left = deleted.pop("results_left")
     for table, count in deleted.items():
         click.echo(f"{table}: {count} deleted")
+    if left:
+        click.echo(f"results: {left} left: other runs have them, or they are in places that no setting names")
 
 
 @database.command()

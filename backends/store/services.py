@@ -22,10 +22,11 @@ from .tx import Tx, tables
 __all__ = [
     "acquire_lease",
     "count_runs",
+    "delete_flow_runs",
     "find_active_schedules",
     "forget",
     "kill_zombies",
-    "prune_flow_runs",
+    "old_flow_runs",
     "prune_rest",
     "release_lease",
     "revive",
@@ -304,22 +305,22 @@ def _queued(tx: Tx, due: Sequence[ColumnElement[bool]]) -> dict[str, int]:
 # -- retention -----------------------------------------------------------------------------------------
 
 
-def prune_flow_runs(tx: Tx, *, before: datetime.datetime, limit: int = 100) -> int:
-    """Delete flow runs that finished before a moment, with all that belongs to them.
+def old_flow_runs(tx: Tx, *, before: datetime.datetime, limit: int = 100) -> list[str]:
+    """Return flow runs that finished before a moment.
 
     Args:
         - before: the moment
         - limit: how many at most, so that one transaction does not last too long
-
-    Returns:
-        - int: how many were deleted
     """
     run = tables["flow_run"].c
     old = select(run.id).where(run.state.in_(sorted(lifecycle.FINISHED)), run.state_timestamp < before)
-    ids = list(tx.connection.execute(old.order_by(run.id).limit(limit)).scalars())
-    if ids:
-        tx.run(delete(tables["flow_run"]).where(run.id.in_(ids)))
-    return len(ids)
+    return list(tx.connection.execute(old.order_by(run.id).limit(limit)).scalars())
+
+
+def delete_flow_runs(tx: Tx, flow_run_ids: Sequence[str]) -> None:
+    """Delete flow runs, with all that belongs to them."""
+    if flow_run_ids:
+        tx.run(delete(tables["flow_run"]).where(tables["flow_run"].c.id.in_(flow_run_ids)))
 
 
 def prune_rest(tx: Tx, *, before: datetime.datetime) -> Payload:

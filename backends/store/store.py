@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
 import uuid
@@ -28,6 +27,7 @@ from . import (
     logs,
     notifications,
     ownership,
+    pruning,
     queue,
     reads,
     scheduling,
@@ -46,8 +46,6 @@ __all__ = ["Store", "open_database"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_PRUNED_AT_ONCE = 25
 
 _NAMED_AT_ONCE = 100
 """So many flow runs are named to other processes; of more it is only said that there are some."""
@@ -470,18 +468,5 @@ class Store:
         return planned
 
     async def prune(self, older_than: datetime.timedelta) -> Payload:
-        """Delete what finished, or was last used, longer ago than this.
-
-        Returns:
-            - Payload: how many rows of each table were deleted; what hangs on a flow run goes with it
-        """
-        before = self._clock.now() - older_than
-        pruned = 0
-        while count := await self.write(
-            ANYONE, lambda tx: services.prune_flow_runs(tx, before=before, limit=_PRUNED_AT_ONCE)
-        ):
-            pruned += count
-            await asyncio.sleep(0)
-        rest = await self.write(ANYONE, lambda tx: services.prune_rest(tx, before=before))
-        await self.write(ANYONE, services.forget)
-        return {"flow_run": pruned, **rest}
+        """Delete what finished, or was last used, longer ago than this; see `pruning.prune`."""
+        return await pruning.prune(self, older_than)

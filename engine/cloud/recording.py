@@ -82,7 +82,7 @@ class RecordingFlowRunner(FlowRunner):
         self._begun: FlowRunInfoResult | None = None
         """The flow run that `run` has just created, until it is made use of."""
         self._running_from_start: State | None = None
-        self._default_result = default_result_in(self.settings.results_dir)
+        self._default_result = default_result_in(self.settings.results_place)
         self._changed_elsewhere: State | None = None
         self._end_ahead: Post | None = None
         """The Success of the flow run on its way, which was sent behind the last states of its tasks."""

@@ -52,6 +52,7 @@ from ..state import (
     Submitted,
     Success,
     _can_be_pickled,
+    _is_gone,
 )
 from ..task import Task
 from ..task_runner import TaskRunner, TaskRunnerInitializeResult
@@ -98,7 +99,7 @@ class CloudTaskRunner(TaskRunner):
     ) -> None:
         settings = settings or Settings.from_env()
         # a run that another process may have to continue needs its results stored somewhere
-        flow_result = flow_result or default_result_in(settings.results_dir)
+        flow_result = flow_result or default_result_in(settings.results_place)
         super().__init__(task, state_handlers, flow_result, constants=constants, settings=settings)
         self.backend = backend
         self._children: dict[tuple[str, int], TaskRunInfoResult] | None = None
@@ -223,6 +224,8 @@ class CloudTaskRunner(TaskRunner):
         Raises:
             - ENDRUN: also with Retrying, for a failed run whose runner was gone before it could say so
         """
+        if self.settings.recompute_missing and type(state) is Success and await self._is_missing(state):
+            return rules.ready(state, runs_again=True)
         attempt = state.context.get(RETRY_FOLLOWS) if state.is_failed() else None
         if attempt is None or self.task.retry_delay is None:
             return await super().check_task_is_ready(state)
@@ -233,6 +236,14 @@ class CloudTaskRunner(TaskRunner):
             cached_inputs=state.cached_inputs,
         )
         raise ENDRUN(await self.handle_state_change(state, retrying))
+
+    async def _is_missing(self, state: Success) -> bool:
+        """Whether the result of a run is gone from where it was stored."""
+        try:
+            return await _is_gone(state._result, self.task.result or self.flow_result)
+        except FlowloopError as error:  # whoever needs it hears why it cannot be read
+            self.logger.debug("the result of %s could not be looked for: %s", self.task.name, error)
+            return False
 
     async def check_task_ready_to_map(self, state: State, upstream_states: dict[Edge, State]) -> State:
         """Find out how many children a mapped task has, and ask for all their task runs at once.
@@ -386,7 +397,7 @@ class CloudTaskRunner(TaskRunner):
             return
         error = result.value
         value = TaskRunError(shown(error)) if isinstance(error, BaseException) and not _can_be_pickled(error) else error
-        for result in (self.result, default_result_in(self.settings.results_dir)):
+        for result in (self.result, default_result_in(self.settings.results_place)):
             try:
                 stored = await _of_errors(result).write(value)
             except BaseException as problem:

@@ -13,7 +13,9 @@ import msgspec
 from ..result import Result
 from ..serializers import Serializer
 from ..settings import Settings
+from ._stored import StoredResult
 from .local import LocalResult
+from .objects import AzureResult, GCSResult, ObjectResult, S3Result, results_at
 from .prefect import PrefectResult
 
 __all__ = ["INLINE_LIMIT", "DefaultResult", "default_result_in"]
@@ -25,17 +27,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 class DefaultResult(Result):
-    """Stores a small plain value in the state itself, and any other one in a file.
+    """Stores a small plain value in the state itself, and any other one in a file, or in a bucket.
 
     A value is stored in the state if its JSON text has at most 10,000 bytes, and reading that gives the same value
     again, types included: None, booleans, numbers, text, and lists and dicts of these.
 
     Args:
-        - dir: the folder of the files; ``results`` in flowloop's home if None
+        - dir: the folder of the files, or a bucket as in ``s3://bucket/folder``; what the settings say if None
         - location, serializer: as for `LocalResult`; with a location, every value goes to a file
     """
 
-    reads_kinds = (LocalResult,)
+    reads_kinds = (LocalResult, S3Result, GCSResult, AzureResult)
 
     def __init__(
         self,
@@ -45,14 +47,15 @@ class DefaultResult(Result):
         serializer: Serializer | None = None,
     ) -> None:
         super().__init__(None, location, serializer)
-        self.dir = os.path.abspath(os.path.expanduser(dir or Settings.from_env().results_dir))
+        place = os.fspath(dir or Settings.from_env().results_place)
+        self.dir = place if "://" in place else os.path.abspath(os.path.expanduser(place))
         self._files()  # which notes what is trusted
 
     async def write(self, value: Any, /, **kwargs: Any) -> Result:
         """Store a value.
 
         Returns:
-            - Result: a `PrefectResult`, or a `LocalResult` that says where the file is
+            - Result: a `PrefectResult`, or one that says where the file or the object is
         """
         return self._carried(value) or await self._files().write(value, **kwargs)
 
@@ -78,7 +81,12 @@ class DefaultResult(Result):
 
     def expecting(self, stored: Result) -> Result:
         """Return what reads only what was written; see `Result.expecting`."""
-        return self._files().expecting(stored)
+        files = self._files()
+        if not isinstance(stored, StoredResult) or type(stored) is type(files) is LocalResult:
+            return files.expecting(stored)
+        there = stored.copy()  # it lies elsewhere: the settings were others when it was written
+        there.serializer = files.serializer
+        return there
 
     async def read(self, location: str) -> Result:  # type: ignore[override]
         """Return a result with the value of a file."""
@@ -88,16 +96,26 @@ class DefaultResult(Result):
         """Tell whether there is a file at `location`, its template filled from `kwargs`."""
         return await self._files().exists(location, **kwargs)
 
-    def _files(self) -> LocalResult:
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether results are files."""
+        return "://" not in self.dir
+
+    def _files(self) -> LocalResult | ObjectResult:
+        files: LocalResult | ObjectResult
+        if not self.is_on_this_machine:
+            files = results_at(self.dir, self.location, self.serializer)
+            files._location_function = self._location_function
+            return files
         files = LocalResult(self.dir, False, location=self.location, serializer=self.serializer)
         files._location_function = self._location_function
         return files
 
 
 @functools.lru_cache(64)
-def default_result_in(dir: str) -> DefaultResult:
-    """Return the one for this folder: a runner is made for each run, and looks a folder up but once."""
-    return DefaultResult(dir)
+def default_result_in(place: str) -> DefaultResult:
+    """Return the one for this folder or bucket: a runner is made for each run, and looks a folder up but once."""
+    return DefaultResult(place)
 
 
 def survives_json(value: Any) -> bool:

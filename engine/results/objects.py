@@ -6,12 +6,14 @@ environment of the process, as the tools of each cloud do; `options` says what t
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import FlowloopError
 from ..result import ResultNotFound
 from ..serializers import Serializer
+from ..settings import Settings
 from ._stored import StoredResult
 from ._threads import in_thread
 from .trusted import check_object, trust
@@ -19,7 +21,7 @@ from .trusted import check_object, trust
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["AzureResult", "GCSResult", "HTTPResult", "ResultStoreError", "S3Result"]
+__all__ = ["AzureResult", "GCSResult", "HTTPResult", "ObjectResult", "ResultStoreError", "S3Result", "results_at"]
 
 
 class ResultStoreError(FlowloopError):
@@ -31,7 +33,11 @@ _SCHEMES = {"S3Store": "s3://", "GCSStore": "gs://", "AzureStore": "az://", "HTT
 _STORES: dict[tuple[str, str, str], ObjectStore] = {}
 
 
-class _ObjectResult(StoredResult):
+class ObjectResult(StoredResult):
+    """What the results in object stores have in common."""
+
+    folder = ""
+    """The folder of the keys that are given without it."""
     store_class: ClassVar[str]
     place_field: ClassVar[str]
     is_written_anywhere = True
@@ -67,6 +73,10 @@ class _ObjectResult(StoredResult):
         if self.is_recorded:
             check_object(self._url, location)
 
+    def _key(self, location: str) -> str:
+        inside = not self.folder or location.startswith(f"{self.folder}/")
+        return location if inside else f"{self.folder}/{location}"
+
     @property
     def _url(self) -> str:
         return f"{_SCHEMES[self.store_class]}{self._place}"
@@ -82,6 +92,7 @@ class _ObjectResult(StoredResult):
         store = self._store
         from obstore.exceptions import BaseError, NotFoundError
 
+        location = self._key(location)
         try:
             answer = await store.get_async(location)
             data = bytes(await answer.bytes_async())
@@ -115,7 +126,7 @@ class _ObjectResult(StoredResult):
 
         new = self.format(**kwargs)
         new.value = value
-        location = new.location = new.location or self.default_location
+        location = new.location = self._key(new.location or self.default_location)
         data = await in_thread(new._dumped, value)
         try:
             await store.put_async(location, data)
@@ -130,6 +141,7 @@ class _ObjectResult(StoredResult):
 
         if kwargs:
             location = self.at(location).format(**kwargs).location or ""
+        location = self._key(location)
         try:
             await store.head_async(location)
         except (FileNotFoundError, NotFoundError):
@@ -143,6 +155,7 @@ class _ObjectResult(StoredResult):
         store = self._store
         from obstore.exceptions import BaseError, NotFoundError
 
+        location = self._key(location)
         try:
             await store.delete_async(location)
         except (FileNotFoundError, NotFoundError):
@@ -151,19 +164,29 @@ class _ObjectResult(StoredResult):
             raise self._error("remove", location, error) from error
 
 
+_LONGEST_PATIENCE = 290.0
+"""Seconds after which the signature of a request is too old to send it again."""
+
+
+def _patience() -> dict[str, Any]:
+    """Return for how long a store is waited for that does not answer, or says that it cannot now: as a backend is."""
+    seconds = min(Settings.from_env().outage_limit, _LONGEST_PATIENCE)
+    return {"max_retries": 10_000 if seconds else 0, "retry_timeout": datetime.timedelta(seconds=seconds)}
+
+
 def _open_store(store_class: str, place: str, options: Mapping[str, Any]) -> ObjectStore:
     try:
         from obstore import store
     except ImportError as error:
         raise FlowloopError("results in object stores need obstore: pip install 'flowloop[objects]'") from error
-    given = dict(options)
+    given = {"retry_config": _patience(), **options}
     if f"{place} {given.get('endpoint')}".count("http://"):  # plain HTTP is refused unless it is asked for
         given["client_options"] = {"allow_http": True, **given.get("client_options", {})}
     opened: ObjectStore = getattr(store, store_class)(place, **given)
     return opened
 
 
-class _BucketResult(_ObjectResult):
+class _BucketResult(ObjectResult):
     place_field = "bucket"
 
     def __init__(
@@ -211,7 +234,7 @@ class GCSResult(_BucketResult, wire_type="GCSResult", wire_fields=("location", "
     store_class = "GCSStore"
 
 
-class AzureResult(_ObjectResult, wire_type="AzureResult", wire_fields=("location", "container")):
+class AzureResult(ObjectResult, wire_type="AzureResult", wire_fields=("location", "container")):
     """A value in a container of Azure Blob Storage.
 
     Args:
@@ -238,7 +261,7 @@ class AzureResult(_ObjectResult, wire_type="AzureResult", wire_fields=("location
         trust(self._url)
 
 
-class HTTPResult(_ObjectResult):
+class HTTPResult(ObjectResult):
     """A value behind a URL that takes GET, HEAD and PUT.
 
     Args:
@@ -261,3 +284,32 @@ class HTTPResult(_ObjectResult):
     ) -> None:
         super().__init__(options, value, location, serializer)
         self.url = url
+
+
+_KINDS: dict[str, type[ObjectResult]] = {"s3": S3Result, "gs": GCSResult, "az": AzureResult}
+
+
+def results_at(
+    url: str, location: str | Callable[..., str] | None = None, serializer: Serializer | None = None
+) -> ObjectResult:
+    """Return where results lie in a bucket, or in a folder of it.
+
+    Args:
+        - url: for instance ``s3://bucket/folder``
+        - location: in the folder, as for `Result`
+        - serializer: as for `Result`
+
+    Raises:
+        - FlowloopError: if results cannot lie there
+    """
+    scheme, _, rest = url.partition("://")
+    bucket, _, folder = rest.partition("/")
+    kind = _KINDS.get(scheme)
+    if kind is None or not bucket:
+        raise FlowloopError(f"results cannot lie at {url!r}: name a folder, or s3://BUCKET/FOLDER, gs://… or az://…")
+    new = object.__new__(kind)
+    ObjectResult.__init__(new, None, None, location, serializer)
+    setattr(new, kind.place_field, bucket)
+    new.folder = folder.strip("/")
+    trust(url)
+    return new

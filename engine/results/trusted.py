@@ -61,7 +61,8 @@ def check_object(bucket: str, key: str) -> None:
         - ResultNotTrusted: if it is in none that is named
     """
     url = f"{bucket}/{key}"
-    for place in {*_NAMED, *_listed(Settings.from_env())}:
+    settings = Settings.from_env()
+    for place in {*_NAMED, settings.results, *_listed(settings)}:
         if "://" in place and url.startswith(place.rstrip("/") + "/") and ".." not in key.split("/"):
             return
     raise _refused(url, "bucket")

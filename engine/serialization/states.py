@@ -21,7 +21,7 @@ from ..plain import as_recorded
 from ..result import NoResult, Result
 from ..state import Mapped, Paused, State, aware
 
-__all__ = ["VERSION", "decode_state", "deserialize_state", "encode_state", "serialize_state"]
+__all__ = ["VERSION", "decode_state", "deserialize_state", "encode_state", "read_result", "serialize_state"]
 
 VERSION = "1.4.1"
 """The version of the dialect, in every document."""
@@ -143,11 +143,11 @@ def deserialize_state(document: Mapping[str, Any]) -> State:
         context = document.get("context")
         state._context, state._tags = dict(context) if context else None, None
         cached = document.get("cached_inputs")
-        state.cached_inputs = {key: _read_result(given) for key, given in cached.items()} if cached else None
+        state.cached_inputs = {key: read_result(given) for key, given in cached.items()} if cached else None
         if cls is Mapped:
             state._result, cast("Mapped", state).map_states = NoResult, []
         else:
-            state._result = _read_result(document.get("_result"))
+            state._result = read_result(document.get("_result"))
         for field, read, default in readers:
             value = document.get(field)
             setattr(state, field, default() if value is None else read(value))
@@ -161,7 +161,12 @@ def deserialize_state(document: Mapping[str, Any]) -> State:
     return state
 
 
-def _read_result(document: Any) -> Result:
+def read_result(document: Any) -> Result:
+    """Return the result of a document, as a state has it.
+
+    Raises:
+        - DialectError: if the document is not that of a result
+    """
     if document is None:
         return NoResult
     if not isinstance(document, Mapping):

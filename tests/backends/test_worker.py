@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -512,3 +513,29 @@ async def test_one_run_is_run_and_no_more(backend: Backend, flows: Flows, settin
     ids = [await create_flow_run(flows.slow, backend, settings=settings) for _ in range(2)]
     assert await worker.run_one() == ids[0]
     assert [(await backend.get_flow_run_state(flow_run_id)).is_successful() for flow_run_id in ids] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("url", "results", "is_said"),
+    [
+        ("https://flows.example", "", True),
+        ("postgresql://me@db.example/runs", "", True),
+        ("http://127.0.0.1:4200", "", False),
+        ("postgresql:///runs?host=/run/postgresql", "", False),
+        ("sqlite:////here/runs.db", "", False),
+        ("https://flows.example", "/shared/results", False),
+        ("https://flows.example", "s3://bucket", False),
+    ],
+)
+async def test_a_worker_says_that_its_results_are_of_this_machine_and_its_backend_is_not(
+    backend: Backend, tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str, results: str, is_said: bool
+) -> None:
+    backend.url = url
+    settings = Settings(home=str(tmp_path), results=results)
+    with Flow("sets") as flow:
+        task(lambda: {1}, name="one set")()
+    async with Worker(backend, {"sets": flow}, settings=settings):
+        await anyio.lowlevel.checkpoint()
+    said = [record.message for record in caplog.records if "FLOWLOOP_RESULTS" in record.message]
+    assert len(said) == is_said
+    assert all("flow 'sets'" in one and str(tmp_path) in one for one in said)
