@@ -141,7 +141,7 @@ class StoreBackend:
             if not self._read_only:
                 with suppress(BackendUnavailable):  # what is locked now is looked after later
                     await self.store.write(self._caller, free_places)
-            stack.callback(self.store.watch(self._publish))
+            stack.callback(self.store.watch(self._publish, ["flow_run"]))
             await stack.enter_async_context(self._elsewhere)
             await stack.enter_async_context(self._outbox)
             self._stack = stack.pop_all()

@@ -82,6 +82,7 @@ def _with(limits: Mapping[str, int], changes: Mapping[str, int | None]) -> dict[
 
 
 _NONE = Limits()
+_NOTHING: frozenset[str] = frozenset()
 
 
 class OpenLimits:
@@ -94,7 +95,7 @@ class OpenLimits:
     """
 
     def __init__(
-        self, limits: Limits | None = None, around: OpenLimits | None = None, held: frozenset[str] = frozenset()
+        self, limits: Limits | None = None, around: OpenLimits | None = None, held: frozenset[str] = _NOTHING
     ) -> None:
         self._around = around
         self._held = held
@@ -150,7 +151,7 @@ class OpenLimits:
             except BaseException:
                 self.leave(slot)
                 raise
-        self._note(slot, frozenset())
+        self._note(slot, _NOTHING)
         return slot
 
     def leave(self, slot: Slot | None) -> None:
@@ -161,12 +162,12 @@ class OpenLimits:
         slot.give_back()
 
     async def _take_places(self, slot: Slot) -> None:
-        wanted = self._wanted(slot, frozenset())
+        wanted = self._wanted(slot, _NOTHING)
         while True:
             for places in wanted:
                 await places.take()
                 slot.take(places)
-            before, wanted = wanted, self._wanted(slot, frozenset())
+            before, wanted = wanted, self._wanted(slot, _NOTHING)
             if before == wanted:
                 return
             slot.give_back()  # other limits were set while it waited

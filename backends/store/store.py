@@ -39,7 +39,7 @@ from . import (
 )
 from .databases.base import Database, check_version, prepare
 from .ids import new_ids
-from .records import ANYONE, Caller, NextEvents, Payload, StateChange
+from .records import ANYONE, Caller, Kind, NextEvents, Payload, StateChange
 from .tx import Tx
 
 __all__ = ["Store", "open_database"]
@@ -171,7 +171,8 @@ class Store:
         self._next_events = next_events
         self._name = uuid.uuid4().hex[:12]
         self._lease_clock = lease_clock
-        self._watchers: list[Callable[[Sequence[StateChange]], None]] = []
+        self._watchers: list[tuple[Collection[Kind], Callable[[Sequence[StateChange]], None]]] = []
+        self._watched: frozenset[Kind] = frozenset()
         self._is_open = False
 
     @property
@@ -241,7 +242,7 @@ class Store:
             self._new_id,
             self._next_events,
             self._secret_key,
-            bool(self._watchers),
+            self._watched,
             self._lease_clock,
             self._late_runs,
         )
@@ -262,7 +263,7 @@ class Store:
 
         result = await self._database.write(work)
         if used[0].changes:
-            for watcher in list(self._watchers):
+            for _, watcher in list(self._watchers):
                 watcher(used[0].changes)
         return result
 
@@ -270,17 +271,30 @@ class Store:
         """Run an operation that only reads."""
         return await self._database.read(lambda connection: operation(self._tx(connection, caller)))
 
-    def watch(self, watcher: Callable[[Sequence[StateChange]], None]) -> Callable[[], None]:
+    def watch(
+        self, watcher: Callable[[Sequence[StateChange]], None], kinds: Collection[Kind] = ("flow_run", "task_run")
+    ) -> Callable[[], None]:
         """Have the states that this store records told to `watcher`, in the event loop, after each commit.
 
         Args:
             - watcher: called with the states of one transaction, in order; it must be quick and must not raise
+            - kinds: whose states it wants to hear of; it may hear of others, too
 
         Returns:
             - Callable: call it to stop watching
         """
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
+
+        def look_again() -> None:
+            self._watched = frozenset(kind for kinds, _ in self._watchers for kind in kinds)
+
+        def stop() -> None:
+            self._watchers.remove(entry)
+            look_again()
+
+        entry = (kinds, watcher)
+        self._watchers.append(entry)
+        look_again()
+        return stop
 
     @asynccontextmanager
     async def listen(self, moved: Callable[[Collection[str]], None]) -> AsyncIterator[bool]:

@@ -434,7 +434,7 @@ class _Batch:
         )
         if self.kind == "flow_run":
             tx.moved[run.id] = None
-        if tx.watched:
+        if self.kind in tx.watched:
             flow_run_id = run.flow_key if self.kind == "task_run" else run.id
             tx.changes.append(
                 StateChange(self.kind, run.id, flow_run_id, run.tenant_id, run.version, new, head.message, tx.now, text)

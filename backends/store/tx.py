@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from ...engine.clock import Clock
 from ...engine.errors import BackendRejected
 from .databases.base import Database
 from .ids import is_id
-from .records import Caller, NextEvents, StateChange
+from .records import Caller, Kind, NextEvents, StateChange
 from .schema import metadata
 
 __all__ = ["Tx", "document", "in_utc", "tables"]
@@ -44,7 +44,7 @@ class Tx:
         - new_id: makes ids
         - next_events: tells the next dates of a schedule document, or None if nothing can
         - secret_key: what secrets are encrypted with, or an empty text
-        - watched: whether anybody wants to be told of `changes`
+        - watched: the kinds of runs of whose `changes` somebody wants to be told
         - lease_clock: tells the time that leases are compared with; the database does if None
         - late_runs: which planned runs are run whose time came while nobody was there
     """
@@ -58,7 +58,7 @@ class Tx:
         new_id: Callable[[], str],
         next_events: NextEvents | None,
         secret_key: str,
-        watched: bool,
+        watched: Collection[Kind],
         lease_clock: Clock | None = None,
         late_runs: str = "all",
     ) -> None:
@@ -171,7 +171,7 @@ class Tx:
     def say_again(self, run: RowMapping) -> None:
         """Tell those who watch a flow run of the state it is in: something else about it has changed."""
         self.moved[run["id"]] = None
-        if self.watched:
+        if "flow_run" in self.watched:
             found = run["serialized_state"]
             text = found if isinstance(found, str) else bytes(found).decode()
             known = run["id"], run["id"], run["tenant_id"], run["version"], run["state"], run["state_message"]

@@ -32,14 +32,16 @@ class Ownership:
         """Whether a state is recorded that its owner does not go on from."""
         self._until = since + claim.lease_seconds
 
-    @property
-    def holds(self) -> bool:
-        """Whether nobody else can have the flow run yet, by this process's own clock."""
-        return not self.lost and asyncio.get_running_loop().time() < self._until
+    def acknowledged(self, asked: float) -> bool:
+        """Note that a Running was recorded, which was asked for at that time of the event loop.
 
-    def acknowledged(self, asked: float) -> None:
-        """Note that a Running was recorded, which was asked for at that time of the event loop."""
-        self._until = max(self._until, asked + PROLONGED * self.claim.lease_seconds)
+        Returns:
+            - bool: whether nobody else can have the flow run yet, by this process's own clock
+        """
+        at_least = asked + PROLONGED * self.claim.lease_seconds
+        if at_least > self._until:
+            self._until = at_least
+        return not self.lost and asyncio.get_running_loop().time() < self._until
 
     async def renew(self) -> None:
         """Begin the lease anew, which is counted from before it was asked for.

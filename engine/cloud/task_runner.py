@@ -157,7 +157,7 @@ class CloudTaskRunner(TaskRunner):
         context["task_run_version"] = info.version
         if state is None:
             state = continued(info.state, takeover=flow_scope.get().takes_over)
-            if GIVEN in state.context and type(state) is Success:
+            if type(state) is Success and GIVEN in state.context:
                 await self._give(state)
             if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
                 state._result = NotStored
@@ -334,14 +334,12 @@ class CloudTaskRunner(TaskRunner):
                 resting_on.set(())
             if not isinstance(sending, Post):
                 answer = await sending
-            elif self._is_waited_for(new_state, sending):
+            elif self._is_waited_for(new_state, sending, is_child=current.get("map_index") is not None):
                 answer = await sending.recorded(await sending.sent)
             else:
                 answer, is_claim = new_state, False
-            if is_claim and ownership is not None:
-                ownership.acknowledged(asked)
-                if not ownership.holds:
-                    await ownership.renew()  # nothing begins when somebody else may have the flow run
+            if is_claim and ownership is not None and not ownership.acknowledged(asked):
+                await ownership.renew()  # nothing begins when somebody else may have the flow run
         except UpstreamRefused as error:
             raise Withdrawn from error
         except OwnershipLost as error:
@@ -368,9 +366,9 @@ class CloudTaskRunner(TaskRunner):
         current["task_run_version"] = None if version is None else version + 1
         return new_state
 
-    def _is_waited_for(self, state: State, sending: Post) -> bool:
+    def _is_waited_for(self, state: State, sending: Post, *, is_child: bool) -> bool:
         """Let what follows be sent behind a state, and tell whether it waits until this one is acknowledged."""
-        if not (self._goes_ahead and self._plan.ends_at_once):
+        if is_child or not (self._goes_ahead and self._plan.ends_at_once):
             return True
         if type(state) is Success:
             foresee = flow_scope.get().foresee
@@ -442,7 +440,7 @@ class CloudTaskRunner(TaskRunner):
             state = await self._port.get_task_run_state(task_run_id)
             if state.is_finished() and not is_under_way(state):
                 loaded = await state.load_result(self.result)
-                if GIVEN in loaded.context and type(loaded) is Success:
+                if type(loaded) is Success and GIVEN in loaded.context:
                     await self._give(loaded)
                 return loaded
             is_claim = type(refused) in (Running, Submitted)
