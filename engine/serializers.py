@@ -28,7 +28,10 @@ __all__ = [
 
 
 class Serializer(Protocol):
-    """Two functions, one the inverse of the other."""
+    """Two functions, one the inverse of the other.
+
+    Two serializers of one subclass with the same attributes are equal.
+    """
 
     def serialize(self, value: Any) -> bytes:
         """Return `value` as bytes; raises `SerializationError` where that cannot be done."""
@@ -38,16 +41,13 @@ class Serializer(Protocol):
         """Return the value that `serialize` made these bytes of; raises `SerializationError`."""
         ...
 
-
-class _ByAttributes:
-    """Two serializers of one class with the same attributes are equal."""
-
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
         return bool(self.__dict__ == other.__dict__)
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return id(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -57,7 +57,7 @@ def _cannot(what: str, value: object, error: Exception) -> SerializationError:
     return SerializationError(f"cannot {what} a value of type {type(value).__name__}: {error}")
 
 
-class PickleSerializer(_ByAttributes):
+class PickleSerializer(Serializer):
     """Pickles by cloudpickle, which also takes lambdas and classes defined in a notebook.
 
     Args:
@@ -127,8 +127,10 @@ def _from_base64(value: bytes) -> bytes | None:
     return pickled if pickled.startswith(b"\x80") else None
 
 
-class JSONSerializer(_ByAttributes):
+class JSONSerializer(Serializer):
     """Writes JSON; a value comes back as JSON knows it, so a tuple returns as a list.
+
+    A set, a time or a record, of which JSON would make something else, is refused.
 
     NaN and the infinities, for which JSON has no numbers, are written as Python's own ``json`` does.
     """
@@ -136,10 +138,7 @@ class JSONSerializer(_ByAttributes):
     def serialize(self, value: Any) -> bytes:
         """Return `value` as JSON."""
         try:
-            data = msgspec.json.encode(value)
-            if b"null" not in data:
-                return data
-            return json.dumps(msgspec.to_builtins(value, str_keys=True), separators=(",", ":")).encode()
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
         except Exception as error:
             raise _cannot("write as JSON", value, error) from error
 
@@ -156,7 +155,7 @@ class JSONSerializer(_ByAttributes):
             raise SerializationError(f"not a JSON text: {error}") from error
 
 
-class DateTimeSerializer(_ByAttributes):
+class DateTimeSerializer(Serializer):
     """Writes a datetime as ISO 8601 text."""
 
     def serialize(self, value: Any) -> bytes:
@@ -176,7 +175,7 @@ class DateTimeSerializer(_ByAttributes):
 _COMPRESSIONS = ("bz2", "gzip", "lzma", "zlib")
 
 
-class CompressedSerializer(_ByAttributes):
+class CompressedSerializer(Serializer):
     """Compresses what another serializer writes.
 
     Args:
@@ -224,23 +223,32 @@ class CompressedSerializer(_ByAttributes):
         return self.serializer.deserialize(data)
 
 
-class PandasSerializer(_ByAttributes):
-    """Writes a pandas DataFrame, without its index, as CSV or Parquet. Needs the ``pandas`` extra.
+class PandasSerializer(Serializer):
+    """Writes a pandas DataFrame, without its index if nothing else is said, as CSV or Parquet.
+
+    Needs the ``pandas`` extra.
 
     Args:
         - file_type: ``"parquet"`` or ``"csv"``
+        - deserialize_kwargs, serialize_kwargs: further arguments of pandas' functions that read and write it
     """
 
-    def __init__(self, file_type: str = "parquet") -> None:
+    def __init__(
+        self,
+        file_type: str = "parquet",
+        deserialize_kwargs: Mapping[str, Any] | None = None,
+        serialize_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         if file_type not in ("csv", "parquet"):
             raise ValueError(f"file_type is csv or parquet, not {file_type!r}")
         self.file_type = file_type
+        self.deserialize_kwargs, self.serialize_kwargs = dict(deserialize_kwargs or {}), dict(serialize_kwargs or {})
 
     def serialize(self, value: Any) -> bytes:
         """Return a DataFrame as a file's bytes."""
         buffer = io.BytesIO()
         try:
-            getattr(value, f"to_{self.file_type}")(buffer, index=False)
+            getattr(value, f"to_{self.file_type}")(buffer, **{"index": False, **self.serialize_kwargs})
         except Exception as error:
             raise _cannot(f"write as {self.file_type}", value, error) from error
         return buffer.getvalue()
@@ -249,12 +257,12 @@ class PandasSerializer(_ByAttributes):
         """Return the DataFrame of a file's bytes."""
         pandas = _import("pandas")
         try:
-            return getattr(pandas, f"read_{self.file_type}")(io.BytesIO(value))
+            return getattr(pandas, f"read_{self.file_type}")(io.BytesIO(value), **self.deserialize_kwargs)
         except Exception as error:
             raise SerializationError(f"not a {self.file_type} file: {error}") from error
 
 
-class ArrowSerializer(_ByAttributes):
+class ArrowSerializer(Serializer):
     """Writes a table in the Arrow IPC format. Needs the ``pandas`` extra.
 
     It takes what speaks the Arrow stream protocol: tables of PyArrow, frames of polars and pandas. It returns

@@ -35,7 +35,7 @@ from .commands import ROOT, environment, flowloop, start
 T = TypeVar("T")
 
 DAILY = serialize_schedule(
-    IntervalSchedule(datetime.timedelta(days=1), start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC))
+    IntervalSchedule(interval=datetime.timedelta(days=1), start_date=datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC))
 )
 
 FLOWS = """

@@ -82,10 +82,10 @@ def between_dates(start_month: int, start_day: int, end_month: int, end_day: int
 
 
 def is_day_of_week(day_of_week: int) -> Filter:
-    """Return a filter that keeps one day of the week: 0 is Sunday, 6 is Saturday."""
+    """Return a filter that keeps one day of the week, as `datetime.weekday` counts: 0 is Monday, 6 is Sunday."""
 
     def keep(time: datetime.datetime) -> bool:
-        return time.isoweekday() % 7 == day_of_week
+        return time.weekday() == day_of_week
 
     return keep
 

@@ -129,12 +129,18 @@ def _all_callable(field: str, functions: Iterable[Callable[..., Any]]) -> None:
 
 
 def IntervalSchedule(  # noqa: N802 - the name that code written for Prefect 1 knows
-    interval: datetime.timedelta,
     start_date: datetime.datetime | None = None,
+    interval: datetime.timedelta | None = None,
     end_date: datetime.datetime | None = None,
     parameter_defaults: dict[str, Any] | None = None,
 ) -> Schedule:
-    """Return a schedule of one `IntervalClock`."""
+    """Return a schedule of one `IntervalClock`.
+
+    Raises:
+        - FlowDefinitionError: without an interval, or with one that is not above zero
+    """
+    if interval is None:
+        raise FlowDefinitionError("IntervalSchedule: interval= is missing; what comes first is the start_date")
     return Schedule([IntervalClock(interval, start_date, end_date, parameter_defaults)])
 
 

@@ -813,7 +813,7 @@ async def test_flows_are_listed_in_their_newest_version(backend: Backend) -> Non
 
 async def test_a_schedule_is_turned_off_and_on(backend: Backend) -> None:
     name = unique("scheduled")
-    schedule = IntervalSchedule(datetime.timedelta(days=1), start_date=NOON)
+    schedule = IntervalSchedule(interval=datetime.timedelta(days=1), start_date=NOON)
     document = flow_document(name, schedule=serialize_schedule(schedule))
     flow = await backend.register_flow(document, project_name="demo")
     if backend.url == "memory://":

@@ -234,7 +234,7 @@ def test_a_run_that_takes_longer_than_the_interval_misses_times_but_none_twice()
     async def main():
         from flowloop.engine.context import now
 
-        schedule = IntervalSchedule(HOUR, start_date=now(), end_date=now() + 5 * HOUR)
+        schedule = IntervalSchedule(interval=HOUR, start_date=now(), end_date=now() + 5 * HOUR)
         with Flow("slow", schedule=schedule) as flow:
             slow()
         await flow.run()

@@ -198,7 +198,7 @@ class Documented:
 def test_schedule_storage_and_run_config_travel():
     flow = Flow(
         "f",
-        schedule=IntervalSchedule(datetime.timedelta(hours=1)),
+        schedule=IntervalSchedule(interval=datetime.timedelta(hours=1)),
         storage={"type": "Local", "flows": {"f": "/f.py"}},
         run_config=Documented(),
     )

@@ -6,6 +6,7 @@ import builtins
 import dataclasses
 import datetime
 import enum
+import fractions
 import threading
 
 import pandas as pd
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from flowloop.engine.errors import SerializationError
 from flowloop.engine.plain import typed
+from flowloop.engine.results import LocalResult
 from flowloop.engine.serializers import (
     ArrowSerializer,
     CompressedSerializer,
@@ -23,6 +25,7 @@ from flowloop.engine.serializers import (
     JSONSerializer,
     PandasSerializer,
     PickleSerializer,
+    Serializer,
 )
 
 NOON = datetime.datetime(2024, 1, 1, 12, tzinfo=datetime.UTC)
@@ -97,6 +100,9 @@ def test_arrow(table):
         (PickleSerializer(), threading.Lock(), "lock"),
         (JSONSerializer(), object(), "object"),
         (JSONSerializer(), "\udc80", "str"),
+        (JSONSerializer(), {1, 2}, "set"),
+        (JSONSerializer(), [datetime.datetime(2024, 1, 1)], "datetime"),
+        (JSONSerializer(), fractions.Fraction(1, 3), "Fraction"),
         (DateTimeSerializer(), "noon", "str"),
         (PandasSerializer(), [1], "list"),
         (ArrowSerializer(), 5, "int"),
@@ -129,6 +135,30 @@ def test_serializers_are_equal_by_their_settings():
     assert CompressedSerializer(JSONSerializer()) == CompressedSerializer(JSONSerializer())
     assert CompressedSerializer(JSONSerializer()) != CompressedSerializer(PickleSerializer())
     assert PandasSerializer("csv") != PandasSerializer("parquet")
+    assert PandasSerializer("csv", {"sep": ";"}) != PandasSerializer("csv")
+
+
+class Reversed(Serializer):
+    def __init__(self, times):
+        self.times = times
+
+    def serialize(self, value):
+        return value[::-1].encode()
+
+    def deserialize(self, value):
+        return value.decode()[::-1]
+
+
+def test_serializers_of_ones_own_are_equal_by_their_settings_too():
+    assert Reversed(1) == Reversed(1) != Reversed(2)
+    assert LocalResult(serializer=Reversed(1)) == LocalResult(serializer=Reversed(1))
+
+
+def test_pandas_is_given_further_arguments():
+    serializer = PandasSerializer("csv", {"sep": ";", "index_col": 0}, {"sep": ";", "index": True})
+    frame = pd.DataFrame({"a": [1, 2]}, index=["x", "y"])
+    assert serializer.serialize(frame).splitlines()[1:] == [b"x;1", b"y;2"]
+    pd.testing.assert_frame_equal(serializer.deserialize(serializer.serialize(frame)), frame)
 
 
 @pytest.mark.parametrize(

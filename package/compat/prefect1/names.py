@@ -157,7 +157,7 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "prefect.utilities": {},
     "prefect.utilities.tasks": _TASKS,
-    "prefect.utilities.edges": _EDGES,
+    "prefect.utilities.edges": {**_EDGES, "EdgeAnnotation": ".engine.edge:EdgeAnnotation"},
     "prefect.utilities.context": {"Context": ".engine.context:Context", "context": ".engine:context"},
     "prefect.utilities.logging": {"get_logger": f"{_OWN}.objects:get_logger"},
     "prefect.utilities.debug": {"raise_on_exception": f"{_OWN}.objects:raise_on_exception"},
