@@ -259,8 +259,9 @@ async def prune(older_than: str, db: str | None) -> None:
 @click.option("--read-only", is_flag=True, help="The key may read, and write nothing.")
 @click.option(
     "--may",
-    type=click.Choice(["answer", "run"]),
-    help="The key may read, and beside that only answer what waits, or also start, cancel and restart runs.",
+    type=click.Choice(["answer", "run", "admin"]),
+    help="The key may read, and beside that only answer what waits, or also start, cancel and restart runs; or "
+    "everything. Else it may do all but what is for administrators: keys, secrets, notifications, limits, deleting.",
 )
 @click.option("--expires", metavar="AGE", help="It ends after so long: 30d, 12h, 90m or 45s; never by default.")
 @_db_option

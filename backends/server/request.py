@@ -18,7 +18,7 @@ from .settings import ServerSettings
 __all__ = ["Budget", "Call"]
 
 _SCOPES = {"query": "read", "subscription": "read", "mutation": "write"}
-_LESS = {
+_OTHER = {
     "answer_task_run": "answer",
     "cancel_flow_run": "run",
     "create_flow_run": "run",
@@ -26,14 +26,36 @@ _LESS = {
     "restart_flow_run": "run",
     "set_schedule_active": "run",
     "set_schedule_inactive": "run",
+    # Whose keys count, what is secret, where people are told, how much goes on at once, and what is gone for good.
+    "create_api_key": "admin",
+    "delete_api_key": "admin",
+    "set_secret": "admin",
+    "delete_secret": "admin",
+    "notifications": "admin",
+    "set_notification": "admin",
+    "delete_notification": "admin",
+    "update_task_tag_limit": "admin",
+    "delete_task_tag_limit": "admin",
+    "update_flow_concurrency_limit": "admin",
+    "delete_flow_concurrency_limit": "admin",
+    "delete_flow_run": "admin",
+    "delete_flow": "admin",
+    "delete_project": "admin",
+    "create_tenant": "admin",
+    "update_tenant_name": "admin",
+    "update_tenant_slug": "admin",
+    "delete_tenant": "admin",
+    # A worker gives a secret to the tasks that it runs.
+    "secret_value": "write",
 }
-"""The mutations that a narrower scope than write allows."""
+"""The operations that another scope allows than those of their kind."""
 
 _GRANTED_BY = {
     "read": {"read"},
-    "answer": {"answer", "run", "write"},
-    "run": {"run", "write"},
-    "write": {"write"},
+    "answer": {"answer", "run", "write", "admin"},
+    "run": {"run", "write", "admin"},
+    "write": {"write", "admin"},
+    "admin": {"admin"},
 }
 """By which scopes of an API key each scope is granted."""
 
@@ -106,10 +128,7 @@ class Call:
             - Unauthenticated: if it is not known who asks
             - Forbidden: if the API key lacks the scope
         """
-        self.require(_LESS.get(name, "write") if kind == "mutation" else _SCOPES[kind])
-
-    def require(self, scope: str) -> None:
-        """Check that the caller has a scope; as `authorize`."""
+        scope = _OTHER.get(name, _SCOPES[kind])
         if self.caller.scopes.isdisjoint(_GRANTED_BY[scope]):
             raise Forbidden(f"The API key does not have the scope {scope!r}.")
 

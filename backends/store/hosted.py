@@ -40,7 +40,7 @@ __all__ = [
 
 _VALUE_LIMIT = 10_000
 _DEFAULT = ("read", "write")
-_SCOPES = ("read", "answer", "run", "write")
+_SCOPES = ("read", "answer", "run", "write", "admin")
 
 _NOTED_EVERY = datetime.timedelta(minutes=1)
 """When a key was last used is known this exactly."""
@@ -195,7 +195,7 @@ def create_api_key(
     if not name:
         raise BackendRejected("An API key needs a name.")
     if not scopes or not set(scopes) <= set(_SCOPES):
-        raise BackendRejected("The scopes of an API key are read, answer, run and write.")
+        raise BackendRejected("The scopes of an API key are read, answer, run, write and admin.")
     if not set(scopes) <= _allowed(tx.caller.scopes):
         raise BackendRejected("An API key cannot allow more than the key that creates it.")
     if tx.caller.tenant_id is not None and user_id not in (None, tx.caller.user_id):

@@ -51,7 +51,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     tenant_id: str | None = None
-    scopes: frozenset[str] = frozenset({"read", "write"})
+    scopes: frozenset[str] = frozenset({"read", "admin"})
     user_id: str | None = None
     key_name: str | None = None
     key_id: str | None = None

@@ -311,6 +311,8 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
     await paused_run(recorded)
     await recorded.store.update_task_tag_limit(ANYONE, tag="db", limit=5)
     await recorded.store.reserve_flow_runs(ANYONE, worker_id="etl-1", limit=0, labels=["gpu"])
+    rule = {"kind": "slack", "target": "https://slack.test/services/T0", "events": ["Failed", "late"], "after": 600.0}
+    await recorded.store.set_notification(ANYONE, name="failures", **rule)
     found: dict[str, Any] = {}
     async with browser.visit(width) as visit:
         page = visit.page
@@ -318,6 +320,10 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
         await page.evaluate(axe_source())
         for view, address in addresses(run, recorded.flow_id).items():
             await visit.go(address)
+            if view == "workers":
+                shown = await visit.text()
+                assert re.search(r"failures\s+on Failed, late after 10 min.*\s+of any flow\s+slack: slack\.test", shown)
+                assert "T0" not in shown
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, view
             assert await visit.nodes() < 1_500, view
             for theme in ("light", "dark"):

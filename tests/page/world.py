@@ -20,7 +20,7 @@ class Recorded:
 
     async def register(self, name: str = "prices", **fields: Any) -> str:
         project = await self.store.get_or_create_project(ANYONE, name="demo")
-        document = flow_document("numbers", "price", "total", name=name, **fields)
+        document = flow_document("numbers", "price", "total", name=name, **({"parameters": [{"name": "n"}]} | fields))
         document["tasks"][1]["mapped"] = True
         document["edges"][0]["mapped"] = True
         flow = await self.store.create_flow(ANYONE, project_id=project["id"], serialized_flow=document)

@@ -34,6 +34,7 @@ class Tenant:
 
 async def tenant(store: Store, clock: ManualClock, slug: str, **key: Any) -> Tenant:
     tenant_id = (await store.create_tenant(ANYONE, name=slug, slug=slug))["id"]
+    key = {"scopes": ["read", "admin"]} | key
     made = await store.create_api_key(ANYONE, name="key", tenant_id=tenant_id, **key)
     world = World(store, clock)
     await world.build(caller=Caller(tenant_id=tenant_id))
@@ -110,7 +111,7 @@ async def test_a_key_that_reads_does_not_write(closed: Served, store: Store, clo
     assert len((await closed.data("query { flow_run { id } }", **reader.headers))["flow_run"]) == 1
     for query, scope in (
         (f'mutation {{ cancel_flow_run(input: {{flow_run_id: "{reader.world.run_id}"}}) {{ state }} }}', "run"),
-        ('mutation { create_api_key(input: {name: "more", scopes: ["write"]}) { key } }', "write"),
+        ('mutation { create_api_key(input: {name: "more", scopes: ["write"]}) { key } }', "admin"),
         # a secret is for those who run flows
         ('query { secret_value(name: "x") }', "write"),
     ):

@@ -97,6 +97,8 @@ export const WORK = `query Work {
   queue { ready later flow_runs { flow_run_id name state flow_id flow_name labels since because } }
   agent(order_by: {last_queried: desc}, limit: 50) { id name labels last_queried } }`;
 
+export const NOTIFICATIONS = `query Notifications { notifications { name kind target events flow after } }`;
+
 export const QUEUE = `query Queue { queue { flow_runs { flow_run_id because } } }`;
 
 export const SEARCH = `query Search($text: String!) {

@@ -77,6 +77,11 @@ export function gist(message) {
   return (message ?? "").replace(/'[^']*'|"[^"]*"/g, "'…'").replace(/\d+/g, "#");
 }
 
+/** Where a message goes, without what lets others send there. @param {string} target */
+export function origin(target) {
+  return URL.canParse(target) ? new URL(target).host || target.replace(/^mailto:/, "") : target;
+}
+
 /** @param {number} size */
 export function bytes(size) {
   return size < 1000 ? `${size} B` : size < 1e6 ? `${Math.round(size / 1000)} kB` : `${(size / 1e6).toFixed(1)} MB`;

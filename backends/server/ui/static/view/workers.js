@@ -4,8 +4,9 @@ import { useEffect, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { href } from "../model/route.js";
-import { FLOW_LIMIT, TAG_LIMIT, WORK } from "../model/queries.js";
-import { number } from "../model/text.js";
+import { FLOW_LIMIT, NOTIFICATIONS, TAG_LIMIT, WORK } from "../model/queries.js";
+import { number, origin } from "../model/text.js";
+import { duration } from "../model/time.js";
 import { Dialog, Name, Problem, State, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
 
@@ -33,12 +34,23 @@ export function Workers() {
         <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span>${(worker.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p>
         ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
       ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
-    <section class="panel"><div class="title"><h2>Limits</h2>${may("write") && html`<button type="button" onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…</button>`}</div>
+    <section class="panel"><div class="title"><h2>Limits</h2>${may("admin") && html`<button type="button" onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…</button>`}</div>
       ${data && !data.limits.length ? html`<p class="empty">Nothing is limited.</p>` : null}
       <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${limit.kind === "task" ? "tag" : "label"}</span> <b><${Name} of=${limit.name} /></b>
         <meter min="0" max=${Math.max(1, limit.limit)} value=${limit.used} aria-label=${`${limit.used} of ${limit.limit} places taken`}></meter> <span class="number">${limit.used} of ${limit.limit}</span>
-        ${may("write") && html`<button type="button" class="small" onClick=${() => setAsks(limit)}>Change…</button>`}</p></li>`)}</ul></section>
+        ${may("admin") && html`<button type="button" class="small" onClick=${() => setAsks(limit)}>Change…</button>`}</p></li>`)}</ul></section>
+    ${may("admin") && html`<${Notifications} />`}
     ${asks && html`<${Limit} limit=${asks} close=${() => { setAsks(null); again(); }} />`}`;
+}
+
+function Notifications() {
+  const { data, error, again } = useAnswer(NOTIFICATIONS);
+  const rules = data?.notifications ?? [];
+  return html`<section class="panel"><h2>Notifications</h2><${Problem} error=${error} again=${again} what="The notifications" />
+    ${data && !rules.length ? html`<p class="empty">Nobody is told of anything yet: <code>flowloop notify add</code> sets a rule.</p>` : null}
+    <ul class="list">${rules.map((rule) => html`<li key=${rule.name}><p class="facts"><b><${Name} of=${rule.name} /></b>
+      <span>on ${rule.events.join(", ")}${rule.after ? ` after ${duration(rule.after * 1000)}` : ""}</span>
+      <span class="faint">of ${rule.flow ? html`<${Name} of=${rule.flow} />` : "any flow"}</span> <span>${rule.kind}: <${Name} of=${origin(rule.target)} /></span></p></li>`)}</ul></section>`;
 }
 
 function Limit({ limit, close }) {
