@@ -8,6 +8,7 @@ from typing import Any
 from ..engine.backend import Backend, FlowRunClaim, FlowRunReservation
 from ..engine.cloud import create_flow_run
 from ..engine.flow import Flow
+from ..engine.limits import Limits, OpenLimits
 from ..engine.settings import Settings
 from .worker import Worker
 
@@ -36,6 +37,7 @@ class Recovery(Worker):
         - grace: seconds that runs get to end by themselves when the application stops; the rest is continued at its
             next launch, or by another process
         - settings: for the runners
+        - limits: how many task runs go on at once, and how often they begin, in all flow runs of this process together
 
     Example:
 
@@ -60,6 +62,7 @@ class Recovery(Worker):
         poll_interval: float = 1.0,
         grace: float = 0.0,
         settings: Settings | None = None,
+        limits: Limits | OpenLimits | None = None,
     ) -> None:
         given: Iterable[Flow] = flows.values() if isinstance(flows, Mapping) else flows
         named = {flow.name: flow for flow in given}
@@ -71,6 +74,7 @@ class Recovery(Worker):
             poll_interval=poll_interval,
             grace=grace,
             settings=settings,
+            limits=limits,
         )
 
     async def start(self, flow: Flow, parameters: Mapping[str, Any] | None = None, **options: Any) -> str:

@@ -15,6 +15,7 @@ from ..engine.backend import Backend, FlowRunReservation
 from ..engine.cloud import CloudFlowRunner
 from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, OwnershipLost
 from ..engine.flow import Flow
+from ..engine.limits import Limits, OpenLimits
 from ..engine.presence import new_owner
 from ..engine.results import DefaultResult, LocalResult
 from ..engine.results.default import default_result_in
@@ -64,6 +65,7 @@ class Worker:
         - lease_seconds: how long a run is this worker's without a sign of life; twice the heartbeat interval if None
         - grace: seconds that runs get to end by themselves after `stop`; the rest is handed over to other workers
         - settings: for the runners
+        - limits: how many task runs go on at once, and how often they begin, in all flow runs of this process together
         - isolation: runs flow runs in processes of their own, those at least that must have no other beside them
 
     Example:
@@ -89,9 +91,11 @@ class Worker:
         grace: float = 30.0,
         settings: Settings | None = None,
         isolation: Isolation | None = None,
+        limits: Limits | OpenLimits | None = None,
     ) -> None:
         self.id = new_owner()
         self._isolation = isolation
+        self._limits = limits.open() if isinstance(limits, Limits) else limits
         self._alone: str | None = None
         """The flow run that is run here alone, until this time of the loop:"""
         self._alone_until = 0.0
@@ -300,7 +304,9 @@ class Worker:
             flow = await settle(self._flow_of(taken))
             if flow is None:
                 return None
-            runner = CloudFlowRunner(flow, backend=self._backend, settings=self._settings, claim=taken.claim)
+            runner = CloudFlowRunner(
+                flow, backend=self._backend, settings=self._settings, claim=taken.claim, limits=self._limits
+            )
             self._runners[taken.flow_run_id] = runner
             if self._hurrying.is_set():
                 return None

@@ -81,7 +81,8 @@ class FlowRunner(Runner):
         - task_runner_cls: the class that runs the tasks
         - state_handlers: functions (flow runner, old state, new state) called at each change, sync or async
         - settings: how long a retry is waited for here, and the like; from the environment if None
-        - limits: how many task runs may go on at once, in all and by task and tag
+        - limits: how many task runs may go on at once, in all and by task and tag; of each run, or, as `Limits.open`
+            returns them, of all that share them
         - fail_fast: whether the first failed task stops all others
         - release_results: whether the value of a result is let go as soon as no task needs it any more, which bounds
             the memory of runs whose results are large: the states stay, a value that is stored can be read again, and
@@ -106,7 +107,7 @@ class FlowRunner(Runner):
         state_handlers: Iterable[Callable[..., Any]] | None = None,
         *,
         settings: Settings | None = None,
-        limits: Limits | None = None,
+        limits: Limits | OpenLimits | None = None,
         fail_fast: bool = False,
         release_results: bool = False,
     ) -> None:
@@ -114,7 +115,8 @@ class FlowRunner(Runner):
         self.flow = flow
         self.task_runner_cls = task_runner_cls or self.task_runner_class
         self.settings = settings or Settings.from_env()
-        self.limits = limits
+        self.limits = limits if isinstance(limits, Limits) else None
+        self._shared = limits if isinstance(limits, OpenLimits) else None
         self.fail_fast = fail_fast
         self.release_results = release_results
         self._named: list[Task[..., Any]] = []
@@ -187,6 +189,8 @@ class FlowRunner(Runner):
 
     def _open_limits(self) -> OpenLimits | None:
         around = self._around
+        if self._shared is not None:
+            return self._shared.shared()
         if around is None or around.limits is None:
             return None if self.limits is None else OpenLimits(self.limits)
         return OpenLimits(self.limits, around.limits, around.names)

@@ -13,6 +13,7 @@ import msgspec
 
 from .cancellation import interruptible
 from .context import values
+from .errors import FlowloopError
 from .operators import _Generated
 from .parameter import Parameter
 from .task import Task
@@ -50,6 +51,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         ```python
         FlowRunner(flow, limits=Limits(concurrency=50, tags={"database": 5}, rate=Rate(10, 1.0)))
         ```
+
+    They hold for each run of the runner; `open` makes of them some that several runners share.
     """
 
     concurrency: int | None = None
@@ -64,6 +67,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"the limit for {name!r} is at least 1, and a whole number, not {limit}")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ValueError(f"a timeout is more than 0 seconds, and ends, not {self.timeout}")
+
+    def open(self) -> OpenLimits:
+        """Return these limits as something that many runners share: given to each as `limits`, they hold for all.
+
+        Example:
+
+            ```python
+            shared = Limits(concurrency=50, rate=Rate(100, 60.0)).open()
+            await asyncio.gather(*(FlowRunner(flow, limits=shared).run() for flow in flows))
+            ```
+        """
+        return OpenLimits(self)
 
     def changed(self, asked: Mapping[str, Any]) -> Limits:
         """Return these limits with those that were asked for, as `directives.limits_of` reads them; None ends one."""
@@ -86,7 +101,7 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 class OpenLimits:
-    """The places of one flow run, and of the flows that run as tasks of it.
+    """The places of one flow run and of the flows that run as tasks of it, or of many that share them.
 
     Args:
         - limits: those of the run, which `change` replaces while it goes on
@@ -106,9 +121,28 @@ class OpenLimits:
         self._rate: Rate | None = None
         self._begun: deque[float] = deque()
         self._turn: anyio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.limits = _NONE
         if limits is not None:
             self.change(limits)
+
+    def shared(self) -> OpenLimits:
+        """Return the places of one more run, which needs these beside its own.
+
+        Raises:
+            - FlowloopError: if what goes on under these limits does so in another event loop
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._slots:
+                raise FlowloopError(
+                    "these limits are shared by runs in another event loop: open some for each loop, or set limits of "
+                    "the backend (flowloop limits set), which hold for all processes"
+                )
+            self._loop, self._turn = loop, self._turn and anyio.Lock(fast_acquire=True)
+            self._begun.clear()  # each loop has a time of its own
+        timeout = self.limits.timeout
+        return OpenLimits(None if timeout is None else Limits(timeout=timeout), self)
 
     @property
     def are_none(self) -> bool:

@@ -69,7 +69,8 @@ class CloudFlowRunner(OwningFlowRunner):
         - state_handlers: functions (flow runner, old state, new state) called at each change, sync or async
         - backend: an open backend; if None, the one that the settings name is opened for each run
         - settings: where runs are recorded, how long a retry is waited for, and the like
-        - limits: how many task runs may go on at once, in all and by task and tag
+        - limits: how many task runs may go on at once, in all and by task and tag; of each run, or, as `Limits.open`
+            returns them, of all that share them
         - fail_fast: whether the first failed task stops all others
         - release_results: whether the value of a result is let go as soon as no task needs it any more: see
             `FlowRunner`

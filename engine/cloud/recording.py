@@ -25,7 +25,7 @@ from ..errors import (
 from ..flow import Flow
 from ..flow_runner import FlowRunner
 from ..lifecycle import KEEPS_OWNER
-from ..limits import Limits
+from ..limits import Limits, OpenLimits
 from ..results.default import default_result_in
 from ..runner import is_outside
 from ..settings import Settings
@@ -51,7 +51,7 @@ class RecordingFlowRunner(FlowRunner):
         *,
         backend: Backend | None = None,
         settings: Settings | None = None,
-        limits: Limits | None = None,
+        limits: Limits | OpenLimits | None = None,
         fail_fast: bool = False,
         release_results: bool = False,
         takeover: bool | None = None,

@@ -17,7 +17,7 @@ import pytest
 from flowloop.backends import connect
 from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.backends.worker import Worker
-from flowloop.engine import Flow, Parameter, Settings, context, task
+from flowloop.engine import Flow, Limits, Parameter, Settings, context, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.creation import register_flow
@@ -539,3 +539,12 @@ async def test_a_worker_says_that_its_results_are_of_this_machine_and_its_backen
     said = [record.message for record in caplog.records if "FLOWLOOP_RESULTS" in record.message]
     assert len(said) == is_said
     assert all("flow 'sets'" in one and str(tmp_path) in one for one in said)
+
+
+async def test_the_limits_of_a_worker_hold_for_all_that_it_runs(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    ids = [await create_flow_run(flows.slow, backend) for _ in range(6)]
+    async with Worker(backend, flows.by_name(), settings=settings, limits=Limits(concurrency=2)):
+        assert await ended(backend, ids) == ["Success"] * 6
+    assert flows.most_at_once == 2

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flowloop.engine import Flow, FlowRunner, Limits, Parameter, Rate, context, task
 from flowloop.engine.settings import Settings
 from flowloop.engine.signals import ENDRUN, LOOP, SKIP
-from flowloop.engine.state import Cancelled, Skipped
+from flowloop.engine.state import Cancelled, Skipped, State
 from flowloop.engine.task import Task
 from flowloop.engine.testing import run
 
@@ -319,3 +319,72 @@ async def test_running_is_recorded_when_the_body_begins_and_not_when_it_begins_t
         busy.work().map([1, 2])
     await FlowRunner(flow, limits=Limits(concurrency=1)).run(task_runner_state_handlers=[handler])
     assert running == [0, 10]
+
+
+# -- shared by many runs ---------------------------------------------------------------------------------
+
+
+async def test_shared_limits_hold_for_all_runs_together() -> None:
+    busy = Busy()
+    work, query = busy.work("work"), busy.work("work", "query", tags={"database"})
+    with Flow("many") as flow:
+        work.map(list(range(4)))
+        query.map(list(range(4)))
+    shared = Limits(concurrency=5, tags={"database": 2}).open()
+    runners = [FlowRunner(flow, limits=shared, settings=PATIENT) for _ in range(3)]
+    states = await asyncio.gather(*(runner.run() for runner in runners))
+    assert all(state.is_successful() for state in states)
+    assert busy.most == {"work": 5, "query": 2}
+
+
+async def test_a_shared_rate_holds_for_all_runs_together() -> None:
+    busy = Busy()
+    with Flow("many") as flow:
+        busy.work(seconds=0).map(list(range(5)))
+    shared = Limits(rate=Rate(2, 10.0)).open()
+    began = anyio.current_time()
+    await asyncio.gather(*(FlowRunner(flow, limits=shared, settings=PATIENT).run() for _ in range(2)))
+    assert sorted(round(moment - began) for _, moment in busy.begun) == [0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
+
+
+async def test_a_run_that_is_stopped_gives_the_shared_places_back() -> None:
+    busy = Busy()
+    with Flow("long") as flow:
+        busy.work(seconds=1000).map([1, 2])
+    shared = Limits(concurrency=1).open()
+    stopped, follows = (FlowRunner(flow, limits=shared, settings=PATIENT) for _ in range(2))
+    first = asyncio.create_task(stopped.run())
+    second = asyncio.create_task(follows.run())
+    await anyio.sleep(1)
+    stopped.cancel("user")
+    assert type(await first) is Cancelled
+    assert (await second).is_successful()
+    assert busy.most["work"] == 1 or len(busy.begun) == 3
+
+
+async def test_the_time_limit_of_shared_limits_is_that_of_each_run() -> None:
+    with Flow("long") as flow:
+        Busy().work(seconds=30)()
+    shared = Limits(concurrency=1, timeout=50).open()
+    states = await asyncio.gather(*(FlowRunner(flow, limits=shared, settings=PATIENT).run() for _ in range(2)))
+    assert [state.is_successful() for state in states] == [True, False], "the second waited for the first"
+
+
+def test_shared_limits_are_those_of_one_event_loop_at_a_time() -> None:
+    busy = Busy()
+    with Flow("one") as flow:
+        busy.work(seconds=5).map([1, 2, 3])
+    shared = Limits(concurrency=1, rate=Rate(1, 100.0)).open()
+
+    def elsewhere() -> State:
+        return run(FlowRunner(flow, limits=shared, settings=PATIENT).run())
+
+    async def within() -> None:
+        first = asyncio.create_task(FlowRunner(flow, limits=shared, settings=PATIENT).run())
+        await anyio.sleep(1)
+        assert "shared by runs in another event loop" in str((await anyio.to_thread.run_sync(elsewhere)).message)
+        assert (await first).is_successful()
+
+    run(within())
+    assert elsewhere().is_successful()
+    assert len(busy.begun) == 6
