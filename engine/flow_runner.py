@@ -569,17 +569,24 @@ class FlowRunner(Runner):
             if cancellation.cause is not None:
                 return self._stopped(cancellation, drive, return_tasks)
             states, keys, terminals = await aside(len(self.flow._tasks), lambda: self._collected(drive.final_states()))
-            return await self.determine_final_state(
+            final = await self.determine_final_state(
                 state,
                 key_states=keys,
                 return_states=TaskStates({task: states[task] for task in return_tasks}, self.flow.slugs, drive.times()),
                 terminal_states=terminals,
             )
+            if not (rules.is_the_end(final) or type(final) is Running):
+                raise ValueError(f"determine_final_state ended the flow run as {final!r}, {rules.NO_END}")
+            return await self._concluded(final)
         except (asyncio.CancelledError, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt) or being_cancelled():
                 told = self.handle_state_change(state, self._stopped(cancellation, drive, return_tasks))
                 await at_last(told, self.settings.cancel_grace)
             raise
+
+    async def _concluded(self, final: State) -> State:
+        """Return what the run ends here as; one that is not finished goes on later."""
+        return final
 
     def _end_foreseer(self) -> Callable[[dict[Task[..., Any], State], Sequence[Any]], None] | None:
         """Return what is told how the run ends before it has; here nobody makes use of that."""

@@ -233,7 +233,7 @@ class Watch:
 def run_tests(tests: Sequence[str], *plugins: object) -> int:
     """Run tests in this process."""
     options = ["-x", "-v", "--assert=plain", "-p", "no:cacheprovider", "--timeout", "60"]
-    options += ["-k", "not postgresql", "-m", "not heavy"]
+    options += ["-k", "not postgresql and not process", "-m", "not heavy"]
     return int(pytest.main([*options, *(str(ROOT / test) for test in tests)], plugins))
 
 

@@ -10,10 +10,13 @@ from ..result import Result
 from ..state import Cached, Failed, Finished, Looped, Mapped, Pending, Running, State, Submitted
 from ..task import Task
 
-__all__ = ["RETRY_FOLLOWS", "continued", "is_under_way", "tasks_to_rerun"]
+__all__ = ["RETRY_FOLLOWS", "RUNNER", "continued", "is_under_way", "tasks_to_rerun"]
 
 RETRY_FOLLOWS = "retry_follows_attempt"
 """Where a Failed state says that the task is tried again, and after which attempt: its runner may not get to that."""
+
+RUNNER = "runner"
+"""Where a state with which a task run begins says whose it is."""
 
 
 def is_under_way(state: State) -> bool:
@@ -36,7 +39,9 @@ def continued(recorded: State, *, takeover: bool) -> State:
     if not is_under_way(recorded) or (isinstance(recorded, Failed) and takeover):
         return recorded
     if not takeover:
-        return recorded if isinstance(recorded, Running) else Running("Under way in another process.")
+        elsewhere = recorded if isinstance(recorded, Running) else Running("Under way in another process.")
+        elsewhere.context.setdefault(RUNNER, "another")
+        return elsewhere
     inputs = dict(recorded.cached_inputs)
     if isinstance(recorded, Looped) and recorded._result.location is not None:
         inputs = {"_loop_count": Result(recorded.loop_count + 1), "_loop_result": recorded._result}

@@ -274,11 +274,13 @@ class CloudFlowRunner(OwningFlowRunner):
             if self._drive is not None and self._drive.is_released(task):
                 continue
             await read_results(task, returned, task.result or self.flow.result or self._default_result, self.logger)
-        final = await super().determine_final_state(state, key_states, return_states, terminal_states)
+        return await super().determine_final_state(state, key_states, return_states, terminal_states)
+
+    async def _concluded(self, final: State) -> State:
         if final.is_finished():
             return final
         final = await self._last_look(final)
-        if final.is_finished() or self._drive is None:
+        if not final.is_running() or self._drive is None:
             return final
         return handed_over(final, self._drive.final_states(), self._runner_id)
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from .._run.restart import RUNNER
 from ..backend import Backend, FlowRunClaim
 from ..cancellation import Cause, at_last, stopped_state, undisturbed
 from ..errors import BackendError, FlowRunOwned, OwnershipLost, VersionLockMismatch
@@ -56,7 +57,7 @@ class OwningFlowRunner(ListeningFlowRunner):
             flow_run_id = await self._made(backend, owner, making, str)
             return await self._claimed(backend, flow_run_id, follows=True)
         lease = self.settings.lease_seconds
-        running = Running("Running flow.", context={"runner": runner_id}) if plainly else None
+        running = Running("Running flow.", context={RUNNER: runner_id}) if plainly else None
         options |= {"owner": owner, "lease_seconds": lease, "state": running}
         made = self._made(backend, owner, start_flow_run(self.flow, backend, parameters, **options), lambda one: one.id)
         self._begun = info = await made

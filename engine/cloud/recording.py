@@ -9,6 +9,7 @@ from typing import Any, Literal
 import anyio
 
 from .._run import rules
+from .._run.restart import RUNNER
 from ..backend import Backend, FlowRunClaim, FlowRunInfoResult, Post
 from ..cancellation import stopped_state, undisturbed
 from ..context import FlowScope, change_flow_scope, flow_scope
@@ -145,7 +146,7 @@ class RecordingFlowRunner(FlowRunner):
         if ownership is not None and ownership.lost:
             raise ENDRUN(new_state)
         if new_state.is_running():
-            new_state.context["runner"] = flow_scope.get().runner_id
+            new_state.context[RUNNER] = flow_scope.get().runner_id
         epoch = None if ownership is None else ownership.claim.epoch
         ahead, self._end_ahead = self._end_ahead, None
         if ahead is not None and not _reads_like(ahead.state, new_state):

@@ -9,7 +9,7 @@ from typing import Any
 from .. import _signature
 from .._run import rules
 from .._run.net import Withdrawn, shown
-from .._run.restart import RETRY_FOLLOWS, continued, is_under_way
+from .._run.restart import RETRY_FOLLOWS, RUNNER, continued, is_under_way
 from .._run.steps import own_steps
 from ..backend import Backend, Post, TaskRunInfoResult
 from ..cancellation import Cancellation, current_cancellation, stopped_state
@@ -306,7 +306,7 @@ class CloudTaskRunner(TaskRunner):
         is_claim = new_state.is_running() or new_state.is_submitted()
         if is_claim:
             # without it, the same words of another runner would pass for this one's said twice
-            new_state.context["runner"] = scope.runner_id
+            new_state.context[RUNNER] = scope.runner_id
         elif type(old_state) in (Running, Submitted) and isinstance(new_state, Failed):
             self._mark_retry(new_state)
         if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:

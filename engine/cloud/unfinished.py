@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
+from .._run.restart import RUNNER
 from ..state import ClientFailed, Failed, Mapped, Paused, Queued, Scheduled, State
 from ..task import Task
 
@@ -34,10 +35,11 @@ def handed_over(state: State, task_states: Mapping[Task[..., Any], State], runne
         return _failed("States of these tasks could not be recorded", lost, state)
     waiting = [one for _, one in _all(task_states) if isinstance(one, (Scheduled, Queued))]
     if not waiting:
-        if any(one.is_running() and one.context.get("runner") != runner_id for _, one in _all(task_states)):
+        if any(one.is_running() and _runner_of(one) not in (None, runner_id) for _, one in _all(task_states)):
             return state  # elsewhere: who runs it there goes on
         left = [task.name for task, one in _all(task_states) if not one.is_finished()]
-        return _failed("These tasks were left unfinished, and wait for nothing", left, state)
+        what = "These tasks were left unfinished, and wait for nothing"
+        return _failed(what, left, state) if left else Failed("The flow run was left unfinished.", result=state.result)
     context = {_WAITS: True}
     times = [one.start_time for one in waiting if one.start_time is not None]
     if not times:
@@ -45,6 +47,11 @@ def handed_over(state: State, task_states: Mapping[Task[..., Any], State], runne
         return Paused(message, result=state.result, context=context)
     message = "Some tasks are not finished: the flow run goes on later."
     return Scheduled(message, result=state.result, start_time=min(times), context=context)
+
+
+def _runner_of(state: State) -> str | None:
+    """Return by whom a state was recorded; None if it never was."""
+    return cast("str | None", state.context.get(RUNNER))
 
 
 def _failed(what: str, names: list[str], state: State) -> State:

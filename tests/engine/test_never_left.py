@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import datetime
+
 import anyio
 import pytest
 
 from flowloop.engine import Flow, FlowRunner, TaskRunner, context, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.task_runner import CloudTaskRunner
+from flowloop.engine.context import now
 from flowloop.engine.errors import FlowloopError
 from flowloop.engine.runner import Runner
 from flowloop.engine.signals import ENDRUN, LOOP
 from flowloop.engine.state import (
     Cancelled,
     Cancelling,
+    ClientFailed,
     Failed,
     Looped,
+    Mapped,
     Paused,
     Pending,
+    Queued,
+    Retrying,
     Running,
     Scheduled,
     Skipped,
@@ -140,6 +147,94 @@ async def test_neither_a_body_nor_a_trigger_nor_the_last_word_on_a_flow_leaves_a
         state = await FlowRunner(flow).run()
         assert type(state) is Failed
         assert "in which nobody goes on with it" in str(state.message)
+
+
+# -- what runs by the word of somebody who does not run it -------------------------------------------------
+
+
+class Pair:
+    """A flow of two tasks."""
+
+    def __init__(self, **options):
+        with Flow("pair", **options) as self.flow:
+            self.first = task(lambda: 1, name="first")()
+            self.second = task(lambda n: n, name="second")(self.first)
+
+    async def run(self, backend, settings, runner=CloudFlowRunner, task_states=None, **options):
+        """Return the state of the run, and the recorded ones of it and of its tasks."""
+        running = runner(self.flow, backend=backend, settings=settings, **options)
+        state = await running.run(task_states=task_states)
+        info = await backend.get_flow_run_info(running.flow_run_id)
+        return state, info.state, [type(run.state) for run in info.task_runs]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Running,
+        Cancelling,
+        lambda: Submitted(state=Running()),
+        lambda: Queued(state=Running()),
+        lambda: ClientFailed(state=Running()),
+        lambda: Mapped(map_states=[Running(), Success()]),
+    ],
+)
+async def test_a_task_that_runs_by_the_word_of_the_caller_alone_fails_its_flow_run(backend, settings, given):
+    pair = Pair()
+    state, recorded, tasks = await pair.run(backend, settings, task_states={pair.first: given()})
+    assert type(state) is type(recorded) is Failed
+    assert state.message == "These tasks were left unfinished, and wait for nothing: 'first', 'second'."
+    assert tasks == [Cancelled, Cancelled]
+
+
+@pytest.mark.parametrize("step", ["check_task_is_ready", "get_task_run_state", "cache_result", "check_for_retry"])
+async def test_a_step_that_leaves_a_task_running_fails_the_flow_run(backend, settings, step):
+    async def leaves(self, *args, **kwargs):
+        return Running()
+
+    runner = type("Leaves", (CloudTaskRunner,), {step: leaves})
+    state, recorded, _ = await Pair().run(backend, settings, task_runner_cls=runner)
+    assert type(state) is type(recorded) is Failed
+    assert "left unfinished, and wait for nothing: 'first', 'second'" in state.message
+
+
+@pytest.mark.parametrize("left", [*NO_END, ClientFailed])
+async def test_a_flow_run_whose_end_is_none_has_failed(backend, settings, left):
+    class Leaves(CloudFlowRunner):
+        async def determine_final_state(self, *args, **kwargs):
+            return left()
+
+    state, recorded, _ = await Pair().run(backend, settings, runner=Leaves)
+    assert type(state) is type(recorded) is Failed
+    assert "in which nobody goes on with it" in state.message or state.message == "The flow run was left unfinished."
+
+
+async def test_the_last_word_may_be_that_the_flow_run_waits(backend, settings):
+    later = now() + datetime.timedelta(hours=1)
+    pair = Pair(terminal_state_handler=lambda flow, state, reference: Scheduled("look again", start_time=later))
+    state, recorded, tasks = await pair.run(backend, settings)
+    assert [type(state), recorded.start_time, tasks] == [Scheduled, later, [Success, Success]]
+
+
+@pytest.mark.parametrize("again", [Looped, Retrying])
+async def test_what_a_handler_lets_begin_again_for_ever_can_be_stopped(backend, settings, again):
+    rounds = []
+
+    def for_ever(owner, old, new):
+        if type(new) is not Success:
+            return None
+        rounds.append(new)
+        if len(rounds) == 5:
+            scope.cancel()
+        return again()
+
+    with Flow("for ever") as flow:
+        task(lambda: 1, name="one", state_handlers=[for_ever])()
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    with anyio.CancelScope() as scope:
+        await runner.run()
+    assert scope.cancelled_caught
+    assert type((await backend.get_flow_run_info(runner.flow_run_id)).state) is Cancelled
 
 
 # -- under a flow run that is over -----------------------------------------------------------------------
