@@ -38,10 +38,10 @@ def check_given(documents: Iterable[Mapping[str, Any]], given: Mapping[str, Any]
     known = {document["name"]: document for document in documents}
     for name, value in given.items():
         if name not in known:
-            names = ", ".join(sorted(known)) or "none"
-            raise BackendRejected(f"the flow has no parameter {name!r}; it has: {names}")
+            names = ", ".join(map(_cut, sorted(known))) or "none"
+            raise BackendRejected(f"the flow has no parameter {_cut(name)!r}; it has: {names}")
         if (problem := _problem(value, known[name])) is not None:
-            raise BackendRejected(f"parameter {name!r}: {problem}")
+            raise BackendRejected(f"parameter {_cut(name)!r}: {problem}")
 
 
 def from_text(document: Mapping[str, Any] | None, text: str) -> Any:
@@ -111,5 +111,8 @@ def _parts(value: Any, schema: Mapping[str, Any]) -> Iterable[tuple[Any, Mapping
 
 
 def _shown(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
+    return _cut(msgspec.json.encode(value).decode())
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -111,7 +111,7 @@ async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) ->
         plain = text.replace("\x1b", "")
         document: list[dict[str, Any]] = [{"name": text, "slug": "p", "type": "P", "required": False, "default": text}]
         await recorded.register(plain[:200] + str(number), parameters=document)
-        run = await recorded.begin(text[:500], labels=[text[:200]], parameters={text[:200]: text})
+        run = await recorded.begin(text[:500], labels=[text[:200]], parameters={text: text})
         ids = await run.map("price", 2)
         await run.task("numbers", "Running", "Success", message=text)
         await run.task(ids[0], "Running", "Failed", message=text, context={"traceback": text})
