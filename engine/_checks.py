@@ -87,7 +87,7 @@ def _max_retries(value: Any) -> int:
 
 def _retry_delay(value: Any) -> Any:
     if value is None or callable(value):
-        return value
+        return _not_async(value)
     if isinstance(value, Sequence) and not value:
         raise ValueError("is an empty list")
     delays: Sequence[Any] = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
@@ -141,6 +141,12 @@ def _function(value: Any) -> Any:
 def _template(value: Any) -> Any:
     if value is not None and not isinstance(value, str) and not callable(value):
         raise ValueError(f"is a text or a function, not {value!r}")
+    return _not_async(value)
+
+
+def _not_async(value: Any) -> Any:
+    if inspect.iscoroutinefunction(value):
+        raise ValueError(f"is asked for at once and not awaited, so it is no async function as {value!r} is")
     return value
 
 

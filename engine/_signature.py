@@ -131,7 +131,8 @@ def check_body(name: str, function: Callable[..., Any]) -> None:
             raise FlowDefinitionError(
                 f"task {name!r}: run() takes *{parameter.name}, but inputs are passed by name: name each one"
             )
-        if parameter.kind is _POSITIONAL_ONLY and parameter.name != "self":
+        is_self = parameter.name == "self" and inspect.isfunction(function)
+        if parameter.kind is _POSITIONAL_ONLY and not is_self:
             raise FlowDefinitionError(
                 f"task {name!r}: {parameter.name!r} is positional-only, but inputs are passed by name: drop the '/'"
             )

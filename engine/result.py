@@ -6,6 +6,7 @@ the process. Its subclasses in `flowloop.engine.results` read and write somewher
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, final
@@ -148,11 +149,12 @@ class Result:
                 and behind that its parameters
 
         Raises:
-            - SerializationError: if the template names something that is in none of them
+            - SerializationError: if the template names something that is in none of them, or a function in its place
+                gives no text
         """
         new = self.copy()
         if new._location_function is not None:
-            new.location, new._location_function = new._location_function(**_template_values(kwargs)), None
+            new.location, new._location_function = _said(new._location_function(**_template_values(kwargs))), None
         if new.location is None:
             new.location = new.default_location
         elif "{" in new.location or "}" in new.location:
@@ -208,7 +210,9 @@ class Result:
 
     async def exists(self, location: str, /, **kwargs: Any) -> bool:
         """Tell whether there is a value at `location`, its template filled from `kwargs`."""
-        raise ResultNotImplementedError(f"{type(self).__name__} does not store values anywhere")
+        raise ResultNotImplementedError(
+            f"{type(self).__name__} does not store values anywhere: give a result= that does"
+        )
 
 
 Result.wire_types["Result"] = Result
@@ -217,9 +221,15 @@ Result.wire_types["Result"] = Result
 def _location(given: str | Callable[..., str] | None) -> tuple[str | None, Callable[..., str] | None]:
     if given is None or isinstance(given, str):
         return given, None
-    if callable(given):
+    if callable(given) and not inspect.iscoroutinefunction(given):
         return None, given
-    raise TypeError(f"a result's location is a str or a function, not {type(given).__name__}")
+    raise TypeError(f"a result's location is a str or a function that is not async, not {given!r}")
+
+
+def _said(location: Any) -> str | None:
+    if location is not None and not isinstance(location, str):
+        raise SerializationError(f"the function of a result's location gave {location!r}, which is no text")
+    return location
 
 
 def _template_values(kwargs: dict[str, Any]) -> dict[str, Any]:

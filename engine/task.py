@@ -430,6 +430,15 @@ class Task(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Task: {self.name}>"
 
+    def __format__(self, spec: str) -> str:
+        if building.get() is not None:
+            warnings.warn(
+                f"task {self.name!r} was put into a text while the flow is built: that has its name, and never its "
+                "result. Make the text in a task, or write {task!r} where the name is meant",
+                stacklevel=2,
+            )
+        return format(repr(self), spec)
+
     def __bool__(self) -> NoReturn:
         raise FlowDefinitionError(
             f"task {self.name!r} is neither true nor false while the flow is built, because its result is known only "

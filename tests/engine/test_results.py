@@ -68,7 +68,7 @@ def test_from_value_clears_the_location_and_copies():
 
 
 def test_a_location_is_text_or_a_function():
-    with pytest.raises(TypeError, match="str or a function, not int"):
+    with pytest.raises(TypeError, match="str or a function that is not async, not 5"):
         Result(location=5)  # type: ignore[arg-type]
 
 

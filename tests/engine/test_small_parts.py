@@ -196,6 +196,8 @@ async def test_a_function_may_return_a_template(tmp_path):
     state = await FlowRunner(flow).run(context={"checkpointing": True})
     assert state.result[done]._result.location == str(tmp_path / "3" / "places.pickle")
     assert Result(location=lambda **known: "{a}").format(a=1).location == "1"
+    with pytest.raises(SerializationError, match="function of a result's location gave 5, which is no text"):
+        Result(location=lambda **known: 5).format()
 
 
 async def test_a_reader_says_where_a_cached_input_is_that_does_not_know(tmp_path):

@@ -90,6 +90,9 @@ def test_a_task_is_named_after_its_class_or_function():
     assert FunctionTask(Callable()).name == "Callable"
 
 
+async def waits(*args, **kwargs): ...
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +144,9 @@ def test_a_task_is_named_after_its_class_or_function():
         ({"result": LocalResult}, r"result is a result, not the class LocalResult: write LocalResult\(...\)"),
         ({"result": "results/"}, "result is a result that says where to store, not 'results/'"),
         ({"target": 5}, "target is a text or a function"),
+        ({"target": waits}, "target is asked for at once and not awaited, so it is no async function"),
+        ({"task_run_name": waits}, "task_run_name is asked for at once"),
+        ({"max_retries": 1, "retry_delay": waits}, "retry_delay is asked for at once"),
         ({"task_run_name": 5}, "task_run_name is a text or a function"),
         ({"nout": -1}, "nout is a whole number"),
         ({"tags": [[]]}, r"tags is a set of strings, and \[\] is none"),
@@ -506,6 +512,11 @@ def test_a_class_that_does_not_call_super_says_so():
                 use()
 
 
+def test_a_method_of_a_builtin_type_is_no_body():
+    with pytest.raises(FlowDefinitionError, match="task 'upper': 'self' is positional-only"):
+        task(str.upper)
+
+
 @pytest.mark.parametrize("fn", [int, type, dict.fromkeys], ids=["int", "type", "fromkeys"])
 def test_what_hides_its_arguments_is_no_body(fn):
     try:
@@ -594,6 +605,17 @@ def test_tags_of_open_blocks_add_up():
 def test_a_task_is_neither_true_nor_false(misuse):
     with pytest.raises(FlowDefinitionError, match=r"task '\w+' is neither true nor false.*case\(\.\.\.\)"), Flow("f"):
         misuse(Task(name="one"))
+
+
+@pytest.mark.parametrize("text", [lambda one: f"{one}/data", "{}/data".format, lambda one: format(one, ">20")])
+def test_a_task_in_a_text_is_warned_of(text):
+    one = Task(name="one")
+    with (
+        pytest.warns(UserWarning, match="task 'one' was put into a text while the flow is built.*never its result"),
+        Flow("f"),
+    ):
+        assert "<Task: one>" in text(Task.bind(one))
+    assert f"{one}, {one!r}" == "<Task: one>, <Task: one>"  # where no flow is built it is what people read
 
 
 def test_a_task_contains_nothing_yet():
