@@ -185,6 +185,8 @@ class StoreBackend:
         idempotency_key: str | None = None,
         owner: str | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        priority: int = 0,
+        fairness_key: str | None = None,
     ) -> str:
         """See `Backend.create_flow_run`."""
         created = await self._call(
@@ -199,6 +201,8 @@ class StoreBackend:
             idempotency_key=idempotency_key or uuid.uuid4().hex,
             owner=owner,
             lease_seconds=lease_seconds,
+            priority=priority,
+            fairness_key=fairness_key,
         )
         return str(created["id"])
 

@@ -44,6 +44,7 @@ from .state import State
 __all__ = [
     "LEASE_SECONDS",
     "MAX_LAPSES",
+    "MOST_URGENT",
     "PROLONGED",
     "ArtifactRecord",
     "Backend",
@@ -79,6 +80,9 @@ PROLONGED = 0.25
 
 MAX_LAPSES = 3
 """How often a flow run is begun by owners that die, where nobody says otherwise."""
+
+MOST_URGENT = 1_000_000
+"""The highest priority of a flow run."""
 
 
 def alone_after(lapses: int, lease_seconds: float) -> float:
@@ -477,6 +481,8 @@ class Backend(Protocol):
         idempotency_key: str | None = None,
         owner: str | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        priority: int = 0,
+        fairness_key: str | None = None,
     ) -> str:
         """Create a flow run with a Pending task run for each task, and return its id.
 
@@ -484,6 +490,10 @@ class Backend(Protocol):
 
         The same `idempotency_key` for the same flow returns the run created before. With an `owner` the flow run is
         created as claimed, with the epoch 1, where the backend knows claims; one that was created before is not.
+
+        Of what is ready, workers are handed what has the higher `priority` first, from -`MOST_URGENT` to `MOST_URGENT`.
+        Of one priority, the values of `fairness_key` (customers for instance) take turns, however much each has
+        waiting; all without one count as one.
         """
         ...
 

@@ -267,7 +267,8 @@ def test_runs_are_created_one_or_one_for_each_date(home: Path) -> None:
     parameters = [{"name": "day", "slug": "day", "required": True, "default": None}]
     document = flow_document("nightly", parameters=parameters)
     on_database(home, lambda backend: backend.register_flow(document, project_name="demo"))
-    (made,) = documents(invoke("create", "nightly", "-p", 'day="today"', "--name", "one", "--json"))
+    urgent = ("--priority", "5", "--fairness-key", "ours")
+    (made,) = documents(invoke("create", "nightly", "-p", 'day="today"', "--name", "one", *urgent, "--json"))
     assert (made["name"], made["state"]) == ("one", "Scheduled")
     many = invoke(
         *("create", "nightly", "-p", "day={date}", "--name", "of {date}"),

@@ -470,6 +470,10 @@ _project_option = click.option("--project", metavar="NAME", help="Where several 
 @click.option("--name", metavar="NAME", help="The name of the run.")
 @click.option("--label", "labels", multiple=True, help="Who takes the run has all its labels; repeatable.")
 @click.option("--at", metavar="WHEN", help="When it begins: a date, or a date and time. Else at once.")
+@click.option(
+    "--priority", type=int, default=0, help="Of what is ready, what has a higher one goes first; 0 by default."
+)
+@click.option("--fairness-key", metavar="KEY", help="Whose it is: of one priority, the keys take turns.")
 @click.option("--every", metavar="LENGTH", help="A run for each of many dates, as in 1d; with --from and --to.")
 @click.option("--from", "first", metavar="WHEN", help="The first of these dates.")
 @click.option("--to", "last", metavar="WHEN", help="The end of these dates, which is not one itself.")
@@ -483,6 +487,8 @@ async def create(
     name: str | None,
     labels: tuple[str, ...],
     at: str | None,
+    priority: int,
+    fairness_key: str | None,
     every: str | None,
     first: str | None,
     last: str | None,
@@ -506,6 +512,8 @@ async def create(
                 name=None if name is None else _dated(name, date),
                 labels=list(labels) or None,
                 scheduled_start_time=moment(at),
+                priority=priority,
+                fairness_key=fairness_key,
             )
             run = await open_backend.find_flow_run(flow_run_id)
             document = {"id": run.id, "name": run.name, "flow": found.name, "state": run.state}

@@ -239,6 +239,8 @@ class GraphQLBackend:
         idempotency_key: str | None = None,
         owner: str | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        priority: int = 0,
+        fairness_key: str | None = None,
     ) -> str:
         """See `Backend.create_flow_run`."""
         check_recordable(parameters=parameters, context=context)
@@ -252,6 +254,8 @@ class GraphQLBackend:
         }
         if owner is not None and self._is_flowloop:
             wanted |= {"owner": owner, "lease_seconds": lease_seconds}
+        if self._is_flowloop:
+            wanted |= {"priority": priority or None, "fairness_key": fairness_key}
         created = await self._mutate(
             "create_flow_run",
             flow_id=flow_id,

@@ -20,6 +20,7 @@ from ...engine import lifecycle
 from ...engine.backend import (
     LEASE_SECONDS,
     MAX_LAPSES,
+    MOST_URGENT,
     ArtifactRecord,
     FlowRunClaim,
     FlowRunFilter,
@@ -60,7 +61,7 @@ from ...engine.state import (
     Success,
 )
 from .._hub import Hub
-from .rows import Entry, Flow, FlowRun, Run, TaskRun
+from .rows import Entry, Flow, FlowRun, Run, TaskRun, in_turn
 
 __all__ = ["MemoryBackend"]
 
@@ -167,11 +168,16 @@ class MemoryBackend:
         idempotency_key: str | None = None,
         owner: str | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        priority: int = 0,
+        fairness_key: str | None = None,
     ) -> str:
         """See `Backend.create_flow_run`; nothing in memory asks for the run config."""
         if flow_id in self._flows:
             check_given(self._flows[flow_id].document.get("parameters", ()), parameters or {})
-        return self._created(
+        if not -MOST_URGENT <= priority <= MOST_URGENT:
+            raise BackendRejected(f"A priority is at most {MOST_URGENT} and at least {-MOST_URGENT}.")
+        is_known = idempotency_key is not None and (flow_id, idempotency_key) in self._flow_run_keys
+        run = self._created(
             flow_id,
             parameters,
             context,
@@ -181,7 +187,10 @@ class MemoryBackend:
             idempotency_key=idempotency_key,
             owner=owner,
             lease_seconds=lease_seconds,
-        ).id
+        )
+        if not is_known:
+            run.priority, run.fairness_key = priority, fairness_key
+        return run.id
 
     def _created(
         self,
@@ -816,6 +825,7 @@ class MemoryBackend:
             suits = wanted <= set(labels) if wanted else not labels
             if mine and suits and run.owner != worker_id and (run.epoch > 0 or not begun):
                 ready += [run] if run.is_ready(now) or run.is_left_behind(now) else []
+        ready = in_turn(ready)
         lapses = [run for run in ready if run.owner is not None]
         due = [run for run in lapses if run.may_be_begun_again(now, alone=alone)]
         chosen = due[:1] if alone and due else [run for run in ready if run not in lapses or run in due]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...engine import lifecycle
@@ -23,7 +24,7 @@ from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
 from ...engine.serialization import decode_state
 from ...engine.state import Pending, Resume, Running, Scheduled, State
 
-__all__ = ["Entry", "Flow", "FlowRun", "Run", "TaskRun"]
+__all__ = ["Entry", "Flow", "FlowRun", "Run", "TaskRun", "in_turn"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -141,6 +142,8 @@ class FlowRun(Run):
     owner: str | None = None
     lease: datetime.timedelta = datetime.timedelta(0)
     lapses: int = 0
+    priority: int = 0
+    fairness_key: str | None = None
     heartbeat: datetime.datetime | None = None
     """When its owner was last heard of."""
     limits: dict[str, Any] | None = None
@@ -272,3 +275,14 @@ class TaskRun(Run):
             start_time=self.start_time,
             end_time=self.end_time,
         )
+
+
+def in_turn(runs: Iterable[FlowRun]) -> list[FlowRun]:
+    """Return flow runs as they are handed out: by priority, and of one priority the keys in turns."""
+    turns: Counter[tuple[int, str | None]] = Counter()
+    ranked: list[tuple[int, int, int, FlowRun]] = []
+    for place, run in enumerate(runs):
+        key = run.priority, run.fairness_key
+        ranked.append((-run.priority, turns[key], place, run))
+        turns[key] += 1
+    return [run for *_, run in sorted(ranked, key=lambda each: each[:3])]

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import select
 
-from ...engine.backend import LEASE_SECONDS, check_recordable
+from ...engine.backend import LEASE_SECONDS, MOST_URGENT, check_recordable
 from ...engine.errors import BackendRejected
 from ...engine.given import check_given
 from . import ownership, reads, task_runs
@@ -35,6 +35,8 @@ class NewFlowRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     idempotency_key: str | None = None
     owner: str | None = None
     lease_seconds: float = LEASE_SECONDS
+    priority: int = 0
+    fairness_key: str | None = None
     checked: bool = False
     """Whether its parameters are held to those that its flow has."""
     state: bytes | None = None
@@ -121,6 +123,8 @@ def create_flow_run(
     idempotency_key: str | None = None,
     owner: str | None = None,
     lease_seconds: float = LEASE_SECONDS,
+    priority: int = 0,
+    fairness_key: str | None = None,
     checked: bool = True,
 ) -> Payload:
     """Create a flow run, Scheduled, with a Pending task run for every task of its flow.
@@ -139,6 +143,8 @@ def create_flow_run(
         - idempotency_key: with the key of an earlier run of this flow, that run is returned and nothing written
         - owner: who runs it from the start, under the epoch 1; nobody by default
         - lease_seconds: for how long it is the owner's without a heartbeat
+        - priority: of what is ready, what has a higher one is run first
+        - fairness_key: whose it is: of one priority, the keys take turns, however much each has waiting
         - checked: whether parameters that the flow does not have, or of another type, are refused
 
     Returns:
@@ -155,6 +161,8 @@ def create_flow_run(
         idempotency_key=idempotency_key,
         owner=owner,
         lease_seconds=lease_seconds,
+        priority=priority,
+        fairness_key=fairness_key,
         checked=checked and not tx.caller.is_foreign,
     )
     created = create_flow_runs(tx, [request])[0]
@@ -195,6 +203,7 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
         inserted = tx.database.insert_flow_runs(tx.connection, rows)
         taken = {place: run for place, run in new.items() if run.id not in inserted}
         created = {place: run for place, run in new.items() if place not in taken}
+        _rank(tx, created, requests)
         for place, run in _begun(tx, created, requests).items():
             answers[place] = run
         for place, earlier in _found_by_key(tx, requests, list(taken)).items():
@@ -203,12 +212,21 @@ def create_flow_runs(tx: Tx, requests: Sequence[NewFlowRun]) -> list[CreatedFlow
     return [answer for answer in answers if answer is not None]
 
 
+def _rank(tx: Tx, created: Mapping[int, CreatedFlowRun], requests: Sequence[NewFlowRun]) -> None:
+    for place, run in created.items():
+        priority, key = requests[place].priority, requests[place].fairness_key
+        if priority != 0 or key is not None:
+            tx.update("flow_run", tables["flow_run"].c.id == run.id, priority=priority, fairness_key=key)
+
+
 def _new_run(tx: Tx, request: NewFlowRun, flow: RunnableFlow | None) -> CreatedFlowRun:
     if flow is None:
         raise BackendRejected(f"Flow {request.flow_id} not found")
     if flow.archived:
         raise BackendRejected(f"Flow {flow.id} is archived.")
     check_recordable(parameters=request.parameters, context=request.context)
+    if not -MOST_URGENT <= request.priority <= MOST_URGENT:
+        raise BackendRejected(f"A priority is at most {MOST_URGENT} and at least {-MOST_URGENT}.")
     if request.checked:
         check_given(flow.parameters, request.parameters or {})
     start = in_utc(request.scheduled_start_time or tx.now)

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, exists, or_, select, true, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, func, or_, select, true, update
 
 from ...engine.backend import LEASE_SECONDS, MAX_LAPSES, alone_after, beside_after
 from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
@@ -78,7 +78,7 @@ def get_runs_in_queue(
     before: datetime.datetime | None = None,
     labels: Sequence[str] = (),
 ) -> Payload:
-    """Return the flow runs that are to be started, the longest waiting first.
+    """Return the flow runs that are to be started, the most urgent and of them the longest waiting first.
 
     Args:
         - tenant_id: whose runs
@@ -96,7 +96,7 @@ def get_runs_in_queue(
     late.skip_late_runs(tx)
     run = tables["flow_run"].c
     ready = select(run.id, run.labels).where(run.tenant_id == owner, _ready(tx, before or tx.now))
-    rows = tx.all(ready.order_by(run.state_start_time.asc().nulls_last(), run.id).limit(_FETCHED))
+    rows = tx.all(ready.order_by(*_order(tx)).limit(_FETCHED))
     return {"flow_run_ids": [row["id"] for row in rows if suits(row, labels)][:_ANSWERED]}
 
 
@@ -122,6 +122,22 @@ def _ready(tx: Tx, before: datetime.datetime) -> ColumnElement[bool]:
         and_(run.state.in_(sorted(WAITING)), run.epoch > 0, due.where(task_run.state == "Resume")),
     )
     return and_(ready, parts.whole(), or_(run.owner.is_(None), run.lease_expires <= tx.lease_now))
+
+
+def _order(tx: Tx) -> list[ColumnElement[Any]]:
+    """Return in which order flow runs are handed out.
+
+    Of one priority the keys take turns, and all that has none counts as one key; of one key the longest waiting go
+    first.
+    """
+    run = tables["flow_run"].c
+    waited = [run.state_start_time.asc().nulls_last(), run.id.asc()]
+    keyed = exists().where(run.state.in_(sorted(UNFINISHED)), run.fairness_key.is_not(None))
+    if not tx.scalar(select(keyed)):
+        return [run.priority.desc(), *waited]
+    alike = [run.priority, run.fairness_key, run.labels]  # what others may take, too, is no turn of theirs
+    turn = func.row_number().over(partition_by=alike, order_by=waited)
+    return [run.priority.desc(), turn, *waited]
 
 
 def reserve_flow_runs(
@@ -188,7 +204,7 @@ def reserve_flow_runs(
             run.flow_id.not_in([flow_id for flow_id in not_flow_ids if is_id(flow_id)]),
             run.epoch > 0 if begun else true(),
         )
-        .order_by(run.state_start_time.asc().nulls_last(), run.id)
+        .order_by(*_order(tx))
         .limit(_LOOKED_AT)
     )
     taken: list[Payload] = []

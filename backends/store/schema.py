@@ -258,6 +258,9 @@ _table(
     Column("lease_seconds", Float, info=_internal),
     # The limits that were set while it goes on, which hold beside those of its runner.
     _json("limits"),
+    # Of what is ready, what has the higher priority goes first; of one priority, the keys take turns.
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("fairness_key", Text),
     UniqueConstraint("flow_id", "idempotency_key"),
     Index(None, "created"),
     Index(None, "name"),
@@ -266,6 +269,7 @@ _table(
     Index(None, "state", "state_timestamp"),
     Index(None, "state", "heartbeat"),
     Index(None, "agent_id"),
+    Index("ix_flow_run_keyed", "state", **_only("fairness_key IS NOT NULL")),
     Index("ix_flow_run_due", "scheduled_start_time", **_only("state = 'Scheduled'")),
     Index("ix_flow_run_parent_task_run_id", "parent_task_run_id", **_only("parent_task_run_id IS NOT NULL")),
     Index("ix_flow_run_root_flow_run_id", "root_flow_run_id", **_only("root_flow_run_id IS NOT NULL")),

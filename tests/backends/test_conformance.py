@@ -20,6 +20,7 @@ from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine import Flow, Parameter, Secret, context, task
 from flowloop.engine.backend import (
+    MOST_URGENT,
     Backend,
     FlowRunClaim,
     FlowRunFilter,
@@ -1385,6 +1386,40 @@ async def test_a_flow_run_is_given_to_one_worker_alone(backend: Backend) -> None
     assert sorted(reserved) == sorted(ids), "each one once; not the one that is not due, nor the one of other labels"
     assert {(r.flow_id, r.flow_name, r.lapsed) for batch in given for r in batch} == {(flow.id, "etl", False)}
     assert await backend.reserve_flow_runs("late", limit=9, labels=[label]) == []
+
+
+async def taken(backend: Backend, label: str, limit: int) -> list[str]:
+    given = await backend.reserve_flow_runs(unique("worker"), limit=limit, labels=[label])
+    return [reservation.flow_run_id for reservation in given]
+
+
+async def test_what_is_urgent_is_given_out_first(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    ids = {
+        priority: await backend.create_flow_run(
+            flow.id, labels=[label], priority=priority, idempotency_key=unique(f"{priority}")
+        )
+        for priority in (0, -MOST_URGENT, 7, MOST_URGENT, -1)
+    }
+    again = unique("again")
+    ids[3] = await backend.create_flow_run(flow.id, labels=[label], priority=3, idempotency_key=again)
+    assert await backend.create_flow_run(flow.id, labels=[label], priority=-3, idempotency_key=again) == ids[3]
+    found = await taken(backend, label, 2) + await taken(backend, label, 9)
+    assert found == [ids[priority] for priority in sorted(ids, reverse=True)]
+    with pytest.raises(BackendRejected, match="A priority is at most"):
+        await backend.create_flow_run(flow.id, priority=MOST_URGENT + 1)
+
+
+async def test_keys_take_turns_however_much_each_has_waiting(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    keys = ["a", "a", "a", "a", "a", "b", None, "b", None, "c"]
+    ids = {await backend.create_flow_run(flow.id, labels=[label], fairness_key=key): key for key in keys}
+    urgent = await backend.create_flow_run(flow.id, labels=[label], fairness_key="a", priority=1)
+    assert await taken(backend, label, 1) == [urgent]
+    turns = [[ids[run] for run in await taken(backend, label, limit)] for limit in (4, 3, 9)]
+    assert [sorted(map(str, turn)) for turn in turns] == [["None", "a", "b", "c"], ["None", "a", "b"], ["a"] * 3]
 
 
 async def test_a_lease_that_ran_out_passes_the_run_on(backend: Backend) -> None:
