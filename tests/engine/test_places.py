@@ -14,6 +14,7 @@ import time
 
 import anyio
 import anyio.lowlevel
+import anyio.streams.text
 import anyio.to_thread
 import pytest
 
@@ -580,6 +581,48 @@ async def test_a_flow_on_ray(ray, tmp_path):
     assert len(pickles) == 1
     assert isinstance(state.result[lost].result, Lost)
     assert state.result[lost].context["lost"] == {"may_have_run": True}
+
+
+DRIVER = """
+import asyncio, os, sys, time
+from flowloop.engine.executors import RayExecutor, place
+
+def marked(marks, path):
+    with open(marks, "a") as file:
+        file.write("ran ")
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return b"x" * 100_000
+
+async def main(address, marks, path):
+    async with RayExecutor(address).open() as opened:
+        inputs = {"marks": marks, "path": path}
+        ticket = await opened.submit(place.Job(id="left", name="marked", body=marked, is_async=False, inputs=inputs))
+        await ticket.began()
+        print("began", flush=True)
+        await ticket.outcome()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.heavy
+async def test_what_a_killed_process_left_on_ray_is_found_by_its_successor(ray, tmp_path, gate):
+    """The process that is killed is the one whose owner of bodies it is."""
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor("flowloop", namespace="flowloop"))
+    marks = tmp_path / "marks"
+    command = [sys.executable, "-c", DRIVER, ray.get_runtime_context().gcs_address, str(marks), str(gate)]
+    async with await anyio.open_process(command, stderr=None) as driver:
+        assert await anyio.streams.text.TextReceiveStream(driver.stdout).receive() == "began\n"
+        driver.kill()
+    gate.touch()
+    again = place.Job(id="left", name="marked", body=waits, is_async=False, is_taken_over=True)
+    async with RayExecutor().open() as opened:
+        ticket = await opened.submit(again)
+        assert await ticket.began()
+        assert await ticket.outcome() == place.Done(b"x" * 100_000)
+    assert marks.read_text() == "ran "
 
 
 async def test_without_ray_the_error_says_what_to_install(monkeypatch):

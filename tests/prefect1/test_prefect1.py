@@ -187,11 +187,12 @@ def test_prefect_finishes_what_flowloop_began(prefect: Prefect, folder: Path, da
     assert ran(folder) == ONCE + Counter(["double 2"])
 
 
-def test_a_file_that_also_runs_here_gives_these_values(prefect_bin: Path, tmp_path: Path) -> None:
-    """The values beside ``everything.py`` are Prefect's; ``test_prefect1_names.py`` holds flowloop to them."""
+@pytest.mark.parametrize("name", ["everything", "interface"])
+def test_a_file_that_also_runs_here_gives_these_values(prefect_bin: Path, tmp_path: Path, name: str) -> None:
+    """The values beside the files are Prefect's; ``test_prefect1_names.py`` holds flowloop to them."""
     variables = {"HERE": str(tmp_path), "WHO": "world", "PREFECT__FLOWS__CHECKPOINTING": "true"}
     home = {"PREFECT__HOME_DIR": str(tmp_path), "PYTHONWARNINGS": "ignore"}
-    file = FOLDER / "everything.py"
+    file = FOLDER / f"{name}.py"
     ran = subprocess.run(
         [prefect_bin / "python", file],
         cwd=tmp_path,

@@ -1,21 +1,27 @@
-"""``prefect.config``: what old files read of it. It is made of the environment, and nothing changes by setting it."""
+"""``prefect.config``: what old files read of it, made of the environment, and what they set.
+
+Of what is set flowloop heeds ``flows.checkpointing`` and ``context.secrets``; the rest is kept for the file itself.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-from ...engine.errors import FlowloopError
 from ...engine.settings import Settings
 
-__all__ = ["PREFECT_VERSION", "checkpointing", "config"]
+__all__ = ["PREFECT_VERSION", "checkpointing", "config", "set_temporary_config"]
 
 PREFECT_VERSION = "1.4.1"
 """The release whose interface is resolved."""
 
 _PREFIX = "PREFECT__"
+
+_changes: dict[tuple[str, ...], Any] = {}
+"""What was set in this process, by its path."""
 
 
 def _defaults() -> dict[str, Any]:
@@ -53,6 +59,15 @@ def _value(text: str) -> Any:
         return text
 
 
+def _changed(found: dict[str, Any]) -> dict[str, Any]:
+    for (*sections, name), value in _changes.items():
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return found
+
+
 class _Section(Mapping[str, Any]):
     """A section of the configuration, by attribute or by item."""
 
@@ -60,7 +75,7 @@ class _Section(Mapping[str, Any]):
         object.__setattr__(self, "_path", path)
 
     def _content(self) -> Mapping[str, Any]:
-        found: Any = _from_environment(_defaults())
+        found: Any = _changed(_from_environment(_defaults()))
         for name in self._path.split(".")[2:]:
             found = found[name]
         return found  # type: ignore[no-any-return]
@@ -78,10 +93,10 @@ class _Section(Mapping[str, Any]):
                 f"{'__'.join([_PREFIX[:-2], *self._path.upper().split('.')[2:], name.upper()])}, or pass an argument"
             ) from None
 
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise FlowloopError(
-            f"{self._path}.{name} cannot be set: flowloop has no global configuration, pass an argument"
-        )
+    def __setattr__(self, name: str, value: Any) -> None:
+        _changes[(*self._path.split(".")[2:], name)] = value
+
+    __setitem__ = __setattr__
 
     def __iter__(self) -> Any:
         return iter(self._content())
@@ -91,6 +106,18 @@ class _Section(Mapping[str, Any]):
 
 
 config: Any = _Section()
+
+
+@contextmanager
+def set_temporary_config(temp_config: Mapping[str, Any]) -> Iterator[Any]:
+    """Set values, ``{"flows.checkpointing": True}``, for the block."""
+    before = dict(_changes)
+    _changes.update({tuple(path.split(".")): value for path, value in temp_config.items()})
+    try:
+        yield config
+    finally:
+        _changes.clear()
+        _changes.update(before)
 
 
 def checkpointing() -> bool:

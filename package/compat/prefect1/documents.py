@@ -30,6 +30,11 @@ class RunConfig(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"{type(self).__name__} has no {name}") from None
 
+    @property
+    def labels(self) -> set[str]:
+        """Return the labels."""
+        return set(self["labels"])
+
     def serialize(self) -> dict[str, Any]:
         """Return the document."""
         return dict(self)

@@ -27,17 +27,12 @@ _CONTROL = {
     "FilterTask": f"{_OWN}.objects:FilterTask",
 }
 _RESULTS = {
-    "AzureResult": ".engine.results:AzureResult",
-    "ConstantResult": ".engine.results:ConstantResult",
-    "GCSResult": ".engine.results:GCSResult",
-    "LocalResult": ".engine.results:LocalResult",
-    "PrefectResult": ".engine.results:PrefectResult",
-    "S3Result": ".engine.results:S3Result",
-    "SecretResult": ".engine.results:SecretResult",
+    f"{name}Result": f"{_OWN}.stores:{name}Result"
+    for name in ("Azure", "Constant", "GCS", "Local", "Prefect", "S3", "Secret")
 }
 _RESULT = {
     "NoResult": ".engine.result:NoResult",
-    "Result": f"{_OWN}.objects:Result",
+    "Result": f"{_OWN}.stores:Result",
     "ResultNotImplementedError": ".engine.result:ResultNotImplementedError",
 }
 _RUNNERS = {"FlowRunner": f"{_OWN}.objects:FlowRunner", "TaskRunner": f"{_OWN}.objects:TaskRunner"}
@@ -69,6 +64,15 @@ _NOTIFY = {
     "callback_factory": f"{_OWN}.objects:callback_factory",
     "slack_notifier": f"{_OWN}.objects:slack_notifier",
 }
+_NESTED = "CompoundKey DotDict as_nested_dict dict_to_flatdict flatdict_to_dict flatten_seq merge_dicts"
+_SCHEDULES = {
+    name: place
+    for name, place in _all("", ".engine.schedules").items()
+    if name not in ("adjustments", "filters")  # modules, with names of their own below
+}
+_SQLITE = {name: f"{_OWN}.library:{name}" for name in ("SQLiteQuery", "SQLiteScript")}
+_FILES = {name: f"{_OWN}.library:{name}" for name in ("Copy", "Glob", "Move", "Remove")}
+_TEMPLATES = {"StringFormatter": f"{_OWN}.library:StringFormatter"}
 _RUN_CONFIGS = "DockerRun ECSRun KubernetesRun LocalRun RunConfig UniversalRun VertexRun"
 _STORAGES = "Azure Bitbucket CodeCommit Docker GCS Git GitHub GitLab Local Module S3 Webhook"
 _DOCUMENTS = {"prefect.run_configs": _RUN_CONFIGS.split(), "prefect.storage": _STORAGES.split()}
@@ -106,13 +110,30 @@ MODULES: dict[str, dict[str, str]] = {
     "prefect.engine.flow_runner": {"FlowRunner": _RUNNERS["FlowRunner"]},
     "prefect.engine.task_runner": {"TaskRunner": _RUNNERS["TaskRunner"]},
     "prefect.engine.cloud": _CLOUD,
-    "prefect.engine.executors": _EXECUTORS,
-    "prefect.executors": _EXECUTORS,
+    "prefect.engine.cloud.flow_runner": {"CloudFlowRunner": _CLOUD["CloudFlowRunner"]},
+    "prefect.engine.cloud.task_runner": {"CloudTaskRunner": _CLOUD["CloudTaskRunner"]},
+    **{
+        f"{module}{part}": {name: _EXECUTORS[name] for name in names}
+        for module in ("prefect.engine.executors", "prefect.executors")
+        for part, names in {
+            "": tuple(_EXECUTORS),
+            ".base": ("Executor",),
+            ".dask": ("DaskExecutor", "LocalDaskExecutor"),
+            ".local": ("LocalExecutor",),
+        }.items()
+    },
+    **{
+        f"prefect.engine.results.{name.removesuffix('Result').lower()}_result": {name: place}
+        for name, place in _RESULTS.items()
+    },
     "prefect.triggers": _all("", ".engine.triggers"),
-    "prefect.schedules": _all("", ".engine.schedules"),
-    "prefect.schedules.schedules": _all("", ".engine.schedules"),
+    "prefect.schedules": _SCHEDULES,
+    "prefect.schedules.schedules": _SCHEDULES,
     "prefect.schedules.clocks": _all("", ".engine.schedules.clocks"),
-    "prefect.schedules.filters": _all("", ".engine.schedules.filters"),
+    "prefect.schedules.filters": {
+        **_all("", ".engine.schedules.filters"),
+        "is_day_of_week": f"{_OWN}.helpers:is_day_of_week",
+    },
     "prefect.schedules.adjustments": _all("", ".engine.schedules.adjustments"),
     "prefect.tasks": {},
     "prefect.tasks.core": {},
@@ -133,6 +154,12 @@ MODULES: dict[str, dict[str, str]] = {
     "prefect.tasks.secrets.base": {name: _SECRETS[name] for name in ("PrefectSecret", "SecretBase")},
     "prefect.tasks.secrets.env_var": {"EnvVarSecret": _SECRETS["EnvVarSecret"]},
     "prefect.tasks.shell": {"ShellTask": ".tasks.shell:ShellTask"},
+    "prefect.tasks.database": _SQLITE,
+    "prefect.tasks.database.sqlite": _SQLITE,
+    "prefect.tasks.files": _FILES,
+    "prefect.tasks.files.operations": _FILES,
+    "prefect.tasks.templates": _TEMPLATES,
+    "prefect.tasks.templates.strings": _TEMPLATES,
     "prefect.tasks.prefect": _FLOW_RUNS,
     "prefect.tasks.prefect.flow_run": _FLOW_RUNS,
     "prefect.tasks.notifications": {name: f"{_OWN}.objects:{name}" for name in ("EmailTask", "SlackTask")},
@@ -152,18 +179,20 @@ MODULES: dict[str, dict[str, str]] = {
     "prefect.exceptions": {
         "PrefectException": ".engine.errors:FlowloopError",
         "PrefectSignal": ".engine.signals:PrefectSignal",
+        "AuthorizationError": ".engine.errors:BackendRejected",
         "ClientError": ".engine.errors:BackendError",
+        "ObjectNotFoundError": ".engine.errors:BackendRejected",
+        "TaskTimeoutSignal": ".engine.signals:TaskTimeoutSignal",
         "VersionLockMismatchSignal": ".engine.signals:VersionLockMismatchSignal",
     },
     "prefect.utilities": {},
     "prefect.utilities.tasks": _TASKS,
     "prefect.utilities.edges": {**_EDGES, "EdgeAnnotation": ".engine.edge:EdgeAnnotation"},
     "prefect.utilities.context": {"Context": ".engine.context:Context", "context": ".engine:context"},
-    "prefect.utilities.logging": {"get_logger": f"{_OWN}.objects:get_logger"},
-    "prefect.utilities.debug": {"raise_on_exception": f"{_OWN}.objects:raise_on_exception"},
-    "prefect.utilities.collections": {
-        name: f"{_OWN}.objects:{name}" for name in ("DotDict", "flatten_seq", "merge_dicts")
-    },
+    "prefect.utilities.logging": {"get_logger": f"{_OWN}.helpers:get_logger"},
+    "prefect.utilities.debug": {name: f"{_OWN}.helpers:{name}" for name in ("is_serializable", "raise_on_exception")},
+    "prefect.utilities.collections": {name: f"{_OWN}.helpers:{name}" for name in _NESTED.split()},
+    "prefect.utilities.configuration": {"set_temporary_config": f"{_OWN}.configuration:set_temporary_config"},
     "prefect.utilities.notifications": _NOTIFY,
     "prefect.utilities.notifications.notifications": _NOTIFY,
     **{module: {name: f"{_OWN}.documents:{name}" for name in names} for module, names in _DOCUMENTS.items()},

@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from types import SimpleNamespace
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import anyio.to_thread
-
-from ...engine import cloud, executors, flow_runner, result, task_runner
+from ...engine import cloud, executors, flow_runner, task_runner
 from ...engine.context import context
 from ...engine.control import switch
 from ...engine.errors import FlowDefinitionError, FlowloopError
@@ -22,7 +17,7 @@ from ...engine.flow import Flow as OwnFlow
 from ...engine.flow_loop import run_flow, run_sync
 from ...engine.masking import hide
 from ...engine.secrets import Secret
-from ...engine.state import State
+from ...engine.state import Scheduled, State
 from ...engine.task import Task, task
 from ...engine.triggers import all_finished
 from ...tasks.mail import send_mail
@@ -40,6 +35,21 @@ Executor = executors.Executor
 def wait_for(coroutine: Coroutine[Any, Any, T], what: str) -> T:
     """Run a coroutine to its end, and return its answer: what old files call without ``await``."""
     return run_sync(coroutine, instead=f"await …: {what} of Prefect 1 waits, and nothing on a running loop may")
+
+
+def waits(method: Callable[..., Coroutine[Any, Any, T]], what: str) -> Callable[..., Any]:
+    """Let a method be called without ``await``: it waits, except on a running event loop, where it is awaited."""
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        coroutine = method(self, *args, **kwargs)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return wait_for(coroutine, what)
+        return coroutine  # flowloop itself calls it
+
+    return called
 
 
 # -- flows and runners -------------------------------------------------------------------------------
@@ -75,6 +85,8 @@ class Flow(OwnFlow):
         **kwargs: Any,
     ) -> State:
         """Run the flow on this event loop."""
+        if not (self.schedule if run_on_schedule is None else run_on_schedule):
+            kwargs.setdefault("state", Scheduled())  # what old state handlers are told that a run comes from
         given = {"checkpointing": context.get("checkpointing", checkpointing()), **(kwargs.pop("context", None) or {})}
         return await run_flow(self, dict(parameters or {}), run_on_schedule, runner_cls, context=given, **kwargs)
 
@@ -129,6 +141,8 @@ def _awaited(method: Callable[..., Any]) -> Callable[..., Any]:
 class TaskRunner(task_runner.TaskRunner):
     """Runs a task; a step that a subclass overrides may be a plain function, if it does not call ``super()``."""
 
+    run = waits(task_runner.TaskRunner.run, "TaskRunner.run")
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _await_steps(cls)
@@ -137,28 +151,17 @@ class TaskRunner(task_runner.TaskRunner):
 class CloudTaskRunner(cloud.CloudTaskRunner):
     """Runs a task of a recorded run; as `TaskRunner`."""
 
+    run = waits(cloud.CloudTaskRunner.run, "CloudTaskRunner.run")
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _await_steps(cls)
 
 
-def _waits(own_run: Callable[..., Coroutine[Any, Any, State]], what: str) -> Callable[..., Any]:
-    @functools.wraps(own_run)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        coroutine = own_run(self, *args, **kwargs)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return wait_for(coroutine, what)
-        return coroutine  # flowloop itself runs it
-
-    return run
-
-
 class FlowRunner(flow_runner.FlowRunner):
     """Runs a flow; `run` waits for the end, except on a running event loop, where it is awaited."""
 
-    run = _waits(flow_runner.FlowRunner.run, "FlowRunner.run")
+    run = waits(flow_runner.FlowRunner.run, "FlowRunner.run")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -168,33 +171,11 @@ class FlowRunner(flow_runner.FlowRunner):
 class CloudFlowRunner(cloud.CloudFlowRunner):
     """Runs a flow and records it; as `FlowRunner`."""
 
-    run = _waits(cloud.CloudFlowRunner.run, "CloudFlowRunner.run")
+    run = waits(cloud.CloudFlowRunner.run, "CloudFlowRunner.run")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _await_steps(cls)
-
-
-# -- results -----------------------------------------------------------------------------------------
-
-
-class Result(result.Result):
-    """A result of one's own: its `read`, `write` and `exists` may be plain functions, which run in a thread."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in ("read", "write", "exists"):
-            method = vars(cls).get(name)
-            if inspect.isfunction(method) and not inspect.iscoroutinefunction(method):
-                setattr(cls, name, _in_thread(method))
-
-
-def _in_thread(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    async def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return await anyio.to_thread.run_sync(functools.partial(method, self, *args, **kwargs))
-
-    return called
 
 
 # -- executors ---------------------------------------------------------------------------------------
@@ -401,55 +382,3 @@ def callback_factory(
         return new
 
     return handler
-
-
-def get_logger(name: str | None = None) -> logging.Logger:
-    """Return the logger ``prefect``, or one below it."""
-    return logging.getLogger("prefect" if name is None else f"prefect.{name}")
-
-
-def raise_on_exception() -> AbstractContextManager[Any]:
-    """Let what a body raises come out of ``flow.run``."""
-    return context(raise_on_exception=True)
-
-
-class DotDict(SimpleNamespace):
-    """A dict whose items are attributes."""
-
-    def __init__(self, *given: Mapping[str, Any], **items: Any) -> None:
-        super().__init__(**{name: value for one in given for name, value in one.items()} | items)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.__dict__[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.__dict__[name] = value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.__dict__)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an item, or the default."""
-        return self.__dict__.get(name, default)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a plain dict."""
-        return dict(self.__dict__)
-
-
-def flatten_seq(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield what nested lists contain."""
-    for value in values:
-        if isinstance(value, (list, tuple, set)):
-            yield from flatten_seq(value)
-        else:
-            yield value
-
-
-def merge_dicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both dicts in one, merged in depth; the second wins."""
-    merged = dict(first)
-    for name, value in second.items():
-        inner = merged.get(name)
-        merged[name] = merge_dicts(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return merged
