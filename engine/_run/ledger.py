@@ -184,18 +184,3 @@ class Ledger:
 
     def _invalid(self, key: Key, start: str, finish: str) -> InvalidTransition:
         return InvalidTransition(key, start, finish, self.story(key))
-
-    def check(self) -> None:
-        """Compare the counters with what they count; for tests.
-
-        Raises:
-            - AssertionError: if they disagree
-        """
-        assert self.unfinished == sum(status != _FINISHED for status in self._status)
-        for task, statuses in self._child_status.items():
-            assert self._child_left[task] == sum(status != _FINISHED for status in statuses)
-            assert (self._status[task] == _FINISHED) == (self._child_left[task] == 0)
-        for task, child in self.ready:
-            assert child >= 0 or self._waits[task] == 0
-            assert child < 0 or self._child_waits[task][child] == 0
-        assert len(set(self.ready)) == len(self.ready)

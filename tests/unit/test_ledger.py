@@ -63,6 +63,14 @@ def graphs(draw: st.DrawFn) -> tuple[int, list[Key], list[Key], list[bool]]:
     return size, plain, spread, mapped
 
 
+def check(ledger: Ledger) -> None:
+    """Compare the counters with what they count."""
+    assert ledger.unfinished == sum(not ledger.is_finished(task) for task in range(ledger.graph.size))
+    for task, child in ledger.ready:
+        assert (ledger.waits(task) if child < 0 else ledger._child_waits[task][child]) == 0
+    assert len(set(ledger.ready)) == len(ledger.ready)
+
+
 class LedgerMachine(RuleBasedStateMachine):
     ledger: Ledger
     oracle: Oracle
@@ -111,7 +119,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees_with_the_oracle(self) -> None:
-        self.ledger.check()
+        check(self.ledger)
         assert set(self.ledger.ready) == self.oracle.ready()
         over = [self.oracle.over(task) for task in range(self.oracle.size)]
         assert self.ledger.unfinished == over.count(False)
@@ -128,7 +136,7 @@ TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def ended(ledger: Ledger, *, width: int = 3, mapped: frozenset[int] = frozenset(), check: bool = True) -> list[Key]:
+def ended(ledger: Ledger, *, width: int = 3, mapped: frozenset[int] = frozenset(), checked: bool = True) -> list[Key]:
     """Run a ledger to its end, each key before the next one, and return the order."""
     order: list[Key] = []
     while ledger.unfinished:
@@ -138,8 +146,8 @@ def ended(ledger: Ledger, *, width: int = 3, mapped: frozenset[int] = frozenset(
             ledger.expand(key[0], width)
         else:
             ledger.finish(key)
-        if check:
-            ledger.check()
+        if checked:
+            check(ledger)
     return order
 
 
@@ -192,6 +200,23 @@ def test_children_beyond_those_upstream_wait_for_nothing() -> None:
     assert set(ledger.ready) == {(0, 0), (1, 1), (1, 2)}
 
 
+def test_a_mapped_task_that_ends_without_children_lets_go_of_what_is_mapped_over_it() -> None:
+    ledger = Ledger(Graph(3, [], [(0, 1), (0, 2)]))
+    ledger.finish(ledger.start())
+    assert list(ledger.ready) == [(1, -1), (2, -1)]
+    assert [ledger.waits(task) for task in range(3)] == [0, 0, 0]
+    ledger.expand(*ledger.start()[:1], 2)
+    assert list(ledger.ready) == [(2, -1), (1, 0), (1, 1)]
+
+
+def test_what_is_started_already_is_not_started_again() -> None:
+    ledger = Ledger(Graph(1, [], []))
+    ledger.ready.append((0, -1))
+    ledger.start()
+    with pytest.raises(InvalidTransition, match="from started to started"):
+        ledger.start()
+
+
 def wrong_moves() -> list[tuple[str, Any, str]]:
     return [
         ("finish what never started", lambda ledger: ledger.finish((1, -1)), "(1, -1) cannot go from waiting"),
@@ -236,14 +261,14 @@ def test_a_refused_move_leaves_the_ledger_and_its_story_as_they_were() -> None:
         ledger.finish((0, -1))
     assert ledger.story((0, -1)) == before
     assert not ledger.unfinished
-    ledger.check()
+    check(ledger)
 
 
 def test_a_long_chain_and_a_wide_map_cost_no_recursion() -> None:
     size = 20_000
     chain = Ledger(Graph(size, [(n, n + 1) for n in range(size - 1)], []))
-    assert ended(chain, check=False) == [(task, -1) for task in range(size)]
-    assert len(ended(Ledger(Graph(1, [], [])), width=size, mapped=frozenset({0}), check=False)) == size + 1
+    assert ended(chain, checked=False) == [(task, -1) for task in range(size)]
+    assert len(ended(Ledger(Graph(1, [], [])), width=size, mapped=frozenset({0}), checked=False)) == size + 1
 
 
 def test_no_story_is_kept_unless_asked_for() -> None:
