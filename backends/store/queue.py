@@ -211,7 +211,7 @@ def reserve_flow_runs(
     while len(taken) < limit and not any(each["alone"] for each in taken):
         suited = _together(tx, [row for row in tx.all(found) if suits(row, labels, is_worker=True)], alone=alone)
         suited = suited[: limit - len(taken)]
-        if not suited or (alone and taken and _lapsed(suited[0])):
+        if not suited:
             break
         # Of several processes that found the same run one wins, and the others look again.
         epochs = _claimed(tx, [row["id"] for row in suited if row["owner"] is None], worker_id, lease_seconds)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flowloop.backends.store import ANYONE, Caller
+from flowloop.backends.store.queue import knows
 from flowloop.engine.errors import BackendRejected, OwnershipLost
 
 from .world import FENCED, PREFECT, START, World, flow_document, state
@@ -101,6 +102,36 @@ async def test_a_running_flow_run_is_ready_when_a_task_run_is_due(
     await world.start()
     await world.task_state("b", state(kind, start_time=start), 1)
     assert await queue(world) == ([world.run_id] if listed else [])
+
+
+@pytest.mark.parametrize(
+    ("begun", "kind", "start", "listed"),
+    [
+        (True, "Resume", "2021-07-01T12:00:00Z", True),
+        (True, "Resume", "2021-07-01T12:00:01Z", False),
+        (True, "Retrying", "2021-07-01T12:00:00Z", False),
+        (False, "Resume", "2021-07-01T12:00:00Z", False),
+    ],
+)
+async def test_a_flow_run_that_waits_is_ready_when_a_task_run_of_it_is_resumed(
+    world: World, begun: bool, kind: str, start: str, listed: bool
+) -> None:
+    await world.build()
+    later = state("Scheduled", start_time="2021-07-01T13:00:00Z")
+    if begun:
+        await reserve(world, "w1")
+    assert (await world.flow_state(later, epoch=1 if begun else None)).status == "SUCCESS"
+    await world.task_state("a", state(kind, start_time=start), 1)
+    assert await queue(world) == ([world.run_id] if listed else [])
+
+
+async def test_agents_are_shown_what_was_left_from_the_moment_its_lease_ends(world: World) -> None:
+    await world.build()
+    await reserve(world, "w1", lease_seconds=60)
+    world.clock.move(seconds=59)
+    assert await queue(world) == []
+    world.clock.move(seconds=1)
+    assert await queue(world) == [world.run_id]
 
 
 async def test_what_becomes_ready_before_a_moment_counts(world: World) -> None:
@@ -250,6 +281,63 @@ async def test_runs_for_others_do_not_stand_in_the_way(world: World) -> None:
         await world.new_run()
     mine = await world.new_run(labels=["cpu"])
     assert await reserve(world, "w1", labels=["cpu"]) == [mine]
+
+
+async def test_who_asks_for_runs_is_noted(world: World) -> None:
+    await world.build()
+    await reserve(world, "w1", 3, labels=["b", "a"], flow_names=["flow"], not_flow_ids=[NOWHERE])
+    await reserve(world, "w1", 2, labels=["a"])
+    [noted] = await world.rows("worker")
+    known = {name: noted[name] for name in ("name", "labels", "flow_names", "room", "not_flow_ids")}
+    assert known == {"name": "w1", "labels": ["a"], "flow_names": None, "room": 2, "not_flow_ids": []}
+
+
+@pytest.mark.parametrize(
+    ("names", "refused", "known"),
+    [(None, None, True), (None, ["other"], True), (["flow"], [], True), (["other"], [], False), (None, ["id"], False)],
+)
+def test_which_flows_a_worker_knows(names: list[str] | None, refused: list[str] | None, known: bool) -> None:
+    assert knows({"flow_names": names, "not_flow_ids": refused}, "id", "flow") is known
+
+
+async def die(world: World, run_id: str, *owners: str) -> None:
+    """Let owners begin a flow run, and each be gone without another word."""
+    world.run_id = run_id
+    for owner in owners:
+        [taken] = await world.store.reserve_flow_runs(FENCED, worker_id=owner, lease_seconds=1)
+        assert (taken["flow_run_id"], taken["name"] != "") == (run_id, True)
+        version = (await world.flow_run())["version"]
+        assert (await world.flow_state(state("Running"), version, epoch=taken["epoch"])).status == "SUCCESS"
+        world.clock.move(seconds=301)
+
+
+async def test_what_its_owner_may_have_died_of_is_taken_alone(world: World) -> None:
+    suspect = (await world.build()).run_id
+    await die(world, suspect, "w1")
+    healthy = await world.new_run()
+    [taken] = await world.store.reserve_flow_runs(FENCED, worker_id="w2", limit=9)
+    assert (taken["flow_run_id"], taken["lapsed"], taken["alone"]) == (suspect, True, 30)
+    [beside] = await world.store.reserve_flow_runs(FENCED, worker_id="w2", limit=9)
+    assert (beside["flow_run_id"], beside["lapsed"], beside["alone"]) == (healthy, False, 0)
+
+
+async def test_it_is_taken_with_others_after_a_while_where_nothing_can_be_alone(world: World) -> None:
+    suspect = (await world.build()).run_id
+    await die(world, suspect, "w1")
+    healthy = await world.new_run()
+    taken = await world.store.reserve_flow_runs(FENCED, worker_id="w2", limit=9, alone=False)
+    assert {row["flow_run_id"]: (row["lapsed"], row["alone"]) for row in taken} == {
+        suspect: (True, 0),
+        healthy: (False, 0),
+    }
+
+
+async def test_a_run_of_which_too_many_owners_died_is_over_and_given_to_nobody(world: World) -> None:
+    over = (await world.build()).run_id
+    await die(world, over, "w1", "w2")
+    waiting = await world.new_run()
+    assert await reserve(world, "w3", alone=False, max_lapses=2) == [waiting]
+    assert (await world.row("flow_run", over))["state"] == "Failed"
 
 
 async def test_a_lease_needs_a_length(world: World) -> None:
