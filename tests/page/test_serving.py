@@ -95,7 +95,7 @@ async def test_files_are_kept_for_ever_and_the_document_is_not(store: Store) -> 
         packed = await client.get(name, headers={"Accept-Encoding": "gzip"})
         plain = await client.get(name, headers={"Accept-Encoding": "identity"})
         assert packed.headers["content-encoding"] == "gzip"
-        assert packed.content == plain.content == (STATIC / "main.js").read_bytes()
+        assert packed.content == plain.content == Assets.load().files["main.js"].body
         assert "immutable" in plain.headers["cache-control"]
         for gone in ("/ui/-/000000000000/main.js", f"/ui/-/{Assets.load().digest}/../assets.py", "/ui/-/main.js"):
             assert (await client.get(gone)).status_code == 404
@@ -112,6 +112,31 @@ async def test_a_server_can_do_without_the_page(store: Store) -> None:
 
 def test_what_others_wrote_is_what_was_fetched() -> None:
     assert runpy.run_path(str(ROOT / "tools" / "vendor.py"))["problems"]() == []
+
+
+def test_what_is_sent_is_what_is_written_without_what_is_there_for_readers() -> None:
+    """A line of code is the same line, so that a fault is found where a browser says that it is."""
+    for name, sent in Assets.load().files.items():
+        written = (STATIC / name).read_text()
+        if name.startswith("vendor/") or name.endswith(".svg"):
+            assert sent.body.decode() == written
+            continue
+        assert "/*" not in sent.body.decode(), name
+        for number, (ours, theirs) in enumerate(zip(written.split("\n"), sent.body.decode().split("\n"), strict=True)):
+            if not re.search(r"^\s*(//|/?\*)|/\*", ours):
+                assert theirs == ours.lstrip(" \t"), (name, number)
+
+
+def test_what_is_sent_weighs_what_it_may() -> None:
+    """In bytes of gzip: what a view cannot do without, and all that we wrote."""
+    assets = Assets.load()
+    weights = {name: len(asset.packed) for name, asset in assets.files.items()}
+    ours = {name: weight for name, weight in weights.items() if not name.startswith("vendor/")}
+    for view, most in {"runs": 33_000, "run": 59_000, "flows": 34_000, "inbox": 32_000, "workers": 31_000}.items():
+        assert sum(weights[name] for name in assets.modules(view)) <= most, view
+    assert sum(weight for name, weight in ours.items() if name.endswith(".js")) <= 61_000
+    assert weights["page.css"] <= 5_000
+    assert sum(weight for name, weight in weights.items() if name not in ours) <= 29_000
 
 
 def test_every_module_is_reached_from_the_first_one() -> None:

@@ -1,4 +1,4 @@
-"""The files of the page: read once, named by a digest over them all, and compressed."""
+"""The files of the page: read once, without what is there for readers, named by a digest of them, and compressed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ __all__ = ["Asset", "Assets", "view_of"]
 
 _IMPORTED = re.compile(r'\bfrom\s*"(\.[^"]+)"')
 """What a module cannot do without, as against what it imports when that is wanted."""
+
+_COMMENT = re.compile(r"/\*.*?\*/|^[ \t]*//[^\n]*", re.DOTALL | re.MULTILINE)
+_INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 
 _TYPES = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8", "svg": "image/svg+xml"}
 
@@ -53,7 +56,9 @@ class Assets:
         """Read the files of this package."""
         folder = resources.files(__package__ or __name__).joinpath("static")
         files = dict(_files(folder, ""))
-        return cls(files.pop("index.html").decode(), {name: body for name, body in files.items() if _is_served(name)})
+        return cls(
+            files.pop("index.html").decode(), {name: _lean(name, files[name]) for name in filter(_is_served, files)}
+        )
 
     def page(self, path: str) -> bytes:
         """Return the document for an address below that of the page.
@@ -88,6 +93,14 @@ def view_of(path: str) -> str:
     if first in ("", "runs"):
         return "run" if rest else "runs"
     return "search" if first in ("tail", "go") else first
+
+
+def _lean(name: str, body: bytes) -> bytes:
+    """Leave out comments and the blanks before a line. Lines stay where they are, for whoever looks for a fault."""
+    if name.startswith("vendor/") or not name.endswith((".js", ".css")):
+        return body
+    text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), body.decode())
+    return _INDENT.sub("", text).encode()
 
 
 def _is_served(name: str) -> bool:
