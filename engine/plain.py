@@ -115,7 +115,7 @@ def _member(value: Any, kind: enum.EnumMeta) -> Any:
     for member in cast("Any", kind):
         if value == as_recorded(member):
             return member
-    if issubclass(kind, enum.Flag) and isinstance(value, int):
+    if issubclass(kind, enum.Flag) and isinstance(value, int) and not isinstance(value, bool):
         return cast("Any", kind)(value)
     raise ValueError(f"it is none of {', '.join(cast('Any', kind).__members__)}")
 

@@ -8,9 +8,10 @@ the dialect knows them by.
 from __future__ import annotations
 
 import datetime
+import enum
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -145,9 +146,20 @@ def _schema(parameter: Parameter) -> Any:
     if parameter.type is Any:
         return None
     try:
-        return msgspec.json.schema(parameter.type)
+        schema = msgspec.json.schema(parameter.type)
     except (TypeError, RuntimeError, NotImplementedError):
         return None
+    for name in _flags(parameter.type):
+        schema["$defs"][name] = {"title": name, "type": "integer"}  # several members at once are a value, too
+    return schema
+
+
+def _flags(kind: Any) -> Iterator[str]:
+    """Yield the names of the enums in a type annotation whose members can be combined."""
+    if isinstance(kind, enum.EnumMeta):
+        yield from [kind.__name__] if issubclass(kind, enum.Flag) else ()
+    for inner in getattr(kind, "__args__", ()):
+        yield from _flags(inner)
 
 
 def serialize_edge(edge: Edge, upstream_slug: str | None = None, downstream_slug: str | None = None) -> dict[str, Any]:

@@ -33,6 +33,11 @@ class Window:
     inner: Window | None = None
 
 
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
 TYPES = {
     str(kind): kind
     for kind in (
@@ -40,11 +45,12 @@ TYPES = {
         *(datetime.datetime, datetime.date, datetime.timedelta, decimal.Decimal, uuid.UUID),
         *(list[int], set[str], tuple[int, str], tuple[float, ...], dict[str, int], dict[int, bool], list[Window]),
         *(int | None, int | str, list[int] | None, Window | None, Literal["a", 2]),
+        *(Rights, Rights | None, dict[str, Rights]),
     )
 }
 VALUES: list[Any] = [
-    *(None, True, 0, 1, 2, 1.5, "", "a", "1", "red", "RED", "2020-01-01", "2020-01-01T00:00:00Z", "PT1S"),
-    *("c0ffee00-0000-4000-8000-000000000000", [], [1], [1, "a"], ["a"], [None], {}, {"a": 1}, {"1": True}),
+    *(None, True, 0, 1, 2, 3, 1.5, "", "a", "1", "red", "RED", "2020-01-01", "2020-01-01T00:00:00Z", "PT1S"),
+    *("c0ffee00-0000-4000-8000-000000000000", [], [1], [1, "a"], ["a"], [None], {}, {"a": 1}, {"1": True}, {"a": 3}),
     *({"days": 1}, {"days": "x"}, {"names": []}, {"days": 1, "names": ["a"]}, {"days": 1, "inner": {"days": None}}),
     [{"days": 1}],
 ]
