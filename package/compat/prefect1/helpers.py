@@ -10,7 +10,6 @@ from typing import Any
 import cloudpickle
 
 from ...engine.context import context
-from ...engine.schedules import filters
 
 __all__ = [
     "CompoundKey",
@@ -20,7 +19,6 @@ __all__ = [
     "flatdict_to_dict",
     "flatten_seq",
     "get_logger",
-    "is_day_of_week",
     "is_serializable",
     "merge_dicts",
     "raise_on_exception",
@@ -46,11 +44,6 @@ def is_serializable(value: Any, raise_on_error: bool = False) -> bool:
             raise
         return False
     return True
-
-
-def is_day_of_week(day_of_week: int) -> filters.Filter:
-    """Return a filter that keeps one day of the week: 0 is Monday, whatever the documentation of Prefect says."""
-    return filters.is_day_of_week((day_of_week + 1) % 7)
 
 
 # -- nested dicts --------------------------------------------------------------------------------------

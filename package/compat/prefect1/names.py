@@ -65,11 +65,6 @@ _NOTIFY = {
     "slack_notifier": f"{_OWN}.objects:slack_notifier",
 }
 _NESTED = "CompoundKey DotDict as_nested_dict dict_to_flatdict flatdict_to_dict flatten_seq merge_dicts"
-_SCHEDULES = {
-    name: place
-    for name, place in _all("", ".engine.schedules").items()
-    if name not in ("adjustments", "filters")  # modules, with names of their own below
-}
 _SQLITE = {name: f"{_OWN}.library:{name}" for name in ("SQLiteQuery", "SQLiteScript")}
 _FILES = {name: f"{_OWN}.library:{name}" for name in ("Copy", "Glob", "Move", "Remove")}
 _TEMPLATES = {"StringFormatter": f"{_OWN}.library:StringFormatter"}
@@ -127,13 +122,10 @@ MODULES: dict[str, dict[str, str]] = {
         for name, place in _RESULTS.items()
     },
     "prefect.triggers": _all("", ".engine.triggers"),
-    "prefect.schedules": _SCHEDULES,
-    "prefect.schedules.schedules": _SCHEDULES,
+    "prefect.schedules": _all("", ".engine.schedules"),
+    "prefect.schedules.schedules": _all("", ".engine.schedules"),
     "prefect.schedules.clocks": _all("", ".engine.schedules.clocks"),
-    "prefect.schedules.filters": {
-        **_all("", ".engine.schedules.filters"),
-        "is_day_of_week": f"{_OWN}.helpers:is_day_of_week",
-    },
+    "prefect.schedules.filters": _all("", ".engine.schedules.filters"),
     "prefect.schedules.adjustments": _all("", ".engine.schedules.adjustments"),
     "prefect.tasks": {},
     "prefect.tasks.core": {},
