@@ -43,7 +43,7 @@ _CLOUD += "engine/test_never_left.py engine/test_directives.py backends/test_ste
 _DRIVE = "engine/test_cancellation.py engine/test_mapped_flows.py engine/test_flow_runner_steps.py "
 _DRIVE += "engine/test_backlog.py engine/test_release.py engine/test_one_net.py engine/test_retries.py"
 _STORE = "backends/store/test_transitions.py backends/store/test_ownership.py backends/store/test_rules.py "
-_STORE += "backends/store/test_queue.py backends/store/test_flow_runs.py backends/store/test_services.py"
+_STORE += "backends/store/test_queue.py backends/store/test_limits.py backends/store/test_services.py"
 
 TESTS = {
     "engine/_run/ahead.py": "backends/test_steps_ahead.py",

@@ -566,3 +566,223 @@ async def test_of_two_submissions_in_one_batch_the_second_is_refused(world: Worl
     first, second = await world.store.set_flow_run_states(PREFECT, updates)
     assert (first.status, second.status) == ("SUCCESS", "ERROR")
     assert "already been submitted" in (second.message or "")
+
+
+# -- what rests on another state -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [5000, 1])
+async def test_what_rests_on_a_refused_state_is_refused_with_it_until_that_is_sent_again(
+    world: World, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowloop.backends.store.transitions._CHUNK", chunk)
+    await world.build(flow_document("a", "b", "c"))
+    await world.start()
+    a, b, c = (world.task_runs[slug] for slug in "abc")
+    outcomes = await world.store.set_task_run_states(
+        FENCED,
+        [
+            StateUpdate(a, state("Running"), 9),
+            StateUpdate(b, state("Running"), 1, rests_on=(c, a)),
+            StateUpdate(b, state("Running"), 1, rests_on=(c,)),
+            StateUpdate(c, state("Running"), 1, rests_on=(b,)),
+            StateUpdate(a, state("Running"), 1),
+            StateUpdate(b, state("Success"), 2, rests_on=(a,)),
+        ],
+    )
+    assert [outcome.code for outcome in outcomes] == [LOCKING, "UPSTREAM_REFUSED", None, None, None, None]
+    assert outcomes[1].message == f"State update failed for task run ID {b}: a state that it rests on was refused."
+    assert [await world.history(slug) for slug in "abc"] == [
+        ["Pending", "Running"],
+        ["Pending", "Running", "Success"],
+        ["Pending", "Running"],
+    ]
+
+
+async def test_what_rests_on_a_flow_runs_state_is_refused_with_that(world: World) -> None:
+    await world.build()
+    outcomes = await world.store.set_flow_run_states(
+        FENCED,
+        [
+            StateUpdate(world.run_id, state("Running"), 9),
+            StateUpdate(world.run_id, state("Running"), 1, rests_on=(world.run_id,)),
+        ],
+    )
+    assert [outcome.code for outcome in outcomes] == [LOCKING, "UPSTREAM_REFUSED"]
+
+
+# -- whose the flow run is -----------------------------------------------------------------------------
+
+
+async def owned(world: World, lease: float = 60) -> None:
+    """Build a flow run that is Running and somebody's."""
+    await world.build()
+    await world.store.claim_flow_run(FENCED, flow_run_id=world.run_id, owner="one", lease_seconds=lease)
+    assert (await world.flow_state(state("Running", "the owner's"), 1, epoch=1)).status == "SUCCESS"
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+async def test_a_write_of_another_epoch_is_refused_also_if_it_reads_like_what_is_recorded(
+    world: World, epoch: int
+) -> None:
+    await owned(world)
+    await world.task_state("a", state("Running"), 1, epoch=1)
+    for outcome, name in (
+        (await world.flow_state(state("Running", "the owner's"), 1, epoch=epoch), f"flow run ID {world.run_id}"),
+        (await world.task_state("a", state("Running"), 1, epoch=epoch), f"task run ID {world.task_runs['a']}"),
+    ):
+        assert (outcome.code, outcome.document) == ("OWNERSHIP_LOST", None)
+        assert outcome.message == (
+            f"State update failed for {name}: the flow run has another owner since: epoch {epoch} is not 1."
+        )
+
+
+async def test_a_running_of_nobody_is_refused_while_the_owner_lives_and_told_what_stands(world: World) -> None:
+    await owned(world)
+    refused = await world.flow_state(state("Running", "a foreign client's"), 2, PREFECT)
+    assert (refused.code, refused.version) == (LOCKING, 2)
+    assert "the flow run has an owner that is alive" in str(refused.message)
+    assert msgspec.json.decode(refused.document or "")["message"] == "the owner's"
+    refused = await world.task_state("a", state("Running"), 1, PREFECT)
+    assert (refused.code, refused.document) == (LOCKING, None)
+    assert (await world.task_state("a", state("Failed"), 1, PREFECT)).status == "SUCCESS", "nothing begins with it"
+
+
+async def test_from_the_moment_the_lease_ends_a_running_of_nobody_takes_the_flow_run_away(world: World) -> None:
+    await owned(world)
+    world.clock.move(seconds=59)
+    assert (await world.flow_state(state("Running"), 2, PREFECT)).code == LOCKING
+    world.clock.move(seconds=1)
+    assert (await world.flow_state(state("Running"), 2, PREFECT)).status == "SUCCESS"
+    run = await world.flow_run()
+    assert (run["owner"], run["lease_expires"], run["epoch"]) == (None, None, 2)
+    assert (await world.task_state("a", state("Running"), 1, epoch=1)).code == "OWNERSHIP_LOST"
+
+
+async def test_in_one_batch_nobody_is_the_owner_after_it_was_taken_away(world: World) -> None:
+    await owned(world)
+    world.clock.move(seconds=60)
+    outcomes = await world.store.set_flow_run_states(
+        PREFECT, [StateUpdate(world.run_id, state("Running")), StateUpdate(world.run_id, state("Running"), epoch=1)]
+    )
+    assert [outcome.code for outcome in outcomes] == [None, "OWNERSHIP_LOST"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "keeps"),
+    [("Running", True), ("Cancelling", True), ("Queued", True), ("Scheduled", False), ("Paused", False),
+     ("Success", False), ("Failed", False), ("Cancelled", False)],
+)  # fmt: skip
+async def test_a_state_that_its_owner_does_not_go_on_from_makes_a_flow_run_nobodys(
+    world: World, kind: str, keeps: bool
+) -> None:
+    await owned(world)
+    other = world.run_id
+    await world.new_run()
+    await world.store.claim_flow_run(FENCED, flow_run_id=world.run_id, owner="two", lease_seconds=60)
+    assert (await world.flow_state(state(kind, "next"), 1, epoch=1)).status == "SUCCESS"
+    run = await world.flow_run()
+    assert (run["owner"], run["lease_expires"] is not None, run["epoch"]) == ("two" if keeps else None, keeps, 1)
+    assert (await world.row("flow_run", other))["owner"] == "one"
+
+
+@pytest.mark.parametrize("kind", ["Failed", "TimedOut", "Success"])
+async def test_what_an_owner_leaves_when_its_flow_run_fails_is_cancelled(world: World, kind: str) -> None:
+    await owned(world)
+    assert (await world.flow_state(state(kind), 2, epoch=1)).status == "SUCCESS"
+    left = await world.task_run("a")
+    assert left["state"] == ("Pending" if kind == "Success" else "Cancelled")
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ({"cause": "sibling"}, "Cancelled: another task of the flow run failed."),
+        ({"cause": "timeout"}, "Cancelled: the flow run took too long."),
+        ({}, "The flow run ended as Failed before this task run did."),
+        (None, "The flow run ended as Failed before this task run did."),
+    ],
+)
+async def test_what_is_left_says_why_it_was_cancelled(
+    world: World, context: dict[str, str] | None, message: str
+) -> None:
+    await owned(world)
+    await world.flow_state(state("Failed", context=context), 2, epoch=1)
+    assert (await world.task_run("a"))["state_message"] == message
+
+
+async def test_an_owner_may_end_again_what_it_has_ended_and_nobody_else(world: World) -> None:
+    await owned(world)
+    await world.task_state("a", state("Running"), 1, epoch=1)
+    await world.task_state("a", state("Success"), 2, epoch=1)
+    for epoch, version in ((None, 3), (1, None)):
+        refused = await world.task_state("a", state("Failed"), version, epoch=epoch)
+        assert refused.message == (
+            f"State update failed for task run ID {world.task_runs['a']}: the run is finished (Success)."
+        )
+    assert (await world.task_state("a", state("Failed", "on second thoughts"), 3, epoch=1)).status == "SUCCESS"
+
+
+async def test_a_cancel_that_is_said_again_by_a_person_is_meant_for_what_has_begun_since(world: World) -> None:
+    await world.build()
+    await world.start()
+    cancelled = state("Cancelled", "enough")
+    await world.flow_state(cancelled, 2)
+    for version, after in ((2, "Pending"), (None, "Cancelled")):
+        await world.task_state("a", state("Pending"))
+        assert (await world.flow_state(cancelled, version)).status == "SUCCESS"
+        assert (await world.task_run("a"))["state"] == after
+
+
+async def test_one_sign_of_life_a_batch_is_enough_and_it_is_for_its_own_flow_run(world: World) -> None:
+    await owned(world, lease=100)
+    other = world.run_id
+    await world.new_run()
+    await world.store.claim_flow_run(FENCED, flow_run_id=world.run_id, owner="two", lease_seconds=100)
+    await world.flow_state(state("Running"), 1, epoch=1)
+    world.clock.move(seconds=90)
+    updates = [StateUpdate(world.task_runs[slug], state("Running"), 1, 1) for slug in "ab"]
+    await world.store.set_task_run_states(FENCED, updates)
+    expires = [(await world.row("flow_run", run_id))["lease_expires"] for run_id in (world.run_id, other)]
+    assert expires == [START + datetime.timedelta(seconds=190), START + datetime.timedelta(seconds=100)]
+
+
+async def test_an_end_is_no_sign_of_life(world: World) -> None:
+    await owned(world, lease=100)
+    await world.task_state("a", state("Running"), 1, epoch=1)
+    world.clock.move(seconds=90)
+    await world.task_state("a", state("Success"), 2, epoch=1)
+    assert (await world.flow_run())["lease_expires"] == START + datetime.timedelta(seconds=100)
+
+
+# -- repetitions ---------------------------------------------------------------------------------------
+
+
+async def test_a_repetition_is_answered_with_what_was_recorded_of_it(world: World) -> None:
+    await world.build()
+    await world.start()
+    await world.task_state("a", state("Paused", cached_inputs={"x": {"type": "PrefectResult", "location": "1"}}), 1)
+    first = await world.task_state("a", state("Success"), 2)
+    again = await world.task_state("a", state("Success"), 2)
+    assert (again.status, again.version) == ("SUCCESS", 3)
+    assert again.document == first.document
+    assert '"location":"1"' in str(again.document).replace(" ", "")
+    plain = await world.task_state("b", state("Success"), 1)
+    assert (plain.document, (await world.task_state("b", state("Success"), 1)).document) == (None, None)
+
+
+async def test_what_repeats_a_state_in_the_same_batch_is_no_second_one(world: World) -> None:
+    await world.build()
+    await world.start()
+    updates = [StateUpdate(world.task_runs["a"], state("Running"), 1)] * 2
+    outcomes = await world.store.set_task_run_states(FENCED, updates)
+    assert [(outcome.status, outcome.version) for outcome in outcomes] == [("SUCCESS", 2)] * 2
+    assert await world.history("a") == ["Pending", "Running"]
+
+
+@pytest.mark.parametrize("version", [-1, 0, 1])
+async def test_what_differs_from_the_recorded_state_is_no_repetition(world: World, version: int) -> None:
+    await world.build()
+    await world.start()
+    await world.task_state("a", state("Running"), 1)
+    assert (await world.task_state("a", state("Success", "not that"), version)).code == LOCKING
