@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -28,7 +29,7 @@ from .operation_cache import Operation
 from .operations import version
 from .request import Budget, Call
 from .settings import ServerSettings
-from .wire import EVENTS, asked_in_body, asked_in_url, media_type, wants
+from .wire import EVENTS, asked_in_body, asked_in_url, media_type, wants, wants_events_alone
 
 __all__ = ["Endpoints"]
 
@@ -119,6 +120,8 @@ class Endpoints:
             answer, status = failure(error), 200
         took = time.perf_counter() - begun
         self._metrics.count_request(kind, status, errors="errors" in answer, seconds=took)
+        if status == 200 and wants_events_alone(request):
+            return Response(_event(answer) + _COMPLETE, headers=_OF_STREAMS, media_type=EVENTS)
         response = Response(_encode(answer), status, headers=headers, media_type=media_type(request))
         return await _packed(request, response, kind)
 
@@ -183,12 +186,19 @@ class Endpoints:
                 async with aclosing(self._live.subscribe(operation, variables, call)) as answers:
                     async for answer in answers:
                         await self._check_still_in(request)
-                        yield b"event: next\ndata: " + _encode(answer) + b"\n\n" if answer is not None else b":\n\n"
+                        yield _event(answer) if answer is not None else b":\n\n"
             except ShuttingDown:
                 return  # a client that reads an error, or a complete, subscribes no more; cut off, it comes back
             except Unauthenticated as error:
-                yield b"event: next\ndata: " + _encode(failure(error)) + b"\n\n"
-            yield b"event: complete\ndata: {}\n\n"
+                yield _event(failure(error))
+            yield _COMPLETE
 
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events(), media_type=EVENTS, headers=headers)
+        return StreamingResponse(events(), media_type=EVENTS, headers=_OF_STREAMS)
+
+
+_OF_STREAMS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_COMPLETE = b"event: complete\ndata: {}\n\n"
+
+
+def _event(answer: Any) -> bytes:
+    return b"event: next\ndata: " + _encode(answer) + b"\n\n"

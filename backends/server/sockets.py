@@ -25,6 +25,7 @@ PROTOCOL = "graphql-transport-ws"
 
 _INIT_SECONDS = 10.0
 _OPERATIONS = 100
+_TYPES = {"connection_init", "ping", "pong", "subscribe", "complete"}
 _RESTART = 1012
 _SAID = {"authorization", "x-flowloop-client-id", "x-prefect-agent-id", "x-prefect-core-version", "x-prefect-tenant-id"}
 """The headers that may be sent in the first message instead, because browsers set none; others are a proxy's to set."""
@@ -147,6 +148,8 @@ class _Connection:
                 message = await self._receive()
         if message is None:
             raise _Closed(4408, "Connection initialisation timeout")
+        if message.type not in _TYPES:
+            raise _Closed(4400, "Invalid message received")
         if message.type != "connection_init":
             raise _Closed(4401, "Unauthorized")
         headers = {**_said(message.payload), **dict(self._socket.headers)}

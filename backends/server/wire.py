@@ -11,7 +11,7 @@ from .errors import BadRequest
 from .execution import GraphQLRequest
 from .settings import ServerSettings
 
-__all__ = ["EVENTS", "asked_in_body", "asked_in_url", "media_type", "wants"]
+__all__ = ["EVENTS", "asked_in_body", "asked_in_url", "media_type", "wants", "wants_events_alone"]
 
 _JSON = "application/json"
 _GRAPHQL = "application/graphql-response+json"
@@ -24,6 +24,11 @@ def wants(request: Request, kind: str) -> bool:
     """Whether a request names a media type among those it accepts."""
     accepted = (part.partition(";") for part in request.headers.get("accept", "").lower().split(","))
     return any(name.strip() == kind and "q=0" not in more.replace("q=0.", "") for name, _, more in accepted)
+
+
+def wants_events_alone(request: Request) -> bool:
+    """Whether a request accepts a stream of events, and nothing else."""
+    return wants(request, EVENTS) and not any(wants(request, kind) for kind in (_JSON, _GRAPHQL, "*/*"))
 
 
 def media_type(request: Request) -> str:
