@@ -563,6 +563,11 @@ class StoreBackend:
             for row in rows
         ]
 
+    async def next_ready(self) -> float | None:
+        """See `Backend.next_ready`."""
+        seconds: float | None = await self._call(self.store.next_ready)
+        return seconds
+
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:

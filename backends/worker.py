@@ -40,6 +40,9 @@ _PORTION = 10
 _LISTEN_AGAIN = 1.0
 """Seconds until a stream that has ended is opened again."""
 
+_LOOK_ANYWAY = 90.0
+"""Seconds after which a worker looks that has heard of nothing."""
+
 
 class Worker:
     """Takes flow runs that are ready, and runs many of them at once on the caller's event loop.
@@ -61,7 +64,8 @@ class Worker:
           project than the settings', and of versions with other tasks, are left to other workers.
         - concurrency: how many flow runs at once
         - labels: a run goes to a worker that has all its labels, and one without labels to a worker without any
-        - poll_interval: seconds between two looks for runs
+        - poll_interval: seconds between two looks for runs; one that hears of them looks less often while none is
+            under way
         - lease_seconds: how long a run is this worker's without a sign of life; twice the heartbeat interval if None
         - grace: seconds that runs get to end by themselves after `stop`; the rest is handed over to other workers
         - settings: for the runners
@@ -117,6 +121,7 @@ class Worker:
         self._hurrying = asyncio.Event()
         self._has_room = asyncio.Event()
         self._is_told = asyncio.Event()
+        self._listens = False
         self._group: TaskGroup | None = None
 
     @property
@@ -192,7 +197,7 @@ class Worker:
                 self._has_room.clear()
                 await _first_of(self._stopping, self._has_room, seconds=keeps_alone or None)
             elif len(reserved) < wanted and not any(taken.alone for taken in reserved):
-                await _first_of(self._stopping, self._is_told, seconds=self._poll_interval)
+                await _first_of(self._stopping, self._is_told, seconds=await self._until_next_look())
             else:
                 await asyncio.sleep(0)  # the others' turn
 
@@ -201,15 +206,30 @@ class Worker:
         left = self._alone_until - asyncio.get_running_loop().time()
         return max(left, 0.0) if self._alone in self._runs else 0.0
 
+    async def _until_next_look(self) -> float:
+        """For how many seconds nothing is missed: a worker that listens looks by itself when a time has come."""
+        if not self._listens:
+            return self._poll_interval
+        try:
+            seconds = await self._backend.next_ready()
+        except BackendError as error:
+            logger.debug("when the next flow run is ready cannot be told: %s", error)
+            return self._poll_interval
+        return max(self._poll_interval, _LOOK_ANYWAY if seconds is None else min(seconds, _LOOK_ANYWAY))
+
     async def _listen(self) -> None:
         """Have the backend tell when there may be runs to take; where it cannot, it is asked at intervals alone."""
         while (stream := self._backend.watch_ready()) is not None:
             try:
                 async with stream as told:
+                    self._listens = True
+                    self._is_told.set()  # what was ready before
                     async for _ in told:
                         self._is_told.set()
             except BackendError as error:
                 logger.debug("the backend cannot be listened to: %s", error)
+            self._listens = False
+            self._is_told.set()
             await asyncio.sleep(_LISTEN_AGAIN)
 
     async def run_one(self, taken: FlowRunReservation | None = None) -> str | None:

@@ -891,15 +891,24 @@ class Backend(Protocol):
         """
         ...
 
+    async def next_ready(self) -> float | None:
+        """Return in how many seconds a flow run may be ready to be reserved without anybody doing anything.
+
+        Returns:
+            - float | None: 0 while a flow run that was begun has not ended: its owner may die at any moment, or what it
+                waits for be answered; None if nothing waits for its time
+        """
+        ...
+
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]] | None:
         """Return a stream that yields when a flow run may have become ready to be reserved, or None where only asking
         again and again tells.
 
-        What becomes ready because its time has come is not told, and nothing is promised: who listens asks now and then
-        all the same. The stream ends when the backend can no longer be listened to, and entering it raises
-        `BackendUnavailable` when that is so from the start.
+        What becomes ready because its time has come is not told, `next_ready` foretells it; and nothing is promised:
+        who listens asks now and then all the same. The stream ends when the backend can no longer be listened to, and
+        entering it raises `BackendUnavailable` when that is so from the start.
         """
         ...
 

@@ -761,6 +761,11 @@ class GraphQLBackend:
             for row in answer["flow_runs"]
         ]
 
+    async def next_ready(self) -> float | None:
+        """See `Backend.next_ready`."""
+        seconds: float | None = (await self._read(documents.NEXT_READY))["next_ready"]
+        return seconds
+
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]] | None:

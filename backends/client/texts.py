@@ -94,6 +94,8 @@ query ($skip: Int!, $limit: Int!) {
   }
 }"""
 
+NEXT_READY = "query { next_ready }"
+
 SECRETS = "query { secret_names }"
 
 SECRET = "query ($name: String!) { secret_value(name: $name) }"  # noqa: S105 - the query for one

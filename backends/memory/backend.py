@@ -841,6 +841,15 @@ class MemoryBackend:
                     break
         return found
 
+    async def next_ready(self) -> float | None:
+        """See `Backend.next_ready`."""
+        now, runs = self._clock.now(), [run for run in self._flow_runs.values() if not run.meaning.ends]
+        if any(run.owner is not None or run.epoch > 0 or not run.meaning.waits for run in runs):
+            return 0.0
+        waiting = [*runs, *(task_run for run in runs for task_run in run.task_runs.values())]
+        moments = [run.starts_at for run in waiting if run.meaning.waits and run.starts_at is not None]
+        return min(((moment - now).total_seconds() for moment in moments if moment > now), default=None)
+
     # -- watching ----------------------------------------------------------------------------------
 
     def watch_ready(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:

@@ -94,8 +94,13 @@ class Run:
         """Whether this run waits for a time that has come."""
         if not self.meaning.waits:
             return False
-        start_time: datetime.datetime | None = getattr(decode_state(self.newest.document), "start_time", None)
-        return start_time is not None and start_time <= now
+        return self.starts_at is not None and self.starts_at <= now
+
+    @property
+    def starts_at(self) -> datetime.datetime | None:
+        """When its state says that it goes on."""
+        found: datetime.datetime | None = getattr(decode_state(self.newest.document), "start_time", None)
+        return found
 
 
 @dataclasses.dataclass(slots=True)

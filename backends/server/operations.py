@@ -32,7 +32,7 @@ __all__ = ["CORE_VERSION", "QUERIES", "resolvers", "version"]
 CORE_VERSION = "1.4.1"
 """The version of the API that is spoken here."""
 
-QUERIES = ("get_task_run_info", "mapped_children", "secret_value", "secret_names", "notifications")
+QUERIES = ("get_task_run_info", "mapped_children", "next_ready", "secret_value", "secret_names", "notifications")
 """The queries that the store answers."""
 
 _LISTS = {"get_or_create_task_runs": "task_runs", "reserve_flow_runs": "flow_runs"}

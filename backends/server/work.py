@@ -21,7 +21,7 @@ from .summaries import resolver
 
 __all__ = ["resolvers"]
 
-_ALIVE = datetime.timedelta(minutes=1)
+_ALIVE = datetime.timedelta(seconds=200)
 """A worker that was not seen for so long is taken to be gone."""
 
 _SHOWN = 200

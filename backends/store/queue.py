@@ -22,6 +22,7 @@ from .tx import Tx, tables
 
 __all__ = [
     "get_runs_in_queue",
+    "next_ready",
     "register_agent",
     "reserve_flow_runs",
 ]
@@ -138,6 +139,28 @@ def _order(tx: Tx) -> list[ColumnElement[Any]]:
     alike = [run.priority, run.fairness_key, run.labels]  # what others may take, too, is no turn of theirs
     turn = func.row_number().over(partition_by=alike, order_by=waited)
     return [run.priority.desc(), turn, *waited]
+
+
+def next_ready(tx: Tx) -> float | None:
+    """Return in how many seconds a flow run may be ready without anybody doing anything; see `Backend.next_ready`."""
+    run, task_run = tables["flow_run"].c, tables["task_run"].c
+    # an owner may die at any moment, and who answers what a flow run waits for tells only that
+    unfinished = and_(tx.mine("flow_run"), run.state.in_(sorted(UNFINISHED)))
+    begun = exists().where(unfinished, or_(run.owner.is_not(None), run.epoch > 0, run.state.not_in(sorted(WAITING))))
+    waits = select(func.min(run.state_start_time)).where(
+        tx.mine("flow_run"), run.state.in_(sorted(WAITING)), run.state_start_time > tx.now
+    )
+    part_waits = select(func.min(task_run.state_start_time)).where(
+        tx.mine("task_run"), task_run.state.in_(sorted(WAITING)), task_run.state_start_time > tx.now
+    )
+    times = select(
+        begun.label("begun"), waits.scalar_subquery().label("run"), part_waits.scalar_subquery().label("part")
+    )
+    found = tx.all(times)[0]
+    if found["begun"]:
+        return 0.0
+    moments = [found[name] for name in ("run", "part") if found[name] is not None]
+    return min(((moment - tx.now).total_seconds() for moment in moments), default=None)
 
 
 def reserve_flow_runs(

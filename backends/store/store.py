@@ -424,6 +424,7 @@ class Store:
 
     set_secret = _write(hosted.set_secret)
     delete_secret = _write(hosted.delete_secret)
+    next_ready = _read(queue.next_ready)
     secret_value = _read(hosted.secret_value)
     secret_names = _read(hosted.secret_names)
     set_key_value = _write(hosted.set_key_value)

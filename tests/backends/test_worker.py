@@ -156,6 +156,48 @@ async def test_a_run_begins_as_soon_as_it_is_created(backend: Backend, flows: Fl
         assert anyio.current_time() - before < 60
 
 
+class Looks:
+    """A backend that notes when it is asked for flow runs."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.at: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def reserve_flow_runs(self, *args: Any, **options: Any) -> Any:
+        self.at.append(anyio.current_time())
+        return await self._backend.reserve_flow_runs(*args, **options)
+
+
+async def test_a_worker_that_would_be_told_looks_rarely_and_in_time(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    looks: Any = Looks(backend)
+    async with Worker(looks, flows.by_name(), settings=settings):
+        await anyio.sleep(600)
+        assert len(looks.at) < 10
+        start = clock().now() + datetime.timedelta(seconds=30)
+        run = await create_flow_run(flows.slow, backend, settings=settings, scheduled_start_time=start)
+        await begun(backend, run)
+        assert clock().now() - start < datetime.timedelta(seconds=2)
+        looks.at.clear()
+        await anyio.sleep(20)  # while its owner may die
+        assert len(looks.at) > 10
+        await ended(backend, [run])
+
+
+async def test_a_worker_that_cannot_be_told_looks_again_and_again(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    looks: Any = Looks(backend)
+    looks.watch_ready = lambda: None
+    async with Worker(looks, flows.by_name(), settings=settings):
+        await anyio.sleep(20)
+        assert len(looks.at) > 10
+
+
 async def test_several_workers_share_what_is_ready(backend: Backend, flows: Flows, settings: Settings) -> None:
     runs = [await create_flow_run(flows.slow, backend, settings=settings) for _ in range(60)]
     workers = [Worker(backend, flows.by_name(), settings=settings) for _ in range(3)]
