@@ -73,7 +73,7 @@ def _mismatch(value: Any, schema: Mapping[str, Any], definitions: Mapping[str, A
     if "anyOf" in schema:
         problems = [_mismatch(value, one, definitions) for one in schema["anyOf"]]
         return None if None in problems else problems[0]
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and not any(type(one) is type(value) and one == value for one in schema["enum"]):
         return f"{_shown(value)} is none of {', '.join(map(_shown, schema['enum']))}"
     kind = schema.get("type")
     if kind in _KINDS and not _is(value, kind, schema):

@@ -10,8 +10,10 @@ import datetime
 import enum
 import fractions
 import math
+import operator
 import pathlib
 import types
+from collections.abc import Callable
 from typing import Any, Union, cast, get_origin
 
 import msgspec
@@ -108,13 +110,12 @@ def _words(text: str, kind: Any) -> Any:
 def _member(value: Any, kind: enum.EnumMeta) -> Any:
     if isinstance(value, kind):
         return value
-    for member in cast("Any", kind):
-        said = member.value
-        if type(said) is type(value) and said == value:
-            return member
-    for member in cast("Any", kind):
-        if value == as_recorded(member):
-            return member
+    forms: tuple[Callable[[Any], Any], ...] = (operator.attrgetter("value"), as_recorded)
+    for form in forms:
+        for member in cast("Any", kind):
+            said = form(member)
+            if type(said) is type(value) and said == value:
+                return member
     if issubclass(kind, enum.Flag) and isinstance(value, int) and not isinstance(value, bool):
         return cast("Any", kind)(value)
     raise ValueError(f"it is none of {', '.join(cast('Any', kind).__members__)}")
