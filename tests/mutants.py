@@ -39,7 +39,8 @@ LOG = SCRATCH / f"log-{os.getpid()}"
 _STEPS = "unit/test_rules.py engine/test_task_runner_steps.py engine/test_one_way.py engine/test_one_net.py "
 _STEPS += "engine/test_the_thirty.py engine/test_never_left.py engine/test_state_handlers.py engine/test_retries.py"
 _CLOUD = "engine/test_cloud_*.py engine/test_cancel_near_the_start.py engine/test_left_by_failures.py "
-_CLOUD += "engine/test_never_left.py engine/test_directives.py backends/test_steps_ahead.py"
+_CLOUD += "engine/test_never_left.py engine/test_directives.py backends/test_steps_ahead.py "
+_CLOUD += "engine/test_results_elsewhere.py"
 _DRIVE = "engine/test_cancellation.py engine/test_mapped_flows.py engine/test_flow_runner_steps.py "
 _DRIVE += "engine/test_backlog.py engine/test_release.py engine/test_one_net.py engine/test_retries.py"
 _STORE = "backends/store/test_transitions.py backends/store/test_ownership.py backends/store/test_rules.py "
@@ -70,7 +71,14 @@ TESTS = {
 _BOUND = "a bound for the work of one call, of which any number of this size will do"
 _WAITED = "nobody takes it before it has waited for a moment more"
 
+_SPEED = "it costs time, and nothing else is seen of it"
+
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "engine/cloud/task_runner.py": {
+        'own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"]) :: '
+        "call left out": _SPEED,
+        'own_steps(CloudTaskRunner, ["load_results"], idle=False) :: call left out': _SPEED,
+    },
     "backends/store/queue.py": {
         "_LOOKED_AT = 1000 :: 1000 and one more": _BOUND,
         "_FETCHED = 75 :: 75 and one more": _BOUND,

@@ -115,21 +115,22 @@ async def test_an_owner_that_was_stopped_begins_nothing_when_it_awakes(backend, 
     assert type(await backend.get_flow_run_state(flow_run_id)) is Success
 
 
-async def test_nothing_begins_when_the_lease_may_have_run_out(backend, settings):
+@pytest.mark.parametrize("late", [12.5, 15], ids=["before", "with"])
+async def test_nothing_begins_when_the_lease_may_have_run_out(backend, settings, late):
     class HeardLate(FaultyBackend):
-        """Says fifteen seconds late that a Running is recorded."""
+        """Says late that a Running is recorded, before its owner's next heartbeat or with it."""
 
         async def _called(self, call, args, kwargs):
             answer = await super()._called(call, args, kwargs)
             if call.method == "set_task_run_state" and call.arguments["state"].is_running():
-                await anyio.sleep(15)
+                await anyio.sleep(late)
             return answer
 
     mapped, slow = Mapped(), HeardLate(backend)
     slow.fail("update_flow_run_heartbeat", BackendUnavailable("away"), times=2)
     flow_run_id = await create_flow_run(mapped.flow, backend, settings=settings)
     first = mapped.begin(slow, settings, flow_run_id, "first")
-    await anyio.sleep(12)
+    await anyio.sleep(11)
     second = mapped.begin(backend, settings, flow_run_id, "second")
     with pytest.raises(OwnershipLost):
         await first

@@ -263,7 +263,7 @@ async def test_why_a_flow_run_that_was_moved_ends_here(memory, settings, moved, 
     class Moving(FaultyBackend):
         async def get_task_run_state(self, task_run_id):
             await memory.set_flow_run_state(context.flow_run_id, None, moved())
-            return Running("elsewhere")
+            return Pending("by hand")
 
         def watch_flow_run(self, flow_run_id):
             return None
@@ -277,11 +277,14 @@ async def test_why_a_flow_run_that_was_moved_ends_here(memory, settings, moved, 
         task(lambda: 1, name="one")()
     backend = Moving(memory)
     backend.fail("set_task_run_state", VersionLockMismatch("moved"))
+    recording = RecordingBackend(backend)
     try:
-        await Heard(flow, backend=backend, settings=settings).run()
+        await Heard(flow, backend=recording, settings=settings).run()
     except OwnershipLost:
         assert cause == "handover"
     assert causes == [cause]
+    sent = [call.arguments["state"] for call in recording.calls_of("set_task_run_state")]
+    assert len([one for one in sent if one.is_running()]) == 1, "it does not begin"
 
 
 async def test_a_result_that_was_set_by_hand_is_adopted_as_what_the_task_returns(memory, settings):
@@ -392,6 +395,70 @@ async def test_of_an_error_that_is_nowhere_its_message_is_left(memory, settings)
     assert type(lost.result) is TaskRunError
     assert str(lost.result) == "out of bounds"
     assert skipped.result is None
+
+
+async def test_what_only_has_to_be_over_is_not_read(memory, settings):
+    runner = CloudTaskRunner(Alone(memory, settings).task, backend=memory, settings=settings)
+    lost = Success(result=LocalResult(dir=settings.results_dir, location="nowhere"))
+    await runner.load_results(Pending(), {Edge(task(lambda: 1, name="before"), runner.task): lost})
+    with pytest.raises(ENDRUN, match="nowhere"):
+        await runner.load_results(Pending(), {Edge(task(lambda: 1, name="before"), runner.task, key="x"): lost})
+
+
+async def test_what_returned_nothing_is_not_read_from_where_its_task_stores(memory, settings):
+    fixed = LocalResult(dir=settings.results_dir, location="nowhere")
+    runner = CloudTaskRunner(Alone(memory, settings).task, backend=memory, settings=settings)
+    nothing = Success()
+    await runner.load_results(
+        Pending(), {Edge(task(lambda: 1, name="before", result=fixed), runner.task, key="x"): nothing}
+    )
+    assert nothing.result is None
+
+
+async def test_a_large_result_that_lies_in_its_state_is_recorded_whole(memory, settings):
+    alone = Alone(memory, settings, lambda: "x" * 200_000, result=PrefectResult())
+    await alone.run(checkpointing=True)
+    [info] = (await memory.get_flow_run_info(alone.id)).task_runs
+    assert len((await info.state.load_result(PrefectResult())).result) == 200_000
+
+
+# -- a run that has waited, or stepped ahead -------------------------------------------------------------------
+
+
+async def test_what_somebody_ended_while_it_waited_for_its_retry_stands(backend, settings):
+    async def fails():
+        ran.append(context.task_run_count)
+        raise ValueError
+
+    ran = []
+    with Flow("waits") as flow:
+        one = task(fails, name="one", max_retries=1, retry_delay=20)()
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    running = asyncio.create_task(runner.run())
+    await anyio.sleep(10)
+    [info] = (await backend.get_flow_run_info(runner.flow_run_id)).task_runs
+    await backend.set_task_run_state(info.id, None, Success("by hand", result=PrefectResult(location="7")))
+    state = await running
+    assert [type(state), state.result[one].message, ran] == [Success, "by hand", [1]]
+
+
+async def test_who_goes_step_by_step_does_not_step_ahead(memory, settings):
+    runner = CloudTaskRunner(Alone(memory, settings).task, backend=memory, settings=settings)
+    assert runner.may_step_ahead
+    runner.go_step_by_step()
+    assert not runner.may_step_ahead
+
+
+async def test_a_child_that_cannot_be_read_for_an_outage_leaves_its_flow_run_to_another_process(memory, settings):
+    with Flow("mapped") as flow:
+        task(lambda n: n, name="child").map([1, 2])
+    faulty = FaultyBackend(memory)
+    faulty.fail("get_task_run_infos", BackendRejected("no"))
+    faulty.fail("get_task_run_info", BackendUnavailable("away"), times=None)
+    runner = CloudFlowRunner(flow, backend=faulty, settings=settings)
+    with pytest.raises(BackendUnavailable, match="away"):
+        await runner.run()
+    assert type(await memory.get_flow_run_state(runner.flow_run_id)) is Running
 
 
 # -- a write that nobody waits for -----------------------------------------------------------------------------
