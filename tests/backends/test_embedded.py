@@ -20,9 +20,9 @@ from flowloop.engine.cloud import register_flow
 from flowloop.engine.errors import BackendRejected, BackendUnavailable
 from flowloop.engine.schedules import IntervalSchedule
 from flowloop.engine.settings import Settings
-from flowloop.engine.state import Failed, Retrying, Running, Success
+from flowloop.engine.state import Cancelled, Failed, Retrying, Running, Success
 
-from .runs import MISSING, started
+from .runs import MISSING, flow_document, started
 
 
 @pytest.fixture
@@ -138,3 +138,18 @@ async def test_a_worker_looks_after_the_database_it_has_open(tmp_path: Path) -> 
             if len(await backend.list_flow_runs()) == 10:
                 break
             await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///{folder}/own.db"])
+async def test_what_is_ready_next_is_foretold(url: str, tmp_path: Path) -> None:
+    async with connect(url.format(folder=tmp_path), settings=Settings(home=str(tmp_path))) as backend:
+        flow = await backend.register_flow(flow_document(), project_name="demo")
+        assert await backend.next_ready() is None
+        later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=3)
+        await backend.create_flow_run(flow.id, scheduled_start_time=later)
+        sooner = await backend.create_flow_run(flow.id, scheduled_start_time=later - datetime.timedelta(hours=1))
+        assert 3_600 < (await backend.next_ready() or 0) <= 7_200
+        claim = await backend.claim_flow_run(sooner, "somebody")
+        assert await backend.next_ready() == 0
+        await backend.set_flow_run_state(sooner, None, Cancelled("over"), epoch=claim.epoch)
+        assert 7_200 < (await backend.next_ready() or 0) <= 10_800
