@@ -172,6 +172,24 @@ def test_the_configuration_is_that_of_the_environment(installed: None, monkeypat
         _ = prefect.config.cloud.none
 
 
+def test_a_flow_is_hashed_and_kept_in_a_file(installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import Flow, Parameter
+
+    monkeypatch.setenv("FLOWLOOP_HOME", str(tmp_path))
+    with Flow("My flow!") as flow:
+        doubled = Parameter("n", default=2) * 2
+    assert flow.serialized_hash() == flow.copy().serialized_hash(build=False)
+    path = flow.save()
+    assert path == str(tmp_path / "flows" / "my-flow.prefect")
+    assert flow.save(str(tmp_path / "other")) == str(tmp_path / "other")
+    for place in (path, "My flow!", str(tmp_path / "other")):
+        again = Flow.load(place)
+        assert again.serialized_hash() == flow.serialized_hash()
+        assert [state.result for state in again.run(n=3).result.values()].count(6) == 1
+    flow.replace(doubled, 5)
+    assert flow.serialized_hash() != again.serialized_hash()
+
+
 def test_flows_are_registered_and_run_through_the_client(installed: None, tmp_path: Path) -> None:
     from prefect import Client, Flow, task
     from prefect.run_configs import LocalRun

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from ...engine import cloud, executors, flow_runner, task_runner
 from ...engine.context import context
@@ -17,6 +22,8 @@ from ...engine.flow import Flow as OwnFlow
 from ...engine.flow_loop import run_flow, run_sync
 from ...engine.masking import hide
 from ...engine.secrets import Secret
+from ...engine.serializers import PickleSerializer
+from ...engine.settings import Settings
 from ...engine.state import Scheduled, State
 from ...engine.task import Task, task
 from ...engine.triggers import all_finished
@@ -104,9 +111,40 @@ class Flow(OwnFlow):
             self.run_config = {**(self.run_config or {"type": "UniversalRun"}), "labels": sorted(labels)}
         return Client().register(self, project_name)
 
+    def serialize(self, build: bool = False) -> dict[str, Any]:
+        """Return the document of the flow; there is nothing to build."""
+        return super().serialize()
+
+    def serialized_hash(self, build: bool = False) -> str:
+        """Return a hash of the document, which changes when the flow does."""
+        return hashlib.sha256(msgspec.json.encode(self.serialize(), order="sorted")).hexdigest()
+
+    def save(self, fpath: str | None = None) -> str:
+        """Write the flow to a file, by cloudpickle, and return the path.
+
+        Args:
+            - fpath: the file; one named after the flow, in the folder ``flows`` of flowloop's home, if None
+        """
+        path = Path(fpath) if fpath else Path(Settings.from_env().home, "flows", f"{_as_file_name(self.name)}.prefect")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PickleSerializer().serialize(self))
+        return str(path)
+
+    @staticmethod
+    def load(fpath: str) -> Any:
+        """Return the flow of a file that `save` wrote, or of this name where `save` writes; it is unpickled."""
+        path = Path(fpath)
+        if not path.exists():
+            path = Path(Settings.from_env().home, "flows", f"{_as_file_name(fpath)}.prefect")
+        return PickleSerializer().deserialize(path.read_bytes())
+
     def run_agent(self, *args: Any, **kwargs: Any) -> None:
         """Raise an error: there are no agents."""
         raise FlowloopError("flow.run_agent is not in flowloop: start `flowloop worker FILE`")
+
+
+def _as_file_name(name: str) -> str:
+    return re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
 def _is_step(name: str, owner: type) -> bool:
