@@ -27,6 +27,7 @@ CLAIMS = (
     "start",
     "memory",
     "responsiveness",
+    "page",
     "imports",
 )
 """In the order they run."""

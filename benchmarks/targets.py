@@ -302,6 +302,19 @@ TARGETS: tuple[Target, ...] = (
     ),
     _start("start of a flow run with 10,000 tasks, to the first body, embedded", "embedded, FULL"),
     _start("… over HTTP", "HTTP, SQLite NORMAL"),
+    *(
+        Target(
+            f"each question of the page, 1,000,000 task runs, {database}",
+            claim="page",
+            subject=database,
+            size=1_000_000,
+            absolute=True,
+            at_most=100,
+            unit="ms",
+            bound="what counts or times all task runs of a flow run reads the 5,000 of it",
+        )
+        for database in ("SQLite", "PostgreSQL")
+    ),
     Target(
         "`import flowloop.engine`, more than bare Python",
         claim="imports",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
@@ -78,7 +78,8 @@ class Sockets:
             await connection.serve(group)
             group.cancel_scope.cancel()
         if connection.closing is not None:
-            await socket.close(connection.closing.code, connection.closing.reason)
+            with suppress(WebSocketDisconnect):  # the other side has gone first
+                await socket.close(connection.closing.code, connection.closing.reason)
 
     async def identify(self, headers: Mapping[str, str]) -> Identity:
         """Return who opens a connection."""

@@ -12,34 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphql import OperationDefinitionNode, parse, validate
+from graphql import parse, validate
 from sqlalchemy import event
 
+from benchmarks.page import QUERIES, kind_of, questions, variables_of
 from flowloop.backends.server.schema import build
 from flowloop.backends.store import ANYONE, Store
 
 from ..backends.server.served import OPEN, Served, serve_store
-from ..commands import ROOT
 from .world import Recorded, failed_run, paused_run
 
-QUERIES = ROOT / "backends" / "server" / "ui" / "static" / "model" / "queries.js"
-
-
-def constants() -> dict[str, str]:
-    """Return every query by its name, as the page would send it."""
-    source = QUERIES.read_text()
-    plain = dict(re.findall(r'^const (\w+) = "([^"]*)";', source, re.MULTILINE))
-    found = dict(re.findall(r"^export const (\w+) = `([^`]*)`;", source, re.MULTILINE))
-    return {name: re.sub(r"\$\{(\w+)\}", lambda part: plain[part[1]], text) for name, text in found.items()}
-
-
-ALL = constants()
-
-
-def kind_of(text: str) -> str:
-    (operation,) = parse(text).definitions
-    assert isinstance(operation, OperationDefinitionNode)
-    return operation.operation.value
+ALL = questions()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -51,7 +34,7 @@ def test_none_is_written_anywhere_else() -> None:
     for path in QUERIES.parents[1].rglob("*.js"):
         if path != QUERIES and path.parent.name != "vendor":
             written = re.findall(r"`\s*(?:query|mutation|subscription) (\w+)[ ({]", path.read_text())
-            assert set(written) <= {"Bars", "Grid", "Older"}, path
+            assert written == [], path
 
 
 @pytest.fixture
@@ -98,7 +81,7 @@ WHERE: dict[str, Any] = {
 
 
 def given(name: str, known: dict[str, Any]) -> dict[str, Any]:
-    wanted = set(re.findall(r"\$(\w+)[:,)]", ALL[name].partition("{")[0]))
+    wanted = variables_of(ALL[name])
     found = {key: known[key] for key in wanted if key in known}
     if "where" in wanted:
         by_run = {"flow_run_id": {"_eq": known["run"]}}

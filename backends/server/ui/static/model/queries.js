@@ -76,6 +76,10 @@ export const FLOWS = `query Flows {
     id name version description is_schedule_active schedule parameters
     flow_group { id description schedule default_parameters labels } } }`;
 
+export const OLDER = `query Older($id: uuid!) {
+  flow_by_pk(id: $id) { id name version description parameters archived is_schedule_active schedule
+    flow_group { id description schedule default_parameters labels } } }`;
+
 export const LAST_RUNS = `query LastRuns($flow: uuid!) {
   flow_run(where: {flow_id: {_eq: $flow}, state: {_neq: "Scheduled"}}, order_by: {created: desc}, limit: 20) {
     id name state start_time end_time } }`;

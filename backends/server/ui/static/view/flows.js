@@ -4,7 +4,7 @@ import { useEffect, useMemo, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
-import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, SCHEDULE_OFF, SCHEDULE_ON, START } from "../model/queries.js";
+import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, OLDER, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
 import { inputs, read } from "../model/form.js";
 import { Typed } from "../model/json.js";
 import { isFinished, look, worst } from "../model/states.js";
@@ -26,7 +26,7 @@ export function Flows() {
 /** A version of a flow that a newer one has taken the place of. */
 function Older({ id }) {
   useTitle("Flow");
-  const found = useAnswer(isId(id) ? `query Older($id: uuid!) { flow_by_pk(id: $id) { id name version description parameters archived is_schedule_active schedule flow_group { id description schedule default_parameters labels } } }` : null, { id });
+  const found = useAnswer(isId(id) ? OLDER : null, { id });
   if (found.data?.flow_by_pk) return html`<${Flow} flow=${found.data.flow_by_pk} again=${found.again} />`;
   return html`<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`;
 }
@@ -111,13 +111,9 @@ function Grid({ flow }) {
   const runs = [...(data?.flow_run ?? [])].reverse();
   useEffect(() => {
     if (!runs.length) return;
-    const names = runs.map((_, at) => `$r${at}: UUID!`).join(", ");
-    const fields = runs.map((_, at) => `s${at}: run_summary(flow_run_id: $r${at}) { tasks { task_id states } }`).join(" ");
-    ask(`query Grid(${names}) { ${fields} }`, Object.fromEntries(runs.map((run, at) => [`r${at}`, run.id]))).then(
-      async (answer) => {
-        const head = await ask(HEAD, { run: runs[runs.length - 1].id });
-        setGrid({ cells: runs.map((_, at) => new Map(answer[`s${at}`].tasks.map((task) => [task.task_id, task.states]))), tasks: head.flow_run_by_pk.flow.tasks });
-      },
+    Promise.all([ask(HEAD, { run: runs[runs.length - 1].id }), ...runs.map((run) => ask(SUMMARY, { run: run.id }))]).then(
+      ([head, ...answers]) =>
+        setGrid({ cells: answers.map((answer) => new Map(answer.run_summary.tasks.map((task) => [task.task_id, task.states]))), tasks: head.flow_run_by_pk.flow.tasks }),
       () => {},
     );
   }, [data]);

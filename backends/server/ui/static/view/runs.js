@@ -1,6 +1,6 @@
 // The list of flow runs: newest first, filters in the address, what is planned apart.
 import { html } from "../html.js";
-import { useEffect, useMemo, useState } from "../vendor/hooks.js";
+import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
 import { href, query, set } from "../model/route.js";
@@ -96,15 +96,17 @@ export function Runs() {
 
   // The bars of what did not simply succeed, the first ones of them.
   const wanted = rows.filter((run) => look(run.state).group !== "success" && look(run.state).group !== "pending").slice(0, 20);
+  const askedFor = useRef(new Map()).current;
   const asked = wanted.map((run) => `${run.id} ${run.version}`).join();
   useEffect(() => {
-    if (!wanted.length) return;
-    const names = wanted.map((_, at) => `$r${at}: UUID!`).join(", ");
-    const fields = wanted.map((_, at) => `s${at}: ${SUMMARY.slice(SUMMARY.indexOf("{") + 1, SUMMARY.lastIndexOf("}")).trim().replace("$run", `$r${at}`).replace(/tasks \{[^}]*\}/, "tasks { task_id states }")}`);
-    ask(`query Bars(${names}) { ${fields.join(" ")} }`, Object.fromEntries(wanted.map((run, at) => [`r${at}`, run.id]))).then(
-      (data) => setCounts((known) => new Map([...known, ...wanted.map((run, at) => /** @type {[string, Map<string, number>]} */ ([run.id, total(data[`s${at}`].tasks)]))])),
-      () => {},
-    );
+    for (const { id, version } of wanted) {
+      if (askedFor.get(id) === version) continue;
+      askedFor.set(id, version);
+      ask(SUMMARY, { run: id }).then(
+        (data) => setCounts((known) => new Map(known).set(id, total(data.run_summary.tasks))),
+        () => askedFor.delete(id),
+      );
+    }
   }, [asked]);
 
   return html`<h1>Runs</h1>

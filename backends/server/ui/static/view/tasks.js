@@ -23,6 +23,9 @@ export function TaskRuns(props) {
     for (const each of counts.values()) for (const [state, count] of Object.entries(each.states)) found.set(look(state).group, (found.get(look(state).group) ?? 0) + count);
     return found;
   }, [props.stamp]);
+  // What was there stays there, with none in it: nothing else comes under the mouse.
+  const shown = useRef(new Set()).current;
+  for (const [each, count] of sums) if (count) shown.add(each);
   const goTo = (event) => {
     event.preventDefault();
     const [task, index] = event.currentTarget.elements;
@@ -30,9 +33,9 @@ export function TaskRuns(props) {
     if (found) go(taskRunAddress(run.id, found.id, index.value === "" ? -1 : Number(index.value), "tasks"));
   };
   return html`<div class="tools">
-      <span class="chips" role="group" aria-label="State"><button type="button" class="chip" aria-pressed=${group ? "false" : "true"} onClick=${() => set({ state: null })}>all</button>
-        ${GROUPS.filter((each) => sums.get(each) || each === group).map((each) => html`<button key=${each} type="button" class=${`chip of-${each}`} aria-pressed=${group === each ? "true" : "false"} onClick=${() => set({ state: each })}>${each} <span class="number">${number(sums.get(each) ?? 0)}</span></button>`)}</span>
       <form onSubmit=${goTo}><label>Go to <select>${run.flow.tasks.map((each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label> <label class="hidden" for="go-index">Index</label><input id="go-index" type="number" min="0" placeholder="index" /> <button type="submit" class="small">Go</button></form>
+      <span class="chips" role="group" aria-label="State"><button type="button" class="chip" aria-pressed=${group ? "false" : "true"} onClick=${() => set({ state: null })}>all</button>
+        ${GROUPS.filter((each) => shown.has(each) || each === group).map((each) => html`<button key=${each} type="button" class=${`chip of-${each}`} aria-pressed=${group === each ? "true" : "false"} onClick=${() => set({ state: each })}>${each} <span class="number">${number(sums.get(each) ?? 0)}</span></button>`)}</span>
     </div>
     ${GROUPS.includes(group) ? html`<${Found} key=${group} ...${props} group=${group} all=${sums.get(group) ?? 0} />` : html`<${Tree} ...${props} />`}`;
 }
