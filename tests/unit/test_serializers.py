@@ -151,6 +151,8 @@ class Reversed(Serializer):
 
 def test_serializers_of_ones_own_are_equal_by_their_settings_too():
     assert Reversed(1) == Reversed(1) != Reversed(2)
+    assert isinstance(Reversed(1), Serializer)
+    assert not isinstance("text", Serializer)
     assert LocalResult(serializer=Reversed(1)) == LocalResult(serializer=Reversed(1))
 
 
