@@ -8,6 +8,7 @@
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes an hour
 #   make check   format, lint and types, also of the page: page-check alone needs npm's registry
 #   make docs    the site, in build/site: open build/site/index.html
+#   make extras  install a wheel with each extra in an empty environment, and use what it gives; needs a package index
 #   make dist    a release: wheel, source distribution and bill of materials in dist/, checked
 #   make bench   the benchmarks in their quick sizes, a few minutes; bench-full: all of them, the peers, and the page
 #                docs/benchmarks.md, about 40 minutes; bench-gate: the ratios against their history; bench-page: the page alone
@@ -25,7 +26,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: page-check demo docs dist test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
+.PHONY: page-check demo docs dist extras test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -55,6 +56,9 @@ docs: $(VENV)/.installed-dev
 
 dist: $(VENV)/.installed-release
 	$(BIN)/python tools/release.py
+
+extras: $(VENV)/.installed-dev
+	$(BIN)/python tools/extras.py $(ARGS)
 
 check: format lint types page-check
 

@@ -6,20 +6,25 @@ import ast
 import asyncio
 import importlib
 import os
+import pkgutil
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flowloop import backends, compat, engine
 from flowloop.backends.cli import commands
 from flowloop.engine import Flow, Parameter, task
+from flowloop.engine.errors import FlowloopError
 
-from .commands import ROOT, environment, flowloop
+from .commands import ROOT, environment
+from .commands import flowloop as run_command
 from .snippets import run_page
 
 DOCS = ROOT / "docs"
@@ -100,9 +105,9 @@ def typed(
         )
     elif words[-1] == "NAME":
         name = screens["flowloop runs --state failed"].stdout.strip().splitlines()[-1].split()[0]
-        done = flowloop(*words[1:-1], name, cwd=folder)
+        done = run_command(*words[1:-1], name, cwd=folder)
     else:
-        done = flowloop(*words[1:], cwd=folder)
+        done = run_command(*words[1:], cwd=folder)
     done.args = command
     return done
 
@@ -114,7 +119,8 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert "reference/index" in listed
 
 
-MESSAGES = re.findall(r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+BY_MESSAGE, _, BY_ERROR = (DOCS / "troubleshooting.md").read_text().partition("## By the error")
+MESSAGES = re.findall(r"^\| `([^`]+)` \|", BY_MESSAGE, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +146,31 @@ def test_the_messages_of_troubleshooting_are_those_of_the_code(message: str, sai
 
 def test_troubleshooting_knows_thirty_messages() -> None:
     assert len(set(MESSAGES)) >= 30
+
+
+def errors_below(error: type[Exception]) -> Iterator[type[Exception]]:
+    yield error
+    for one in error.__subclasses__():
+        yield from errors_below(one)
+
+
+def test_every_error_is_on_the_page_of_troubleshooting() -> None:
+    packages = (engine, backends, compat)
+    found = [module for one in packages for module in pkgutil.walk_packages(one.__path__, f"{one.__name__}.")]
+    for module in found:
+        if not module.name.endswith("__main__") and ".migrations" not in module.name:
+            importlib.import_module(module.name)
+    public = {
+        error.__name__
+        for error in errors_below(FlowloopError)
+        if error.__name__ in getattr(sys.modules[error.__module__], "__all__", ())
+        and error.__module__.startswith("flowloop.")
+        and not error.__module__.startswith(
+            "flowloop.backends.server."
+        )  # answers to a request, not errors of a program
+    }
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", BY_ERROR, re.MULTILINE)
+    assert public == set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +271,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_commands_of_a_page_exist(page: Path, tmp_path: Path) -> None:
     for command in set(re.findall(r"^\$ flowloop ((?:db )?[\w-]+)", page.read_text(), re.MULTILINE)):
         if not command.startswith("-"):
-            assert flowloop(*command.split(), "--help", cwd=tmp_path).returncode == 0, command
+            assert run_command(*command.split(), "--help", cwd=tmp_path).returncode == 0, command
 
 
 def test_the_settings_page_is_that_of_the_code() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import runpy
@@ -257,3 +258,13 @@ def test_links_of_the_readme_are_absolute_and_lead_to_files() -> None:
         assert kind in ("blob", "raw")
         assert branch == "main"
         assert (ROOT / path).exists(), link
+
+
+def test_every_extra_for_users_is_tried() -> None:
+    spec = importlib.util.spec_from_file_location("extras", ROOT / "tools" / "extras.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tried = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tried)
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert tried.USES.keys() - {""} == known.keys() - tried.OF_DEVELOPERS

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -40,3 +45,46 @@ def test_the_public_api_is_typed(checker: list[str]) -> None:
     assert found == []
     assert ran.returncode in (0, 1), ran.stdout + ran.stderr
     assert "found" in ran.stdout.lower() or "0 errors" in ran.stdout, ran.stdout + ran.stderr
+
+
+USER = """
+from flowloop import Flow, task
+
+@task
+def double(n: int) -> int:
+    return 2 * n
+
+with Flow("typed") as flow:
+    double("four")
+    done: str = double(4)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("checker", [["mypy", "--python-executable"], ["pyright", "--pythonpath"]], ids=lambda c: c[0])
+def test_a_strict_editable_install_is_seen(checker: list[str], tmp_path: Path) -> None:
+    """As `docs/howto/typing.md` says; the environment has what this one has, but for its flowloop."""
+    if importlib.util.find_spec(checker[0]) is None:
+        pytest.skip(f"{checker[0]} is not installed")
+    source = tmp_path / "source"
+    for name in ("engine", "backends", "package"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "THIRD_PARTY.md"):
+        shutil.copy(ROOT / name, source)
+    build = (
+        "import sys; from setuptools import build_meta as b; b.build_editable(sys.argv[1], {'editable_mode': 'strict'})"
+    )
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, check=True, capture_output=True)
+    venv.create(tmp_path / "venv", symlinks=True)
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(packages)
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    (tmp_path / "user.py").write_text(USER)
+    name, option = checker
+    command = [sys.executable, "-m", name, option, tmp_path / "venv" / "bin" / "python", "user.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    errors = re.findall(r"user\.py:(\d+).*error", ran.stdout)
+    assert errors == ["9", "10"], ran.stdout + ran.stderr
