@@ -340,6 +340,31 @@ async def test_a_run_of_which_too_many_owners_died_is_over_and_given_to_nobody(w
     assert (await world.row("flow_run", over))["state"] == "Failed"
 
 
+async def test_who_takes_up_a_flow_run_has_its_parts_with_it(world: World) -> None:
+    whole = (await world.build()).run_id
+    await reserve(world, "w1", lease_seconds=60)
+    assert (await world.flow_state(state("Running"), 1, epoch=1)).status == "SUCCESS"
+    inner = await world.store.start_subflow_run(
+        FENCED, flow_id=world.flow_id, task_run_id=world.task_runs["a"], epoch=1
+    )
+    assert (await world.flow_state(state("Scheduled"), 2, epoch=1)).status == "SUCCESS"
+    assert await reserve(world, "w2", lease_seconds=30) == [whole], "a part is given to nobody alone"
+    shared = ("owner", "epoch", "lease_expires", "lease_seconds")
+    around, part = [await world.row("flow_run", run_id) for run_id in (whole, inner["id"])]
+    assert [part[name] for name in shared] == [around[name] for name in shared]
+    assert (part["owner"], part["epoch"], part["lease_seconds"]) == ("w2", 2, 30)
+
+
+async def test_what_was_left_by_a_client_that_said_nothing_of_its_lease_waits_as_long_as_any(world: World) -> None:
+    await world.build()
+    await reserve(world, "w1", lease_seconds=1)
+    await world.flow_state(state("Running"), 1, epoch=1)
+    world.clock.move(seconds=1.5)
+    assert await reserve(world, "w2") == [], "a second after its lease has ended"
+    world.clock.move(seconds=0.5)
+    assert await reserve(world, "w2") == [world.run_id]
+
+
 async def test_a_lease_needs_a_length(world: World) -> None:
     with pytest.raises(BackendRejected, match="lease_seconds"):
         await reserve(world, "w1", lease_seconds=0)

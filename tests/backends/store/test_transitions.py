@@ -786,3 +786,15 @@ async def test_what_differs_from_the_recorded_state_is_no_repetition(world: Worl
     await world.start()
     await world.task_state("a", state("Running"), 1)
     assert (await world.task_state("a", state("Success", "not that"), version)).code == LOCKING
+
+
+@pytest.mark.parametrize(("built_by", "sent_by"), [(PREFECT, FENCED), (FENCED, PREFECT)], ids=["fenced", "locked"])
+async def test_a_repetition_is_known_by_the_lock_of_the_flow_or_the_fence_of_the_client(
+    world: World, built_by: Caller, sent_by: Caller
+) -> None:
+    await world.build(caller=built_by)
+    await world.start(built_by)
+    for _ in range(2):
+        outcome = await world.task_state("a", state("Success"), 1, sent_by)
+        assert (outcome.status, outcome.version) == ("SUCCESS", 2)
+    assert await world.history("a") == ["Pending", "Success"]
