@@ -10,6 +10,7 @@ from flowloop.backends import connect
 from flowloop.engine import Flow, FlowRunner, Limits, Settings, TaskRunner, flatten, resource_manager, subflow, task
 from flowloop.engine._run.drive import Drive, plan_of
 from flowloop.engine._run.ledger import Graph, Ledger
+from flowloop.engine._run.net import failure, shown
 from flowloop.engine.cancellation import Cancellation
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.errors import InvalidTransition
@@ -466,3 +467,17 @@ async def test_who_hears_the_log(where, raised, memory, settings, caplog, capsys
     assert recorded == {"fine-1": "Success", "fails-1": "Failed"}
     assert state.is_failed()
     assert "emit" in capsys.readouterr().err or where == "filter"
+
+
+def test_what_ends_a_coroutine_that_nobody_runs_any_more_goes_on():
+    with pytest.raises(GeneratorExit):
+        failure(GeneratorExit())
+
+
+def test_an_interrupt_while_a_value_is_shown_goes_on():
+    class Interrupting:
+        def __repr__(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shown(Interrupting())

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowloop.engine import Flow, FlowRunner, Settings, task
+from flowloop.engine._run.ledger import Graph
+from flowloop.engine._run.release import Release
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.state import Mapped, Retrying, Success
@@ -230,3 +232,27 @@ def test_what_is_let_go_is_what_nobody_takes(graph: list[list[int]], mapped: boo
         else:
             assert releasing.result[one].result is None
     assert children is None or len(releasing.result[children].map_states) == len(made)
+
+
+def _mapped(plain: list[tuple[int, int]], kept: tuple[int, ...] = ()) -> tuple[Release, list[Any]]:
+    """A task of two children, and one that is mapped over it."""
+    states: list[Any] = [Mapped(map_states=[Success(result=1), Success(result=2)]), Mapped(map_states=[None, None])]
+    return Release(Graph(3, plain, [(0, 1)]), kept), states
+
+
+@pytest.mark.parametrize(("plain", "kept", "left"), [([], (), [None, 2]), ([(0, 2)], (), [1, 2]), ([], (0,), [1, 2])])
+def test_a_child_goes_with_the_child_that_takes_it(
+    plain: list[tuple[int, int]], kept: tuple[int, ...], left: list[int | None]
+) -> None:
+    release, states = _mapped(plain, kept)
+    release.child_finished((1, 0), states)
+    assert [child.result for child in states[0].map_states] == left
+
+
+def test_the_value_that_children_share_stays_until_the_last() -> None:
+    release, states = _mapped([])
+    states[0] = Success(result=[1, 2])
+    release.child_finished((1, 0), states)
+    assert states[0].result == [1, 2]
+    release.task_finished([0], states)
+    assert states[0].result is None

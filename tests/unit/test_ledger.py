@@ -209,6 +209,18 @@ def test_a_mapped_task_that_ends_without_children_lets_go_of_what_is_mapped_over
     assert list(ledger.ready) == [(2, -1), (1, 0), (1, 1)]
 
 
+def test_a_child_that_is_over_is_not_waited_for_and_not_over_again() -> None:
+    ledger = Ledger(Graph(2, [], [(0, 1)]))
+    ledger.start()
+    ledger.expand(0, 2)
+    assert ledger.start() == (1, -1)
+    ledger.finish(ledger.start())
+    ledger.expand(1, 2)
+    assert list(ledger.ready) == [(0, 1), (1, 0)]
+    with pytest.raises(InvalidTransition, match="from finished to finished"):
+        ledger.finish((0, 0))
+
+
 def test_what_is_started_already_is_not_started_again() -> None:
     ledger = Ledger(Graph(1, [], []))
     ledger.ready.append((0, -1))

@@ -71,6 +71,23 @@ def test_whoever_owns_a_flow_run_gives_it_up_with_a_state_that_others_go_on_from
     } == lifecycle.KEEPS_OWNER
 
 
+def test_what_is_read_by_name_is_what_the_rows_say() -> None:
+    ended = set(AFTER_FINISHED)
+    assert ended == lifecycle.FINISHED
+    assert set(lifecycle.LIFECYCLE) - ended == lifecycle.UNFINISHED
+    assert {"Success", "Mapped", "Cached", "Skipped"} == lifecycle.SUCCESS
+    failed = {"Failed", "TimedOut", "TriggerFailed", "ValidationFailed"}
+    assert failed == lifecycle.FAILED
+    assert failed | {"Paused", "Retrying"} == lifecycle.ATTENTION
+    assert {"Running", "Cancelling"} == lifecycle.RUNNING
+    waiting = {"Scheduled", "Paused", "Resume", "Retrying"}
+    assert waiting | {"Queued"} == lifecycle.WAITING
+    assert waiting | {"Running", "Cancelling"} == lifecycle.PENDING
+    assert {"Submitted", "Running"} == lifecycle.CLAIMS
+    assert {"Looped", "Success", "Cached", "Failed", "TimedOut", "Cancelled"} == lifecycle.ENDED
+    assert {"flow_run": {"Submitted", "Running", "Cancelling"}, "task_run": {"Running"}} == lifecycle.ALIVE
+
+
 def test_the_page_of_semantics_has_the_table() -> None:
     assert "\n".join(lifecycle.table()) in PAGE.read_text(encoding="utf-8"), (
         "the table belongs there as `lifecycle.table()` yields it"
