@@ -23,6 +23,7 @@ CLAIMS = (
     "recorded_run",
     "flow_runs",
     "dispatch",
+    "statements",
     "latency",
     "start",
     "memory",

@@ -16,11 +16,12 @@ from flowloop.engine.cloud import CloudFlowRunner, register_flow
 
 from .beside_peers import Peer, PeerError, environment_of, measured_by
 from .harness import Row, Sample, compare, missing
-from .recording import Place, open_backend, percentile, places, scratch, settings
+from .recording import Place, has_postgres, open_backend, percentile, places, postgres, scratch, settings
 
 TITLE = "Flow runs of three tasks a second"
 
 PLACES = ("embedded, FULL", "HTTP, SQLite FULL", "HTTP, PostgreSQL")
+OF_ONE_TASK = "of one task, 500 at once"
 DBOS = Peer("DBOS on SQLite", "dbos_flow_runs", (), requirements="dbos_sqlite")
 PREFECT = Peer("Prefect 3", "prefect_3_flow_runs", (), requirements="prefect_3")
 
@@ -78,21 +79,42 @@ def run(scale: str) -> list[Row]:
             rows += compare(
                 case, contenders, unit="flow runs/s", rounds=rounds, baseline=baseline, size=count, warm_up=False
             )
+        if has_postgres():
+            with postgres() as url:
+                one = functools.partial(flow_runs, Place(url, {}), options, 500, 5_000, one_task())
+                rows += compare(
+                    OF_ONE_TASK,
+                    {"embedded, PostgreSQL": one},
+                    unit="flow runs/s",
+                    rounds=3,
+                    size=5_000,
+                    warm_up=False,
+                )
     return rows
 
 
-def flow_runs(place: Place | None, options: Settings, at_once: int, count: int) -> Sample:
-    """Run the flow `count` times, `at_once` at a time, and return the rate."""
-    flow = small_flow()
+def one_task() -> Flow:
+    """Return a flow of a single task."""
+    with Flow("one task") as flow:
+        double(1)
+    return flow
+
+
+def flow_runs(place: Place | None, options: Settings, at_once: int, count: int, flow: Flow | None = None) -> Sample:
+    """Run the flow of three tasks, or another one, `count` times, `at_once` at a time, and return the rate."""
+    parameters = {} if flow is not None else {"x": 1}
+    flow = small_flow() if flow is None else flow
 
     async def body() -> Sample:
         if place is None:
-            return await measured(lambda x: FlowRunner(flow, settings=options).run(parameters={"x": x}), at_once, count)
+            return await measured(
+                lambda x: FlowRunner(flow, settings=options).run(parameters=parameters), at_once, count
+            )
         async with open_backend(place, options) as backend:
             await register_flow(flow, backend, settings=options)
 
             def one(x: int) -> Awaitable[object]:
-                return CloudFlowRunner(flow, backend=backend, settings=options).run(parameters={"x": x})
+                return CloudFlowRunner(flow, backend=backend, settings=options).run(parameters=parameters)
 
             return await measured(one, at_once, count)
 

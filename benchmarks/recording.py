@@ -31,6 +31,7 @@ __all__ = [
     "percentile",
     "places",
     "places_of",
+    "postgres",
     "record_transitions",
     "running_task_runs",
     "scratch",

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from pathlib import Path
 
-from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
+from flowloop.engine.cloud import CloudFlowRunner, create_flow_run, register_flow
 
+from .flow_runs import small_flow
 from .harness import Row, Sample, compare
 from .recording import Place, open_backend, percentile, places, scratch, settings
 from .workloads import WORKLOADS, checked_run
@@ -20,6 +22,9 @@ TITLE = "The longest time the event loop is blocked"
 _SIZES = {"guard": 10_000, "quick": 20_000, "full": 100_000}
 _RECORDED = {"guard": 2_000, "quick": 2_000, "full": 10_000}
 _EVERY = 0.001
+_CLIENTS = 20
+
+BESIDE_A_MAP = "a flow of three tasks, awaited by 20 clients beside a recorded map"
 
 
 def run(scale: str) -> list[Row]:
@@ -39,6 +44,8 @@ def run(scale: str) -> list[Row]:
                 place: functools.partial(_recorded, name, size, folder, where) for place, where in found.items()
             }
             rows += compare(f"{name}, recorded", recorded, unit="ms", rounds=3, size=size, warm_up=False)
+        beside = {place: functools.partial(_beside, size, folder, where) for place, where in found.items()}
+        rows += compare(BESIDE_A_MAP, beside, unit="ms", rounds=3, size=size, warm_up=False)
     return rows
 
 
@@ -68,6 +75,36 @@ def _bare(name: str, size: int) -> Sample:
         timer = _Timer()
         await WORKLOADS[name].bare(size)
         return await timer.stop()
+
+    return asyncio.run(body())
+
+
+def _beside(size: int, folder: Path, place: Place) -> Sample:
+    """Have clients await small recorded flows while a large map is recorded in the same process."""
+    large, small = WORKLOADS["map, reduce"].flow(size)[0], small_flow()
+    options = settings(folder)
+    took: list[float] = []
+
+    async def body() -> Sample:
+        async with open_backend(place, options) as backend:
+            await register_flow(small, backend, settings=options)
+            await register_flow(large, backend, settings=options)
+            timer = _Timer()
+            mapping = asyncio.ensure_future(CloudFlowRunner(large, backend=backend, settings=options).run())
+
+            async def client() -> None:
+                while not mapping.done():
+                    start = time.perf_counter()
+                    runner = CloudFlowRunner(small, backend=backend, settings=options)
+                    assert (await runner.run(parameters={"x": 1})).is_successful()
+                    took.append((time.perf_counter() - start) * 1e3)
+
+            await asyncio.gather(mapping, *(client() for _ in range(_CLIENTS)))
+            assert mapping.result().is_successful()
+            blocked = (await timer.stop()).value
+            took.sort()
+            p50, p99 = percentile(took, 0.5), percentile(took, 0.99)
+            return Sample(p50, {"p50 ms": p50, "p99 ms": p99, "blocked ms": blocked})
 
     return asyncio.run(body())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from flowloop.backends.embedded import StoreBackend
@@ -26,7 +26,7 @@ TITLE = "Statements that PostgreSQL is sent"
 SUBJECT = "embedded, PostgreSQL"
 _AT_ONCE = 100
 _RUNS = {"quick": 500, "full": 2_000}
-_SECONDS = {"quick": 10.0, "full": 60.0}
+_SECONDS = {"quick": 15.0, "full": 90.0}
 
 
 def run(scale: str) -> list[Row]:
@@ -42,13 +42,21 @@ async def _counted(url: str, log: Log, options: Settings, runs: int, seconds: fl
     for clients, case in ((1, "a flow run of three tasks"), (2, "a flow run of three tasks, of two clients")):
         found = await _of_flow_runs(url, log, options, runs, clients)
         rows.append(one_row(case, SUBJECT, "statements", [found], size=runs))
-    for case, doing in (("an idle worker, a second", _idle_worker), ("a watched flow run, a second", _watcher)):
-        async with doing(url, options):
-            await asyncio.sleep(2.0)  # what is done once is done
-            log.count()
-            await asyncio.sleep(seconds)
-            rows.append(one_row(case, SUBJECT, "statements", [log.count() / seconds]))
+    first = await _sent_in(_idle_workers(url, options, 1), log, seconds)
+    rows.append(one_row("an idle worker and the services of its database, a second", SUBJECT, "statements", [first]))
+    further = (await _sent_in(_idle_workers(url, options, 6), log, seconds) - first) / 5
+    rows.append(one_row("a further idle worker, a second", SUBJECT, "statements", [further]))
+    watched = await _sent_in(_watcher(url, options), log, seconds)
+    rows.append(one_row("a watched flow run, a second", SUBJECT, "statements", [watched]))
     return rows
+
+
+async def _sent_in(doing: AbstractAsyncContextManager[None], log: Log, seconds: float) -> float:
+    async with doing:
+        await asyncio.sleep(2.0)  # what is done once is done
+        log.count()
+        await asyncio.sleep(seconds)
+        return log.count() / seconds
 
 
 class Log:
@@ -113,9 +121,12 @@ async def _of_flow_runs(url: str, log: Log, options: Settings, runs: int, client
 
 
 @asynccontextmanager
-async def _idle_worker(url: str, options: Settings) -> AsyncIterator[None]:
+async def _idle_workers(url: str, options: Settings, count: int) -> AsyncIterator[None]:
     flow = small_flow()
-    async with StoreBackend(url, settings=options) as backend, Worker(backend, {flow.name: flow}, settings=options):
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            backend = await stack.enter_async_context(StoreBackend(url, settings=options))
+            await stack.enter_async_context(Worker(backend, {flow.name: flow}, settings=options))
         yield
 
 
