@@ -163,6 +163,17 @@ def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
     assert f"## {flowloop.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_what_is_new_is_told_under_a_subject() -> None:
+    subjects = {kind["directory"] for kind in PROJECT["tool"]["towncrier"]["type"]}
+    named = [
+        re.fullmatch(r"\+[\w-]+\.(\w+)\.md", path.name)
+        for path in (ROOT / "changes").iterdir()
+        if path.name != "README.md"
+    ]
+    assert {found[1] if found else None for found in named} <= subjects
+    assert PROJECT["tool"]["towncrier"]["start_string"] in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_importing_the_engine_does_not_import_the_backends() -> None:
     code = "import flowloop.engine, sys; print([name for name in sys.modules if name.startswith('flowloop.backends')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
