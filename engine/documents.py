@@ -113,6 +113,7 @@ def _parameter(document: Mapping[str, Any]) -> Parameter:
     found: Parameter = kind(document["name"], default=default, required=document["required"], tags=document.get("tags"))
     if document.get("type"):
         found.document_type = document["type"]
+    found.document_schema, found.secret = document.get("schema"), bool(document.get("secret"))
     return found
 
 

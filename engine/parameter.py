@@ -59,6 +59,9 @@ class Parameter(Task[[], T], Generic[T], _Anything):  # type: ignore[misc]
 
     travels = False
 
+    document_schema: Any = None
+    """The JSON schema of the values, where it is known from a document; else that of the type."""
+
     if TYPE_CHECKING:
 
         def __new__(cls, *args: Any, type: type[T] | Any = Any, **kwargs: Any) -> Self:  # noqa: D102 # as pyright reads a call

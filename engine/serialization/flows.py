@@ -144,7 +144,7 @@ def _schema(parameter: Parameter) -> Any:
     if isinstance(parameter, DateTimeParameter):
         return {"type": "string", "format": "date-time"}
     if parameter.type is Any:
-        return None
+        return parameter.document_schema
     try:
         schema = msgspec.json.schema(parameter.type)
     except (TypeError, RuntimeError, NotImplementedError):

@@ -126,6 +126,7 @@ def test_a_task_that_was_read_has_nothing_to_run():
         Parameter("x", required=False),
         DateTimeParameter("x"),
         DateTimeParameter("x", default="2024-01-01"),
+        Parameter("x", type=dict[str, int], secret=True),
     ],
 )
 def test_a_parameter_is_read_as_one(parameter):
