@@ -288,7 +288,7 @@ class _Places:
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.give_back()
-            else:
+            elif turn in self._waiting:  # or it was passed over, as it has been cancelled
                 self._waiting.remove(turn)
             raise
 

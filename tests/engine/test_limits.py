@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flowloop.engine import Flow, FlowRunner, Limits, Parameter, Rate, context, task
+from flowloop.engine.limits import _Places
 from flowloop.engine.settings import Settings
 from flowloop.engine.signals import ENDRUN, LOOP, SKIP
 from flowloop.engine.state import Cancelled, Skipped, State
@@ -388,3 +389,18 @@ def test_shared_limits_are_those_of_one_event_loop_at_a_time() -> None:
     run(within())
     assert elsewhere().is_successful()
     assert len(busy.begun) == 6
+
+
+async def test_a_place_is_handed_on_over_the_heads_of_those_who_left() -> None:
+    places = _Places(1)
+    await places.take()
+    waiting = [asyncio.create_task(places.take()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    places.give_back()  # before the first has noticed that it is cancelled
+    await asyncio.wait(waiting[:2])
+    assert waiting[0].cancelled()
+    assert places.taken == 1
+    places.give_back()
+    await waiting[2]
+    assert places.taken == 1

