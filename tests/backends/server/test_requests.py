@@ -243,7 +243,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("create_flow_from_compressed_string", {"serialized_flow": "?"}, "Unable to decompress serialized flow"),
     ("create_flow", {"serialized_flow": {"name": "f", "tasks": 7}}, "The serialized flow is malformed"),
     ("set_key_value", {"key": "k", "value": "x" * 20_000}, "Value payload"),
-    ("create_api_key", {"name": "k", "scopes": ["root"]}, "The scopes of an API key are read, answer, run and write."),
+    ("create_api_key", {"name": "k", "scopes": ["root"]}, "The scopes of an API key are read, answer, run, write and"),
 ]
 
 
