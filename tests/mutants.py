@@ -105,7 +105,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 NEVER = "dask", "distributed", "ray", "flowloop", "tests"
 """What is not read before a fork: it starts threads, or is what changes."""
 
-PATIENCE = 2.0
+PATIENCE = 4.0
 """How many seconds a test may take, watched, that is to be run against mutants."""
 
 MOST = 60.0

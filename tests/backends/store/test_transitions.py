@@ -798,3 +798,24 @@ async def test_a_repetition_is_known_by_the_lock_of_the_flow_or_the_fence_of_the
         outcome = await world.task_state("a", state("Success"), 1, sent_by)
         assert (outcome.status, outcome.version) == ("SUCCESS", 2)
     assert await world.history("a") == ["Pending", "Success"]
+
+
+async def test_a_tenant_moves_its_own(world: World) -> None:
+    await world.build()
+    own = Caller(client_id="client-1", tenant_id=(await world.flow_run())["tenant_id"])
+    await world.start(own)
+    assert (await world.task_state("a", state("Running"), 1, own)).status == "SUCCESS"
+
+
+@pytest.mark.parametrize("end", ["Cancelled", "Failed"])
+async def test_the_parts_of_a_flow_run_end_with_it_and_so_do_their_task_runs(world: World, end: str) -> None:
+    await owned(world)
+    part = await world.store.start_subflow_run(FENCED, flow_id=world.flow_id, task_run_id=world.task_runs["a"], epoch=1)
+    inner = await world.store.start_subflow_run(
+        FENCED, flow_id=world.flow_id, task_run_id=part["task_runs"][0]["id"], epoch=1
+    )
+    assert (await world.flow_state(state(end), 2, epoch=1)).status == "SUCCESS"
+    for run in (part, inner):
+        assert (await world.row("flow_run", run["id"]))["state"] == "Cancelled"
+        left = await world.rows("task_run", flow_run_id=run["id"])
+        assert {row["state"] for row in left} == {"Cancelled"}
