@@ -135,6 +135,15 @@ async def test_what_cannot_be_listened_to_says_why(
         await heard(Script(answer))
 
 
+async def test_a_server_that_goes_away_while_it_refuses_is_unavailable() -> None:
+    async def broken_off() -> AsyncIterator[bytes]:
+        yield b'{"errors": ['
+        raise ConnectionAbortedError("the machine is switched off")
+
+    with pytest.raises(BackendUnavailable, match="no subscription"):
+        await heard(Script(StreamingResponse(broken_off(), 400, media_type="application/json")))
+
+
 async def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowloop.backends.client.subscription._LONGEST_EVENT", 1_000)
     with pytest.raises(BackendRejected, match="longer than 1,000 bytes"):
