@@ -53,7 +53,7 @@ USES = {
     "ray": _AN_EXECUTOR.format(executor="RayExecutor", arguments=""),
     "kubernetes": "import kubernetes_asyncio, flowloop.engine.executors.kubernetes",
     "png": "from flowloop import Flow, task; "
-    "assert Flow('f', tasks=[task(lambda: 1, name='one')]).visualize(filename='f', format='png')",
+    "assert Flow('f', tasks=[task(lambda: 1, name='one')]).visualize().png.startswith(b'\\x89PNG')",
     "schedules": "from flowloop.engine.schedules import CronSchedule; assert CronSchedule('0 9 * * *').next(1)",
     "cli": _COMMAND,
     "all": _A_FLOW.format(url="sqlite:///runs.db"),
