@@ -125,7 +125,6 @@ def create_flow_run(
     lease_seconds: float = LEASE_SECONDS,
     priority: int = 0,
     fairness_key: str | None = None,
-    checked: bool = True,
 ) -> Payload:
     """Create a flow run, Scheduled, with a Pending task run for every task of its flow.
 
@@ -145,7 +144,6 @@ def create_flow_run(
         - lease_seconds: for how long it is the owner's without a heartbeat
         - priority: of what is ready, what has a higher one is run first
         - fairness_key: whose it is: of one priority, the keys take turns, however much each has waiting
-        - checked: whether parameters that the flow does not have, or of another type, are refused
 
     Returns:
         - Payload: ``id``
@@ -163,7 +161,7 @@ def create_flow_run(
         lease_seconds=lease_seconds,
         priority=priority,
         fairness_key=fairness_key,
-        checked=checked and not tx.caller.is_foreign,
+        checked=not tx.caller.is_foreign,
     )
     created = create_flow_runs(tx, [request])[0]
     if isinstance(created, BackendRejected):

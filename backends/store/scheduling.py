@@ -61,20 +61,19 @@ def schedule_flow_runs(tx: Tx, *, flow_id: str, max_runs: int = 10) -> list[str]
         plain = not event.parameter_defaults and event.labels is None
         if plain and event.start_time <= (last or tx.now):
             continue
-        try:
-            created = creation.create_flow_run(
-                tx,
-                flow_id=flow["id"],
-                scheduled_start_time=event.start_time,
-                parameters=event.parameter_defaults,
-                labels=event.labels,
-                idempotency_key=_key(event),
-                checked=False,  # it fails with the reason, where people look
-            )
-        except BackendRejected as error:
-            _log.warning("a scheduled run of flow %s was not created: %s", flow["id"], error)
+        # One whose parameters are wrong fails with the reason, where people look.
+        request = creation.NewFlowRun(
+            flow_id=flow["id"],
+            scheduled_start_time=event.start_time,
+            parameters=event.parameter_defaults,
+            labels=event.labels,
+            idempotency_key=_key(event),
+        )
+        created = creation.create_flow_runs(tx, [request])[0]
+        if isinstance(created, BackendRejected):
+            _log.warning("a scheduled run of flow %s was not created: %s", flow["id"], created)
             continue
-        ids.append(created["id"])
+        ids.append(created.id)
     if ids:
         tx.update("flow_run", run.id.in_(ids), auto_scheduled=True)
     return ids
