@@ -158,7 +158,7 @@ async def test_the_queue_says_why_a_run_has_not_begun(served: Served, world: Wor
         "alive": True,
         "flow_runs": [{"id": world.run_id}],
     }
-    world.clock.move(minutes=2)
+    world.clock.move(minutes=5)
     assert await why() == "there is no live worker"
 
 
