@@ -339,6 +339,7 @@ class _Wrapper:
     set_notification = _passed_on(Backend.set_notification)
     delete_notification = _passed_on(Backend.delete_notification)
     list_notifications = _passed_on(Backend.list_notifications)
+    next_ready = _passed_on(Backend.next_ready)
     reserve_flow_runs = _passed_on(Backend.reserve_flow_runs)
     claim_flow_run = _passed_on(Backend.claim_flow_run)
     release_flow_run = _passed_on(Backend.release_flow_run)

@@ -123,7 +123,7 @@ async def test_an_api_key_allows_no_more_than_its_maker(world: World) -> None:
     reader = Caller(scopes=frozenset({"read"}))
     with pytest.raises(BackendRejected, match="cannot allow more"):
         await world.store.create_api_key(reader, name="key")
-    for scopes in ([], ["admin"]):
+    for scopes in ([], ["owner"]):
         with pytest.raises(BackendRejected, match="scopes"):
             await world.store.create_api_key(ANYONE, name="key", scopes=scopes)
     with pytest.raises(BackendRejected, match="name"):
