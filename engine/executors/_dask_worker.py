@@ -7,9 +7,7 @@ and when it ended. The events of a worker arrive in order, and before the result
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import pickle
-import sys
 import threading
 from typing import Any
 
@@ -29,12 +27,9 @@ __all__ = ["item", "run", "stop", "width"]
 _running: dict[str, _Body] = {}
 """The bodies of this process, by the names of their jobs."""
 
-_MOMENT = 0.05
-"""Seconds after which it is looked whether a body that was told to stop is on its way out."""
-
 
 class _Stopped(BaseException):
-    """Raised in the thread of a sync body that is to stop."""
+    """Raised in the place of a body that was to stop before it began."""
 
 
 class _Body(Speaker):
@@ -44,11 +39,9 @@ class _Body(Speaker):
         self.worker: Any = get_worker()
         self._name: str = about["name"]
         self._topic: str = about["topic"]
-        self._is_async: bool = about["is_async"]
         self._may_rerun: bool = about["may_rerun"]
         self._grace: float = about["grace"]
         self._lock = threading.Lock()
-        self._thread: int | None = None
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_stopped = False
@@ -67,8 +60,6 @@ class _Body(Speaker):
         with self._lock:
             if self._is_stopped:
                 raise _Stopped
-            # the thread of an async body makes its loop first, which must not be left half made
-            self._thread = None if self._is_async else threading.get_ident()
         self.begins()
 
     def begins(self) -> None:
@@ -89,7 +80,6 @@ class _Body(Speaker):
     def awaits(self, task: asyncio.Task[Any]) -> None:
         """Note what is to be cancelled."""
         with self._lock:
-            self._thread = None
             self._task, self._loop = task, asyncio.get_running_loop()
             if self._is_stopped:
                 task.cancel()
@@ -110,9 +100,6 @@ class _Body(Speaker):
         """Say so if it had begun, and be stopped no more."""
         with self._lock:
             self._task = self._loop = self._process = None
-            if self._thread is not None:
-                _raise_in(self._thread, None)
-                self._thread = None
         if self._is_under_way:
             self._is_under_way = False
             self.tell("ended", seconds)
@@ -125,10 +112,7 @@ class _Body(Speaker):
         return self._is_stopped
 
     def stop(self) -> None:
-        """Cancel an async body in its loop; interrupt a sync one in its process, and kill that after the grace.
-
-        In the thread of a sync one an error is raised, which it hears of between two of its steps.
-        """
+        """Cancel an async body in its loop; interrupt a sync one in its process, and kill that after the grace."""
         with self._lock:
             self._is_stopped = True
             if self._task is not None and self._loop is not None:
@@ -138,25 +122,12 @@ class _Body(Speaker):
                 self.worker.loop.call_later(self._grace, self._kill)
             elif self._process is not None:
                 self._process.kill()
-            elif self._thread is not None:
-                self._raise_in_thread(self._thread)
 
     def _kill(self) -> None:
         with self._lock:
             if self._process is not None:
                 self._process.kill()
                 self.tell("killed")
-
-    def _raise_in_thread(self, thread: int) -> None:
-        if not _is_handling(thread, _Stopped):
-            _raise_in(thread, _Stopped)
-        self.worker.loop.call_later(_MOMENT, self._insist)
-
-    def _insist(self) -> None:
-        """Raise it again if it was lost: what is raised while an object is finalized ends there."""
-        with self._lock:
-            if self._thread is not None:
-                self._raise_in_thread(self._thread)
 
 
 class _Elsewhere(Told):
@@ -194,22 +165,6 @@ class _BegunBeforeError(Exception):
     """The body began before, and is not run again."""
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise an error in another thread, or take one back that has not been raised yet."""
-    raised = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
-
-
-def _is_handling(thread: int, error: type[BaseException]) -> bool:
-    """Return whether a thread is in a ``finally`` or ``except`` block, on its way out with an error."""
-    found: Any = sys._current_exceptions().get(thread)
-    if isinstance(found, tuple):  # before Python 3.12
-        found = found[1]
-    while found is not None and not isinstance(found, error):
-        found = found.__context__
-    return found is not None
-
-
 class Held:
     """A result that stays on its worker."""
 
@@ -231,9 +186,9 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     Args:
         - frame: the request
         - about: the ``name`` of its job, the ``topic`` of the run, its ``home``, the ``levels`` of its loggers, whether
-            the body ``is_async`` and ``may_rerun``, the size from which on its result ``stays`` here, whether it is to
-            have its ``own_process``, and the ``grace`` after which that is killed once the body was told to stop, and
-            the numbers of the values that are ``held`` results of other bodies
+            the body ``is_async`` and ``may_rerun``, the size from which on its result ``stays`` here, the ``grace``
+            after which the process of a sync one is killed once it was told to stop, and the numbers of the values that
+            are ``held`` results of other bodies
         - values: the inputs that lie here
     """
     name = about["name"]
@@ -244,10 +199,10 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
     _running[name] = body
     try:
         with heard(body, about["home"], about["levels"]):
-            if about["own_process"]:
-                answer = in_own_process(frame, body.worker, body.runs_in, _Elsewhere(body), lying)
-            else:
+            if about["is_async"]:
                 answer = answer_to(frame, body, lying)
+            else:
+                answer = in_own_process(frame, body.worker, body.runs_in, _Elsewhere(body), lying)
     except _BegunBeforeError:
         answer = Answer("lost", None, _BEGUN_BEFORE)
     except _Stopped:  # in the very moment it began or ended
@@ -262,7 +217,7 @@ def run(frame: bytes, about: dict[str, Any], *values: Any) -> bytes | Held:
 
 
 def _is_of_the_stop(answer: Answer) -> bool:
-    return answer.kind == "lost" or isinstance(answer.content, (_Stopped, KeyboardInterrupt))
+    return answer.kind == "lost" or isinstance(answer.content, KeyboardInterrupt)
 
 
 def width(held: Any) -> int | str | None:

@@ -47,9 +47,6 @@ class DaskExecutor(PlaceExecutor):
         - adapt_kwargs: arguments of its ``adapt``, to let it grow and shrink
         - client_kwargs: arguments of ``distributed.Client``
         - window: how many bodies are handed over at once; the others wait here
-        - own_processes: whether each sync body runs in a process of its own; otherwise in a thread of the worker, where
-            it shares memory with the others and has ``distributed.get_worker()``, and is stopped only between two of
-            its steps
 
     Raises:
         - ExecutorError: if Dask is not installed
@@ -63,7 +60,6 @@ class DaskExecutor(PlaceExecutor):
         adapt_kwargs: Mapping[str, Any] | None = None,
         client_kwargs: Mapping[str, Any] | None = None,
         window: int = 1000,
-        own_processes: bool = True,
     ) -> None:
         if address is not None and (cluster_class is not None or cluster_kwargs or adapt_kwargs):
             raise ValueError("a DaskExecutor has an address, or arguments of a cluster that it makes, not both")
@@ -74,12 +70,11 @@ class DaskExecutor(PlaceExecutor):
         self.adapt_kwargs = dict(adapt_kwargs or {})
         self.client_kwargs = dict(client_kwargs or {})
         self.window = window
-        self.own_processes = own_processes
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Place]:
         async with AsyncExitStack() as stack:
-            place = _DaskPlace(await self._open(stack), self.window, own_processes=self.own_processes)
+            place = _DaskPlace(await self._open(stack), self.window)
             stack.push_async_callback(place.close)
             yield place
 
@@ -210,16 +205,14 @@ class _DaskPlace(Place):
     Args:
         - client: the client
         - window: how many jobs are handed over at once
-        - own_processes: whether sync bodies have processes of their own
     """
 
     reports_begin = True
     keeps_values = True
     reattaches = True
 
-    def __init__(self, client: Any, window: int, *, own_processes: bool) -> None:
+    def __init__(self, client: Any, window: int) -> None:
         self._client = client
-        self._own_processes = own_processes
         self.window = window
         self._room = anyio.Semaphore(window, fast_acquire=True)
         self._topic = f"flowloop-{uuid.uuid4().hex}"
@@ -397,7 +390,6 @@ class _DaskPlace(Place):
             "may_rerun": sent.job.needs.may_rerun,
             "stays": LARGE if sent.job.keep else None,
             "held": held,
-            "own_process": self._own_processes and not sent.job.is_async,
             "grace": sent.job.grace * 0.8,  # for the kill to be over when the grace is
         }
         from ._dask_worker import Held
@@ -445,8 +437,7 @@ class _DaskPlace(Place):
             if not sent.ticket.is_under_way:
                 # whoever begins it from now on finds that it has begun
                 await self._client.scheduler.event_set(name=sent.name)
-                if self._own_processes:  # one of them may be about to
-                    await self._client.run(_STOP, _OVER_THERE, sent.name)
+                await self._client.run(_STOP, _OVER_THERE, sent.name)  # it may be about to
                 return None
             # of one that was begun for somebody else it is not known where
             await self._client.run(_STOP, _OVER_THERE, sent.name, workers=sent.worker and [sent.worker])

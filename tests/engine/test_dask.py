@@ -113,16 +113,18 @@ async def test_bodies_run_on_a_worker_and_see_the_run_context():
     assert "fails" in "".join(state.result[fourth].result.__notes__)
 
 
-async def test_a_sync_body_runs_in_its_worker_where_it_is_to(cluster):
-    def where():
+async def test_an_async_body_runs_in_its_worker_and_a_sync_one_beside_it(cluster):
+    async def inside():
         return distributed.get_worker().address
 
-    with Flow("where", executor={"": DaskExecutor(cluster), "worker": DaskExecutor(cluster, own_processes=False)}) as f:
-        inside = task(where, needs=Needs(place="worker"))()
-        beside = task(where)()
-    state = await FlowRunner(f).run()
-    assert state.result[inside].result.startswith("tcp://")
-    assert "No worker found" in str(state.result[beside].result)
+    def beside():
+        return distributed.get_worker().address
+
+    with Flow("where") as flow:
+        first, second = task(inside)(), task(beside)()
+    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster))
+    assert state.result[first].result.startswith("tcp://")
+    assert "No worker found" in str(state.result[second].result)
 
 
 async def test_bodies_run_in_other_processes(cluster):
@@ -449,20 +451,6 @@ async def test_a_cancel_stops_the_body(cluster, tmp_path, body, caplog):
     logging.getLogger("mine").removeHandler(handler)
     assert isinstance(state.result[done], Cancelled)
     assert (tmp_path / "marks").read_text() == "stopped\n"
-
-
-async def test_a_body_in_a_thread_that_cannot_be_stopped_is_said_to_go_on(cluster, tmp_path):
-    def stuck(path):
-        open(path).close()  # in C, where nothing hears of anything until somebody writes there
-
-    os.mkfifo(path := tmp_path / "pipe")
-    with Flow("stuck") as flow:
-        done = task(stuck, timeout=1)(str(path))
-    runner = FlowRunner(flow, settings=Settings(cancel_grace=0.1))
-    state = (await runner.run(executor=DaskExecutor(cluster, own_processes=False))).result[done]
-    path.open("w").close()
-    assert isinstance(state, TimedOut)
-    assert "goes on" in state.message
 
 
 async def test_a_body_in_a_process_of_its_own_is_stopped_wherever_it_sits(cluster, tmp_path):
