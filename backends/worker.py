@@ -300,12 +300,15 @@ class Worker:
             if state is None or not state.is_finished():
                 # what cannot go on now is not taken again at once
                 await _first_of(self._stopping, seconds=self._poll_interval)
-            await self._backend.release_flow_run(taken.flow_run_id, taken.claim.epoch)
+            runner = self._runners.get(taken.flow_run_id)
+            if runner is None or not runner.has_given_up:
+                await self._backend.release_flow_run(taken.flow_run_id, taken.claim.epoch)
         except (BackendRejected, BackendUnavailable) as error:
             logger.warning("flow run %s is free when its lease has run out: %s", taken.flow_run_id, error)
         finally:
             if self._runs.get(taken.flow_run_id) is asyncio.current_task():
                 del self._runs[taken.flow_run_id]
+                self._runners.pop(taken.flow_run_id, None)
             self._has_room.set()
 
     async def _keep(self, taken: FlowRunReservation) -> None:
@@ -341,8 +344,6 @@ class Worker:
         except Exception as error:
             logger.exception("flow run %s of %r could not be run", taken.flow_run_id, taken.flow_name)
             return await self._fail(taken, error)
-        finally:
-            self._runners.pop(taken.flow_run_id, None)
         ended = f"{type(state).__name__}: {state.message}" if state.is_failed() else type(state).__name__
         logger.info("flow run %s of %r is %s", taken.flow_run_id, taken.flow_name, ended)
         return state

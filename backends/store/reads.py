@@ -22,6 +22,7 @@ __all__ = [
     "find_flow_run",
     "get_flow_run_history",
     "get_flow_run_info",
+    "get_flow_run_infos",
     "get_flow_run_state",
     "get_latest_cached_states",
     "get_run_logs",
@@ -46,6 +47,23 @@ def find_flow(tx: Tx, *, name: str, project_name: str | None = None) -> Payload 
     return None if row is None else dict(row)
 
 
+_RUN = (
+    "id",
+    "name",
+    "flow_id",
+    "version",
+    "serialized_state",
+    "parameters",
+    "context",
+    "scheduled_start_time",
+    "heartbeat",
+    "owner",
+    "epoch",
+    "start_time",
+    "limits",
+)
+
+
 def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
     """Return all that a runner needs to begin, in one read.
 
@@ -55,16 +73,25 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
           (``id`` and ``name``, or None), and ``task_runs``: of the runs with map index -1: ``id``, ``task_id``,
           ``task_slug``, ``version``, ``serialized_state``
     """
-    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID")
-    flow, project = tables["flow"], tables["project"]
-    owner = tx.first(
-        select(project.c.id, project.c.name)
-        .select_from(flow.join(project, flow.c.project_id == project.c.id))
-        .where(flow.c.id == run["flow_id"])
-    )
+    (found,) = get_flow_run_infos(tx, flow_run_ids=[flow_run_id])
+    if isinstance(found, BackendRejected):
+        raise found
+    return found
+
+
+def get_flow_run_infos(tx: Tx, *, flow_run_ids: Sequence[str]) -> list[Payload | BackendRejected]:
+    """Return what `get_flow_run_info` does of many flow runs, and a refusal for one that there is not."""
+    ids = [flow_run_id for flow_run_id in flow_run_ids if is_id(flow_run_id)]
+    run, flow, project = tables["flow_run"], tables["flow"], tables["project"]
+    columns = [run.c[name] for name in _RUN]
+    whose = [project.c.id.label("project_id"), project.c.name.label("project_name")]
+    joined = run.join(flow, flow.c.id == run.c.flow_id).outerjoin(project, project.c.id == flow.c.project_id)
+    runs = tx.all(select(*columns, *whose).select_from(joined).where(run.c.id.in_(ids), tx.mine("flow_run")))
     task_run, task = tables["task_run"], tables["task"]
-    task_runs = tx.connection.execute(
+    task_runs: dict[str, list[Payload]] = {row["id"]: [] for row in runs}
+    for flow_run_id, *row in tx.connection.execute(
         select(
+            task_run.c.flow_run_id,
             task_run.c.id,
             task_run.c.task_id,
             task.c.slug.label("task_slug"),
@@ -72,29 +99,19 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
             task_run.c.serialized_state,
         )
         .select_from(task_run.join(task, task_run.c.task_id == task.c.id))
-        .where(task_run.c.flow_run_id == run["id"], task_run.c.map_index == -1)
+        .where(task_run.c.flow_run_id.in_(list(task_runs)), task_run.c.map_index == -1)
         .order_by(task_run.c.id)
-    ).all()
-    wanted = (
-        "id",
-        "name",
-        "flow_id",
-        "version",
-        "serialized_state",
-        "parameters",
-        "context",
-        "scheduled_start_time",
-        "heartbeat",
-        "owner",
-        "epoch",
-        "start_time",
-        "limits",
-    )
-    return {
-        **{key: run[key] for key in wanted},
-        "project": None if owner is None else dict(owner),
-        "task_runs": [dict(zip(_TASK_RUN, row, strict=True)) for row in task_runs],
+    ):
+        task_runs[flow_run_id].append(dict(zip(_TASK_RUN, row, strict=True)))
+    found = {
+        row["id"]: {
+            **{key: row[key] for key in _RUN},
+            "project": None if row["project_id"] is None else {"id": row["project_id"], "name": row["project_name"]},
+            "task_runs": task_runs[row["id"]],
+        }
+        for row in runs
     }
+    return [found.get(flow_run_id) or BackendRejected("Invalid flow run ID") for flow_run_id in flow_run_ids]
 
 
 def get_flow_run_state(tx: Tx, *, flow_run_id: str) -> Payload:

@@ -388,6 +388,7 @@ class Store:
     obey_directive = _write(directives.obey_directive)
     list_directives = _read(directives.list_directives)
     get_flow_run_info = _read(reads.get_flow_run_info)
+    get_flow_run_infos = _read(reads.get_flow_run_infos)
     get_flow_run_state = _read(reads.get_flow_run_state)
     list_flow_runs = _read(reads.list_flow_runs)
     find_flow_run = _read(reads.find_flow_run)

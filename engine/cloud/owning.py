@@ -26,6 +26,11 @@ T = TypeVar("T")
 class OwningFlowRunner(ListeningFlowRunner):
     """Has a flow run for its own while it runs it, and ends one that it has but was stopped before it began."""
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether the flow run that went on last was left in a state from which its owner does not go on."""
+        return self._ownership is not None and self._ownership.given_up
+
     async def _created(
         self,
         backend: Backend,

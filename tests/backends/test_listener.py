@@ -99,7 +99,7 @@ async def test_a_server_that_goes_away_ends_the_stream(breaks_off: bool) -> None
 
 
 async def test_a_server_that_says_nothing_for_long_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowloop.backends.client.subscription._QUIET", 0.2)
+    monkeypatch.setattr("flowloop.backends.client.subscription._QUIET", 3.0)
     silent = asyncio.Event()
 
     class Silent(Script):

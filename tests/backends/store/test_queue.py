@@ -368,3 +368,66 @@ async def test_what_was_left_by_a_client_that_said_nothing_of_its_lease_waits_as
 async def test_a_lease_needs_a_length(world: World) -> None:
     with pytest.raises(BackendRejected, match="lease_seconds"):
         await reserve(world, "w1", lease_seconds=0)
+
+
+# -- turns, and what comes next ------------------------------------------------------------------------
+
+
+async def test_the_urgent_come_first_and_keys_take_turns(world: World) -> None:
+    await world.build()
+    await reserve(world, "w0")  # the first run is out of the way
+
+    async def made(ago: int, key: str | None = None, priority: int = 0) -> str:
+        start = START - datetime.timedelta(seconds=ago)
+        return await world.new_run(scheduled_start_time=start, fairness_key=key, priority=priority)
+
+    of_a = [await made(ago, "a") for ago in (60, 50, 40)]
+    of_none = await made(35)
+    of_b = [await made(ago, "b") for ago in (30, 20)]
+    urgent = await made(1, "a", priority=5)
+    assert await reserve(world, "w1", 7) == [urgent, of_a[0], of_none, of_b[0], of_a[1], of_b[1], of_a[2]]
+
+
+async def test_without_keys_priority_and_time_decide(world: World) -> None:
+    await world.build()
+    await reserve(world, "w0")
+    waits = [await world.new_run(scheduled_start_time=START - datetime.timedelta(seconds=ago)) for ago in (5, 9)]
+    urgent = await world.new_run(scheduled_start_time=START, priority=1)
+    put_off = await world.new_run(scheduled_start_time=START - datetime.timedelta(hours=1), priority=-1)
+    assert await reserve(world, "w1", 4) == [urgent, *reversed(waits), put_off]
+
+
+async def test_what_is_ready_next_is_the_earliest_that_waits(world: World) -> None:
+    await world.build()
+    store = world.store
+    assert await store.next_ready(ANYONE) is None, "what is ready already waits for nothing"
+    await world.new_run(scheduled_start_time=START + datetime.timedelta(seconds=90))
+    assert await store.next_ready(ANYONE) == 90
+    await world.new_run(scheduled_start_time=START + datetime.timedelta(seconds=30))
+    assert await store.next_ready(ANYONE) == 30
+    world.clock.move(seconds=30)
+    assert await store.next_ready(ANYONE) == 60
+    other = Caller(tenant_id=(await store.create_tenant(ANYONE, name="Other", slug="other"))["id"])
+    assert await store.next_ready(other) is None
+
+
+async def test_a_task_run_that_waits_may_be_what_is_ready_next(world: World) -> None:
+    await world.build()
+    await world.task_state("a", state("Scheduled", start_time="2021-07-01T12:00:40Z"), 1)
+    await world.new_run(scheduled_start_time=START + datetime.timedelta(seconds=90))
+    assert await world.store.next_ready(ANYONE) == 40
+
+
+@pytest.mark.parametrize("left", ["owned", "given back", "Running"])
+async def test_what_was_begun_may_be_ready_at_any_moment(world: World, left: str) -> None:
+    await world.build()
+    if left == "Running":
+        await world.start()
+    else:
+        await reserve(world, "w1")
+    if left == "given back":
+        await world.flow_state(state("Scheduled", start_time="2021-07-01T13:00:00Z"), epoch=1)
+        await world.store.release_flow_run(FENCED, flow_run_id=world.run_id, epoch=1)
+    assert await world.store.next_ready(ANYONE) == 0
+    await world.flow_state(state("Cancelled"), None)
+    assert await world.store.next_ready(ANYONE) is None
