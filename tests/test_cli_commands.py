@@ -570,7 +570,7 @@ def test_what_is_not_there_is_said_with_where_and_what_is_like_it(home: Path) ->
     (line,) = documents(invoke("runs", "--json"))
     for words in (("show",), ("logs",), ("watch",), ("wait",), ("cancel",), ("hold", "--tag", "db"), ("set-limits",)):
         more = ("--concurrency", "2") if words == ("set-limits",) else ()
-        printed = invoke(words[0], line["name"][:-1] + "x", *words[1:], *more, code=1).stderr
+        printed = invoke(words[0], line["name"] + "x", *words[1:], *more, code=1).stderr
         assert printed.startswith("Error: ")
         assert f"flowloop.db; did you mean {line['name']}?" in printed
         assert printed.count("\n") == 1
