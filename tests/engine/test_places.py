@@ -356,8 +356,9 @@ async def test_a_body_that_was_stopped_tidies_up_undisturbed(opened, gate):
     await here(gate)
     async with anyio.create_task_group() as group:
         group.start_soon(ticket.stop, "user", PATIENCE)
-        await asyncio.sleep(0.3)  # longer than it takes to be told again
+        await asyncio.sleep(0.3)  # it is told meanwhile
         (gate.parent / "tidy").touch()
+    assert isinstance(await ticket.outcome(), place.Raised)
     assert (gate.parent / "tidied").exists()
 
 
