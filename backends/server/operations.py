@@ -148,14 +148,11 @@ def _set_states(name: str, definition: GraphQLField) -> Resolver:
             updates = record.updates()
         else:
             updates = state_updates(variables.arguments(definition, field)["input"]["states"], _STATES[name])
-        record_states, key = getattr(call.store, name), call.key_for(field)
-        try:
-            outcomes = await record_states(call.caller, updates, idempotency_key=key, refused=call.refused)
-        except BaseException:
-            call.refused.update(update.run_id for update in updates)
-            raise
-        call.refused.difference_update(update.run_id for update in updates)
-        call.refused.update(refused_in(outcomes))
+        record_states, key, before = getattr(call.store, name), call.key_for(field), frozenset(call.refused)
+        ids = {update.run_id for update in updates}
+        call.refused |= ids  # until they are recorded
+        outcomes = await record_states(call.caller, updates, idempotency_key=key, refused=before)
+        call.refused -= ids - refused_in(outcomes)
         return {part.key: _outcomes(outcomes, part) for part in field.fields}
 
     return resolve

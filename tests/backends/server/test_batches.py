@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowloop.backends.store import ANYONE, StateUpdate
+from flowloop.backends.store import ANYONE, StateUpdate, Store
+from flowloop.engine.errors import BackendRejected
 
 from ..store.world import state
 from .served import Served, World
@@ -196,3 +197,37 @@ async def test_a_run_that_finds_no_place_is_queued(served: Served, running: Worl
     outcomes = await send(served, ALL_OR_NONE, [item(running.task_runs["t"], "Running", 1)])
     assert outcomes[0]["status"] == "QUEUED"
     assert outcomes[0]["message"]
+
+
+TASKS_AND_THEIR_FLOW = """mutation ($tasks: set_task_run_states_input!, $flow: set_flow_run_states_input!) {
+  set_task_run_states(input: $tasks) { states { status code } }
+  set_flow_run_states(input: $flow) { states { status code } }
+}"""
+
+
+def ending(world: World, version: int) -> dict[str, Any]:
+    """Return the variables that end a task run, read at a version, and the flow run that rests on it."""
+    a = world.task_runs["a"]
+    end = {"flow_run_id": world.run_id, "state": msgspec.json.decode(state("Success")), "rests_on": [a]}
+    return {"tasks": {"states": [item(a, "Success", version)]}, "flow": {"states": [end]}}
+
+
+@pytest.mark.parametrize(("version", "code", "then"), [(1, None, "Success"), (7, "UPSTREAM_REFUSED", "Running")])
+async def test_the_end_of_a_flow_run_rests_on_a_task_run_of_the_same_request(
+    served: Served, running: World, version: int, code: str | None, then: str
+) -> None:
+    answer = await served.data(TASKS_AND_THEIR_FLOW, ending(running, version), **FENCED)
+    assert answer["set_flow_run_states"]["states"][0]["code"] == code
+    assert (await served.store.get_flow_run_state(ANYONE, flow_run_id=running.run_id))["state"] == then
+
+
+async def test_the_end_of_a_flow_run_does_not_outlive_a_field_that_fails(
+    served: Served, running: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise BackendRejected("not now")
+
+    monkeypatch.setattr(Store, "set_task_run_states", refuse)
+    error = await served.error(TASKS_AND_THEIR_FLOW, ending(running, 1), **FENCED)
+    assert error["path"] == ["set_task_run_states"]
+    assert (await served.store.get_flow_run_state(ANYONE, flow_run_id=running.run_id))["state"] == "Running"
