@@ -32,7 +32,10 @@ _OVERLAP = 2_000
 """Milliseconds by which a state may be committed after one that was made later; a version tells what was told."""
 
 _SHARE = 20.0
-"""A count that takes a while is taken less often: it may use a twentieth of the time."""
+"""A count that takes a while is taken less often: it may use a twentieth of the time,"""
+
+_AT_LEAST_EVERY = 10.0
+"""but so many seconds are enough for who looks on: one that took long may have waited for others."""
 
 _UNHEARD = 5.0
 """Seconds between two looks at the flow runs where other processes are heard: not all that counts is told of."""
@@ -136,7 +139,7 @@ class Changes:
                 quiet = time.monotonic()
                 yield None
             took = time.monotonic() - begun
-            await self._rest(flow_run_id, max(every, took * _SHARE), self._poll_seconds)
+            await self._rest(flow_run_id, max(every, min(took * _SHARE, _AT_LEAST_EVERY)), self._poll_seconds)
 
     # -- all flow runs -------------------------------------------------------------------------------------
 
