@@ -24,10 +24,10 @@ With pytest-asyncio the loop is a factory, named in ``conftest.py``:
 
 and with anyio's own plugin a fixture ``anyio_backend`` returns ``("asyncio", {"loop_factory": VirtualLoop})``.
 
-What is real takes its real time. While a thread works that somebody awaits (a synchronous task body, a file, anything
-in an executor), time stands still, unless the thread works for so long that a timer would really be due. Open sockets,
-child processes and the threads of other libraries do not show whether they are at work: where there are any, the loop
-gives them `patience` before each jump.
+What is real takes its real time. While a thread works that somebody awaits (a synchronous task body, a file, a SQLite
+database, anything in an executor), time stands still, unless the thread works for so long that a timer would really be
+due. Open sockets, child processes and the threads of other libraries do not show whether they are at work: where there
+are any, the loop gives them `patience` before each jump.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import datetime
+import importlib.util
 import inspect
 import math
 import selectors
@@ -43,7 +44,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, Unpack, cast
 from unittest import mock
@@ -136,8 +137,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_forever(self) -> None:
         """Run until `stop` is called."""
-        # anyio's worker threads report to the loop when they are done, but do not say when they begin
-        with mock.patch.object(anyio.to_thread, "run_sync", _counted(anyio.to_thread.run_sync)):
+        # these threads report to the loop when they are done, but do not say when they begin
+        with ExitStack() as counting:
+            for owner, name in _calls_in_threads():
+                counting.enter_context(mock.patch.object(owner, name, _counted(getattr(owner, name))))
             super().run_forever()
 
     @contextmanager
@@ -208,15 +211,25 @@ class _JumpingSelector(selectors.DefaultSelector):
         self._waited = 0.0
 
 
-def _counted(run_sync: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def run_sync_counted(*args: Any, **kwargs: Any) -> Any:
+def _calls_in_threads() -> Iterator[tuple[Any, str]]:
+    """Yield what calls something in a thread and awaits it: the owner of a function, and the name it has there."""
+    yield anyio.to_thread, "run_sync"
+    if importlib.util.find_spec("aiosqlite") is not None:  # it reads SQLite files, where these are installed
+        import aiosqlite
+
+        yield aiosqlite.Connection, "_connect"
+        yield aiosqlite.Connection, "_execute"
+
+
+def _counted(call: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def counted(*args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
         if not isinstance(loop, VirtualLoop):
-            return await run_sync(*args, **kwargs)
+            return await call(*args, **kwargs)
         with loop.awaiting_thread():
-            return await run_sync(*args, **kwargs)
+            return await call(*args, **kwargs)
 
-    return run_sync_counted
+    return counted
 
 
 def run(main: Coroutine[Any, Any, T], *, start: datetime.datetime = _START, patience: float = 0.05) -> T:

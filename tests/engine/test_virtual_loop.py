@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import aiosqlite
 import anyio
 import anyio.to_thread
 import pytest
@@ -194,6 +195,19 @@ async def test_a_silent_socket_does_not_stop_the_time() -> None:
     asyncio.get_running_loop().remove_reader(left)
     left.close()
     right.close()
+
+
+def test_time_stands_still_while_a_sqlite_file_is_read() -> None:
+    async def main() -> tuple[str, float]:
+        loop = asyncio.get_running_loop()
+        async with aiosqlite.connect(":memory:") as database:
+            await database.create_function("slow", 0, lambda: time.sleep(0.05) or "done")
+            with anyio.fail_after(DAY):
+                async with database.execute("SELECT slow()") as rows:
+                    [[found]] = await rows.fetchall()
+            return found, loop.time()
+
+    assert run(main(), patience=0) == ("done", 0)
 
 
 def test_the_thread_of_another_library_gets_the_patience() -> None:
