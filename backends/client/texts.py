@@ -40,16 +40,16 @@ HELLO = "query { hello }"
 
 _TASK_RUN = "id version map_index serialized_state task { id slug }"
 
-_FLOW_RUN_INFO = """
-query ($id: uuid!, $limit: Int!) {{
-  flow_run_by_pk(id: $id) {{
+_FLOW_RUN_INFOS = """
+query ($ids: [uuid!]!, $limit: Int!) {{
+  flow_run(where: {{id: {{_in: $ids}}}}) {{
     id name flow_id version serialized_state parameters context scheduled_start_time start_time heartbeat{more}
     flow {{ project {{ id name }} }}
     task_runs(where: {{map_index: {{_eq: -1}}}}, order_by: {{id: asc}}, limit: $limit) {{ {task_run} }}
   }}
 }}"""
-FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more="")
-OWNED_FLOW_RUN_INFO = _FLOW_RUN_INFO.format(task_run=_TASK_RUN, more=" owner epoch limits")
+FLOW_RUN_INFOS = _FLOW_RUN_INFOS.format(task_run=_TASK_RUN, more="")
+OWNED_FLOW_RUN_INFOS = _FLOW_RUN_INFOS.format(task_run=_TASK_RUN, more=" owner epoch limits")
 
 MORE_TASK_RUNS = f"""
 query ($id: uuid!, $after: uuid!, $limit: Int!) {{
@@ -385,7 +385,7 @@ def row_state(row: Mapping[str, Any]) -> State:
 
 
 def task_run_info(row: Mapping[str, Any]) -> TaskRunInfoResult:
-    """Return a task run, from a row as `FLOW_RUN_INFO` selects it."""
+    """Return a task run, from a row as `FLOW_RUN_INFOS` selects it."""
     return TaskRunInfoResult(
         id=row["id"],
         task_id=row["task"]["id"],
@@ -397,7 +397,7 @@ def task_run_info(row: Mapping[str, Any]) -> TaskRunInfoResult:
 
 
 def flow_run_info(row: Mapping[str, Any]) -> FlowRunInfoResult:
-    """Return a flow run, from a row as `FLOW_RUN_INFO` selects it."""
+    """Return a flow run, from a row as `FLOW_RUN_INFOS` selects it."""
     project = row["flow"]["project"] or {"id": "", "name": ""}
     return FlowRunInfoResult(
         id=row["id"],

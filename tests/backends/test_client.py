@@ -7,6 +7,7 @@ import datetime
 import json
 import random
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -110,6 +111,14 @@ def recorded(asked: Asked) -> dict[str, Any]:
     return data
 
 
+def flow_run_row(flow_run_id: str) -> dict[str, Any]:
+    """Return a flow run without tasks, as it is answered when it is read."""
+    row: dict[str, Any] = dict.fromkeys(
+        ("name", "serialized_state", "parameters", "context", "scheduled_start_time", "start_time", "heartbeat")
+    )
+    return {**row, "id": flow_run_id, "flow_id": "f", "version": 1, "flow": {"project": None}, "task_runs": []}
+
+
 def backend_of(server: Callable[[httpx.Request], Awaitable[httpx.Response]], **options: Any) -> GraphQLBackend:
     options.setdefault("settings", Settings(outage_limit=60, api_key="the key"))
     options.setdefault("rng", random.Random(0))
@@ -198,6 +207,20 @@ def test_a_flow_that_the_server_has_is_not_sent_again(changes: dict[str, Any], s
 
     run(server, use)
     assert len(server.asked) == (4 if sent else 2)
+
+
+def test_flow_runs_that_are_read_at_once_are_read_in_one_request_unless_that_is_too_much() -> None:
+    ids = [str(uuid.UUID(int=number)) for number in range(4)]
+    too_much = refused("reads more than 50000 rows", "TOO_MUCH", data={"flow_run": None})
+    server = Server(too_much, *({"flow_run": [flow_run_row(one) for one in some]} for some in (ids[:2], ids[2:])))
+
+    async def use(backend: GraphQLBackend) -> None:
+        infos = await asyncio.gather(*map(backend.get_flow_run_info, ids))
+        assert [info.id for info in infos] == ids
+
+    run(server, use)
+    assert [asked.variables["ids"] for asked in server.asked] == [ids, ids[:2], ids[2:]]
+    assert len({asked.variables["limit"] for asked in server.asked}) == 1, "fewer runs at once come before fewer rows"
 
 
 def test_the_same_kind_of_batch_has_the_same_document() -> None:

@@ -24,6 +24,7 @@ from flowloop.engine.backend import (
     Backend,
     FlowRunClaim,
     FlowRunFilter,
+    FlowRunInfoResult,
     FlowSummary,
     LimitRecord,
     LogRecord,
@@ -416,6 +417,20 @@ async def test_unknown_runs_are_refused(backend: Backend) -> None:
             await read(MISSING)
         with pytest.raises(BackendRejected):
             await read("no id at all")
+
+
+async def test_who_reads_at_the_same_moment_gets_what_was_asked_for(backend: Backend) -> None:
+    runs = [await started(backend, tasks=tasks) for tasks in (1, 3, 2)]
+    asked = [runs[0].id, MISSING, runs[1].id, runs[0].id, "no id at all", runs[2].id]
+    found = await asyncio.gather(*map(backend.get_flow_run_info, asked), return_exceptions=True)
+    assert [len(info.task_runs) if isinstance(info, FlowRunInfoResult) else type(info) for info in found] == [
+        1,
+        BackendRejected,
+        3,
+        1,
+        BackendRejected,
+        2,
+    ]
 
 
 async def test_a_state_that_is_too_large_is_refused(backend: Backend) -> None:
