@@ -71,12 +71,12 @@ class Circuit:
 
     def away(self) -> BackendUnavailable:
         """Return the error for whoever calls from where the backend cannot be used."""
-        if not self._pid:
-            return BackendUnavailable(f"{self.name} is not open: use it inside its 'async with'")
-        if self._pid != os.getpid():
+        if self._pid and self._pid != os.getpid():
             return BackendUnavailable(
                 f"{self.name} was opened by the process that this one was forked from: open it anew"
             )
+        if self._home in (None, asyncio.get_running_loop()):
+            return BackendUnavailable(f"{self.name} is not open: use it inside its 'async with'")
         return BackendUnavailable(f"{self.name} was opened in another event loop: open one in this loop")
 
     async def call(self, attempt: Callable[[], Awaitable[R]], limit: float | None = None) -> R:
@@ -89,12 +89,12 @@ class Circuit:
         Raises:
             - BackendUnavailable: when the patience is at its end; at once from another event loop, and after the end
         """
-        if self._pid is not None and self._home is not asyncio.get_running_loop():
-            raise self.away()
         patience = self.limit if limit is None else limit
         give_up_at: float | None = None
         tries = 0
         while True:
+            if self._pid is not None and self._home is not asyncio.get_running_loop():
+                raise self.away()
             try:
                 answer = await attempt()
             except BackendUnavailable as error:

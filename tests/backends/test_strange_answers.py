@@ -175,6 +175,29 @@ async def test_a_closed_backend_says_so_at_once(backend: Backend) -> None:
     assert all("is not open: use it inside its 'async with'" in one for one in said)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 3, 10, 50, None])
+async def test_a_run_whose_backend_is_closed_under_it_ends_and_says_so(backend: Backend, turns: int | None) -> None:
+    """After so many turns of the loop, or while its body runs."""
+    begun, closed = asyncio.Event(), asyncio.Event()
+
+    @task
+    async def waits() -> None:
+        begun.set()
+        await closed.wait()
+
+    with Flow("closed") as waiting:
+        waits()
+    run = asyncio.create_task(CloudFlowRunner(waiting, backend=backend, settings=SETTINGS).run())
+    for _ in range(turns or 0):
+        await asyncio.sleep(0)
+    if turns is None:
+        await begun.wait()
+    await backend.__aexit__(None, None, None)
+    closed.set()
+    with pytest.raises(BackendUnavailable, match=r"is not open: use it inside its 'async with'|was closed before"):
+        await run
+
+
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 async def test_a_forked_child_is_told_at_once(backend: Backend, tmp_path: Path) -> None:
     run_id = await create_flow_run(flow, backend)

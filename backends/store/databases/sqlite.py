@@ -206,7 +206,11 @@ class SqliteDatabase(Database):
         return await self._in_thread(lambda: self._transact(work))
 
     async def _in_thread(self, call: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        try:
+            called = asyncio.get_running_loop().run_in_executor(self._thread, call)
+        except RuntimeError as error:  # the thread has ended
+            raise BackendUnavailable(f"the store on {self.shown} is not open") from error
+        return await called
 
     # -- other processes -------------------------------------------------------------------------------
 
