@@ -872,8 +872,8 @@ class Backend(Protocol):
         """Claim flow runs that are ready for one worker.
 
         Ready is a flow run whose time has come, one that is Running and has a task run whose time has come, and one
-        whose owner has let its lease run out before the run ended, or is known to be dead; none of them if it has an
-        owner that is alive.
+        whose owner has let its lease run out before the run ended, or is known to be dead, or has given it back because
+        it could not go on; none of them if it has an owner that is alive.
 
         Args:
             - worker_id: who asks

@@ -96,8 +96,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_LOOKED_AT = 1000 :: 1000 and one more": _BOUND,
         "_FETCHED = 75 :: 75 and one more": _BOUND,
         "suited = suited[: limit - len(taken)] :: Sub for Add": _RACE,
-        "left = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now) :: "
-        "LtE for Lt": _WAITED,
+        "lapsed = and_(run.owner.is_not(None), run.lease_expires <= tx.lease_now) :: LtE for Lt": _WAITED,
     },
 }
 """Mutants that nobody can tell from the source, by module, changed line and change; and why."""

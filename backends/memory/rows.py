@@ -215,9 +215,10 @@ class FlowRun(Run):
         return waited >= (alone_after(self.lapses, lease) if alone else beside_after(self.lapses))
 
     def is_left_behind(self, now: datetime.datetime) -> bool:
-        """Whether its owner has died before the end."""
-        keeps = self.meaning.state in lifecycle.KEEPS_OWNER and not self.meaning.waits and not self.is_part
-        return keeps and self.owner is not None and self.is_silent(now)
+        """Whether its owner has died before the end, or has given it back, and nobody was heard of since."""
+        if self.meaning.state not in lifecycle.KEEPS_OWNER or self.meaning.waits or self.is_part:
+            return False
+        return self.is_silent(now) if self.owner is not None else self.epoch > 0 and self.heartbeat is None
 
     def summary(self) -> FlowRunSummary:
         """Return this flow run as a line of a list."""

@@ -178,7 +178,8 @@ def reserve_flow_runs(
 ) -> list[Payload]:
     """Claim flow runs that are ready for one worker; see `Backend.reserve_flow_runs`.
 
-    Ready is what agents are shown, and what an owner left behind that died or did not renew its lease.
+    Ready is what agents are shown, and what an owner left behind that died, did not renew its lease, or gave it back
+    because it could not go on.
 
     Args:
         - worker_id: who takes them
@@ -202,8 +203,9 @@ def reserve_flow_runs(
     note_deaths(tx)
     late.skip_late_runs(tx)
     run, flow = tables["flow_run"].c, tables["flow"].c
-    left = and_(run.state.in_(_LEFT_BEHIND), run.owner.is_not(None), run.lease_expires <= tx.lease_now)
-    lost = and_(left, parts.whole())
+    lapsed = and_(run.owner.is_not(None), run.lease_expires <= tx.lease_now)
+    given_back = and_(run.owner.is_(None), run.epoch > 0, run.heartbeat.is_(None))  # and nobody was heard of since
+    lost = and_(run.state.in_(_LEFT_BEHIND), or_(lapsed, given_back), parts.whole())
     found = (
         select(
             run.id,

@@ -1465,6 +1465,20 @@ async def test_what_is_given_back_can_be_given_to_another(backend: Backend) -> N
     assert len(await backend.reserve_flow_runs("second", labels=[label])) == 1
 
 
+async def test_what_is_given_back_while_it_runs_can_be_given_to_another(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(), project_name="demo")
+    flow_run_id = await backend.create_flow_run(flow.id, labels=[label])
+    [first] = await backend.reserve_flow_runs("first", labels=[label])
+    await backend.set_flow_run_state(flow_run_id, 1, Running(), epoch=first.claim.epoch)
+    await backend.release_flow_run(flow_run_id, first.claim.epoch)
+    [taken] = await backend.reserve_flow_runs("second", labels=[label], begun=True)
+    assert (taken.flow_run_id, taken.lapsed, taken.claim.epoch) == (flow_run_id, False, 2)
+    await backend.release_flow_run(flow_run_id, 2)
+    await backend.set_flow_run_state(flow_run_id, None, Running("by a client that claims nothing"))
+    assert await backend.reserve_flow_runs("third", labels=[label]) == [], "somebody was heard of"
+
+
 async def test_a_run_is_ready_when_one_of_its_task_runs_is_due(backend: Backend) -> None:
     label = unique("label")
     flow = await backend.register_flow(flow_document(), project_name="demo")

@@ -426,6 +426,23 @@ async def test_an_outage_of_the_backend_is_lived_through(backend: Backend, flows
     assert set(flows.ran.values()) == {1}
 
 
+@pytest.mark.parametrize("by", ["worker", "caller"])
+async def test_what_was_left_unfinished_by_an_outage_is_gone_on_with(
+    backend: Backend, flows: Flows, settings: Settings, by: str
+) -> None:
+    flow_run_id = await create_flow_run(flows.slow, backend, settings=settings)
+    faulty = FaultyBackend(backend)
+    away = BackendUnavailable("away for longer than anybody waits")
+    faulty.fail("set_task_run_state", away, where=lambda sent: sent["state"].is_finished(), times=1)
+    if by == "caller":
+        with pytest.raises(BackendUnavailable, match="A worker goes on with it"):
+            await CloudFlowRunner(flows.slow, backend=faulty, settings=settings).run(
+                context={"flow_run_id": flow_run_id}
+            )
+    async with Worker(faulty, flows.by_name(), settings=settings):
+        assert await ended(backend, [flow_run_id]) == ["Success"]
+
+
 async def test_a_run_that_cannot_be_run_does_not_stop_the_others(
     backend: Backend, flows: Flows, settings: Settings
 ) -> None:
