@@ -6,8 +6,9 @@ kind           of           what it asks
 cancel         flow run     that it ends as Cancelled
 restart        flow run,    that a finished flow run goes on from what did not succeed, or from a task, a mapped
                task         child, and all that follows from it
-resume         either       that what is paused goes on, with a value that the body finds in ``context.answer``
-reject         either       that what is paused fails
+resume         either       that what is paused goes on, with a value that the body finds in ``context.answer``;
+                            without a task, all paused task runs do, and where there are none the flow run itself
+reject         either       that what is paused fails, chosen alike
 hold           task, tag    that a task run that has not begun waits, as one that is paused, until it is released; of
                             a tag, all such task runs of its tasks
 release        task, tag    that a task run that is held begins in its turn

@@ -11,11 +11,14 @@ from typing import TypeVar
 from .masking import masked
 from .state import TRACEBACK, Failed, Mapped, State, TriggerFailed
 
-__all__ = ["brief", "children_counted", "explained", "reference_failures", "with_reason"]
+__all__ = ["RAISED", "brief", "children_counted", "explained", "reference_failures", "with_reason"]
 
 StateT = TypeVar("StateT", bound=State)
 Key = TypeVar("Key")
 Upstream = Callable[[Key], set[Key]]
+
+RAISED = "Error during execution of task: "
+"""How the message of a state begins in which a body ended that raised an error."""
 
 _LONGEST = 10_000
 _LONGEST_REASON = 200
@@ -87,7 +90,11 @@ def brief(state: State) -> str:
     error = state.result if isinstance(state.result, Exception) else None
     kind = type(state if error is None else error).__name__
     told = _text(state.message) if error is None else _text(error, _text(state.message))
-    line = " ".join(masked(f"{kind}: {told}" if told else kind).split())
+    if error is None and told.startswith(RAISED):  # recorded elsewhere: the error is there as text alone
+        line = told.removeprefix(RAISED)
+    else:
+        line = f"{kind}: {told}" if told else kind
+    line = " ".join(masked(line).split())
     return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 1]}…"
 
 

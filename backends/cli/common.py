@@ -142,7 +142,7 @@ async def find(backend: Backend, run: str) -> FlowRunSummary:
     except BackendRejected as error:
         close = difflib.get_close_matches(run, await _run_names(backend), 3)
         hint = f"did you mean {' or '.join(close)}?" if close else "`flowloop runs --all` lists what is there."
-        raise BackendRejected(f"{error} In {backend.url}; {hint}") from error
+        raise BackendRejected(f"{str(error).rstrip('.')} in {backend.url}; {hint}") from error
 
 
 # -- printing ------------------------------------------------------------------------------------------

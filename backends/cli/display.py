@@ -44,7 +44,8 @@ __all__ = [
 _MOST_FAILURES = 20
 _MOST_ROWS = 50
 _BAR_WIDTH = 20
-
+_NAMES_ITS_TASK = ("flowloop.failures",)
+"""Loggers whose lines begin with the task that they are of."""
 
 _COLOURS = {
     name: kind.color for name, kind in vars(states).items() if isinstance(kind, type) and issubclass(kind, State)
@@ -268,11 +269,17 @@ def flow_list(flows: Iterable[FlowSummary]) -> Table:
     return table
 
 
-def log_line(line: LogRecord) -> Text:
-    """Return one line of a log."""
+def log_line(line: LogRecord, task: str | None) -> Text:
+    """Return one line of a log.
+
+    Args:
+        - line: the line
+        - task: the task run that it is of, as people call it
+    """
     style = "red" if line.level in ("ERROR", "CRITICAL") else "yellow" if line.level == "WARNING" else ""
     moment = f"{_local(line.timestamp):%Y-%m-%d %H:%M:%S}"
-    return Text.assemble(f"{moment} ", (f"{safe(line.level):<7}", style), f" {safe(line.message, lines=True)}")
+    message = line.message if task is None or line.name in _NAMES_ITS_TASK else f"{task}: {line.message}"
+    return Text.assemble(f"{moment} ", (f"{safe(line.level):<7}", style), f" {safe(message, lines=True)}")
 
 
 # -- one recorded run ----------------------------------------------------------------------------------
@@ -301,9 +308,13 @@ def history(
         - parts: the flow runs that they are, where a flow runs as a task
     """
     yield from _heading(run)
+    counts = _counts(task_runs)
     for task_run in sorted(task_runs, key=_order(task_runs)):
         yield Text("")
         yield from _told(task_run)
+        of_task = counts[task_run.task_slug]
+        if _newest(task_run) == "Mapped" and "Mapped" not in of_task:
+            yield Text.assemble("  its children  ", _counted(of_task))
         for part in parts:
             if part.parent_task_run_id == task_run.id:
                 yield Text.assemble("  flow run ", _bold(part.name), " ", coloured(part.state), f"  {part.id}")
@@ -359,8 +370,7 @@ def summary_of(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> Iter
     yield from _heading(run)
     yield Text("")
     for slug, counts in _counts(task_runs).items():
-        told = [Text.assemble(f"{count:,} ", coloured(name)) for name, count in counts.items()]
-        yield Text.assemble("  ", _bold(slug), "  ", Text(", ").join(told))
+        yield Text.assemble("  ", _bold(slug), "  ", _counted(counts))
     failed = [each for each in task_runs if _newest(each) in lifecycle.FAILED - {"TriggerFailed"}]
     for task_run in failed[:_MOST_FAILURES]:
         yield Text("")
@@ -379,10 +389,9 @@ def progress_table(run: FlowRunSummary, task_runs: Sequence[TaskRunHistory]) -> 
     table.add_column("state", overflow="fold")
     table.add_column("done", min_width=_BAR_WIDTH)
     for slug, counts in _counts(task_runs).items():
-        told = [Text.assemble(f"{count:,} ", coloured(name)) for name, count in counts.items()]
         over = sum(count for name, count in counts.items() if name in lifecycle.FINISHED)
         bar = ProgressBar(sum(counts.values()), over, width=_BAR_WIDTH)
-        table.add_row(Text(safe(slug)), Text(", ").join(told), bar)
+        table.add_row(Text(safe(slug)), _counted(counts), bar)
     return table
 
 
@@ -395,6 +404,10 @@ def _counts(task_runs: Sequence[TaskRunHistory]) -> dict[str, Counter[str]]:
         if each.map_index >= 0 or each.task_slug not in mapped:
             of_task[_newest(each)] += 1
     return counts
+
+
+def _counted(counts: Counter[str]) -> Text:
+    return Text(", ").join(Text.assemble(f"{count:,} ", coloured(name)) for name, count in counts.items())
 
 
 def _newest(task_run: TaskRunHistory) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -29,12 +29,13 @@ from .common import (
     run_argument,
     settings_for,
 )
-from .display import flow_list, history, log_line, place, progress_table, run_list, summary_of
+from .display import flow_list, history, log_line, place, progress_table, run_list, safe, summary_of
 
 __all__ = ["COMMANDS"]
 
 _TIMED_OUT = 124
 _MOST_PARTS = 1_000
+_WIDE = 10_000
 _BIG = 200
 """Task runs above which `show` counts them instead of telling each."""
 
@@ -70,7 +71,15 @@ async def runs(limit: int, planned: bool, backend: str | None, as_json: bool, **
         print_json(*found)
     else:
         nothing = f"There are no such runs in {open_backend.url}."
-        Console().print(run_list(found) if found else nothing, soft_wrap=not found)
+        _print(run_list(found) if found else nothing)
+
+
+def _print(told: RenderableType) -> None:
+    """Print a table or a line; a pipe is as wide as that is."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    console.print(told, soft_wrap=isinstance(told, str))
 
 
 @_command("flows")
@@ -88,7 +97,7 @@ async def flows(backend: str | None, as_json: bool) -> None:
         print_json(*found)
     else:
         nothing = f"There are no flows in {open_backend.url}."
-        Console().print(flow_list(found) if found else nothing, soft_wrap=not found)
+        _print(flow_list(found) if found else nothing)
 
 
 # -- one run -------------------------------------------------------------------------------------------
@@ -139,8 +148,14 @@ async def show(
     counts = tree or (len(chosen) > _BIG and not everything)
     console = Console()
     told = summary_of(summary, chosen) if counts else history(summary, chosen, made, parts)
-    for line in [*told, *([Text("")] if lines else []), *map(log_line, lines)]:
+    names = _names(task_runs)
+    log = [log_line(line, names.get(line.task_run_id)) for line in lines]
+    for line in [*told, *([Text("")] if log else []), *log]:
         console.print(line, soft_wrap=True)
+
+
+def _names(task_runs: Iterable[TaskRunHistory]) -> dict[str | None, str]:
+    return {each.id: place(each.task_slug, each.map_index) for each in task_runs}
 
 
 def _is_chosen(task_run: TaskRunHistory, tasks: tuple[str, ...], *, failed: bool) -> bool:
@@ -169,13 +184,19 @@ async def logs(run: str, follow: bool, interval: float, backend: str | None, as_
     async with opened(settings_for(backend), to_look=True) as open_backend:
         summary = await find(open_backend, run)
         console = Console()
+        names: dict[str | None, str] = {}
         read = 0
         while True:
             ended = (await open_backend.get_flow_run_state(summary.id)).is_finished()
             lines = await _log(open_backend, summary.id, read)
             read += len(lines)
+            if not as_json and {line.task_run_id for line in lines} - names.keys() - {None}:
+                names = _names((await open_backend.get_flow_run_history(summary.id))[1])
             for line in lines:
-                print_json(line) if as_json else console.print(log_line(line), soft_wrap=True)
+                if as_json:
+                    print_json(line)
+                else:
+                    console.print(log_line(line, names.get(line.task_run_id)), soft_wrap=True)
             if ended or not follow:
                 return
             await anyio.sleep(interval)
@@ -233,7 +254,8 @@ def _print_changes(
             print_json({**known, "state": record.state, "message": record.message, "traceback": record.traceback})
         else:
             name = place(each.task_slug, each.map_index)
-            console.print(Text(f"{timestamp.astimezone():%H:%M:%S} {name} {record.state}"), soft_wrap=True)
+            why = f": {safe(record.message or '')}" if record.state in lifecycle.FAILED else ""
+            console.print(Text(f"{timestamp.astimezone():%H:%M:%S} {safe(name)} {record.state}{why}"), soft_wrap=True)
 
 
 @_command("wait")

@@ -218,7 +218,7 @@ async def _direct(
     note: str | None = None,
     tag: str | None = None,
 ) -> None:
-    """Ask something of a task run, or of the flow run itself; of what is paused where no task is named."""
+    """Ask something of a task run, or of the flow run itself."""
     async with opened(settings_for(backend)) as open_backend:
         summary = await find(open_backend, run)
         if tag is not None or kind == "set_limits":
@@ -227,25 +227,12 @@ async def _direct(
             name = summary.name if tag is None else f"every task run with the tag {tag} of {summary.name}"
             _told(as_json, f"{name} {done}", {"id": asked.id, "kind": kind, "task": None, "map_index": -1, "tag": tag})
             return
-        chosen: list[tuple[str | None, int]] = [_split(task)] if task is not None else [(None, -1)]
-        if task is None and summary.state != "Paused":
-            chosen = await _paused(open_backend, summary)
-        for slug, map_index in chosen:
-            given = {"task": slug, "map_index": map_index, "value": value, "note": note, "author": _author()}
-            asked = await open_backend.direct_flow_run(summary.id, kind, **given)
-            name = summary.name if slug is None else f"{place(slug, map_index)} of {summary.name}"
-            document = {"id": asked.id, "kind": kind, "task": slug, "map_index": map_index, "tag": None}
-            _told(as_json, f"{name} {done}", document)
-
-
-async def _paused(backend: Backend, run: FlowRunSummary) -> list[tuple[str | None, int]]:
-    _, task_runs = await backend.get_flow_run_history(run.id)
-    found = [
-        (each.task_slug, each.map_index) for each in task_runs if each.states and each.states[-1].state == "Paused"
-    ]
-    if not found:
-        raise FlowloopError(f"nothing of {run.name} is paused")
-    return list(found)
+        slug, map_index = (None, -1) if task is None else _split(task)
+        given = {"task": slug, "map_index": map_index, "value": value, "note": note, "author": _author()}
+        asked = await open_backend.direct_flow_run(summary.id, kind, **given)
+        name = summary.name if slug is None else f"{place(slug, map_index)} of {summary.name}"
+        document = {"id": asked.id, "kind": kind, "task": slug, "map_index": map_index, "tag": None}
+        _told(as_json, f"{name} {done}", document)
 
 
 @_command("resume")
@@ -257,7 +244,7 @@ async def resume(
 ) -> None:
     """Let go on what is paused.
 
-    The flow run, or all its paused task runs, or one of them.
+    One task run, or all that are paused; where none is, the flow run itself.
 
     TASK is a slug, with the index of a mapped child where it is one: `fetch-1[7]`.
     """

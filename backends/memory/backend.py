@@ -603,9 +603,7 @@ class MemoryBackend:
             self._move_tagged(run, asked, state)
             return
         if asked.task is None:
-            check_state(asked.kind, run.state.__name__, f"Flow run {run.name}")
-            self._record(run, state)
-            self._wake(run, state.message)
+            self._move_paused(run, asked, state)
             return
         task_id = self._task_id(run, asked.task)
         found = run.task_runs.get((task_id, asked.map_index)) or self._new_task_run(run, task_id, asked.map_index)
@@ -613,6 +611,16 @@ class MemoryBackend:
         self._record(found, state)
         if asked.kind != "hold":
             self._wake(run, state.message)
+
+    def _move_paused(self, run: FlowRun, asked: Directive, state: State) -> None:
+        """Decide all task runs that are paused; where there are none, the flow run itself."""
+        chosen = [one for one in run.task_runs.values() if one.state is Paused and not _is_held(one)]
+        for one in chosen:
+            self._record(one, state)
+        if not chosen:
+            check_state(asked.kind, run.state.__name__, f"Flow run {run.name}")
+            self._record(run, state)
+        self._wake(run, state.message)
 
     def _move_tagged(self, run: FlowRun, asked: Directive, state: State) -> None:
         tagged = {one["slug"] for one in run.flow.document.get("tasks", ()) if asked.tag in one.get("tags", ())}

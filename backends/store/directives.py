@@ -173,9 +173,7 @@ def _move(tx: Tx, run: RowMapping, asked: Directive) -> None:
         _move_tagged(tx, run, asked, document)
         return
     if asked.task is None:
-        check_state(asked.kind, run["state"], f"Flow run {run['name'] or run['id']}")
-        set_one(tx, StateUpdate(run["id"], document))
-        _wake(tx, run, state_of(asked).message)
+        _move_paused(tx, run, asked, document)
         return
     task = _task(tx, run, asked.task)
     (found,) = get_or_create_task_runs(tx, flow_run_id=run["id"], task_id=task["id"], map_indices=[asked.map_index])
@@ -185,6 +183,20 @@ def _move(tx: Tx, run: RowMapping, asked: Directive) -> None:
         raise outcome.error
     if asked.kind != "hold":
         _wake(tx, run, state_of(asked).message)
+
+
+def _move_paused(tx: Tx, run: RowMapping, asked: Directive, document: bytes) -> None:
+    """Decide all task runs that are paused; where there are none, the flow run itself."""
+    task_run = tables["task_run"].c
+    found = select(task_run.id, task_run.state, task_run.serialized_state)
+    rows = tx.all(found.where(task_run.flow_run_id == run["id"], task_run.state == "Paused"))
+    chosen = [StateUpdate(row["id"], document) for row in rows if not _is_held(row)]
+    if chosen:
+        set_states(tx, "task_run", chosen)
+    else:
+        check_state(asked.kind, run["state"], f"Flow run {run['name'] or run['id']}")
+        set_one(tx, StateUpdate(run["id"], document))
+    _wake(tx, run, state_of(asked).message)
 
 
 def _move_tagged(tx: Tx, run: RowMapping, asked: Directive, document: bytes) -> None:

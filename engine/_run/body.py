@@ -16,7 +16,7 @@ from ..context import FlowScope, current_task_scope, flow_scope
 from ..context import values as _values
 from ..errors import Lost, SerializationError
 from ..executors import HERE, place
-from ..explain import with_reason
+from ..explain import RAISED, with_reason
 from ..remote import Remote
 from ..result import Result, ResultNotImplementedError
 from ..runner import Runner, at_length, failures
@@ -149,7 +149,7 @@ class BodyRunner(Runner):
             raise error
         # a Failed like any other where it is recorded, for clients that know no other
         mark = {"lost": {"may_have_run": error.may_have_run}} if isinstance(error, Lost) else None
-        message = f"Error during execution of task: {shown(error)}"
+        message = f"{RAISED}{shown(error)}"
         return self._attempt_failed(Failed(message, result=error, context=mark))
 
     def _attempt_failed(self, state: State, error: BaseException | None = None) -> State:

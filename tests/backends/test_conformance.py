@@ -981,6 +981,24 @@ async def test_what_is_held_waits_and_is_released_but_not_resumed(backend: Backe
     assert type(await backend.get_task_run_state(run.tasks[0].id)) is Scheduled
 
 
+@pytest.mark.parametrize(("kind", "decided"), [("resume", Resume), ("reject", Failed)])
+async def test_without_a_task_all_that_is_paused_is_decided(backend: Backend, kind: str, decided: type) -> None:
+    run = await started(backend, tasks=3)
+    for waits in run.tasks[:2]:
+        await backend.set_task_run_state(waits.id, 1, Paused("wait"))
+    await backend.direct_flow_run(run.id, "hold", task=run.tasks[2].task_slug)
+    await backend.set_flow_run_state(run.id, None, Paused("tasks of it are paused"))
+    await backend.direct_flow_run(run.id, kind, value=7)
+    states = [await backend.get_task_run_state(one.id) for one in run.tasks]
+    assert [type(state) for state in states] == [decided, decided, Paused]
+    assert all(state.context["answer"]["value"] == 7 for state in states[:2])
+    assert type(await backend.get_flow_run_state(run.id)) is Scheduled
+    # nothing in it is paused any more: it is about the flow run
+    await backend.set_flow_run_state(run.id, None, Paused("by hand"))
+    await backend.direct_flow_run(run.id, kind)
+    assert type(await backend.get_flow_run_state(run.id)) is decided
+
+
 async def test_a_parameter_is_set_before_the_run_has_begun(backend: Backend) -> None:
     parameters = [{"name": "n", "slug": "n", "required": False, "default": 1}]
     document = flow_document(unique("set"), parameters=parameters)

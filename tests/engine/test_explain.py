@@ -12,11 +12,11 @@ import pytest
 from flowloop.backends.memory import MemoryBackend
 from flowloop.engine import Flow, FlowRunner, Parameter, Secret, context, task
 from flowloop.engine.cloud import CloudFlowRunner
-from flowloop.engine.explain import explained
+from flowloop.engine.explain import brief, explained
 from flowloop.engine.masking import Mask
 from flowloop.engine.settings import Settings
 from flowloop.engine.signals import FAIL
-from flowloop.engine.state import State
+from flowloop.engine.state import Failed, State
 from flowloop.engine.triggers import all_finished
 
 pytestmark = pytest.mark.virtual_time
@@ -165,6 +165,11 @@ async def test_a_failed_flow_run_says_which_tasks_failed_and_why() -> None:
     flow.set_reference_tasks([rows])
     state = await FlowRunner(flow).run()
     assert state.message == "1 of 1 reference tasks failed: transform[4] (ValueError: row 4 is odd)"
+
+
+def test_a_reason_that_was_recorded_elsewhere_is_told_without_what_all_of_them_say() -> None:
+    assert brief(Failed("Error during execution of task: ValueError('row 4')")) == "ValueError('row 4')"
+    assert brief(Failed("no rows")) == "Failed: no rows"
 
 
 async def test_many_failures_are_named_up_to_a_few() -> None:
