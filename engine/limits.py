@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import anyio
 import msgspec
 
+from ._turns import Pace, Places
 from .cancellation import interruptible
 from .context import values
 from .errors import FlowloopError
+from .executors.place import priority_of
 from .operators import _Generated
 from .parameter import Parameter
 from .task import Task
@@ -42,7 +42,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         - rate: how often task runs begin
         - timeout: seconds that the flow run may take, counted from its beginning; that of the flow if None
 
-    Waiting is fair: who came first goes first. A run that waits for its retry holds nothing. Parameters, constants and
+    Waiting is fair: of what waits, tasks with a higher priority (`Needs.priority`) go first, and of one priority who
+    came first. A run that waits for its retry holds nothing. Parameters, constants and
     what else flowloop computes by itself are not counted. The limits reach into a flow that runs as a task: its tasks
     are counted as those around it are; what that task holds itself, by its name or its tags, they need not have again.
 
@@ -115,12 +116,11 @@ class OpenLimits:
         self._around = around
         self._held = held
         self._slots: dict[Slot, frozenset[str]] = {}
-        self._all: dict[str, _Places] = {}
-        self._tasks: dict[str, _Places] = {}
-        self._tags: dict[str, _Places] = {}
+        self._all: dict[str, Places] = {}
+        self._tasks: dict[str, Places] = {}
+        self._tags: dict[str, Places] = {}
         self._rate: Rate | None = None
-        self._begun: deque[float] = deque()
-        self._turn: anyio.Lock | None = None
+        self._pace: Pace | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.limits = _NONE
         if limits is not None:
@@ -139,8 +139,9 @@ class OpenLimits:
                     "these limits are shared by runs in another event loop: open some for each loop, or set limits of "
                     "the backend (flowloop limits set), which hold for all processes"
                 )
-            self._loop, self._turn = loop, self._turn and anyio.Lock(fast_acquire=True)
-            self._begun.clear()  # each loop has a time of its own
+            self._loop = loop
+            if self._pace is not None:
+                self._pace.forget()  # each loop has a time of its own
         timeout = self.limits.timeout
         return OpenLimits(None if timeout is None else Limits(timeout=timeout), self)
 
@@ -161,10 +162,10 @@ class OpenLimits:
                     places.taken += 1
                     slot.take(places)
         if limits.rate != self._rate:
-            self._rate, self._turn = limits.rate, self._turn or anyio.Lock(fast_acquire=True)
-            self._begun.clear()
+            self._rate, self._pace = limits.rate, self._pace or Pace()
+            self._pace.change(*((None, 0.0) if limits.rate is None else (limits.rate.count, limits.rate.period)))
 
-    def _places(self, task: Task[..., Any], names: Iterable[str], held: frozenset[str]) -> list[_Places]:
+    def _places(self, task: Task[..., Any], names: Iterable[str], held: frozenset[str]) -> list[Places]:
         # the narrow ones first: who waits for a tag does not hold a place that others could use; and always in one
         # order, so that two runs never wait for each other
         found = [self._tasks[name] for name in sorted(names) if name in self._tasks and name not in held]
@@ -181,7 +182,7 @@ class OpenLimits:
                 with interruptible():
                     await self._take_places(slot)
                     if not task.runs_a_flow:
-                        await self._wait_for_rate()
+                        await self._wait_for_rate(priority_of(task.needs))
             except BaseException:
                 self.leave(slot)
                 raise
@@ -196,17 +197,17 @@ class OpenLimits:
         slot.give_back()
 
     async def _take_places(self, slot: Slot) -> None:
-        wanted = self._wanted(slot, _NOTHING)
+        wanted, priority = self._wanted(slot, _NOTHING), priority_of(slot.task.needs)
         while True:
             for places in wanted:
-                await places.take()
+                await places.take(priority)
                 slot.take(places)
             before, wanted = wanted, self._wanted(slot, _NOTHING)
             if before == wanted:
                 return
             slot.give_back()  # other limits were set while it waited
 
-    def _wanted(self, slot: Slot, held: frozenset[str]) -> list[_Places]:
+    def _wanted(self, slot: Slot, held: frozenset[str]) -> list[Places]:
         own = self._places(slot.task, slot.names, held)
         return own if self._around is None else [*self._around._wanted(slot, held | self._held), *own]
 
@@ -220,17 +221,11 @@ class OpenLimits:
         if self._around is not None:
             self._around._forget(slot)
 
-    async def _wait_for_rate(self) -> None:
+    async def _wait_for_rate(self, priority: int) -> None:
         if self._around is not None:
-            await self._around._wait_for_rate()
-        if self._rate is None or self._turn is None:
-            return
-        async with self._turn:
-            while self._rate is not None and len(self._begun) >= self._rate.count:
-                await anyio.sleep_until(self._begun[0] + self._rate.period)
-                if self._begun:
-                    self._begun.popleft()
-            self._begun.append(anyio.current_time())
+            await self._around._wait_for_rate(priority)
+        if self._pace is not None:
+            await self._pace.take(priority)
 
 
 # Each run that is under way has one, limits or not: the garbage collector, which would find nothing, is spared it.
@@ -245,14 +240,14 @@ class Slot(msgspec.Struct, eq=False, gc=False):
 
     task: Task[..., Any]
     slug: str
-    places: list[_Places] | None = None
+    places: list[Places] | None = None
 
     @property
     def names(self) -> set[str]:
         """What limits may call the task."""
         return {self.task.name, self.slug}
 
-    def take(self, places: _Places) -> None:
+    def take(self, places: Places) -> None:
         """Hold a place that was taken."""
         if self.places is None:
             self.places = []
@@ -264,51 +259,10 @@ class Slot(msgspec.Struct, eq=False, gc=False):
             self.places.pop().give_back()
 
 
-class _Places:
-    """So many at once, all if None; who came first goes first. How many can change at any time."""
-
-    __slots__ = ("_waiting", "number", "taken")
-
-    def __init__(self, number: int | None) -> None:
-        self.number = number
-        self.taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def _is_free(self) -> bool:
-        return self.number is None or self.taken < self.number
-
-    async def take(self) -> None:
-        if self._is_free() and not self._waiting:
-            self.taken += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled():
-                self.give_back()
-            elif turn in self._waiting:  # or it was passed over, as it has been cancelled
-                self._waiting.remove(turn)
-            raise
-
-    def give_back(self) -> None:
-        self.taken -= 1
-        self.hand_out()
-
-    def hand_out(self) -> None:
-        while self._waiting and self._is_free():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.taken += 1
-                turn.set_result(None)
-
-
-def _resized(places: dict[str, _Places], limits: Mapping[str, int | None]) -> list[_Places]:
+def _resized(places: dict[str, Places], limits: Mapping[str, int | None]) -> list[Places]:
     """Set other numbers of places, and return those that are new; without a limit, everybody is let in."""
     for name, one in places.items():
-        one.number = limits.get(name)
-        one.hand_out()
-    new = {name: _Places(number) for name, number in limits.items() if number is not None and name not in places}
+        one.change(limits.get(name))
+    new = {name: Places(number) for name, number in limits.items() if number is not None and name not in places}
     places.update(new)
     return list(new.values())

@@ -20,6 +20,7 @@ from ..cancellation import Cancellation, Cause, outlast, stopped_state
 from ..context import OwnRunLogger, flow_scope, resting_on
 from ..edge import Edge
 from ..errors import ExecutorError
+from ..executors.place import priority_of
 from ..flow import Flow
 from ..signals import ENDRUN, PrefectStateSignal
 from ..state import Failed, Finished, Mapped, Pending, Queued, State
@@ -62,7 +63,7 @@ else:
 class Plan:
     """A flow, with its tasks numbered for the ledger."""
 
-    __slots__ = ("graph", "index", "mapped", "tasks", "upstream")
+    __slots__ = ("graph", "index", "mapped", "priorities", "tasks", "upstream")
 
     def __init__(self, flow: Flow) -> None:
         self.tasks: list[Task[..., Any]] = list(flow.sorted_tasks())
@@ -78,7 +79,8 @@ class Plan:
             for edge, upstream in found:
                 child_by_child = edge.mapped and not edge.flattened and self.mapped[upstream]
                 (spread if child_by_child else plain).append((upstream, downstream))
-        self.graph = Graph(len(self.tasks), plain, spread)
+        self.priorities = [priority_of(task.needs) for task in self.tasks]
+        self.graph = Graph(len(self.tasks), plain, spread, self.priorities)
 
 
 def plan_of(flow: Flow) -> Plan:
@@ -215,9 +217,10 @@ class Drive:
         turn = loop.time() + _TURN
         gates = self._gates
         while ledger.ready and not self._is_ending():
-            gate = gates[ledger.ready[0][0]]
+            number = ledger.ready[0][0]
+            gate = gates[number]
             if gate is not None and gate.is_full:
-                gate.waiting.append(ledger.ready.popleft())
+                gate.waiting.add(ledger.ready.popleft(), self._plan.priorities[number])
                 continue
             key = ledger.start()
             if gate is not None:
@@ -395,7 +398,7 @@ class Drive:
         if gate is not None:
             gate.under_way -= 1
             if gate.waiting:
-                self.ledger.ready.append(gate.waiting.popleft())
+                self.ledger.ready.append(gate.waiting.take())
         self._watch.count(state)
         if key in self._began_at:
             self._ended_at[key] = monotonic()

@@ -5,10 +5,10 @@ A run that was started holds an asyncio task and what it has read. Those that wa
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from .._turns import Line
 from ..executors.place import Place
 from ..task import Task
 from .ledger import Key
@@ -31,7 +31,7 @@ class Gate:
     def __init__(self, most: int) -> None:
         self.most = most
         self.under_way = 0
-        self.waiting: deque[Key] = deque()
+        self.waiting: Line[Key] = Line()
 
     @property
     def is_full(self) -> bool:

@@ -33,12 +33,17 @@ class Graph:
         - size: how many tasks there are, numbered from zero
         - plain: pairs (upstream, downstream)
         - spread: pairs (upstream, downstream) of mapped tasks that go child by child
+        - priorities: of each task; of what becomes ready at once, what has a higher one starts first
     """
 
     __slots__ = ("plain_downstream", "roots", "size", "spread_downstream", "spread_upstream", "waits")
 
-    def __init__(self, size: int, plain: Sequence[Key], spread: Sequence[Key]) -> None:
+    def __init__(
+        self, size: int, plain: Sequence[Key], spread: Sequence[Key], priorities: Sequence[int] | None = None
+    ) -> None:
         self.size = size
+        if priorities is not None and any(priorities):
+            plain = sorted(plain, key=lambda pair: -priorities[pair[1]])
         self.plain_downstream = _grouped(size, plain)
         self.spread_downstream = _grouped(size, spread)
         self.spread_upstream = _grouped(size, [(downstream, upstream) for upstream, downstream in spread])
@@ -46,6 +51,8 @@ class Graph:
         for _, downstream in (*plain, *spread):
             self.waits[downstream] += 1
         self.roots: list[Key] = [(task, -1) for task, waits in enumerate(self.waits) if not waits]
+        if priorities is not None and any(priorities):
+            self.roots.sort(key=lambda key: -priorities[key[0]])
 
 
 def _grouped(size: int, pairs: Iterable[Key]) -> list[Sequence[int]]:

@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 
 from .. import errors
+from .._turns import Places
 from ..errors import ExecutorError
 from ..remote import Part, Parts, Remote
 from ..result import Result
@@ -214,7 +215,7 @@ class _DaskPlace(Place):
     def __init__(self, client: Any, window: int) -> None:
         self._client = client
         self.window = window
-        self._room = anyio.Semaphore(window, fast_acquire=True)
+        self._room = Places(window)
         self._topic = f"flowloop-{uuid.uuid4().hex}"
         self._keeper = f"{self._topic}-keeper"
         """In whose name answers stay at the cluster until they are recorded: that of no client, so that they outlive
@@ -307,9 +308,9 @@ class _DaskPlace(Place):
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job; waits while the window is full."""
-        await self._room.acquire()
+        await self._room.take(job.needs.priority)
         ticket = TaskTicket(job, functools.partial(self._work, job), _CUT_SHORT)
-        ticket.at_the_end(self._room.release)
+        ticket.at_the_end(self._room.give_back)
         return ticket
 
     def _hand_over(self, calls: list[_Call]) -> None:

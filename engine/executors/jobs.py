@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import anyio
 import anyio.to_thread
 
+from .._turns import Places
 from ..cancellation import undisturbed
 from ..result import Result, ResultNotFound
 from ..serialization import encode_state
@@ -223,7 +224,7 @@ class _JobsPlace(Place):
         self._service = service
         self._store = store
         self.window = window
-        self._room = anyio.Semaphore(window, fast_acquire=True)
+        self._room = Places(window)
         self._launched: dict[str, _Launched] = {}
         self._over: list[str] = []
 
@@ -255,9 +256,9 @@ class _JobsPlace(Place):
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job; waits while the window is full."""
-        await self._room.acquire()
+        await self._room.take(job.needs.priority)
         ticket = TaskTicket(job, functools.partial(self._work, job))
-        ticket.at_the_end(self._room.release)
+        ticket.at_the_end(self._room.give_back)
         return ticket
 
     async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:

@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import Any
 
-import anyio
-
 from .._one_pass import gathered, needs_reading, read
+from .._turns import Places
 from ..cancellation import body_deadline
 from ._threads import BodyThreads
 from ._ticket import TaskTicket, outcome_of
@@ -69,7 +68,7 @@ class _LocalPlace(Place):
     is_here = True
 
     def __init__(self, threads: int | None) -> None:
-        self._slots = None if threads is None else anyio.Semaphore(threads, fast_acquire=True)
+        self._slots = None if threads is None else Places(threads)
         self._pool = BodyThreads()
 
     async def submit(self, job: Job) -> Ticket:
@@ -78,8 +77,8 @@ class _LocalPlace(Place):
             return TaskTicket(job, functools.partial(_on_the_loop, job))
         slot = ExitStack()
         if self._slots is not None:
-            await self._slots.acquire()
-            slot.callback(self._slots.release)
+            await self._slots.take(job.needs.priority)
+            slot.callback(self._slots.give_back)
         ticket = TaskTicket(job, functools.partial(self._in_a_thread, job, slot), _ABANDONED)
         ticket.at_the_end(slot.close)
         return ticket

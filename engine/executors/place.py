@@ -14,7 +14,7 @@ from typing import Any, Never
 import msgspec
 
 from .. import errors
-from ..errors import ExecutorError
+from ..errors import ExecutorError, FlowDefinitionError
 from ..remote import Parts, Remote
 from ..result import Result
 
@@ -43,7 +43,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
         - cpus, gpus: how many of each
         - memory: bytes
         - resources: others, by name, as the workers offer them
-        - priority: bodies with a higher one go first
+        - priority: of what waits for a limit, a thread, a process or a cluster, what has a higher one goes first
         - place: the name of the executor, where the flow has several; its default if None
         - options: by kind of executor, for instance ``{"dask": {...}}``; passed on unread
         - may_rerun: whether the body may be run again by itself when nobody knows what became of it
@@ -59,6 +59,15 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     options: Mapping[str, Mapping[str, Any]] = {}
     may_rerun: bool = False
     queue_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.priority, int) or isinstance(self.priority, bool):
+            raise FlowDefinitionError(f"a priority is a whole number, not {self.priority!r}")
+
+
+def priority_of(needs: Needs | None) -> int:
+    """Return the priority of a task with these needs."""
+    return 0 if needs is None else needs.priority
 
 
 _RESOURCE_TAG = "dask-resource:"

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 import anyio
 import anyio.to_thread
 
+from .._turns import Places
 from ._heard import log_levels
 from ._ticket import TaskTicket
 from ._travel import Answer, ByName, Request, Told, outcome_of_answer, pickled, request_for, unpickled
@@ -78,15 +79,15 @@ class _ProcessPlace(Place):
 
     def __init__(self, processes: int) -> None:
         self.window = processes
-        self._slots = anyio.Semaphore(processes, fast_acquire=True)
+        self._slots = Places(processes)
         self._idle: list[ProcessWorker] = []
         self._is_closed = False
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job; it waits for a process."""
-        await self._slots.acquire()
+        await self._slots.take(job.needs.priority)
         ticket = TaskTicket(job, functools.partial(self._work, job))
-        ticket.at_the_end(self._slots.release)
+        ticket.at_the_end(self._slots.give_back)
         return ticket
 
     async def close(self) -> None:

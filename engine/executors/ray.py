@@ -21,6 +21,7 @@ import anyio
 import anyio.to_thread
 
 from .. import errors
+from .._turns import Places
 from ..errors import ExecutorError
 from ..remote import Part, Parts, Remote
 from ..result import Result
@@ -191,7 +192,7 @@ class _RayPlace(Place):
     def __init__(self, ray: Any, window: int) -> None:
         self._ray = ray
         self.window = window
-        self._room = anyio.Semaphore(window, fast_acquire=True)
+        self._room = Places(window)
         self._sent: dict[str, _Sent] = {}
         self._put = Put(self._into_the_store, self._part, lambda reference: True, size)
         self._ears = ray.remote(num_cpus=0)(_alone_class(_Ears)).remote()
@@ -246,9 +247,9 @@ class _RayPlace(Place):
 
     async def submit(self, job: Job) -> Ticket:
         """Take a job; waits while the window is full."""
-        await self._room.acquire()
+        await self._room.take(job.needs.priority)
         ticket = TaskTicket(job, functools.partial(self._work, job))
-        ticket.at_the_end(self._room.release)
+        ticket.at_the_end(self._room.give_back)
         return ticket
 
     async def _work(self, job: Job, ticket: TaskTicket) -> Outcome:

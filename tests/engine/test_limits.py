@@ -14,7 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flowloop.engine import Flow, FlowRunner, Limits, Parameter, Rate, context, task
-from flowloop.engine.limits import _Places
+from flowloop.engine._turns import Places
+from flowloop.engine.errors import FlowDefinitionError
+from flowloop.engine.executors import Needs
 from flowloop.engine.settings import Settings
 from flowloop.engine.signals import ENDRUN, LOOP, SKIP
 from flowloop.engine.state import Cancelled, Skipped, State
@@ -392,7 +394,7 @@ def test_shared_limits_are_those_of_one_event_loop_at_a_time() -> None:
 
 
 async def test_a_place_is_handed_on_over_the_heads_of_those_who_left() -> None:
-    places = _Places(1)
+    places = Places(1)
     await places.take()
     waiting = [asyncio.create_task(places.take()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -404,3 +406,48 @@ async def test_a_place_is_handed_on_over_the_heads_of_those_who_left() -> None:
     places.give_back()
     await waiting[2]
     assert places.taken == 1
+
+
+# -- priorities ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(concurrency=1), Limits(tags={"busy": 1}), Limits(tasks={"work": 1}), Limits(rate=Rate(1, 10.0))]
+)
+async def test_of_what_waits_the_highest_priority_goes_first_and_of_one_priority_who_came_first(limits: Limits) -> None:
+    busy = Busy()
+    with Flow("queue") as flow:
+        for n, needs in enumerate([None, Needs(priority=5), Needs(), Needs(priority=-1), Needs(priority=5)]):
+            busy.work(tags={"busy"}, needs=needs)(n)
+    await limited(flow, limits)
+    assert [n for n, _ in busy.begun] == [1, 4, 0, 2, 3]
+
+
+async def test_what_comes_late_goes_before_what_waits_with_a_lower_priority() -> None:
+    busy = Busy()
+    with Flow("late") as flow:
+        first = busy.work(needs=Needs(priority=1))(1)
+        busy.work().map([10, 11, 12])
+        busy.work(needs=Needs(priority=-1))(-1)
+        busy.work(needs=Needs(priority=9))(9, upstream_tasks=[first])
+    await limited(flow, Limits(concurrency=1))
+    assert [n for n, _ in busy.begun] == [1, 10, 9, 11, 12, -1], "10 was given the place before 9 was ready"
+
+
+async def test_runs_that_share_limits_share_their_priorities() -> None:
+    busy = Busy()
+    shared = Limits(concurrency=1).open()
+
+    def runner(n: int, priority: int) -> FlowRunner:
+        with Flow("one") as flow:
+            busy.work(needs=Needs(priority=priority)).map([n, n + 1])
+        return FlowRunner(flow, limits=shared, settings=PATIENT)
+
+    await asyncio.gather(*(runner(10 * priority, priority).run() for priority in (1, 3, 2)))
+    assert [n for n, _ in busy.begun] == [10, 30, 31, 20, 21, 11]
+
+
+@pytest.mark.parametrize("priority", [1.5, "high", None, True])
+def test_a_priority_is_a_whole_number(priority: Any) -> None:
+    with pytest.raises(FlowDefinitionError, match="a priority is a whole number, not"):
+        Needs(priority=priority)

@@ -15,7 +15,9 @@ import anyio
 import pytest
 
 from flowloop.engine import Flow, FlowRunner, Settings, context, task
-from flowloop.engine.executors import Executor, LocalExecutor, ProcessExecutor, SimpleExecutor
+from flowloop.engine._run import gates
+from flowloop.engine._run.gates import AHEAD
+from flowloop.engine.executors import Executor, LocalExecutor, Needs, ProcessExecutor, SimpleExecutor
 from flowloop.engine.executors._threads import NAME, BodyThreads
 from flowloop.engine.signals import SKIP
 from flowloop.engine.state import Failed, Success, TimedOut
@@ -393,3 +395,19 @@ def test_one_executor_serves_the_loops_of_several_threads(executor):
     for thread in threads:
         thread.join(60)
     assert found == [[0, 2, 4, 6, 8, 10]] * 3
+
+
+@pytest.mark.parametrize(
+    ("executor", "ahead"), [(LocalExecutor(1), AHEAD), (ProcessExecutor(1), AHEAD), (ProcessExecutor(1), 0)]
+)
+async def test_of_what_waits_for_a_thread_or_a_process_the_highest_priority_goes_first(executor, ahead, monkeypatch):
+    monkeypatch.setattr(gates, "AHEAD", ahead)
+
+    def now():
+        return time.monotonic()
+
+    with Flow("queue", executor=executor) as flow:
+        tasks = [task(now, needs=Needs(priority=one))() for one in (0, 5, 0, -1, 5)]
+    state = await FlowRunner(flow).run()
+    begun = [state.result[one].result for one in tasks]
+    assert sorted(range(5), key=begun.__getitem__) == [1, 4, 0, 2, 3]
