@@ -2,8 +2,8 @@
 
 Changes that this process commits arrive at once. Those of other processes are found by asking the database: as soon as
 they are heard, where the database tells of them, and now and then. Both meet in a feed, which hands them on in order,
-each once: the versions of a run leave no room for doubt. A watcher that cannot keep up is told of the newest state of
-each run only; nothing ever waits for it.
+each once: the versions of a run leave no room for doubt. The state of a flow run is told again when its limits change.
+A watcher that cannot keep up is told of the newest state of each run only; nothing ever waits for it.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class _Feed:
         self.watchers: set[_Watcher] = set()
         self.behind = False
         self.asked: datetime.datetime | None = None
+        self.limits: Any = None
         self._versions: OrderedDict[str, int] = OrderedDict()
 
     def version(self, run_id: str) -> int | None:
@@ -132,6 +133,9 @@ class _Feed:
             - change: what happened
             - complete: whether nothing before it can be missing
         """
+        if change.again:
+            self._hand_on(change)
+            return
         known = self._versions.get(change.run_id)
         if known is not None and change.version <= known:
             return
@@ -142,6 +146,9 @@ class _Feed:
         self._versions.move_to_end(change.run_id)
         if len(self._versions) > _RUNS_KEPT:
             self._versions.popitem(last=False)
+        self._hand_on(change)
+
+    def _hand_on(self, change: StateChange) -> None:
         for watcher in tuple(self.watchers):
             watcher.offer(change)
 
@@ -302,8 +309,7 @@ class Live:
                 yield current
             while True:
                 change = await watcher.next()
-                # What came while the current state was read is in it.
-                if not (change and current and change.run_id == current.run_id and change.version <= current.version):
+                if change is None or current is None or not _is_in(change, current):
                     yield change
         finally:
             feed.watchers.discard(watcher)
@@ -324,6 +330,7 @@ class Live:
                 for change in await self._newest(connection):
                     feed.start(change.run_id, change.version)
             else:
+                feed.limits = await _limits(connection, flow_run_id)
                 for kind in ("flow_run", "task_run"):
                     run = metadata.tables[kind].c
                     mine = run.id if kind == "flow_run" else run.flow_run_id
@@ -381,6 +388,12 @@ class Live:
         new = _states("flow_run").where(state.flow_run_id == flow_run_id, state.version > known)
         for change in await _read(connection, "flow_run", new.order_by(state.version)):
             feed.offer(change, complete=True)
+        limits = await _limits(connection, flow_run_id)
+        if limits != feed.limits:
+            feed.limits = limits
+            newest = _states("flow_run").where(state.flow_run_id == flow_run_id).order_by(state.version.desc()).limit(1)
+            for change in await _read(connection, "flow_run", newest):
+                feed.offer(msgspec.structs.replace(change, again=True))
 
         run, state = metadata.tables["task_run"].c, metadata.tables["task_run_state"].c
         moved = sa.select(run.id, run.version).where(run.flow_run_id == flow_run_id)
@@ -399,6 +412,11 @@ class Live:
                 feed.offer(change, complete=True)
 
 
+def _is_in(change: StateChange, current: StateChange) -> bool:
+    """Whether a change came while the current state was read, which tells it."""
+    return not change.again and change.run_id == current.run_id and change.version <= current.version
+
+
 def _states(kind: str) -> Any:
     state, run = metadata.tables[f"{kind}_state"], metadata.tables[kind]
     run_id = state.c[f"{kind}_id"]
@@ -413,6 +431,11 @@ def _states(kind: str) -> Any:
         state.c.timestamp,
         state.c.serialized_state,
     ).join_from(state, run, run_id == run.c.id)
+
+
+async def _limits(connection: AsyncConnection, flow_run_id: str) -> Any:
+    run = metadata.tables["flow_run"].c
+    return (await connection.execute(sa.select(run.limits).where(run.id == flow_run_id))).scalar()
 
 
 async def _read(connection: AsyncConnection, kind: Kind, statement: sa.Executable) -> list[StateChange]:

@@ -128,7 +128,20 @@ class Outcome(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class StateChange(msgspec.Struct, frozen=True, gc=False):
-    """A state that has just been committed by this process, for those who watch (`Store.watch`)."""
+    """A state that has just been committed by this process, for those who watch (`Store.watch`).
+
+    Args:
+        - kind: of what it is the state
+        - run_id: the run
+        - flow_run_id: the flow run that it is of, or is
+        - tenant_id: whose it is
+        - version: the version of the run with this state
+        - state: its name
+        - message: its message
+        - timestamp: when
+        - serialized_state: its document
+        - again: whether it is told again, as something else about the run has changed
+    """
 
     kind: Kind
     run_id: str
@@ -139,6 +152,7 @@ class StateChange(msgspec.Struct, frozen=True, gc=False):
     message: str | None
     timestamp: datetime.datetime
     serialized_state: str
+    again: bool = False
 
 
 class ScheduledEvent(msgspec.Struct, frozen=True):

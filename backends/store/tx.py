@@ -175,7 +175,7 @@ class Tx:
             found = run["serialized_state"]
             text = found if isinstance(found, str) else bytes(found).decode()
             known = run["id"], run["id"], run["tenant_id"], run["version"], run["state"], run["state_message"]
-            self.changes.append(StateChange("flow_run", *known, self.now, text))
+            self.changes.append(StateChange("flow_run", *known, self.now, text, again=True))
 
     def update(self, table: str, *where: ColumnElement[bool], **values: Any) -> int:
         """Update the rows that match, and return how many did."""

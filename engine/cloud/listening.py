@@ -34,6 +34,8 @@ class ListeningFlowRunner(RecordingFlowRunner):
     """Tells the backend that a flow run is alive, and obeys what is said of it there."""
 
     _shippers: tuple[LogShipper | ArtifactShipper, ...] = ()
+    _hears = False
+    """Whether what changes is heard at once."""
 
     def cancel(self, cause: Cause = "user") -> None:
         """Stop the run that is going on; see `FlowRunner.cancel`.
@@ -143,6 +145,8 @@ class ListeningFlowRunner(RecordingFlowRunner):
         await anyio.sleep(interval - first)
         while self._changed_elsewhere is None:
             await self._look(backend, flow_run_id)
+            if not self._hears:
+                await self._read_limits(backend, flow_run_id)
             await anyio.sleep(interval)
 
     async def _look(self, backend: Backend, flow_run_id: str, *, refused: bool = False) -> None:
@@ -186,9 +190,11 @@ class ListeningFlowRunner(RecordingFlowRunner):
                         self._noticed(state)
                         if is_new and state.is_running():  # something else about the run has changed
                             await self._read_limits(backend, flow_run_id)
-                        is_new = True
+                        is_new = self._hears = True
             except BackendError as error:
                 self.logger.debug("flow run %s cannot be listened to: %s", flow_run_id, error)
+            finally:
+                self._hears = False
             await anyio.sleep(self.settings.check_cancellation_interval)
 
     def _open_limits(self) -> OpenLimits:

@@ -1096,6 +1096,20 @@ async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Ba
         assert isinstance(await anext(states), Cancelled)
 
 
+async def test_who_watches_is_told_again_once_other_limits_hold(backend: Backend) -> None:
+    run = await started(backend)
+    watching = backend.watch_flow_run(run.id)
+    assert watching is not None
+    async with asyncio.timeout(20), watching as states:
+        assert (await anext(states)).message == "go"
+        await backend.direct_flow_run(run.id, "set_limits", value={"concurrency": 2})
+        assert (await anext(states)).message == "go"
+        await backend.cancel_flow_run(run.id)
+        while (state := await anext(states)).message == "go":
+            pass  # who looks now and then tells it once more
+        assert isinstance(state, Cancelling)
+
+
 async def test_who_waits_for_runs_is_told_of_new_ones(backend: Backend) -> None:
     flow = await backend.register_flow(flow_document(), project_name="demo")
     waiting = backend.watch_ready()

@@ -125,6 +125,19 @@ async def test_a_run_is_followed_from_the_state_it_has(url: str, world: World, s
         assert await socket.next("flow_run_states") == {"id": world.run_id, "state": "Cancelling", "version": 4}
 
 
+async def test_a_run_that_has_other_limits_is_told_again_whoever_set_them(url: str, world: World, store: Store) -> None:
+    async with opened(url) as socket:
+        await socket.subscribe(FLOW_RUN, id=world.run_id)
+        newest = await socket.next("flow_run_states")
+        value = {"concurrency": 2}
+        await store.direct_flow_run(ANYONE, flow_run_id=world.run_id, kind="set_limits", value=value)
+        assert await socket.next("flow_run_states") == newest
+        await set_here(url, world.run_id, "Running")
+        while (change := await socket.next("flow_run_states")) == newest:
+            pass
+        assert (change["state"], change["version"]) == ("Running", 2)
+
+
 async def test_every_change_comes_once_and_in_order_whoever_made_it(url: str, world: World, store: Store) -> None:
     rng = random.Random(7)
     runs = {"flow_run": world.run_id, "a": world.task_runs["a"], "b": world.task_runs["b"]}
