@@ -19,6 +19,7 @@ __all__ = ["flow_html", "progress_html", "result_html", "state_html"]
 
 _MOST_ROWS = 100
 _LONGEST_VALUE = 500
+_BRIGHT = 140
 
 
 def flow_html(flow: Flow) -> str:
@@ -62,8 +63,17 @@ def _children(state: Mapped) -> str:
 
 
 def _chip(state: State) -> str:
-    style = f"background:{state.color};color:#fff;padding:1px 6px;border-radius:8px"
+    style = f"background:{state.color};color:{_ink(state.color)};padding:1px 6px;border-radius:8px"
     return f'<span style="{style}">{type(state).__name__}</span>'
+
+
+def _ink(color: str) -> str:
+    """Return the colour of a text that can be read on this one."""
+    try:
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    except ValueError:  # a name: whoever chose it has seen it
+        return "#fff"
+    return "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > _BRIGHT else "#fff"
 
 
 def _traceback(state: State) -> str:

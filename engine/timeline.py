@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,19 +74,26 @@ def _picture(bars: Sequence[_Bar]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" '
         f'height="{height}" font-family="sans-serif" font-size="11" role="img"><title>timeline</title>'
     ]
-    for number in range(_TICKS + 1):
-        x = left + _WIDTH * number / _TICKS
+    for seconds in _ticks(end - begin):
+        x = left + seconds * scale
         parts.append(
             f'<path d="M{x:.1f} 20V{height - 12}" stroke="#ddd"/><text x="{x:.1f}" y="14" text-anchor="middle" '
-            f'fill="#777">{(end - begin) * number / _TICKS:.3g} s</text>'
+            f'fill="#777">{seconds:g} s</text>'
         )
     for number, bar in enumerate(bars):
         y = 24 + number * _ROW
         x, length = left + (bar.begin - begin) * scale, max((bar.end - bar.begin) * scale, 1.0)
         told = f"{bar.name} {type(bar.state).__name__}, {bar.end - bar.begin:.3g} s"
         parts.append(
-            f'<text x="{left - 8:.1f}" y="{y + _BAR - 2}" text-anchor="end">{html.escape(bar.name)}</text>'
+            f'<text x="{left - 8:.1f}" y="{y + _BAR - 2}" text-anchor="end" fill="#777">{html.escape(bar.name)}</text>'
             f'<rect x="{x:.1f}" y="{y}" width="{length:.1f}" height="{_BAR}" rx="2" fill="{bar.state.color}">'
             f"<title>{html.escape(told)}</title></rect>"
         )
     return "\n".join([*parts, "</svg>"])
+
+
+def _ticks(length: float) -> list[float]:
+    """Return round moments from 0 on, at most so many that their texts have room."""
+    digits = math.floor(math.log10(max(length, 1e-6) / _TICKS))
+    step = next(factor for factor in (1, 2, 5, 10, 20) if factor * 10.0**digits * _TICKS >= length)
+    return [round(number * step * 10.0**digits, 12) for number in range(int(length / (step * 10.0**digits)) + 1)]

@@ -65,6 +65,8 @@ async def test_what_a_notebook_shows_is_whole_and_escaped() -> None:
     table = state._repr_html_()
     assert "1 Success, 1 Failed" in table
     assert Path(__file__).name in table  # of the traceback
+    assert "background:#97ffff;color:#000" in table, "white on a bright Mapped cannot be read"
+    assert "background:#28a745;color:#fff" in table
     assert "50%" in Progress(4, 2, {"Success": 2})._repr_html_()
     assert len(Result("x" * 10_000)._repr_html_()) < 1000
 
@@ -81,6 +83,10 @@ async def test_a_timeline_has_a_bar_for_each_run_in_the_order_they_began(tmp_pat
         "<script>-1[1] Failed",
         "<script>-1[2] Success",
     ]
+    moments = [text.text or "" for text in picture.iter("{http://www.w3.org/2000/svg}text") if text.get("y") == "14"]
+    assert 3 <= len(moments) <= 7
+    assert moments[0] == "0 s"
+    assert f"{float(moments[1].removesuffix(' s')):e}".startswith(("1.000000e", "2.000000e", "5.000000e"))
     for nothing in (Success("done"), Success(result={})):
         with pytest.raises(FlowloopError, match="no timeline"):
             nothing.timeline()
