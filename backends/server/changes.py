@@ -23,7 +23,7 @@ from .errors import ShuttingDown
 from .request import Call
 from .summaries import counts_of, run_of
 
-__all__ = ["Changes"]
+__all__ = ["UNHEARD", "Changes"]
 
 _AT_ONCE = 5_000
 """How many changed rows an answer may hold; with more, a reader is told to ask for them all."""
@@ -37,7 +37,7 @@ _SHARE = 20.0
 _AT_LEAST_EVERY = 10.0
 """but so many seconds are enough for who looks on: one that took long may have waited for others."""
 
-_UNHEARD = 5.0
+UNHEARD = 5.0
 """Seconds between two looks at the flow runs where other processes are heard: not all that counts is told of."""
 
 _KEEP_ALIVE = 15.0
@@ -164,7 +164,7 @@ class Changes:
                 quiet = time.monotonic()
                 yield None
             cursor, paused = newest, waiting
-            await self._rest(None, every, _UNHEARD if self.hears else self._poll_seconds)
+            await self._rest(None, every, UNHEARD if self.hears else self._poll_seconds)
 
     # -- logs ----------------------------------------------------------------------------------------------
 

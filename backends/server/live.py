@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
@@ -28,7 +29,7 @@ from ...engine.errors import BackendError, BackendRejected
 from ..store import StateChange, Store
 from ..store.records import Kind
 from ..store.schema import metadata
-from .changes import Changes
+from .changes import UNHEARD, Changes
 from .database import reading
 from .errors import ShuttingDown, field_error
 from .execution import Variables
@@ -62,7 +63,7 @@ class _Watcher:
     """
 
     def __init__(self, kinds: Kinds, tenants: Sequence[str] | None, size: int) -> None:
-        self._kinds = kinds
+        self.kinds = kinds
         self._tenants = tenants
         self._size = size
         self._room = size
@@ -72,7 +73,7 @@ class _Watcher:
 
     def offer(self, change: StateChange) -> None:
         """Have a change wait, if it is wanted."""
-        if change.kind not in self._kinds or (self._tenants is not None and change.tenant_id not in self._tenants):
+        if change.kind not in self.kinds or (self._tenants is not None and change.tenant_id not in self._tenants):
             return
         self._waiting.append(change)
         if len(self._waiting) > self._room:
@@ -113,10 +114,20 @@ class _Feed:
     def __init__(self, flow_run_id: str | None) -> None:
         self.flow_run_id = flow_run_id
         self.watchers: set[_Watcher] = set()
-        self.behind = False
+        self.due = -math.inf
+        """When it is to be looked for what the feed was not told of, by the time of the event loop."""
         self.asked: datetime.datetime | None = None
         self.limits: Any = None
         self._versions: OrderedDict[str, int] = OrderedDict()
+
+    def look(self) -> None:
+        """Have it looked at once for what the feed was not told of."""
+        self.due = -math.inf
+
+    @property
+    def has_all_told(self) -> bool:
+        """Whether other processes tell of all that is watched: they do of flow runs."""
+        return all(watcher.kinds == ("flow_run",) for watcher in self.watchers)
 
     def version(self, run_id: str) -> int | None:
         """Return the version of the last change of a run that was handed on."""
@@ -140,7 +151,7 @@ class _Feed:
         if known is not None and change.version <= known:
             return
         if known is not None and change.version > known + 1 and not complete:
-            self.behind = True
+            self.look()
             return
         self._versions[change.run_id] = change.version
         self._versions.move_to_end(change.run_id)
@@ -189,7 +200,7 @@ class Live:
             everything = self._feeds.get(None)
             if everything is not None and change.kind == "flow_run":
                 everything.offer(change)
-        if any(feed.behind for feed in self._feeds.values()):
+        if any(feed.due < 0 for feed in self._feeds.values()):
             self._wake.set()
 
     async def run(self, *, task_status: TaskStatus[bool] = TASK_STATUS_IGNORED) -> None:
@@ -207,12 +218,13 @@ class Live:
         self._feed_changes.wake(flow_run_ids)
         for flow_run_id, feed in self._feeds.items():
             if flow_run_id is None or not flow_run_ids or flow_run_id in flow_run_ids:
-                feed.behind = True
+                feed.look()
                 self._wake.set()
 
     async def _look_now_and_then(self) -> None:
         while True:
-            with anyio.move_on_after(self._settings.poll_seconds if self._feeds else None):
+            due = min((feed.due for feed in self._feeds.values()), default=math.inf)
+            with anyio.move_on_after(due - anyio.current_time()):
                 await self._wake.wait()
             self._wake = anyio.Event()
             try:
@@ -220,6 +232,8 @@ class Live:
             except Exception as error:
                 known = isinstance(error, BackendError)
                 logger.warning("changes of other processes could not be read: %s", error, exc_info=not known)
+                for feed in self._feeds.values():
+                    feed.look()
                 await anyio.sleep(self._settings.poll_seconds)
 
     def end(self) -> None:
@@ -302,6 +316,7 @@ class Live:
         feed.watchers.add(watcher)
         if self._unwatch is None:
             self._unwatch = self._store.watch(self.publish)
+        feed.look()
         self._wake.set()
         try:
             current = None if flow_run_id is None else await self._current(flow_run_id, tenants)
@@ -360,12 +375,14 @@ class Live:
     # -- changes of other processes ------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        feeds = [feed for feed in self._feeds.values() if feed.watchers]
+        now = anyio.current_time()
+        feeds = [feed for feed in self._feeds.values() if feed.watchers and feed.due <= now]
         if not feeds:
             return
         async with reading(self._store) as connection:
             for feed in feeds:
-                feed.behind = False
+                is_told = self._feed_changes.hears and feed.has_all_told
+                feed.due = now + (UNHEARD if is_told else self._settings.poll_seconds)
                 if feed.flow_run_id is not None:
                     await self._look_at(connection, feed, feed.flow_run_id)
                     continue
