@@ -79,6 +79,30 @@ class Circuit:
             return BackendUnavailable(f"{self.name} is not open: use it inside its 'async with'")
         return BackendUnavailable(f"{self.name} was opened in another event loop: open one in this loop")
 
+    async def reach(self, attempt: Callable[[], Awaitable[R]], limit: float) -> R:
+        """Call `attempt` as `call` does, and be done within the limit, also with a backend that is only silent.
+
+        Args:
+            - attempt: makes one exchange
+            - limit: seconds for all attempts together; 0 makes one, however long it takes
+
+        Raises:
+            - BackendUnavailable: when they are over
+        """
+        why = BackendUnavailable("it does not answer")
+
+        async def noted() -> R:
+            nonlocal why
+            try:
+                return await attempt()
+            except BackendUnavailable as error:
+                why = error
+                raise
+
+        with anyio.move_on_after(limit or None):
+            return await self.call(noted, limit)
+        raise self._waited(limit, why)
+
     async def call(self, attempt: Callable[[], Awaitable[R]], limit: float | None = None) -> R:
         """Call `attempt` again and again while it finds the backend unavailable.
 
@@ -103,8 +127,7 @@ class Circuit:
                     give_up_at = now + patience
                 self._open(error, now)
                 if now >= give_up_at:
-                    message = f"{self.name} is unavailable, and was waited for {patience:g} s: {error}"
-                    raise BackendUnavailable(message, error.retry_after) from error
+                    raise self._waited(patience, error) from error
                 delay = min(self._delay(tries, error.retry_after), give_up_at - now)
                 tries += 1
             except BackendError:
@@ -115,6 +138,10 @@ class Circuit:
                 return answer
             await anyio.sleep(delay)
             self.state = CircuitState.HALF_OPEN
+
+    def _waited(self, patience: float, error: BackendUnavailable) -> BackendUnavailable:
+        message = f"{self.name} is unavailable, and was waited for {patience:g} s: {error}"
+        return BackendUnavailable(message, error.retry_after)
 
     def _delay(self, tries: int, retry_after: float | None) -> float:
         longest = min(_FIRST_DELAY * 2 ** min(tries, _MOST_DOUBLINGS), _LONGEST_DELAY)

@@ -69,7 +69,8 @@ class Worker:
         - lease_seconds: how long a run is this worker's without a sign of life; twice the heartbeat interval if None
         - grace: seconds that runs get to end by themselves after `stop`; the rest is handed over to other workers
         - settings: for the runners
-        - limits: how many task runs go on at once, and how often they begin, in all flow runs of this process together
+        - limits: how many task runs go on at once, and how often they begin, in all flow runs of this process together;
+            for those in processes of their own hold the limits of the backend alone
         - isolation: runs flow runs in processes of their own, those at least that must have no other beside them
 
     Example:

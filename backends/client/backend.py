@@ -155,7 +155,7 @@ class GraphQLBackend:
             stack.enter_context(self._circuit.at_home())
             stack.push_async_callback(self._subscriptions.aclose)
             self._session = await stack.enter_async_context(Client(transport=self._transport, execute_timeout=None))
-            self._is_flowloop = await self._circuit.call(self._ask_who, self._connect_limit)
+            self._is_flowloop = await self._circuit.reach(self._ask_who, self._connect_limit)
             if self._is_flowloop:
                 outboxes = [self._outbox(self._send_batch, max_items=1_000, max_flights=2)]
             else:

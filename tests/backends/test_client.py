@@ -451,6 +451,22 @@ def test_a_server_that_is_not_there_is_waited_for_a_while_and_named() -> None:
     run_virtually(main())
 
 
+@pytest.mark.parametrize("outage_limit", [2.0, 300.0])
+def test_a_server_that_takes_the_connection_and_never_answers_is_named_within_the_patience(outage_limit: float) -> None:
+    async def serve(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(1e6)
+        raise AssertionError
+
+    async def main() -> None:
+        settings = Settings(outage_limit=outage_limit)
+        with pytest.raises(BackendUnavailable, match="http://server:4200 is unavailable, and was waited for .* answer"):
+            async with backend_of(serve, connect_limit=10, settings=settings):
+                pass
+        assert asyncio.get_running_loop().time() == min(outage_limit, 10)
+
+    run_virtually(main())
+
+
 def test_a_web_page_is_no_server() -> None:
     async def serve(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, text="<html>welcome</html>")
