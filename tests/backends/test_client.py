@@ -459,7 +459,9 @@ def test_a_server_that_takes_the_connection_and_never_answers_is_named_within_th
 
     async def main() -> None:
         settings = Settings(outage_limit=outage_limit)
-        with pytest.raises(BackendUnavailable, match="http://server:4200 is unavailable, and was waited for .* answer"):
+        with pytest.raises(
+            BackendUnavailable, match=r"http://server:4200 is unavailable, and was waited for .* answer"
+        ):
             async with backend_of(serve, connect_limit=10, settings=settings):
                 pass
         assert asyncio.get_running_loop().time() == min(outage_limit, 10)
