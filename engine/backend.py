@@ -303,7 +303,7 @@ class NotificationRule(msgspec.Struct, frozen=True):
         - name: its name
         - kind: ``"webhook"``, ``"email"`` or ``"slack"``
         - target: the URL, or the address
-        - events: names of states of flow runs, and ``"late"``, ``"stuck"`` and ``"paused"``
+        - events: names of states of flow runs (Failed is any kind of failure), ``"late"``, ``"stuck"`` and ``"paused"``
         - flow: only runs of the flow of this name
         - after: seconds after which a run counts as late, or as stuck
     """

@@ -60,7 +60,7 @@ def set_notification(
         - name: of the rule
         - kind: ``"webhook"``, ``"email"`` or ``"slack"``
         - target: the URL, or the address
-        - events: names of states of flow runs, and ``"late"``, ``"stuck"`` and ``"paused"``
+        - events: names of states of flow runs (Failed is any kind of failure), ``"late"``, ``"stuck"`` and ``"paused"``
         - flow: only runs of the flow of this name
         - after: seconds after which a run counts as late, or as stuck; 60 by default
 
@@ -152,7 +152,7 @@ def _events(tx: Tx, rule: RowMapping) -> Iterator[_Event]:
     run = tables["flow_run"].c
     since = max((rule["seen"] or rule["created"]) - _OVERLAP, rule["created"])
     wanted = set(rule["states"] or ())
-    states = sorted(wanted & lifecycle.LIFECYCLE.keys())
+    states = sorted(wanted & lifecycle.LIFECYCLE.keys() | (lifecycle.FAILED if "Failed" in wanted else set()))
     after = datetime.timedelta(seconds=(rule["config"] or {}).get("after", _AFTER.total_seconds()))
     if states:
         for row in tx.all(_runs(tx, rule, run.state.in_(states), run.state_timestamp >= since)):

@@ -18,7 +18,7 @@ from flowloop.backends.embedded import StoreBackend
 from flowloop.backends.notifier import Notifier, Sender
 from flowloop.engine.backend import NotificationRule
 from flowloop.engine.errors import BackendRejected, FlowloopError
-from flowloop.engine.state import Failed, Paused, Running, Success
+from flowloop.engine.state import Failed, Paused, Running, Success, TimedOut
 
 from .runs import flow_document, started
 
@@ -84,6 +84,9 @@ async def test_a_failure_is_told_once(backend: StoreBackend, notifier: Notifier,
     await backend.set_flow_run_state(failed.id, None, Failed("again"))
     await notifier.once()
     assert [one["message"] for _, one in box.got] == ["row 4 is odd", "again"]
+    await backend.set_flow_run_state((await started(backend)).id, None, TimedOut("took too long"))
+    await notifier.once()
+    assert (box.got[-1][1]["event"], box.got[-1][1]["message"]) == ("TimedOut", "took too long")
 
 
 async def test_what_came_before_the_rule_is_not_told_and_a_rule_can_be_of_one_flow(
