@@ -45,6 +45,7 @@ def test_a_whole_file_gives_the_values_that_prefect_gives(tmp_path: Path, name: 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert (" INFO - flowloop.run | greeting " in done.stderr) == (name == "everything"), done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads(file.with_suffix(".json").read_text())
 
 
