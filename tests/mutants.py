@@ -80,6 +80,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "both are as long as the graph"
         ),
     },
+    "backends/batcher.py": {
+        "_TURNS_FOR_COMPANY = 2 :: 2 and one more": _BOUND,
+        "if self._wake is not None and self._may_take_off(): :: And for Or": _SPEED,
+    },
     "engine/cloud/task_runner.py": {
         'own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"]) :: '
         "call left out": _SPEED,

@@ -465,6 +465,52 @@ def test_closing_sends_what_still_waits() -> None:
     run_virtually(main())
 
 
+def test_closing_takes_no_time_where_nothing_waits() -> None:
+    async def main() -> None:
+        async with Batcher(Recorder(delay=0).send, circuit(), max_flights=2) as batcher:
+            await batcher.put(("a", 0))
+        assert asyncio.get_running_loop().time() == 0
+
+    run_virtually(main())
+
+
+def test_closing_waits_until_what_it_cuts_off_has_cleaned_up() -> None:
+    cleaned: list[int] = []
+
+    async def send(items: list[Item], key: str) -> list[Item | BackendRejected]:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await asyncio.sleep(1)
+            cleaned.append(len(items))
+        return []
+
+    async def main() -> None:
+        async with Batcher(send, circuit(), grace=5) as batcher:
+            write = batcher.put(("a", 0))
+            await asyncio.sleep(1)
+        assert cleaned == [1]
+        with pytest.raises(BackendUnavailable, match="before 1 writes were acknowledged"):
+            await write
+
+    run_virtually(main())
+
+
+def test_a_loop_that_ends_all_its_tasks_leaves_nobody_waiting() -> None:
+    async def main() -> None:
+        async with Batcher(Recorder(["dropped"] * 1000).send, circuit()) as batcher:
+            first = batcher.put(("a", 0))
+            await asyncio.sleep(1)
+            for one in asyncio.all_tasks() - {asyncio.current_task()}:
+                one.cancel()
+            with pytest.raises(BackendUnavailable, match="before 1 writes were acknowledged"):
+                await first
+            with pytest.raises(BackendUnavailable, match="is not open"):
+                batcher.put(("b", 0))
+
+    run_virtually(main())
+
+
 def test_closing_gives_up_after_its_grace_and_tells_those_who_wait(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -542,7 +588,7 @@ def test_an_outage_is_waited_out_and_seen(caplog: pytest.LogCaptureFixture) -> N
     run_virtually(main())
 
 
-def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed() -> None:
+def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         recorder = Recorder(["dropped"] * 10_000)
@@ -551,6 +597,7 @@ def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed() -> Non
             assert [type(outcome) for outcome in outcomes] == [BackendUnavailable] * 6
             assert str(outcomes[0]) == "the recorder is unavailable, and was waited for 60 s: nothing was sent"
             assert 60 <= loop.time() <= 61
+            assert caplog.messages[-1] == f"gave up 6 writes: {outcomes[0]}"
             assert batcher.backlog == 0
             recorder.faults.clear()
             assert await batcher.put(("g", 0)) == ("g", 0)
