@@ -80,7 +80,7 @@ class FlowTask(Task[..., Any]):
     The flow's parameters are the arguments. It runs on the same event loop; its tasks see the context of the run around
     them, use its executor and its settings where the flow has no executor of its own, and are cancelled with it, for
     the same cause. The state of the task is that of the flow, and its result has the states of the tasks by slug; what
-    waits for a retry is waited for. In the backend only this task is recorded: what it contains is part of it.
+    waits for a retry is waited for. In a recorded run it is a flow run of its own, which goes on and ends with that.
 
     Args:
         - flow: the flow

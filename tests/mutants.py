@@ -65,7 +65,7 @@ TESTS = {
     "engine/cloud/task_runner.py": _CLOUD,
     "backends/batcher.py": "backends/test_batcher.py",
     "backends/store/transitions.py": _STORE,
-    "backends/store/queue.py": _STORE,
+    "backends/store/queue.py": "backends/store/test_queue.py backends/store/test_ownership.py backends/store/test_limits.py",
 }
 
 _BOUND = "a bound for the work of one call, of which any number of this size will do"
@@ -97,6 +97,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'if row["owner"] is None or not ownership.is_silent(tx, row): :: Or for And': _RACE,
         'if row["owner"] is None or not ownership.is_silent(tx, row): :: if never': _RACE,
         "if epoch > 1: :: Gt for GtE": _SPEED,
+        'while len(taken) < limit and not any(each["alone"] for each in taken): :: Lt for LtE': _SPEED,
         "_LOOKED_AT = 1000 :: 1000 and one more": _BOUND,
         "_FETCHED = 75 :: 75 and one more": _BOUND,
         "suited = suited[: limit - len(taken)] :: Sub for Add": _RACE,

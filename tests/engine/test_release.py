@@ -6,17 +6,19 @@ import asyncio
 import datetime
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowloop.engine import Flow, FlowRunner, Settings, task
+from flowloop.engine import Flow, FlowRunner, Parameter, Settings, context, task
 from flowloop.engine._run.ledger import Graph
 from flowloop.engine._run.release import Release
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.results import LocalResult
 from flowloop.engine.state import Mapped, Retrying, Success
 from flowloop.engine.testing import run
 
@@ -191,14 +193,50 @@ async def test_what_a_run_that_goes_on_later_needs_stays() -> None:
 
 async def test_a_recorded_result_can_be_read_again(backend: Backend, settings: Settings) -> None:
     with Flow("recorded") as flow:
-        loads = load.map([1, 2])
+        loads, plain = load.map([1, 2]), load(3)
         numbers = number.map(loads)
+        number(plain)
     runner = CloudFlowRunner(flow, backend=backend, settings=settings, release_results=True)
     state = await runner.run()
     assert state.result[numbers].result == [1, 2]
     assert Load.numbers() == set()
+    assert (state.result[plain].result, state.result[loads].result) == (None, [None, None]), "nor is it read again"
     read = [await child.load_result() for child in state.result[loads].map_states]
     assert [one.result.number for one in read] == [1, 2]
+
+
+async def test_what_a_task_failed_with_stays() -> None:
+    @task
+    async def fails() -> None:
+        raise ValueError("the reason")
+
+    with Flow("failed") as flow:
+        failed = fails()
+        number(failed)
+    state = await runner_of(flow).run()
+    assert str(state.result[failed].result) == "the reason"
+
+
+async def test_a_cached_result_stays_for_another_run_that_takes_it(tmp_path: Path) -> None:
+    @task(cache_for=datetime.timedelta(days=1), result=LocalResult(dir=str(tmp_path)), checkpoint=True)
+    async def cached() -> int:
+        return 1
+
+    @task
+    async def wait(seconds: int) -> None:
+        await asyncio.sleep(seconds)
+
+    @task
+    async def next_number(n: int) -> int:
+        return n + 1
+
+    with Flow("shared") as flow:
+        taken = next_number(cached(), upstream_tasks=[wait(Parameter("seconds"))])
+    with context(checkpointing=True):
+        await flow.run(seconds=0)
+        options = {"release_results": True}
+        ends = await asyncio.gather(*(flow.run(seconds=n, runner_options=options) for n in (1, 10)))
+    assert [end.result[taken].result for end in ends] == [2, 2]
 
 
 @given(

@@ -241,9 +241,10 @@ async def test_reservations_are_given_to_those_who_wait_longest(world: World) ->
     assert (await reserve(world, "w1"))[0] == later
 
 
-async def test_a_running_run_that_nobody_reserved_is_left_alone(world: World) -> None:
+@pytest.mark.parametrize("kind", ["Running", "Pending"])
+async def test_what_nobody_ever_reserved_is_left_alone(world: World, kind: str) -> None:
     await world.build()
-    await world.start()
+    assert (await world.flow_state(state(kind), 1)).status == "SUCCESS"
     world.clock.move(hours=1)
     assert await reserve(world, "w1") == []
 
@@ -397,6 +398,17 @@ async def test_without_keys_priority_and_time_decide(world: World) -> None:
     assert await reserve(world, "w1", 4) == [urgent, *reversed(waits), put_off]
 
 
+async def test_without_keys_those_with_other_labels_take_no_turns(world: World) -> None:
+    await world.build()
+    await reserve(world, "w0")
+
+    async def made(ago: int, label: str) -> str:
+        return await world.new_run(scheduled_start_time=START - datetime.timedelta(seconds=ago), labels=[label])
+
+    waits = [await made(60, "a"), await made(50, "a"), await made(40, "b")]
+    assert await reserve(world, "w1", 3, labels=["a", "b"]) == waits
+
+
 async def test_what_is_ready_next_is_the_earliest_that_waits(world: World) -> None:
     await world.build()
     store = world.store
@@ -416,6 +428,8 @@ async def test_a_task_run_that_waits_may_be_what_is_ready_next(world: World) -> 
     await world.task_state("a", state("Scheduled", start_time="2021-07-01T12:00:40Z"), 1)
     await world.new_run(scheduled_start_time=START + datetime.timedelta(seconds=90))
     assert await world.store.next_ready(ANYONE) == 40
+    world.clock.move(seconds=40)
+    assert await world.store.next_ready(ANYONE) == 50
 
 
 @pytest.mark.parametrize("left", ["owned", "given back", "Running"])
