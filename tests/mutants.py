@@ -65,7 +65,7 @@ TESTS = {
     "engine/cloud/task_runner.py": _CLOUD,
     "backends/batcher.py": "backends/test_batcher.py",
     "backends/store/transitions.py": _STORE,
-    "backends/store/queue.py": "backends/store/test_queue.py backends/store/test_ownership.py backends/store/test_limits.py",
+    "backends/store/queue.py": "backends/store/test_queue.py backends/store/test_ownership.py",
 }
 
 _BOUND = "a bound for the work of one call, of which any number of this size will do"
