@@ -79,8 +79,7 @@ class Elsewhere:
                 self._seen = {
                     flow_run_id: state for flow_run_id, state in self._seen.items() if self._hub.watches(flow_run_id)
                 }
-                for flow_run_id in moved:
-                    await self._tell(flow_run_id, is_news=flow_run_id in named)
+                await asyncio.gather(*(self._tell(one, is_news=one in named) for one in moved))
 
     async def _tell(self, flow_run_id: str, *, is_news: bool) -> None:
         if not self._hub.watches(flow_run_id):

@@ -51,6 +51,13 @@ class Hub:
         for watcher in self._watchers.get(flow_run_id, ()):
             watcher.send_nowait(state)
 
+    def end(self) -> None:
+        """End the streams of those who watch a flow run: nothing more will be told."""
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.close()
+        self._watchers.clear()
+
     def moved(self) -> None:
         """Tell those who `watch_ready` that a flow run may have become ready."""
         for waiter in self._waiters:
@@ -88,8 +95,8 @@ class Hub:
                     yield states
         finally:
             watchers.discard(send)
-            if not watchers:
-                self._watchers.pop(flow_run_id, None)
+            if not watchers and self._watchers.get(flow_run_id) is watchers:
+                del self._watchers[flow_run_id]
 
 
 async def _after(first: State, rest: AsyncIterator[State]) -> AsyncGenerator[State, None]:

@@ -120,8 +120,10 @@ class StoreBackend:
         self._caller = Caller(client_id=uuid.uuid4().hex, queue_seconds=self._settings.queue_interval)
         self._circuit = Circuit(self.url, self._settings.outage_limit, rng, is_open=False)
         self._outbox: Batcher[_Write, Any] = Batcher(self._send, self._circuit, grace=self._settings.cancel_grace)
-        self._reading: Batcher[str, Any] = Batcher(self._read_infos, self._circuit, max_flights=2)
-        """Many who begin at once share their reads."""
+        self._reading, self._looking = (
+            Batcher[str, Any](read, self._circuit, max_flights=2) for read in (self._read_infos, self._read_states)
+        )
+        """Many who begin, or look, at once share their reads."""
         self._hub = Hub()
         self._elsewhere = Elsewhere(self._hub, self.store.listen, self.get_flow_run_state)
         self._stack = AsyncExitStack()
@@ -146,6 +148,7 @@ class StoreBackend:
             stack.callback(self.store.watch(self._publish, ["flow_run"]))
             await stack.enter_async_context(self._elsewhere)
             await stack.enter_async_context(self._reading)
+            await stack.enter_async_context(self._looking)
             await stack.enter_async_context(self._outbox)
             self._stack = stack.pop_all()
         return self
@@ -269,8 +272,7 @@ class StoreBackend:
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
         """See `Backend.get_flow_run_state`."""
-        row = await self._call(self.store.get_flow_run_state, flow_run_id=flow_run_id)
-        return _state(row["serialized_state"])
+        return _state(await self._looking.put(flow_run_id))
 
     async def get_task_run_state(self, task_run_id: str) -> State:
         """See `Backend.get_task_run_state`."""
@@ -603,6 +605,9 @@ class StoreBackend:
             raise
         except Exception as error:
             raise RequestRejected(str(error)) from error  # nothing was recorded: halving finds what cannot be
+
+    async def _read_states(self, flow_run_ids: list[str], key: str) -> list[Any]:
+        return await self.store.get_flow_run_states(self._caller, flow_run_ids=flow_run_ids)
 
     async def _read_infos(self, flow_run_ids: list[str], key: str) -> list[Any]:
         return await self.store.get_flow_run_infos(self._caller, flow_run_ids=flow_run_ids)

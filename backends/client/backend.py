@@ -14,7 +14,7 @@ import logging
 import random
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Self
 
@@ -62,6 +62,7 @@ from ...engine.serialization.text import storable
 from ...engine.settings import Settings
 from ...engine.state import State
 from .._circuit import Circuit, CircuitState
+from .._hub import Hub
 from ..batcher import Batcher, RequestRejected
 from . import texts as documents
 from .subscription import Subscriptions
@@ -130,15 +131,19 @@ class GraphQLBackend:
             self._post_url, self.url, headers=self._headers, timeout=timeout, clock=self._clock, transport=transport
         )
         self._subscriptions = Subscriptions(self._transport, self.url, self._headers, timeout)
+        self._hub = Hub()
+        self._hears_all = 0
+        """How many subscriptions to all flow runs are open."""
         self._stack = AsyncExitStack()
         self._session: Any = None
         self._most_rows, self._most_children = _PAGE, _CHILDREN
         self._is_flowloop = False
         self._outboxes: list[Batcher[Write, Any]] = []
-        self._reading: Batcher[str, Any] = Batcher(
-            self._read_infos, self._circuit, max_items=_READ_AT_ONCE, max_flights=2
+        self._reading, self._looking = (
+            Batcher[str, Any](read, self._circuit, max_items=_READ_AT_ONCE, max_flights=2)
+            for read in (self._read_infos, self._read_states)
         )
-        """Many who begin at once share their reads."""
+        """Many who begin, or look, at once share their reads."""
 
     @property
     def backlog(self) -> int:
@@ -162,6 +167,7 @@ class GraphQLBackend:
                 logger.info("%s is not a flowloop server: states are sent one by one", self.url)
                 outboxes = [self._outbox(self._send_one, max_items=1) for _ in range(_LANES)]
             await stack.enter_async_context(self._reading)
+            await stack.enter_async_context(self._looking)
             self._outboxes = [await outbox.__aenter__() for outbox in outboxes]
             self._stack = stack.pop_all()
         return self
@@ -338,18 +344,20 @@ class GraphQLBackend:
                 raise
             self._most_rows = min(self._most_rows, limit // 2)
             return await self._read_infos(flow_run_ids, key)
-        rows = {row["id"]: row for row in answer["flow_run"]}
-        for row in rows.values():
+        for row in answer["flow_run"]:
             found = row["task_runs"]
             if len(found) == limit:
                 more = self._pages("task_run", documents.MORE_TASK_RUNS, after=found[-1]["id"], id=row["id"])
                 found.extend([task_run async for task_run in more])
-        return [rows.get(asked) or _missing("Flow run", asked) for asked in flow_run_ids]
+        return _by_id(answer, flow_run_ids)
 
     async def get_flow_run_state(self, flow_run_id: str) -> State:
         """See `Backend.get_flow_run_state`."""
-        answer = await self._read(documents.FLOW_RUN_STATE, id=flow_run_id)
-        return documents.row_state(_found(answer["flow_run_by_pk"], "Flow run", flow_run_id))
+        return documents.row_state(await self._looking.put(_canonical(flow_run_id)))
+
+    async def _read_states(self, flow_run_ids: list[str], key: str) -> list[Any]:
+        answer = await self._execute(documents.FLOW_RUN_STATES, {"ids": flow_run_ids})
+        return _by_id(answer, flow_run_ids)
 
     async def get_task_run_state(self, task_run_id: str) -> State:
         """See `Backend.get_task_run_state`."""
@@ -794,16 +802,33 @@ class GraphQLBackend:
     async def _waiting(self) -> AsyncIterator[AsyncIterator[None]]:
         async with (
             self._subscriptions.subscribe(documents.WATCH_FLOW_RUNS, {}) as events,
-            aclosing(None async for event in events if event["flow_run_states"]["state"] in WAITING) as moves,
+            aclosing(self._moves(events)) as moves,
         ):
             yield moves
+
+    async def _moves(self, events: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[None]:
+        """Yield when a flow run may be ready; whoever watches one of them is told here, too."""
+        self._hears_all += 1
+        try:
+            async for event in events:
+                told = event["flow_run_states"]
+                if self._hub.watches(told["id"]):
+                    self._hub.publish(told["id"], documents.row_state(told))
+                if told["state"] in WAITING:
+                    yield
+        finally:
+            self._hears_all -= 1
+            if not self._hears_all:
+                self._hub.end()
 
     @property
     def _can_listen(self) -> bool:
         return self._is_flowloop and self._transport.kwargs["transport"] is None
 
     def watch_flow_run(self, flow_run_id: str) -> AbstractAsyncContextManager[AsyncIterator[State]] | None:
-        """See `Backend.watch_flow_run`: a subscription at a flowloop server."""
+        """See `Backend.watch_flow_run`: by a subscription of its own, unless there is one to all flow runs."""
+        if self._hears_all:
+            return self._hub.watch(flow_run_id, lambda: self.get_flow_run_state(flow_run_id))
         return self._watch(flow_run_id) if self._can_listen else None
 
     @asynccontextmanager
@@ -951,6 +976,12 @@ def _found(row: Any, what: str, asked: str) -> Any:
     if row is None:
         raise _missing(what, asked)
     return row
+
+
+def _by_id(answer: Mapping[str, Any], flow_run_ids: Sequence[str]) -> list[Any]:
+    """Return the rows of flow runs in the order they were asked for, and a refusal for one that there is not."""
+    rows = {row["id"]: row for row in answer["flow_run"]}
+    return [rows.get(asked) or _missing("Flow run", asked) for asked in flow_run_ids]
 
 
 def _missing(what: str, asked: str) -> BackendRejected:

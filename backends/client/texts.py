@@ -60,7 +60,7 @@ query ($id: uuid!, $after: uuid!, $limit: Int!) {{
   ) {{ {_TASK_RUN} }}
 }}"""
 
-FLOW_RUN_STATE = "query ($id: uuid!) { flow_run_by_pk(id: $id) { serialized_state } }"
+FLOW_RUN_STATES = "query ($ids: [uuid!]!) { flow_run(where: {id: {_in: $ids}}) { id serialized_state } }"
 
 TASK_RUN_STATE = "query ($id: UUID!) { get_task_run_info(task_run_id: $id) { serialized_state } }"
 
@@ -180,7 +180,7 @@ FLOW_VERSION = "query ($id: uuid!) { flow_by_pk(id: $id) { id version } }"
 
 WATCH_FLOW_RUN = "subscription ($id: UUID!) { flow_run_states(flow_run_id: $id) { serialized_state } }"
 
-WATCH_FLOW_RUNS = "subscription { flow_run_states { state } }"
+WATCH_FLOW_RUNS = "subscription { flow_run_states { id state serialized_state } }"
 
 # ---- mutations ---------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ __all__ = [
     "get_flow_run_history",
     "get_flow_run_info",
     "get_flow_run_infos",
-    "get_flow_run_state",
+    "get_flow_run_states",
     "get_latest_cached_states",
     "get_run_logs",
     "list_flow_runs",
@@ -114,10 +114,13 @@ def get_flow_run_infos(tx: Tx, *, flow_run_ids: Sequence[str]) -> list[Payload |
     return [found.get(flow_run_id) or BackendRejected("Invalid flow run ID") for flow_run_id in flow_run_ids]
 
 
-def get_flow_run_state(tx: Tx, *, flow_run_id: str) -> Payload:
-    """Return the newest state of a flow run: ``id``, ``version``, ``state``, ``serialized_state``."""
-    run = tx.row("flow_run", flow_run_id, "Invalid flow run ID")
-    return {key: run[key] for key in ("id", "version", "state", "serialized_state")}
+def get_flow_run_states(tx: Tx, *, flow_run_ids: Sequence[str]) -> list[Any]:
+    """Return the documents of the newest states of flow runs, and a refusal for one that there is not."""
+    run = tables["flow_run"].c
+    ids = [flow_run_id for flow_run_id in flow_run_ids if is_id(flow_run_id)]
+    rows = tx.all(select(run.id, run.serialized_state).where(run.id.in_(ids), tx.mine("flow_run")))
+    found = {row["id"]: row["serialized_state"] for row in rows}
+    return [found.get(flow_run_id, BackendRejected("Invalid flow run ID")) for flow_run_id in flow_run_ids]
 
 
 def get_latest_cached_states(

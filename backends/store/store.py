@@ -389,7 +389,7 @@ class Store:
     list_directives = _read(directives.list_directives)
     get_flow_run_info = _read(reads.get_flow_run_info)
     get_flow_run_infos = _read(reads.get_flow_run_infos)
-    get_flow_run_state = _read(reads.get_flow_run_state)
+    get_flow_run_states = _read(reads.get_flow_run_states)
     list_flow_runs = _read(reads.list_flow_runs)
     find_flow_run = _read(reads.find_flow_run)
     list_flows = _read(reads.list_flows)

@@ -31,6 +31,8 @@ from flowloop.engine.settings import Settings
 from flowloop.engine.state import Queued, Running, State, Success
 from flowloop.engine.testing import run as run_virtually
 
+from .runs import MISSING
+
 NOON = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
 Answer = httpx.Response | Exception | dict[str, Any]
 
@@ -393,7 +395,7 @@ def test_failures_are_told_apart(failure: Answer, kind: type[BackendError], mess
 
     async def use(backend: GraphQLBackend) -> None:
         with pytest.raises(BackendError) as caught:
-            await (backend.get_flow_run_state("f") if call == "read" else backend.cancel_flow_run("f"))
+            await (backend.get_flow_run_state(MISSING) if call == "read" else backend.cancel_flow_run("f"))
         assert isinstance(caught.value, kind)
         assert message in str(caught.value)
         assert "secret" not in str(caught.value)
@@ -484,7 +486,7 @@ def test_a_web_page_is_no_server() -> None:
 def test_a_backend_that_is_not_open_says_so() -> None:
     async def main() -> None:
         backend = backend_of(Server())
-        for call in (backend.get_flow_run_state("f"), backend.set_task_run_state("t", 1, Running())):
+        for call in (backend.get_flow_run_state(MISSING), backend.set_task_run_state("t", 1, Running())):
             with pytest.raises(BackendUnavailable, match="http://server:4200 is not open"):
                 await call
 

@@ -1096,6 +1096,33 @@ async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Ba
         assert isinstance(await anext(states), Cancelled)
 
 
+async def test_who_watches_one_flow_run_where_all_are_heard_sees_its_states_alone(backend: Backend) -> None:
+    run, other = await started(backend), await started(backend)
+    hearing, watching = backend.watch_ready(), None
+    assert hearing is not None
+
+    async def hear(moves: AsyncIterator[None]) -> None:
+        async for _ in moves:
+            pass
+
+    async with asyncio.timeout(60), hearing as moves:
+        pump = asyncio.ensure_future(hear(moves))
+        try:
+            await asyncio.sleep(0)
+            watching = backend.watch_flow_run(run.id)
+            assert watching is not None
+            async with watching as states:
+                assert (await anext(states)).message == "go"
+                await backend.cancel_flow_run(other.id)
+                await backend.cancel_flow_run(run.id)
+                assert isinstance(await anext(states), Cancelling)
+                await backend.set_flow_run_state(run.id, None, Cancelled("over"))
+                assert isinstance(await anext(states), Cancelled)
+        finally:
+            pump.cancel()
+            await asyncio.wait([pump])
+
+
 async def test_who_watches_is_told_again_once_other_limits_hold(backend: Backend) -> None:
     run = await started(backend)
     watching = backend.watch_flow_run(run.id)

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from flowloop.backends.server import ServerSettings
 from flowloop.backends.store import ANYONE, Store
+from flowloop.engine.serialization import decode_state
 
 from ..backends.server.served import QUIET, listening
 from .axe import axe_source
@@ -65,7 +66,8 @@ async def test_from_a_failed_run_to_its_log_and_again(browser: Browser, url: str
         assert "2 task runs that did not succeed would run again" in await dialog.inner_text()
         await dialog.get_by_role("button", name="Run again").click()
         await page.wait_for_selector(".head .big .of-pending")
-        assert (await recorded.store.get_flow_run_state(ANYONE, flow_run_id=run.id))["state"] == "Scheduled"
+        [document] = await recorded.store.get_flow_run_states(ANYONE, flow_run_ids=[run.id])
+        assert decode_state(bytes(document)).is_scheduled()
 
 
 async def test_a_run_is_cancelled_by_keys_alone(browser: Browser, url: str, recorded: Recorded) -> None:
