@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "FailureHandler", "StateHandler", "checked", "failure_handler"]
 
 _LONGEST = datetime.timedelta(days=36_500)
+_SECOND = datetime.timedelta(seconds=1)
 
 StateHandler = Callable[[Any, "State", "State"], Any]
 FailureHandler = Callable[[Any, "State"], Any]
@@ -117,10 +119,12 @@ def _retry_on(value: Any) -> tuple[type[BaseException], ...] | None:
 def _timeout(value: Any) -> int | None:
     if value is None:
         return None
-    seconds = value.total_seconds() if isinstance(value, datetime.timedelta) else value
+    seconds = value // _SECOND if isinstance(value, datetime.timedelta) else value
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not is_number or not 0 < seconds <= _LONGEST.total_seconds() or seconds % 1:
         raise ValueError(f"is a whole number of seconds above zero, at most a hundred years, not {value!r}")
+    if isinstance(value, datetime.timedelta) and value % _SECOND:
+        warnings.warn(f"a timeout counts whole seconds: {value!r} is taken as {seconds} s", stacklevel=4)
     return int(seconds)
 
 

@@ -116,6 +116,7 @@ class TaskScope(msgspec.Struct, eq=False):
         - has_waited: whether the run went on after it had waited here
         - waited_until: until when it has waited
         - is_unread: whether its record could not be read
+        - was_cached: whether its record says that it is Cached
         - identity: what its result is filed under in a cache, or why it cannot be
         - told_by: the inputs that tell a mapped child from the others
         - facts: what the steps of the run share, while its body is handed over to a place where it begins later
@@ -125,6 +126,7 @@ class TaskScope(msgspec.Struct, eq=False):
     has_waited: bool = False
     waited_until: datetime.datetime | None = None
     is_unread: bool = False
+    was_cached: bool = False
     identity: dict[str, str] | Exception | None = None
     told_by: Any = ()
     facts: Any = None

@@ -171,6 +171,9 @@ class FlowRunner(Runner):
         """Return how far the run is, or was when it ended."""
         return self._watch.progress()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.flow.name}>"
+
     def _name(self) -> str:
         return f"flow {self.flow.name!r}"
 

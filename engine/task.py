@@ -407,8 +407,8 @@ class Task(Generic[P, R]):
         return _signature.describe_inputs(self.body)
 
     def outputs(self) -> Any:
-        """Return the type of the result."""
-        return _signature.describe_output(self.body)
+        """Return the type of the result; None of a task that does nothing."""
+        return None if type(self).run is Task.run else _signature.describe_output(self.body)
 
     def serialize(self) -> dict[str, Any]:
         """Return the document of this task as the API knows it."""
@@ -677,6 +677,11 @@ class FunctionTask(Task[P, R], Generic[P, R, B]):
     @property
     def body(self) -> Callable[..., Any]:
         """The function."""
+        return self.fn
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function, for tools that look below decorators."""
         return self.fn
 
 

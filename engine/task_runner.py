@@ -99,6 +99,9 @@ class TaskRunner(BodyRunner):
         self._gives_copies = type(constants) is OwnCopies
         self._plan = plan_of(type(self), task, bool(self.state_handlers or task.state_handlers))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.task.name}>"
+
     @property
     def may_step_ahead(self) -> bool:
         """Whether a run may begin while what it waits for is on its way to be recorded; here nothing is recorded."""
@@ -581,7 +584,7 @@ class TaskRunner(BodyRunner):
     async def _identify(self, state: State, inputs: dict[str, Result], upstream_states: dict[Edge, State]) -> State:
         """Note what the result will be filed under, once for all attempts and rounds: a body may change its inputs.
 
-        It is noted, too, if there is no identity: the trigger may have the task not run at all.
+        It is noted, too, if there is no identity: the result may be found at once.
         """
         current, notes = _values.get(), current_task_scope()
         if notes.identity is not None:
@@ -596,9 +599,11 @@ class TaskRunner(BodyRunner):
         return state
 
     @call_state_handlers
-    async def _check_identity(self, state: State) -> State:
+    async def _check_needs_body(self, state: State) -> State:
+        if state.is_finished():
+            raise ENDRUN(state)
         identity = current_task_scope().identity
-        if isinstance(identity, Exception) and not state.is_finished():
+        if isinstance(identity, Exception):
             raise ENDRUN(self._explained(Failed(str(identity), result=identity)))
         return state
 
@@ -617,7 +622,7 @@ class TaskRunner(BodyRunner):
 
     async def _cache_is_valid(self, state: Cached, inputs: Mapping[str, Result]) -> bool:
         if isinstance(current_task_scope().identity, Exception):
-            return False  # told once the trigger lets the task run
+            return False  # told before the body
         values = _values_of(inputs)
         parameters = _values.get().get("parameters") or {}
         try:
@@ -634,8 +639,8 @@ class TaskRunner(BodyRunner):
         Raises:
             - ENDRUN: if it does not; the state is TriggerFailed, or that of a signal the trigger raised
         """
-        if state.is_finished():
-            raise ENDRUN(state)  # a cached result needs no trigger
+        if state.is_finished() and current_task_scope().was_cached:
+            return state  # it was asked before the result was found
         trigger = self.task.trigger
         try:
             if trigger is all_successful:

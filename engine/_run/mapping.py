@@ -100,9 +100,9 @@ def why_not(value: Any) -> str:
 
 
 def unmappable(upstream_states: Mapping[Edge, State]) -> str | None:
-    """Return why these states cannot be mapped over, or None if they can."""
+    """Return why these states cannot be mapped over, or None if they can, or if there are none."""
     mapped = {edge: state for edge, state in upstream_states.items() if edge.mapped}
-    if not any(state.is_successful() for state in mapped.values()):
+    if upstream_states and not any(state.is_successful() for state in mapped.values()):
         failed = ", ".join(sorted(f"{e.upstream_task.name} is {type(s).__name__}" for e, s in mapped.items()))
         return f"No upstream states can be mapped over: {failed}."
     for edge, state in mapped.items():

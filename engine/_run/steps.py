@@ -150,6 +150,10 @@ def _has_no_cache(task: Task[..., Any]) -> bool:
     return task.cache_for is None
 
 
+def _may_have_result(task: Task[..., Any]) -> bool:
+    return _has_cache(task) or _has_target(task)
+
+
 def _is_triggered_by_success(task: Task[..., Any]) -> bool:
     return task.trigger is all_successful
 
@@ -163,11 +167,11 @@ BEFORE = (
     Step("check_task_ready_to_map", for_parents, _always, _always),
     Step("get_task_inputs", collecting, _always, _always),
     Step("set_task_run_name", naming, _is_named, _never),
+    Step("check_task_trigger", with_upstream, _always, _is_triggered_by_success),
     Step("_identify", with_both, _has_cache, _never),
     Step("check_target", with_inputs, _has_target, _never),
     Step("check_task_is_cached", with_inputs, _has_no_target, _has_no_cache),
-    Step("check_task_trigger", with_upstream, _always, _is_triggered_by_success),
-    Step("_check_identity", alone, _has_cache, _never),
+    Step("_check_needs_body", alone, _may_have_result, _never),
 )
 BODY = (
     Step("set_task_to_running", with_inputs, _always, _never),
@@ -182,6 +186,8 @@ _AROUND = ("initialize_run", "handle_state_change", "call_runner_target_handlers
 
 _UNHEARD = frozenset({"load_results", "get_task_inputs"})
 _RETURNS_NO_STATE = frozenset({"get_task_inputs", "set_task_run_name"})
+_KEEPS_STATE = _RETURNS_NO_STATE | {"load_results", "check_task_trigger"}
+"""The steps that, as flowloop has them, leave the state as it is unless they end the run."""
 
 _own: dict[Any, bool] = {}
 
@@ -291,7 +297,7 @@ def _without_idle(steps: list[Step], method: Callable[[str], Any], task: Task[..
         own = method(step.name)
         if may_have_changed or not (_own.get(own, False) and step.idle(task)):
             kept.add(step.name)
-            is_known_to_keep = own in _own and step.name in ("load_results", *_RETURNS_NO_STATE)
+            is_known_to_keep = own in _own and step.name in _KEEPS_STATE
             may_have_changed |= step.name not in _RETURNS_NO_STATE and not is_known_to_keep
     if any(step.takes in (with_inputs, with_both, naming) for step in steps if step.name in kept):
         kept.add("get_task_inputs")

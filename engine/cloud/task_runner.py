@@ -163,6 +163,8 @@ class CloudTaskRunner(TaskRunner):
                 state._result = NotStored
             elif type(state) is Success and state._result.location is None and isinstance(self.task, Parameter):
                 state.result = await self.task.run()  # too large for a state, it lies with the flow run alone
+            elif type(state) is Cached:
+                current_task_scope().was_cached = True
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
             if current_task_scope().has_waited or flow_scope.get().continues:  # somebody else has ended it meanwhile
                 state = info.state

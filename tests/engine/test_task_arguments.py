@@ -9,7 +9,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from flowloop.engine import Flow, FunctionTask, Task, defaults_from_attrs, tags, task
+from flowloop.engine import Flow, FlowRunner, FunctionTask, Task, TaskRunner, defaults_from_attrs, tags, task
 from flowloop.engine.cache_validators import all_inputs, duration_only, never_use
 from flowloop.engine.errors import FlowDefinitionError
 from flowloop.engine.executors import LocalExecutor
@@ -133,7 +133,7 @@ async def waits(*args, **kwargs): ...
         ({"timeout": 0}, "timeout is a whole number of seconds above zero, at most a hundred years, not 0"),
         ({"timeout": True}, "timeout is a whole number"),
         ({"timeout": "5"}, "timeout is a whole number"),
-        ({"timeout": datetime.timedelta(milliseconds=1500)}, "timeout is a whole number"),
+        ({"timeout": datetime.timedelta(milliseconds=999)}, "timeout is a whole number"),
         ({"trigger": "all_failed"}, "trigger is a function, not 'all_failed'"),
         ({"cache_for": 60}, "cache_for is a timedelta, not 60"),
         ({"cache_for": HOUR, "cache_validator": "all_inputs"}, "cache_validator is a function"),
@@ -202,6 +202,21 @@ def test_what_is_given_is_kept_in_one_form():
     assert made.cache_validator is duration_only
     assert Task(max_retries=1, retry_delay=0, retry_on=OSError).retry_on == (OSError,)
     assert Task(cache_for=HOUR, cache_validator=all_inputs).cache_validator is all_inputs
+
+
+def test_a_part_of_a_second_of_a_timeout_does_not_count():
+    with pytest.warns(UserWarning, match="whole seconds: .* is taken as 3 s"):
+        assert Task(timeout=datetime.timedelta(seconds=3, microseconds=1)).timeout == 3
+
+
+def test_a_task_that_does_nothing_returns_nothing():
+    assert Task().outputs() is None
+    assert Task().serialize()["outputs"] == "None"
+
+
+def test_runners_are_shown_with_what_they_run():
+    assert repr(TaskRunner(Task(name="greet"))) == "<TaskRunner: greet>"
+    assert repr(FlowRunner(Flow("daily"))) == "<FlowRunner: daily>"
 
 
 def test_a_validator_without_a_time_to_keep_results_warns():
@@ -394,6 +409,8 @@ def test_tasks_are_pickled_with_what_they_are():
 
 
 def test_a_task_is_called_and_found_as_its_function():
+    assert inspect.unwrap(task(plus_one := lambda x: x + 1)) is plus_one
+
     def body() -> None:
         """Do it."""
 

@@ -292,9 +292,10 @@ async def test_check_task_trigger_passes_and_fails() -> None:
     assert "all_successful" in str(failed.message)
 
 
-async def test_check_task_trigger_lets_a_cached_result_through() -> None:
+async def test_check_task_trigger_is_asked_of_a_cached_result_too() -> None:
     cached = Cached(result=1)
-    assert await ends(TaskRunner(plus).check_task_trigger(cached, up(Failed()))) is cached
+    assert await TaskRunner(plus).check_task_trigger(cached, up(Success())) is cached
+    assert type(await ends(TaskRunner(plus).check_task_trigger(cached, up(Failed())))) is TriggerFailed
 
 
 async def test_triggers_may_be_async_and_raise_signals() -> None:
@@ -619,14 +620,14 @@ def watched(names: list[str]) -> tuple[type[TaskRunner], list[str]]:
 async def test_the_steps_come_in_their_order() -> None:
     runner, seen = watched(STEPS)
     assert (await runner(plus).run()).is_successful()
-    assert seen == [*BEFORE, "get_task_inputs", "check_task_is_cached", "check_task_trigger", *BODY]
+    assert seen == [*BEFORE, "get_task_inputs", "check_task_trigger", "check_task_is_cached", *BODY]
 
 
 async def test_with_a_name_and_a_target(tmp_path: Any) -> None:
     runner, seen = watched(STEPS)
     named = plus.copy(task_run_name="n", target="t", result=LocalResult(tmp_path))
     assert (await runner(named).run()).is_successful()
-    before = [*BEFORE, "get_task_inputs", "set_task_run_name", "check_target", "check_task_trigger"]
+    before = [*BEFORE, "get_task_inputs", "set_task_run_name", "check_task_trigger", "check_target"]
     assert seen == [*before, *BODY]
 
 
