@@ -31,6 +31,8 @@ no_default = _NoDefault()
 T = TypeVar("T", default=Any)
 
 if TYPE_CHECKING:
+    from .result import Result
+
     _Anything = Any  # a parameter stands for its value, so a type checker takes it wherever a value is taken
 else:
     _Anything = object
@@ -116,9 +118,8 @@ class Parameter(Task[[], T], Generic[T], _Anything):  # type: ignore[misc]
             raise FlowDefinitionError(
                 f"parameter {name!r}: its default holds a task, whose result it would never get: give a plain value"
             )
-        from .results import TypedResult
-
-        super().__init__(name=name, slug=name, tags=tags, checkpoint=True, result=TypedResult(self.restored))
+        super().__init__(name=name, slug=name, tags=tags, checkpoint=not secret, result=self._own_result())
+        self.reruns_on_restart = secret  # the flow run has its value
         if (problem := supports(type)) is not None:
             raise FlowDefinitionError(f"parameter {name!r} cannot have the type {_shown(type)}: {problem}")
         if self.default is not None:
@@ -147,10 +148,13 @@ class Parameter(Task[[], T], Generic[T], _Anything):  # type: ignore[misc]
         new = super().copy(**task_args)
         if name is not None:
             new.name = new.slug = name
-        from .results import TypedResult
-
-        new.result = TypedResult(new.restored)
+        new.result = new._own_result()
         return new
+
+    def _own_result(self) -> Result:
+        from .results import SecretResult, TypedResult
+
+        return SecretResult(self) if self.secret else TypedResult(self.restored)
 
     def cast(self, value: Any, *, from_text: bool = False) -> Any:
         """Return `value` as the type of this parameter.

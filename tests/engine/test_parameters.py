@@ -25,6 +25,7 @@ from flowloop.engine import DateTimeParameter, Flow, Parameter, context, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import FlowDefinitionError, SerializationError
 from flowloop.engine.plain import plain, typed, typed_text
+from flowloop.engine.serialization import encode_state
 from flowloop.engine.testing import run
 
 pytestmark = pytest.mark.virtual_time
@@ -184,6 +185,27 @@ async def test_it_has_its_type_in_each_process_of_a_recorded_run(memory, setting
         await used.run_twice(memory, settings, x=one)
     assert len(used.got) == 4
     assert all(same(found, value) for found in used.got + used.known)
+
+
+async def test_a_secret_value_is_in_no_state_and_is_there_for_who_goes_on(memory, settings):
+    seen: list[tuple[str, ...]] = []
+
+    @task
+    def uses(key: str, keys: tuple[str, ...]) -> None:
+        seen.append((key, *keys))
+        raise ValueError(f"no {key}")
+
+    with Flow("hush") as flow:
+        uses(Parameter("key", secret=True), Parameter("keys", default=("deep sea", "reef"), type=tuple, secret=True))
+    known = {"flow_run_id": await create_flow_run(flow, memory, {"key": "coral"}, settings=settings)}
+    for _ in range(2):
+        state = await CloudFlowRunner(flow, backend=memory, settings=settings).run(context=known)
+        assert state.is_failed()
+        info = await memory.get_flow_run_info(known["flow_run_id"])
+        told = b"".join(encode_state(one.state) for one in info.task_runs)
+        assert not any(hidden in told for hidden in (b"coral", b"deep sea", b"reef"))
+        await memory.restart_flow_run(known["flow_run_id"])
+    assert seen == [("coral", "deep sea", "reef")] * 2
 
 
 @pytest.mark.parametrize(
