@@ -138,6 +138,7 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: URL, synchronous: str, *, read_only: bool = False, patience: float | None = None) -> None:
         super().__init__(url.render_as_string())
+        _check_url(url)
         in_memory = url.database in (None, "", ":memory:")
         is_nowhere = in_memory or (read_only and not os.path.exists(str(url.database)))
         self._scratch = tempfile.TemporaryDirectory(prefix="flowloop-") if is_nowhere else None
@@ -412,6 +413,20 @@ class SqliteDatabase(Database):
         _run_over(connection, rows, _CREATED, _INSERT_TASK_RUNS)
         _run_over(connection, rows, _CREATED, _INSERT_PENDING)
         return [row[-1] for row in rows]
+
+
+def _check_url(url: URL) -> None:
+    """Refuse what is not the path of a file: left out of account, it would make another file than was meant."""
+    if url.host or url.port or url.username or url.password:
+        raise FlowloopError(
+            f"{url} names a host, and SQLite has files: write sqlite:///FILE, with three slashes, or four for a path "
+            "from the root"
+        )
+    if url.query:
+        raise FlowloopError(
+            f"SQLite takes nothing behind the name of the file, and {url} has ?{'&'.join(url.query)}: leave it out; a "
+            "question mark in a name is written %3F"
+        )
 
 
 def _give_way() -> None:

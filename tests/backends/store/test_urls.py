@@ -14,6 +14,21 @@ from flowloop.backends.store.store import open_database
 from flowloop.engine.errors import BackendUnavailable, FlowloopError
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://runs.db", "sqlite://folder/runs.db", "sqlite://me@/runs.db", "sqlite:///runs.db?mode=ro"]
+    + ["sqlite:///file:runs.db?mode=memory&uri=true"],
+)
+def test_what_is_not_the_path_of_a_file_is_refused_and_never_another_database(url: str) -> None:
+    with pytest.raises(FlowloopError, match=r"sqlite:///FILE, with three slashes|nothing behind the name of the file"):
+        open_database(url)
+
+
+async def test_a_question_mark_may_be_in_the_name_of_a_file(tmp_path: Path) -> None:
+    async with Store(f"sqlite:///{tmp_path}/what%3F.db"):
+        assert (tmp_path / "what?.db").exists()
+
+
 async def told(url: str, question: str) -> str:
     async with Store(url) as store:
         return str(await store.read(ANYONE, lambda tx: tx.connection.execute(text(question)).scalar()))
