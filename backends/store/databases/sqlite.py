@@ -325,7 +325,11 @@ class SqliteDatabase(Database):
             return "value"
         if isinstance(error, sqlite3.ProgrammingError) and "binding parameter" in str(error):
             return "value"
-        return "unavailable" if isinstance(error, sqlite3.OperationalError) else ""
+        if not isinstance(error, sqlite3.OperationalError):
+            return ""
+        # what is wrong with the statement itself, a pattern that is too long for instance, passes with no wait
+        is_statement = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+        return "refused" if is_statement else "unavailable"
 
     @staticmethod
     def _set_up_reader(raw: Any, _: object) -> None:

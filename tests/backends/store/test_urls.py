@@ -16,8 +16,13 @@ from flowloop.engine.errors import BackendUnavailable, FlowloopError
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite://runs.db", "sqlite://folder/runs.db", "sqlite://me@/runs.db", "sqlite:///runs.db?mode=ro"]
-    + ["sqlite:///file:runs.db?mode=memory&uri=true"],
+    [
+        "sqlite://runs.db",
+        "sqlite://folder/runs.db",
+        "sqlite://me@/runs.db",
+        "sqlite:///runs.db?mode=ro",
+        "sqlite:///file:runs.db?mode=memory&uri=true",
+    ],
 )
 def test_what_is_not_the_path_of_a_file_is_refused_and_never_another_database(url: str) -> None:
     with pytest.raises(FlowloopError, match=r"sqlite:///FILE, with three slashes|nothing behind the name of the file"):
