@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import anyio
 import msgspec
 
 from ...engine.errors import BackendRejected, BackendUnavailable, DialectError
@@ -15,6 +16,8 @@ __all__ = ["Subscriptions"]
 
 _EVENTS = "text/event-stream"
 _QUIET = 45.0  # a server says something every 15 s, if only that it is there
+_OPENED_AT_ONCE = 1
+"""A server under load is not asked for hundreds at once: by its turn, most of what was to be heard of is over."""
 _LONGEST_EVENT = 16_000_000
 
 
@@ -34,6 +37,7 @@ class Subscriptions:
         self._headers = {**headers, "Content-Type": "application/json", "Accept": _EVENTS}
         self._timeout = httpx.Timeout(timeout, read=_QUIET)
         self._client: Any = None
+        self._turns = anyio.Semaphore(_OPENED_AT_ONCE)
 
     async def aclose(self) -> None:
         """Close what is open."""
@@ -54,7 +58,8 @@ class Subscriptions:
             - BackendRejected: if it refuses the subscription
             - DialectError: if it answers something else than events
         """
-        response = await self._post(msgspec.json.encode({"query": text, "variables": variables}))
+        async with self._turns:
+            response = await self._post(msgspec.json.encode({"query": text, "variables": variables}))
         try:
             if response.status_code != 200 or not response.headers.get("Content-Type", "").startswith(_EVENTS):
                 await self._refused(response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -90,6 +91,36 @@ async def test_it_does_not_matter_how_the_bytes_are_cut(size: int) -> None:
     stream = b":\n\n" + RUNNING + b":\n\n:\n\n" + CANCELLING + RUNNING
     pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
     assert [type(state) for state in await heard(Script(pieces))] == [Running, Cancelling, Running]
+
+
+async def test_who_gives_up_before_its_turn_opens_no_subscription() -> None:
+    opened, asked = threading.Event(), threading.Event()  # the server is in a thread
+
+    class Slow(Script):
+        async def post(self, request: Request) -> Response:
+            response = await super().post(request)
+            if self.asked:
+                asked.set()
+                await asyncio.to_thread(opened.wait, 60)
+            return response
+
+    async def first_of(backend: GraphQLBackend, flow_run_id: str) -> State:
+        watching = backend.watch_flow_run(flow_run_id)
+        assert watching is not None
+        async with watching as states:
+            return await anext(states)
+
+    script = Slow([RUNNING, CANCELLING])
+    with scripted(script) as url:
+        async with GraphQLBackend(url, settings=SETTINGS) as backend, asyncio.timeout(60):
+            watchers = [asyncio.create_task(first_of(backend, f"run {number}")) for number in range(3)]
+            await asyncio.to_thread(asked.wait, 60)
+            watchers[1].cancel()
+            opened.set()
+            await asyncio.wait(watchers)
+    assert watchers[0].result().is_running()
+    assert watchers[2].result().is_running()
+    assert [variables["id"] for _, variables in script.asked] == ["run 0", "run 2"]
 
 
 @pytest.mark.parametrize("breaks_off", [False, True])
