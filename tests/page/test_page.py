@@ -326,6 +326,7 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
                 shown = await visit.text()
                 assert re.search(r"failures\s+on Failed, late after 10 min.*\s+of any flow\s+slack: slack\.test", shown)
                 assert "T0" not in shown
+                assert re.search(r"etl-1\s+seen .*\s+0 runs, full", shown)
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, view
             assert await visit.nodes() < 1_500, view
             for theme in ("light", "dark"):

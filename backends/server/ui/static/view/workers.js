@@ -12,6 +12,9 @@ import { may } from "./shell.js";
 
 const EVERY = 3000;
 
+/** Where a worker is, as machine and process: what follows tells it from all that were there before. @param {string} name */
+const place = (name) => name.split("/")[0];
+
 export function Workers() {
   useTitle("Workers");
   const { data, error, again } = useAnswer(WORK);
@@ -30,7 +33,7 @@ export function Workers() {
     <section class="panel"><h2>Workers</h2>
       ${data && !data.workers.length ? html`<p class="empty">No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.</p>` : null}
       <ul class="list">${(data?.workers ?? []).map((worker) => html`<li key=${worker.name} class="worker"><p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
-        <b><${Name} of=${worker.name} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${number(worker.running)} of ${number(worker.concurrency)} runs</span>
+        <b title=${worker.name}><${Name} of=${place(worker.name)} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${number(worker.running)} ${worker.running === 1 ? "run" : "runs"}${worker.running >= worker.concurrency ? ", full" : ""}</span>
         <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span>${(worker.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p>
         ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
       ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
