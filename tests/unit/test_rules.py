@@ -170,12 +170,19 @@ def test_any_other_answer_of_a_trigger_fails_the_task_and_names_both(answer: obj
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_only_a_pending_run_begins(kind: type[State]) -> None:
+def test_only_a_pending_run_begins_or_is_handed_over(kind: type[State]) -> None:
     state = kind()
-    if issubclass(kind, Pending):
-        assert type(rules.running(state)) is Running
-    else:
-        assert ends(rules.running, state) is state
+    for rule, next_kind in ((rules.running, Running), (rules.submitted, Submitted)):
+        if issubclass(kind, Pending):
+            assert type(rule(state)) is next_kind
+        else:
+            assert ends(rule, state) is state
+
+
+@pytest.mark.parametrize("told", [Running(), Success(), Failed(), Looped()], ids=lambda told: type(told).__name__)
+@pytest.mark.parametrize("loops", [True, False])
+def test_a_handler_may_begin_another_round_only_at_the_end_of_one(told: State, *, loops: bool) -> None:
+    assert rules.may_replace(told, Looped(), loops=loops) is (loops and type(told) is not Running)
 
 
 # -- retry and loop ------------------------------------------------------------------------------------

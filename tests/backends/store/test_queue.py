@@ -366,6 +366,16 @@ async def test_what_was_left_by_a_client_that_said_nothing_of_its_lease_waits_as
     assert await reserve(world, "w2") == [world.run_id]
 
 
+async def test_a_run_with_a_short_lease_waits_no_longer_than_that_after_a_death(world: World) -> None:
+    await die(world, (await world.build()).run_id, "w1")
+    [taken] = await world.store.reserve_flow_runs(FENCED, worker_id="w2", lease_seconds=1)
+    await world.flow_state(state("Running"), None, epoch=taken["epoch"])
+    world.clock.move(seconds=1.5)
+    assert await reserve(world, "w3") == []
+    world.clock.move(seconds=0.5)
+    assert await reserve(world, "w3") == [world.run_id]
+
+
 async def test_a_lease_needs_a_length(world: World) -> None:
     with pytest.raises(BackendRejected, match="lease_seconds"):
         await reserve(world, "w1", lease_seconds=0)
