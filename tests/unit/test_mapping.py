@@ -161,6 +161,25 @@ class Shelf:
         return self._values[index]
 
 
+class Table(Shelf):
+    """A table that is known by its columns alone."""
+
+    columns = ("a", "b")
+
+
+class Frame(Shelf):
+    """A table that other libraries can read."""
+
+    def __dataframe__(self) -> None: ...
+
+
+class Unreadable(Shelf):
+    """A sequence whose elements are gone."""
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError("the disk is gone")
+
+
 NO_COLLECTIONS = [
     5,
     None,
@@ -171,6 +190,8 @@ NO_COLLECTIONS = [
     {"a": 1},
     Record(),
     pandas.DataFrame({"a": [1, 2]}),
+    Table(1, 2),
+    Frame(1, 2),
     list,
 ]
 
@@ -214,6 +235,38 @@ def test_flatten_takes_every_collection_out_by_position(value: Any) -> None:
 
 
 # -- by position, and what cannot be read --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("text", "str is a type of text, and a text is one value. Make a list of it"),
+        (Table(1, 2), "Table is a type of table, which is iterated over by column. Make a list of its rows."),
+        (5, "type int has no length and order. Return a list."),
+    ],
+)
+def test_what_cannot_be_mapped_over_is_named_with_the_remedy(value: Any, why: str) -> None:
+    said = mapping.unmappable({edge("x"): Success(result=value)})
+    assert said is not None
+    assert said.startswith(f"Cannot map over the result of task 'x': {why}")
+
+
+def test_children_that_are_not_here_are_counted_and_a_failure_has_none() -> None:
+    assert mapping.width({edge("x"): Mapped(n_map_states=3)}) == 3
+    assert mapping.width({edge("x"): Failed()}) == 0
+
+
+@pytest.mark.parametrize(
+    ("child", "said"),
+    [
+        (Success(result=Unreadable(1, 2)), "cannot be read: OSError('the disk is gone')."),
+        (Success(result=NotStored), "cannot be read."),
+    ],
+)
+def test_a_child_that_cannot_be_flattened_says_so(child: State, said: str) -> None:
+    elements = mapping.elements_of(edge("x", flattened=True), children(child, [1]))
+    assert elements is not None
+    assert (type(elements[0]), elements[0].message) == (Failed, f"The result of 'x[0]' {said}")
 
 
 @pytest.mark.parametrize(
