@@ -153,10 +153,15 @@ async def test_where_that_cannot_be_recorded_nothing_begins(memory, settings, er
 @pytest.mark.parametrize("kind", [Running, Success])
 async def test_a_flow_run_that_is_lost_in_a_write_of_a_task_run_stops_here(memory, settings, kind):
     ran = []
+
+    @task
+    async def beside():
+        await anyio.sleep(10_000)
+
     with Flow("lost") as flow:
         first = task(lambda: ran.append("first"), name="first")()
         task(lambda: ran.append("second"), name="second")(upstream_tasks=[first])
-        task(lambda: anyio.sleep(10_000), name="beside")()
+        beside()
     faulty = FaultyBackend(memory)
     faulty.fail(
         "set_task_run_state",
