@@ -58,7 +58,8 @@ TESTS = {
     "engine/_run/mapping.py": "unit/test_mapping.py engine/test_mapped_flows.py engine/test_one_net.py",
     "engine/_run/net.py": "engine/test_one_net.py engine/test_state_handlers.py unit/test_signals.py",
     "engine/_run/release.py": "engine/test_release.py",
-    "engine/_run/restart.py": "engine/test_cloud_resume*.py engine/test_resources.py engine/test_left_by_failures.py",
+    "engine/_run/restart.py": "unit/test_restart.py engine/test_cloud_resume*.py engine/test_resources.py "
+    "engine/test_left_by_failures.py",
     "engine/_run/rules.py": f"{_STEPS} engine/test_flow_runner_steps.py engine/test_resources.py",
     "engine/_run/steps.py": _STEPS,
     "engine/lifecycle.py": "unit/test_lifecycle.py",
