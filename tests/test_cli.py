@@ -329,6 +329,8 @@ def test_a_server_that_asks_for_keys_takes_one_that_was_made_for_it(folder: Path
         (["server", "--host", "192.0.2.1", "--port", "0"], "cannot listen on 192.0.2.1"),
         (["show", "nonesuch", "--backend", "memory://"], "nonesuch"),
         (["db", "prune", "--older-than", "a while"], "an age is a number and one of d, h, m and s"),
+        (["db", "prune", "--older-than", "99999999d"], "an age is at most 36500d"),
+        (["db", "create-key", "ci", "--expires", "9" * 400 + "s"], "an age is at most 36500d"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_writes_nothing(folder: Path, arguments: list[str], message: str) -> None:

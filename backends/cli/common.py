@@ -157,12 +157,18 @@ def print_json(*documents: Any) -> None:
 # -- what people write ---------------------------------------------------------------------------------
 
 
+_LONGEST = datetime.timedelta(days=100 * 365)
+
+
 def length(text: str) -> datetime.timedelta:
     """Return a length of time that is written as in 30d, 12h, 90m or 45s."""
     found = re.fullmatch(r"(\d+)([dhms])", text.strip())
     if found is None:
         raise FlowloopError(f"an age is a number and one of d, h, m and s, as in 30d, not {text!r}")
-    return datetime.timedelta(**{_UNITS[found[2]]: int(found[1])})
+    number, unit = float(found[1]), _UNITS[found[2]]
+    if number > _LONGEST / datetime.timedelta(**{unit: 1}):
+        raise FlowloopError(f"an age is at most {_LONGEST.days}d, and {text!r} is longer")
+    return datetime.timedelta(**{unit: number})
 
 
 def moment(text: str | None) -> datetime.datetime | None:
