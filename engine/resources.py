@@ -55,7 +55,8 @@ class Resource:
     """The block of tasks that use a resource; made by calling a `ResourceManager` in a flow.
 
     Args:
-        - init_task, setup_task, cleanup_task: the three tasks of the resource
+        - init_task, setup_task, cleanup_task: the tasks of the resource; `setup_task` is None where its class sets
+            nothing up
     """
 
     def __init__(self, init_task: Any, setup_task: Any, cleanup_task: Any) -> None:
@@ -72,7 +73,7 @@ class Resource:
         flow = self._scope.close()
         if exc_info[0] is not None:
             return
-        for task in self._scope.first_tasks(flow):
+        for task in self._scope.first_tasks(flow) if self.setup_task is not None else ():
             if self.setup_task not in flow.upstream_tasks(task):
                 task.set_upstream(self.setup_task, flow=flow)
         for task in self._scope.last_tasks(flow):
@@ -83,12 +84,13 @@ class ResourceManager(Generic[P]):
     """Makes resources in flows; made by `resource_manager`.
 
     Args:
-        - resource_class: a class with ``setup(self)`` and ``cleanup(self, resource)``, each sync or async
+        - resource_class: a class with ``setup(self)`` and ``cleanup(self, resource)``, each sync or async. Without a
+            ``setup`` nothing waits for the resource, and it is None.
         - name: the name of its tasks; that of the class if None
         - init_task_kwargs, setup_task_kwargs, cleanup_task_kwargs: as for `Task`
 
     Raises:
-        - FlowDefinitionError: if the class cannot set up or clean up
+        - FlowDefinitionError: if the class cannot clean up
     """
 
     def __init__(
@@ -101,7 +103,8 @@ class ResourceManager(Generic[P]):
     ) -> None:
         self.resource_class = resource_class
         self.name = name or getattr(resource_class, "__name__", type(resource_class).__name__)
-        for method in ("setup", "cleanup"):
+        self._sets_up = hasattr(resource_class, "setup")
+        for method in ("setup", "cleanup") if self._sets_up else ("cleanup",):
             if not callable(getattr(resource_class, method, None)):
                 raise FlowDefinitionError(f"the resource manager {self.name!r} has no method {method}()")
         self.init_task_kwargs = dict(init_task_kwargs or {})
@@ -114,17 +117,19 @@ class ResourceManager(Generic[P]):
         Args:
             - args, kwargs: go to the class; tasks or plain values
         """
-        setup, cleanup = _bodies(self.resource_class)
         init_kwargs = {"name": self.name, **self.init_task_kwargs}
         made: Any = _ResourceTask(self.resource_class, **init_kwargs).bind(*args, **kwargs)  # type: ignore[arg-type]
-        setup_kwargs = {"name": f"{self.name}.setup", **self.setup_task_kwargs}
-        resource = _ResourceTask(setup, **setup_kwargs).bind(made)
+        resource: Any = None
+        if self._sets_up:
+            setup_kwargs = {"name": f"{self.name}.setup", **self.setup_task_kwargs}
+            resource = _ResourceTask(_setup_of(self.resource_class), **setup_kwargs).bind(made)
         cleanup_kwargs = {"name": f"{self.name}.cleanup", **self.cleanup_task_kwargs}
-        return Resource(made, resource, _CleanupTask(cleanup, **cleanup_kwargs).bind(made, resource))
+        cleanup = _CleanupTask(_cleanup_of(self.resource_class), **cleanup_kwargs)
+        return Resource(made, resource, cleanup.bind(made, resource))
 
 
-def _bodies(resource_class: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return functions that set up and clean up, each async where the method of the class is."""
+def _setup_of(resource_class: Any) -> Callable[..., Any]:
+    """Return a function that sets up, async where the method of the class is."""
 
     async def setup_async(mgr: Any) -> Any:
         return await mgr.setup()
@@ -132,16 +137,19 @@ def _bodies(resource_class: Any) -> tuple[Callable[..., Any], Callable[..., Any]
     def setup(mgr: Any) -> Any:
         return mgr.setup()
 
+    return setup_async if inspect.iscoroutinefunction(resource_class.setup) else setup
+
+
+def _cleanup_of(resource_class: Any) -> Callable[..., Any]:
+    """Return a function that cleans up, async where the method of the class is."""
+
     async def cleanup_async(mgr: Any, resource: Any) -> Any:
         return await mgr.cleanup(resource)
 
     def cleanup(mgr: Any, resource: Any) -> Any:
         return mgr.cleanup(resource)
 
-    return (
-        setup_async if inspect.iscoroutinefunction(resource_class.setup) else setup,
-        cleanup_async if inspect.iscoroutinefunction(resource_class.cleanup) else cleanup,
-    )
+    return cleanup_async if inspect.iscoroutinefunction(resource_class.cleanup) else cleanup
 
 
 @overload

@@ -212,6 +212,34 @@ def test_what_cannot_be_a_resource_manager_is_refused():
         resource_manager(Half)
 
 
+async def test_a_manager_that_sets_nothing_up_only_cleans_up():
+    log = []
+
+    @resource_manager
+    class Folder:
+        def __init__(self, name):
+            self.name = name
+
+        def cleanup(self, resource):
+            log.append((self.name, resource))
+
+    @task
+    def use():
+        log.append("used")
+        raise ValueError("not today")
+
+    with Flow("folder") as flow:
+        resource = Folder(task(lambda: "a", name="name")())
+        with resource as opened:
+            used = use()
+    assert opened is None
+    assert flow.upstream_tasks(used) == set()
+    assert {used, resource.init_task} <= flow.upstream_tasks(resource.cleanup_task)
+    state = await flow.run()
+    assert state.is_failed()
+    assert log == ["used", ("a", None)]
+
+
 def test_a_resource_is_opened_in_a_flow_and_once():
     log = Log()
     with Flow("once"):

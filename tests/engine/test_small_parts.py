@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from flowloop.engine import EnvVarSecret, Flow, FlowRunner, Task, context, tags, task
-from flowloop.engine.errors import FlowDefinitionError, SerializationError
+from flowloop.engine import EnvVarSecret, Flow, FlowRunner, Secret, Task, context, tags, task
+from flowloop.engine.errors import SerializationError
 from flowloop.engine.operators import GetAttr, GetItem
 from flowloop.engine.result import Result
 from flowloop.engine.results import LocalResult, PrefectResult
@@ -125,9 +125,17 @@ def test_one_that_has_to_be_there_is_named_where_it_is_not():
     assert "PORT_OF_NOTHING" in state.message
 
 
-def test_a_secret_of_the_environment_has_the_name_of_a_variable():
-    with pytest.raises(FlowDefinitionError, match="EnvVarSecret"):
-        EnvVarSecret(cast=int)
+@pytest.mark.parametrize("kind", [EnvVarSecret, Secret])
+def test_a_secret_may_be_named_when_the_task_is_called(monkeypatch, kind):
+    monkeypatch.setenv("PORT_OF_IT", "80")
+    with Flow("secrets") as flow:
+        got = kind()(task(lambda: "PORT_OF_IT", name="chosen")())
+        other = kind("PORT_OF_NOTHING")(name="PORT_OF_IT")
+        unnamed = kind()()
+    found = run(flow.run(context={"secrets": {"PORT_OF_IT": "80"}})).result
+    assert found[got].result == found[other].result == "80"
+    assert isinstance(found[unnamed].result, ValueError)
+    assert f"task '{kind.__name__}' was not told which secret" in found[unnamed].message
 
 
 # -- serializers ---------------------------------------------------------------------------------------

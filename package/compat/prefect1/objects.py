@@ -6,6 +6,7 @@ import asyncio
 import functools
 import hashlib
 import inspect
+import json
 import os
 import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -303,19 +304,27 @@ class FilterTask(Task[..., Any]):
 def _secret(name: str) -> Any:
     given = context.get("secrets") or {}
     if name in given:
-        return hide(given[name])
+        return hide(_of_json(given[name]))
     local = config.context.secrets
     if name in local:
-        return hide(local[name])
+        return hide(_of_json(local[name]))
     found = os.environ.get(f"FLOWLOOP_SECRET__{name}")
     return None if found is None else hide(found)
 
 
-class PrefectSecret(Secret):
-    """A secret: in the context, in ``PREFECT__CONTEXT__SECRETS__NAME``, or in ``FLOWLOOP_SECRET__NAME``."""
+def _of_json(secret: Any) -> Any:
+    """Return what a text says in JSON; what is none, as it is."""
+    try:
+        return json.loads(secret)
+    except (TypeError, ValueError):
+        return secret
 
-    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(name or "secret", **kwargs)
+
+class PrefectSecret(Secret):
+    """A secret: in the context, in ``PREFECT__CONTEXT__SECRETS__NAME``, or in ``FLOWLOOP_SECRET__NAME``.
+
+    One of the first two may be JSON, and then is what that says.
+    """
 
     async def run(self, name: str | None = None) -> Any:
         """Return the secret.
@@ -323,8 +332,9 @@ class PrefectSecret(Secret):
         Raises:
             - FlowloopError: if it is nowhere
         """
-        found = _secret(name or self.secret_name)
-        return await super().run() if found is None else found
+        name = self._named(name)
+        found = _secret(name)
+        return await super().run(name) if found is None else found
 
 
 class ClientSecret:
