@@ -144,12 +144,23 @@ FOUND = [
         deaths=(4, 4),
         releases=True,
     ),
+    Trial(
+        stages=(
+            Stage("default", size=1),
+            Stage("source", size=0, late=ONE),
+            Stage("repeat", (0,), form="labelled"),
+            Stage("flat map", (2,)),
+        ),
+        releases=True,
+    ),
 ]
 
 
 @pytest.mark.parametrize("trial", FOUND, ids=range(len(FOUND)))
 def test_what_the_long_form_has_found(trial: Trial, silence: None) -> None:
-    """Cached children of a continued run are validated with the constant that they are mapped over."""
+    """Cached children of a continued run are validated with the constant that they are mapped over; and a map whose
+    children are over is as wide as it was, though what was flattened for it has been let go.
+    """
     with tempfile.TemporaryDirectory() as folder:
         assert value_of(trial, folder) == wanted(trial)
 
