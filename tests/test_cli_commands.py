@@ -23,9 +23,9 @@ from click.testing import CliRunner, Result
 
 from flowloop.backends import connect
 from flowloop.backends.cli.commands import flowloop as command
-from flowloop.backends.cli.display import safe
+from flowloop.backends.cli.display import history, safe
 from flowloop.backends.store import Store
-from flowloop.engine.backend import Backend, FlowRunSummary, LogRecord
+from flowloop.engine.backend import Backend, FlowRunSummary, LogRecord, StateRecord, TaskRunHistory
 from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
 from flowloop.engine.state import Failed, Mapped, Paused, Running, State, Success
 
@@ -160,6 +160,21 @@ def test_a_run_with_many_children_is_counted_unless_all_is_asked_for(home: Path)
     assert [
         each["map_index"] for each in documents(invoke("show", run_id, "--task", "task-1[3]", "--json"))[0]["task_runs"]
     ] == [3]
+
+
+def test_a_task_run_took_as_long_as_its_attempts_without_what_it_waited_between_them() -> None:
+    noon = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
+    went = [("Running", 0), ("Failed", 2), ("Retrying", 2), ("Running", 62), ("Failed", 65)]
+    again = [("Pending", 3600), ("Running", 3601), ("Success", 3602)]
+    states = [
+        StateRecord(n, noon + datetime.timedelta(seconds=at), name, None) for n, (name, at) in enumerate(went + again)
+    ]
+    end = states[-1].timestamp
+    run = FlowRunSummary("run", "lynx", "etl", "Success", None, noon, noon, end)
+    shown = "\n".join(map(str, history(run, [TaskRunHistory("id", "task-1", -1, None, states, noon, end)])))
+    assert "task-1  6.00 s\n" in shown
+    shown = "\n".join(map(str, history(run, [TaskRunHistory("id", "task-1", -1, None, states[:4], noon, None)])))
+    assert "task-1\n" in shown, "it still runs"
 
 
 def test_artifacts_are_shown_with_their_task_run(home: Path) -> None:

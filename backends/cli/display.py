@@ -6,6 +6,7 @@ import datetime
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -324,13 +325,19 @@ def history(
 
 
 def _told(task_run: TaskRunHistory) -> Iterable[Text]:
-    took = _duration(task_run.start_time, task_run.end_time)
+    took = _ran(task_run)
     yield Text.assemble(_bold(_name(task_run)), f"  {took}" if took else "")
     for record in task_run.states:
         moment = f"{_local(record.timestamp):%H:%M:%S.%f}"[:-3]
         yield Text.assemble(f"  {moment} ", coloured(record.state), f"  {safe(record.message or '')}")
         if record.traceback:
             yield _indented(record.traceback)
+
+
+def _ran(task_run: TaskRunHistory) -> str:
+    """Return for how long a finished task run has run: without what it waited, or was over before a restart."""
+    parts = [after.timestamp - one.timestamp for one, after in pairwise(task_run.states) if one.state == "Running"]
+    return f"{sum(parts, datetime.timedelta()).total_seconds():.2f} s" if parts and task_run.end_time else ""
 
 
 def artifact(made: ArtifactRecord) -> Iterable[RenderableType]:

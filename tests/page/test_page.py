@@ -322,6 +322,7 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
         await page.evaluate(axe_source())
         for view, address in addresses(run, recorded.flow_id).items():
             await visit.go(address)
+            assert "[null]" not in await visit.text(), view
             if view == "workers":
                 shown = await visit.text()
                 assert re.search(r"failures\s+on Failed, late after 10 min.*\s+of any flow\s+slack: slack\.test", shown)

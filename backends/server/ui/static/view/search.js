@@ -30,7 +30,7 @@ export function Search() {
     ${[...KINDS].map(([kind, words]) => {
       const found = hits.filter((hit) => hit.kind === kind);
       return found.length ? html`<section key=${kind} class="panel"><h2>${words}</h2><ul class="list">${found.map((hit) => html`<li key=${hit.id}><a class="entry" data-row href=${kind === "flow" ? href(["flows", hit.id]) : kind === "flow_run" ? href(["runs", hit.id]) : href(["go", hit.id])}>
-        ${hit.state ? html`<${State} state=${hit.state} bare />` : null}<span class="what">${hit.of ? html`<span class="flow"><${Name} of=${hit.of} /></span> ` : null}<${Name} of=${hit.name} />${hit.map_index >= 0 ? ` [${hit.map_index}]` : ""}</span><code class="message">${hit.id}</code><${Time} at=${hit.at} /></a></li>`)}</ul></section>` : null;
+        ${hit.state ? html`<${State} state=${hit.state} bare />` : null}<span class="what">${hit.of ? html`<span class="flow"><${Name} of=${hit.of} /></span> ` : null}<${Name} of=${hit.name} />${(hit.map_index ?? -1) >= 0 ? ` [${hit.map_index}]` : ""}</span><code class="message">${hit.id}</code><${Time} at=${hit.at} /></a></li>`)}</ul></section>` : null;
     })}
     ${text.trim() && !loading && !hits.length ? html`<p class="empty">Nothing is called that among the newest 10,000 runs and the flows, and no id begins so.</p>` : null}`;
 }
