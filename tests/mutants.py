@@ -52,8 +52,8 @@ TESTS = {
     "engine/test_context_and_logs.py engine/test_cloud_resume.py engine/test_trusted_results.py engine/test_limits.py",
     "engine/_run/caching.py": "engine/test_cache_identity.py engine/test_cloud_cache.py engine/test_trusted_results.py",
     "engine/_run/drive.py": f"{_DRIVE} backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py",
-    "engine/_run/gates.py": "engine/test_small_parts.py",
-    "engine/_run/keeping.py": "engine/test_small_parts.py engine/test_trusted_results.py",
+    "engine/_run/gates.py": "unit/test_where_bodies_run.py engine/test_places.py",
+    "engine/_run/keeping.py": "unit/test_where_bodies_run.py",
     "engine/_run/ledger.py": "unit/test_ledger.py",
     "engine/_run/mapping.py": "unit/test_mapping.py engine/test_mapped_flows.py engine/test_one_net.py",
     "engine/_run/net.py": "engine/test_one_net.py engine/test_state_handlers.py unit/test_signals.py",
@@ -61,7 +61,7 @@ TESTS = {
     "engine/_run/restart.py": "unit/test_restart.py engine/test_cloud_resume*.py engine/test_resources.py "
     "engine/test_left_by_failures.py",
     "engine/_run/rules.py": f"{_STEPS} engine/test_flow_runner_steps.py engine/test_resources.py",
-    "engine/_run/steps.py": _STEPS,
+    "engine/_run/steps.py": f"{_STEPS} backends/test_steps_ahead.py",
     "engine/lifecycle.py": "unit/test_lifecycle.py",
     "engine/cloud/task_runner.py": _CLOUD,
     "backends/batcher.py": "backends/test_batcher.py",
@@ -334,7 +334,7 @@ class Module:
                     continue
         self.seconds = {test: took for test, took in seconds.items() if took <= PATIENCE}
         everything = sorted(self.seconds, key=lambda test: self.seconds[test])
-        return code == 0 and not self.notices(ast.parse(self.source), everything)
+        return code == 0 and not self.notices(ast.parse(self.source), everything, patience=900.0)
 
     def tests_of(self, line: int) -> list[str]:
         """Return the tests that run a line, the quickest first: all, if it runs when the module is imported."""
@@ -346,14 +346,14 @@ class Module:
         ends = accumulate(self.seconds[test] for test in quickest)
         return [test for test, end in zip(quickest, ends, strict=True) if end <= MOST]
 
-    def notices(self, tree: ast.AST, tests: Sequence[str]) -> bool:
+    def notices(self, tree: ast.AST, tests: Sequence[str], *, patience: float = 120.0) -> bool:
         """Whether one of the tests fails with another source."""
 
         def work() -> int:
             sys.meta_path.insert(0, Changed(self.name, tree))
             return run_tests(tests)
 
-        return bool(tests) and in_fork(work, 120.0) != 0
+        return bool(tests) and in_fork(work, patience) != 0
 
     def survivors(self, tries: int, seed: int) -> tuple[int, list[str]]:
         """Return how many mutants were tried, and which of them nothing notices."""
