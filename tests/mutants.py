@@ -47,10 +47,11 @@ _STORE = "backends/store/test_transitions.py backends/store/test_ownership.py ba
 _STORE += "backends/store/test_queue.py backends/store/test_limits.py backends/store/test_services.py"
 
 TESTS = {
-    "engine/_run/ahead.py": "backends/test_steps_ahead.py",
+    "engine/_run/ahead.py": "unit/test_ahead.py backends/test_steps_ahead.py",
     "engine/_run/body.py": f"{_STEPS} engine/test_results.py engine/test_cancellation.py engine/test_streaming.py "
     "engine/test_context_and_logs.py engine/test_cloud_resume.py engine/test_trusted_results.py engine/test_limits.py",
-    "engine/_run/caching.py": "engine/test_cache_identity.py engine/test_cloud_cache.py engine/test_trusted_results.py",
+    "engine/_run/caching.py": "unit/test_caching.py engine/test_cache_identity.py engine/test_cloud_cache.py "
+    "engine/test_trusted_results.py",
     "engine/_run/drive.py": f"{_DRIVE} backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py",
     "engine/_run/gates.py": "unit/test_where_bodies_run.py engine/test_places.py",
     "engine/_run/keeping.py": "unit/test_where_bodies_run.py",
@@ -76,6 +77,8 @@ _RACE = "it is seen only where another process comes between, as PostgreSQL lets
 _SPEED = "it costs time, and nothing else is seen of it"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "engine/_run/gates.py": {"AHEAD = 1000 :: 1000 and one more": _BOUND},
+    "engine/_run/caching.py": {"if TYPE_CHECKING: :: if never": "it is what type checkers alone see"},
     "engine/_run/release.py": {
         "for plain, spread in zip(graph.plain_downstream, graph.spread_downstream, strict=True) :: True turned": (
             "both are as long as the graph"

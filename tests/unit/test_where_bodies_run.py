@@ -46,6 +46,11 @@ def test_to_name_no_place_is_to_name_the_default() -> None:
     assert may_stay(flow, first)
 
 
+def test_what_a_body_at_another_place_takes_may_not() -> None:
+    flow, first, _ = chain({"needs": Needs(place="gpu")}, {"needs": Needs(place="cpu")})
+    assert not may_stay(flow, first)
+
+
 @pytest.mark.parametrize("seen", SEEN_HERE)
 @pytest.mark.parametrize("which", [0, 1], ids=["makes", "takes"])
 def test_what_is_looked_at_here_may_not(seen: str, which: int) -> None:
