@@ -563,6 +563,7 @@ class StoreBackend:
                 row["lapsed"],
                 FlowRunClaim(worker_id, row["epoch"], lease_seconds),
                 row["alone"],
+                None if row["flow_run"] is None else _flow_run(row["flow_run"]),
             )
             for row in rows
         ]

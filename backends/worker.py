@@ -209,7 +209,7 @@ class Worker:
 
     async def _until_next_look(self) -> float:
         """For how many seconds nothing is missed: a worker that listens looks by itself when a time has come."""
-        if not self._listens:
+        if not self._listens or self._runs:  # what is under way may be ready again at any moment
             return self._poll_interval
         try:
             seconds = await self._backend.next_ready()
@@ -329,7 +329,12 @@ class Worker:
             if flow is None:
                 return None
             runner = CloudFlowRunner(
-                flow, backend=self._backend, settings=self._settings, claim=taken.claim, limits=self._limits
+                flow,
+                backend=self._backend,
+                settings=self._settings,
+                claim=taken.claim,
+                info=taken.info,
+                limits=self._limits,
             )
             self._runners[taken.flow_run_id] = runner
             if self._hurrying.is_set():
@@ -355,7 +360,7 @@ class Worker:
         if suits is None:
             flow = await settle(self._flow_of(taken))
             assert flow is not None
-            info = await self._backend.get_flow_run_info(taken.flow_run_id)
+            info = taken.info or await self._backend.get_flow_run_info(taken.flow_run_id)
             in_project = info.project.name == self._settings.project
             suits = in_project and {known.task_slug for known in info.task_runs} == set(flow.slugs.values())
             self._suits[taken.flow_id] = suits

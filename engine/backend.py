@@ -327,6 +327,7 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
         - claim: by which the flow run is the worker's
         - alone: for how many seconds it is to be run with no other beside it, because its owner has died; 0 if
             others may be
+        - info: the flow run as it is since it was claimed; None where that is too much to come along
     """
 
     flow_run_id: str
@@ -335,6 +336,7 @@ class FlowRunReservation(msgspec.Struct, frozen=True):
     lapsed: bool
     claim: FlowRunClaim
     alone: float = 0.0
+    info: FlowRunInfoResult | None = None
 
 
 class StateRecord(msgspec.Struct, frozen=True):

@@ -783,6 +783,7 @@ class GraphQLBackend:
                 row["lapsed"],
                 FlowRunClaim(worker_id, row["epoch"], lease_seconds),
                 row["alone"],
+                None if row["flow_run"] is None else documents.started_flow_run(row["flow_run"], None),
             )
             for row in answer["flow_runs"]
         ]

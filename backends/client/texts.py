@@ -208,7 +208,6 @@ _ANSWERS = {
     "get_or_create_task_runs": "task_runs { id version map_index serialized_state }",
     "claim_flow_run": "claimed owner epoch last_heard free_at",
     "release_flow_run": "success",
-    "reserve_flow_runs": "flow_runs { flow_run_id flow_id flow_name lapsed alone epoch }",
     "set_flow_run_states": "states { id status message }",
     "set_task_run_name": "success",
     "set_task_run_states": "states { id status message }",
@@ -221,6 +220,9 @@ _STARTED = (
     "owner epoch start_time limits project { id name } task_runs { id task_id task_slug version serialized_state }"
 )
 _ANSWERS["start_subflow_run"] = _STARTED
+_ANSWERS["reserve_flow_runs"] = (
+    f"flow_runs {{ flow_run_id flow_id flow_name lapsed alone epoch flow_run {{ {_STARTED} }} }}"
+)
 _ITEM_BY_ITEM = {
     "start_flow_runs": f"flow_runs {{ {_STARTED} }}",
     "set_flow_run_states": "states { status message code serialized_state }",

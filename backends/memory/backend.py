@@ -844,7 +844,8 @@ class MemoryBackend:
                 worker_id, self._take(run, worker_id, lease_seconds, max_lapses, is_dead=lapsed), lease_seconds
             )
             if not run.meaning.ends:
-                found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed, claim, is_alone))
+                info = await self.get_flow_run_info(run.id)
+                found.append(FlowRunReservation(run.id, run.flow.id, run.flow.name, lapsed, claim, is_alone, info))
                 if len(found) == limit or is_alone:
                     break
         return found

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, exists, func, or_, select, true, update
 
 from ...engine.backend import LEASE_SECONDS, MAX_LAPSES, alone_after, beside_after
 from ...engine.lifecycle import KEEPS_OWNER, UNFINISHED, WAITING
-from . import late, ownership, parts
+from . import late, ownership, parts, reads
 from .deaths import note_deaths
 from .ids import is_id
 from .records import Payload
@@ -30,6 +31,11 @@ __all__ = [
 _FETCHED = 75
 _ANSWERED = 25
 _LOOKED_AT = 1000
+_LOOKED_AT_FIRST = 10
+"""As many times what is wanted: as a rule most of what is ready suits whoever asks."""
+
+_TASK_RUNS = 1_000
+"""With so many task runs in all, flow runs come along with what their runners need to begin."""
 
 AGENTLESS = "agentless-"
 """How a label begins that keeps agents from a flow run, and no worker."""
@@ -194,8 +200,8 @@ def reserve_flow_runs(
 
     Returns:
         - list[Payload]: of each: ``flow_run_id``, ``flow_id``, ``flow_name``, ``name``, ``state``, ``expires``,
-          ``epoch``, ``lapsed``: whether somebody else had it, and died or did not renew in time, and ``alone``: for how
-          many seconds nothing is to be run beside it
+          ``epoch``, ``lapsed``: whether somebody else had it, and died or did not renew in time, ``alone``: for how
+          many seconds nothing is to be run beside it, and ``flow_run``: as `get_flow_run_info` returns it, or None
     """
     ownership.check(worker_id, lease_seconds)
     facts = {"labels": sorted(labels), "flow_names": flow_names, "room": limit, "not_flow_ids": list(not_flow_ids)}
@@ -230,14 +236,19 @@ def reserve_flow_runs(
             run.epoch > 0 if begun else true(),
         )
         .order_by(*_order(tx))
-        .limit(_LOOKED_AT)
     )
     taken: list[Payload] = []
+    looked_at = min(limit * _LOOKED_AT_FIRST, _LOOKED_AT)
     while len(taken) < limit and not any(each["alone"] for each in taken):
-        suited = _together(tx, [row for row in tx.all(found) if suits(row, labels, is_worker=True)], alone=alone)
+        rows = tx.all(found.limit(looked_at))
+        suited = _together(tx, [row for row in rows if suits(row, labels, is_worker=True)], alone=alone)
         suited = suited[: limit - len(taken)]
-        if not suited:
+        is_all = len(rows) < looked_at
+        if not suited and (is_all or looked_at == _LOOKED_AT):
             break
+        if not suited:
+            looked_at = _LOOKED_AT
+            continue
         # Of several processes that found the same run one wins, and the others look again.
         epochs = _claimed(tx, [row["id"] for row in suited if row["owner"] is None], worker_id, lease_seconds)
         for row in suited:
@@ -258,7 +269,10 @@ def reserve_flow_runs(
             for row in suited
             if row["id"] in epochs
         ]
-    return taken
+        if is_all and len(epochs) == len(suited):
+            break
+    infos = reads.get_flow_run_infos(tx, flow_run_ids=[each["flow_run_id"] for each in taken], at_most=_TASK_RUNS)
+    return [{**each, "flow_run": info} for each, info in zip_longest(taken, infos)]
 
 
 def _lapsed(row: RowMapping) -> bool:

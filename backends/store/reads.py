@@ -79,8 +79,15 @@ def get_flow_run_info(tx: Tx, *, flow_run_id: str) -> Payload:
     return found
 
 
-def get_flow_run_infos(tx: Tx, *, flow_run_ids: Sequence[str]) -> list[Payload | BackendRejected]:
-    """Return what `get_flow_run_info` does of many flow runs, and a refusal for one that there is not."""
+def get_flow_run_infos(
+    tx: Tx, *, flow_run_ids: Sequence[str], at_most: int | None = None
+) -> list[Payload | BackendRejected]:
+    """Return what `get_flow_run_info` does of many flow runs, and a refusal for one that there is not.
+
+    Args:
+        - flow_run_ids: the flow runs
+        - at_most: with more task runs in all, nothing is returned
+    """
     ids = [flow_run_id for flow_run_id in flow_run_ids if is_id(flow_run_id)]
     run, flow, project = tables["flow_run"], tables["flow"], tables["project"]
     columns = [run.c[name] for name in _RUN]
@@ -89,7 +96,7 @@ def get_flow_run_infos(tx: Tx, *, flow_run_ids: Sequence[str]) -> list[Payload |
     runs = tx.all(select(*columns, *whose).select_from(joined).where(run.c.id.in_(ids), tx.mine("flow_run")))
     task_run, task = tables["task_run"], tables["task"]
     task_runs: dict[str, list[Payload]] = {row["id"]: [] for row in runs}
-    for flow_run_id, *row in tx.connection.execute(
+    listed = (
         select(
             task_run.c.flow_run_id,
             task_run.c.id,
@@ -101,7 +108,11 @@ def get_flow_run_infos(tx: Tx, *, flow_run_ids: Sequence[str]) -> list[Payload |
         .select_from(task_run.join(task, task_run.c.task_id == task.c.id))
         .where(task_run.c.flow_run_id.in_(list(task_runs)), task_run.c.map_index == -1)
         .order_by(task_run.c.id)
-    ):
+    )
+    rows = tx.connection.execute(listed if at_most is None else listed.limit(at_most + 1)).all()
+    if at_most is not None and len(rows) > at_most:
+        return []
+    for flow_run_id, *row in rows:
         task_runs[flow_run_id].append(dict(zip(_TASK_RUN, row, strict=True)))
     found = {
         row["id"]: {

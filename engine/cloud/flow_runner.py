@@ -79,6 +79,7 @@ class CloudFlowRunner(OwningFlowRunner):
         - if_owned: what `run` does where the flow run has an owner that lives: ``"raise"`` an error, or ``"follow"`` it
             to its end, and go on with the run if it dies before
         - claim: by which the flow run to continue is this runner's already
+        - info: that flow run as it is since it was claimed, so that it need not be read
         - task_runner_cls: the class that runs the tasks; a `CloudTaskRunner`
 
     Example:
@@ -318,8 +319,9 @@ class CloudFlowRunner(OwningFlowRunner):
         if flow_run_id is None:
             raise FlowloopError("there is no flow run to begin with: name it as `flow_run_id` in the context")
         begun, self._begun = self._begun, None
+        claimed, self._info = self._info, None
         try:
-            info = begun or await self._port.get_flow_run_info(flow_run_id)
+            info = begun or claimed or await self._port.get_flow_run_info(flow_run_id)
         except BackendError as error:
             message = f"The flow run could not be read: {error}"
             self.logger.error("%s", message)

@@ -59,6 +59,7 @@ class RecordingFlowRunner(FlowRunner):
         task_runner_cls: type[CloudTaskRunner] | None = None,
         if_owned: Literal["raise", "follow"] = "raise",
         claim: FlowRunClaim | None = None,
+        info: FlowRunInfoResult | None = None,
     ) -> None:
         if task_runner_cls is not None and not issubclass(task_runner_cls, CloudTaskRunner):
             raise ValueError(
@@ -77,6 +78,8 @@ class RecordingFlowRunner(FlowRunner):
         self.takeover = takeover
         self.if_owned: Literal["raise", "follow"] = if_owned
         self.claim = claim
+        self._info = info
+        """The flow run as it was when it was claimed, until it is made use of."""
         self._ownership: Ownership | None = None
         self._opened: Backend | None = None
         self._runner_id: str | None = None

@@ -1084,6 +1084,41 @@ async def test_text_that_a_database_does_not_take_spoils_nothing(backend: Backen
     assert {task_run.states[-1].state for task_run in task_runs} == {"Running"}
 
 
+async def test_what_a_worker_takes_comes_as_it_is_read(backend: Backend) -> None:
+    label = unique("label")
+    flow = await backend.register_flow(flow_document(tasks=3), project_name="demo")
+    for priority in (2, 1):
+        await backend.create_flow_run(flow.id, labels=[label], priority=priority)
+    taken = await backend.reserve_flow_runs("worker", limit=5, labels=[label])
+    assert len(taken) == 2
+    for one in taken:
+        read, came = await backend.get_flow_run_info(one.flow_run_id), one.info
+        assert came is not None
+        came.task_runs.sort(key=lambda run: run.id)
+        read.task_runs.sort(key=lambda run: run.id)
+        assert came == read
+        assert (came.owner, came.epoch) == ("worker", one.claim.epoch)
+
+
+async def test_what_was_cancelled_after_a_worker_took_it_ends_before_it_begins(backend: Backend) -> None:
+    begun = []
+
+    @task
+    async def body() -> None:
+        begun.append(True)
+
+    with Flow(unique("flow")) as flow:
+        body()
+    label = unique("label")
+    flow_run_id = await create_flow_run(flow, backend, labels=[label])
+    [taken] = await backend.reserve_flow_runs("worker", labels=[label])
+    await backend.cancel_flow_run(flow_run_id)
+    runner = CloudFlowRunner(flow, backend=backend, claim=taken.claim, info=taken.info)
+    assert isinstance(await runner.run(context={"flow_run_id": flow_run_id}), Cancelled)
+    assert isinstance(await backend.get_flow_run_state(flow_run_id), Cancelled)
+    assert not begun
+
+
 async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Backend) -> None:
     run = await started(backend)
     watching = backend.watch_flow_run(run.id)
