@@ -439,8 +439,6 @@ class Drive:
         sources = [(edge, one, _elements_of(edge, one, state.n_map_states)) for edge, one in upstream.items()]
         self._sources[number] = sources
         width = min([state.n_map_states, *(len(elements) for _, _, elements in sources if elements is not None)])
-        if len(state.map_states) > width:
-            width = max(width, _known_width(state))
         if len(state.map_states) != width:
             state.map_states = [*state.map_states[:width], *[None] * (width - len(state.map_states))]
             state.n_map_states = width
@@ -509,12 +507,6 @@ class Drive:
         state = stopped_state(self._cancellation.cause)
         self._watch.count(state)
         return state
-
-
-def _known_width(state: Mapped) -> int:
-    """Return how many children there are at least: as many as are over, though what they took may be let go since."""
-    over = (child for child, one in enumerate(state.map_states, 1) if one is not None and one.is_finished())
-    return max(over, default=0)
 
 
 def _elements_of(edge: Edge, state: State, width: int) -> mapping.Elements | None:

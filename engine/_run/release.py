@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ..result import NoResult
+from ..result import NotStored
 from ..state import Cached, Mapped, State
 from .ledger import Graph, Key
 
@@ -68,4 +68,4 @@ class Release:
                 state._result = result.copy()
                 state._result.value = None
             elif not isinstance(state, Cached):  # which serves later runs
-                state._result = NoResult
+                state._result = NotStored  # and not NoResult: it is known that there was one
