@@ -72,6 +72,7 @@ def test_every_name_of_the_table_resolves(module: str, installed: None) -> None:
         ("from prefect.tasks.snowflake import SnowflakeQuery", "sql_query"),
         ("import prefect.agent.local", "flowloop worker"),
         ("from prefect.tasks.prefect import StartFlowRun", "create_flow_run and wait_for_flow_run"),
+        ("from prefect.tasks.prefect.flow_run import StartFlowRun", "create_flow_run and wait_for_flow_run"),
         ("from prefect.utilities.notifications import gmail_notifier", "state handler"),
         ("from prefect.backend import FlowRunView", "get_flow_run_history"),
         ("import prefect; prefect.plugins", "import what you need"),

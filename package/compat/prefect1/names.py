@@ -247,8 +247,10 @@ WAYS_OUT = {
 
 def way_out(name: str) -> str | None:
     """Return what to use in place of a name of Prefect; None if nothing is known of it."""
-    while name:
-        if name in WAYS_OUT:
-            return WAYS_OUT[name]
-        name = name.rpartition(".")[0]
+    *above, last = name.split(".")
+    packages = [".".join(above[:end]) for end in range(len(above), 0, -1)]
+    # a module's name is also that of the packages above it, which hand it on
+    for place in [*(f"{package}.{last}" for package in packages), *packages]:
+        if place in WAYS_OUT:
+            return WAYS_OUT[place]
     return None
