@@ -24,6 +24,7 @@ CLAIMS = (
     "flow_runs",
     "dispatch",
     "statements",
+    "synced_results",
     "latency",
     "start",
     "memory",
