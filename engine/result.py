@@ -290,4 +290,4 @@ class NoResultType(Result, wire_type="NoResultType", wire_fields=()):
 NoResult = NoResultType()
 
 NotStored = Result()
-"""A result that was lost with the process that made it."""
+"""A result that was there: it was lost with the process that made it, or let go."""

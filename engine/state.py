@@ -312,7 +312,7 @@ class State(Generic[T]):
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        return f'<{type(self).__name__}: "{self.message}">' if self.message else f"<{type(self).__name__}>"
+        return f'<{type(self).__name__}: "{self.message}">' if self.message is not None else f"<{type(self).__name__}>"
 
     def _repr_html_(self) -> str:
         from .notebook import state_html

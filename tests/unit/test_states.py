@@ -106,6 +106,7 @@ def test_the_hash_is_identity():
 def test_repr():
     assert repr(Success("done")) == '<Success: "done">'
     assert repr(Running()) == "<Running>"
+    assert repr(Running("")) == '<Running: "">'
 
 
 def test_the_result_unwraps_and_wraps():
