@@ -38,7 +38,9 @@ LOG = SCRATCH / f"log-{os.getpid()}"
 
 _STEPS = "unit/test_rules.py engine/test_task_runner_steps.py engine/test_one_way.py engine/test_one_net.py "
 _STEPS += "engine/test_the_thirty.py engine/test_never_left.py engine/test_state_handlers.py engine/test_retries.py"
-_CLOUD = "engine/test_cloud_*.py engine/test_cancel_near_the_start.py engine/test_left_by_failures.py "
+_CLOUD = (
+    "unit/test_plans.py engine/test_cloud_*.py engine/test_cancel_near_the_start.py engine/test_left_by_failures.py "
+)
 _CLOUD += "engine/test_never_left.py engine/test_directives.py backends/test_steps_ahead.py "
 _CLOUD += "engine/test_results_elsewhere.py"
 _DRIVE = "engine/test_cancellation.py engine/test_mapped_flows.py engine/test_flow_runner_steps.py "
@@ -62,7 +64,7 @@ TESTS = {
     "engine/_run/restart.py": "unit/test_restart.py engine/test_cloud_resume*.py engine/test_resources.py "
     "engine/test_left_by_failures.py",
     "engine/_run/rules.py": f"{_STEPS} engine/test_flow_runner_steps.py engine/test_resources.py",
-    "engine/_run/steps.py": f"{_STEPS} backends/test_steps_ahead.py",
+    "engine/_run/steps.py": f"unit/test_plans.py {_STEPS} backends/test_steps_ahead.py",
     "engine/lifecycle.py": "unit/test_lifecycle.py",
     "engine/cloud/task_runner.py": _CLOUD,
     "backends/batcher.py": "backends/test_batcher.py",

@@ -101,6 +101,34 @@ async def test_a_runner_without_a_backend_names_the_remedy(memory, settings):
         await runner.initialize_run()
 
 
+async def test_a_task_that_is_part_of_no_flow_run_is_told_to_name_one(memory, settings):
+    runner = CloudTaskRunner(Alone(memory, settings).task, backend=memory, settings=settings)
+    with pytest.raises(FlowloopError, match="no flow run that task 'one' is part of: name it as `flow_run_id`"):
+        await runner.initialize_run(context={})
+
+
+async def test_each_runner_signs_the_running_that_it_records(memory, settings):
+    with Flow("signed") as flow:
+        one = task(lambda: 1, name="one")()
+    recording = RecordingBackend(memory)
+    for _ in range(2):
+        state = await CloudFlowRunner(flow, backend=recording, settings=settings).run()
+        assert state.result[one].is_successful()
+    sent = [call.arguments["state"] for call in recording.calls_of("set_task_run_state")]
+    signed = [state.context["runner"] for state in sent if state.is_running()]
+    assert len(signed) == len(set(signed)) == 2
+    assert all(signed)
+
+
+async def test_an_outage_while_cached_states_are_looked_for_stops_the_flow_run(memory, settings):
+    with Flow("cached") as flow:
+        task(lambda: 1, name="one", cache_for=datetime.timedelta(hours=1))()
+    faulty = FaultyBackend(memory)
+    faulty.fail("get_latest_cached_states", BackendUnavailable("the wire is cut"))
+    with pytest.raises(BackendUnavailable, match=r"was left unfinished.*the wire is cut"):
+        await CloudFlowRunner(flow, backend=faulty, settings=settings).run()
+
+
 async def test_a_task_that_is_part_of_no_registered_flow_is_told_to_be(memory, settings):
     alone = Alone(memory, settings)
     runner = CloudTaskRunner(alone.task, backend=memory, settings=settings)
