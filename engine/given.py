@@ -10,7 +10,7 @@ import msgspec
 
 from .errors import BackendRejected
 
-__all__ = ["check_given", "from_text"]
+__all__ = ["check_given", "check_names", "from_text"]
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "array": (list, tuple),
@@ -35,13 +35,31 @@ def check_given(documents: Iterable[Mapping[str, Any]], given: Mapping[str, Any]
     Raises:
         - BackendRejected: for a name that no parameter has, and for a value of the wrong type
     """
-    known = {document["name"]: document for document in documents}
+    known = check_names(documents, given)
     for name, value in given.items():
+        if (problem := _problem(value, known[name])) is not None:
+            raise BackendRejected(f"parameter {_cut(name)!r}: {problem}")
+
+
+def check_names(documents: Iterable[Mapping[str, Any]], given: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """Refuse names that no parameter of a flow has.
+
+    Args:
+        - documents: of the parameters of the flow
+        - given: the names
+
+    Returns:
+        - dict[str, Mapping[str, Any]]: the documents, by name
+
+    Raises:
+        - BackendRejected: for a name that no parameter has
+    """
+    known = {document["name"]: document for document in documents}
+    for name in given:
         if name not in known:
             names = ", ".join(map(_cut, sorted(known))) or "none"
             raise BackendRejected(f"the flow has no parameter {_cut(name)!r}; it has: {names}")
-        if (problem := _problem(value, known[name])) is not None:
-            raise BackendRejected(f"parameter {_cut(name)!r}: {problem}")
+    return known
 
 
 def from_text(document: Mapping[str, Any] | None, text: str) -> Any:

@@ -44,7 +44,7 @@ from ...engine.cancellation import left_by
 from ...engine.clock import Clock, SystemClock
 from ...engine.directives import HELD, LIVES, PART, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
-from ...engine.given import check_given
+from ...engine.given import check_given, check_names
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
 from ...engine.state import (
@@ -173,7 +173,7 @@ class MemoryBackend:
     ) -> str:
         """See `Backend.create_flow_run`; nothing in memory asks for the run config."""
         if flow_id in self._flows:
-            check_given(self._flows[flow_id].document.get("parameters", ()), parameters or {})
+            check_names(self._flows[flow_id].document.get("parameters", ()), parameters or {})
         if not -MOST_URGENT <= priority <= MOST_URGENT:
             raise BackendRejected(f"A priority is at most {MOST_URGENT} and at least {-MOST_URGENT}.")
         is_known = idempotency_key is not None and (flow_id, idempotency_key) in self._flow_run_keys

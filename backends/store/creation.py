@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from ...engine.backend import LEASE_SECONDS, MOST_URGENT, check_recordable
 from ...engine.errors import BackendRejected
-from ...engine.given import check_given
+from ...engine.given import check_names
 from . import ownership, reads, task_runs
 from .ids import is_id
 from .names import random_name
@@ -38,7 +38,7 @@ class NewFlowRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int = 0
     fairness_key: str | None = None
     checked: bool = False
-    """Whether its parameters are held to those that its flow has."""
+    """Whether parameters that its flow does not have are refused; a value of a wrong type makes it end Failed."""
     state: bytes | None = None
     """The document of the Running state it begins with, or None; see `start_flow_runs`."""
 
@@ -128,7 +128,8 @@ def create_flow_run(
 ) -> Payload:
     """Create a flow run, Scheduled, with a Pending task run for every task of its flow.
 
-    Clients of Prefect 1 may give parameters that the flow does not have, as its server lets them.
+    Clients of Prefect 1 may give parameters that the flow does not have, as its server lets them. With a value of a
+    wrong type it ends Failed with the reason, where people look.
 
     Args:
         - flow_id: the flow to run
@@ -226,7 +227,7 @@ def _new_run(tx: Tx, request: NewFlowRun, flow: RunnableFlow | None) -> CreatedF
     if not -MOST_URGENT <= request.priority <= MOST_URGENT:
         raise BackendRejected(f"A priority is at most {MOST_URGENT} and at least {-MOST_URGENT}.")
     if request.checked:
-        check_given(flow.parameters, request.parameters or {})
+        check_names(flow.parameters, request.parameters or {})
     start = in_utc(request.scheduled_start_time or tx.now)
     name = request.name or random_name()
     return CreatedFlowRun(tx.new_id(), True, name, flow.chosen(request.parameters), start, flow)

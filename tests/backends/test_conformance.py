@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import datetime
 import decimal
-import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -167,18 +166,15 @@ async def test_the_parameters_of_a_run_are_the_defaults_and_what_is_given(backen
         await backend.create_flow_run(flow.id)
 
 
-async def test_what_no_parameter_takes_is_refused_and_nothing_is_created(backend: Backend) -> None:
+async def test_a_parameter_there_is_not_is_refused_and_a_value_that_none_takes_as_a_change(backend: Backend) -> None:
     name = unique("flow")
     parameters = [{"name": "n", "required": True, "schema": {"type": "integer"}}, {"name": "any", "required": False}]
     flow = await backend.register_flow(flow_document(name, parameters=parameters), project_name="demo")
-    for given, said in (
-        ({"n": 1, "m": 2}, "the flow has no parameter 'm'; it has: any, n"),
-        ({"n": "one"}, "parameter 'n': \"one\" is not an integer"),
-    ):
-        with pytest.raises(BackendRejected, match=re.escape(said)):
-            await backend.create_flow_run(flow.id, parameters=given)
-    created = await backend.create_flow_run(flow.id, parameters={"n": 1, "any": [{"thing": None}]})
+    with pytest.raises(BackendRejected, match="the flow has no parameter 'm'; it has: any, n"):
+        await backend.create_flow_run(flow.id, parameters={"n": 1, "m": 2})
+    created = await backend.create_flow_run(flow.id, parameters={"n": "one"})
     assert [one.id for one in await backend.list_flow_runs(only=FlowRunFilter(flow=name))] == [created]
+    assert (await backend.get_flow_run_info(created)).parameters["n"] == "one"
     for changed, value in (("m", 1), ("n", None)):
         with pytest.raises(BackendRejected, match=f"parameter '{changed}'"):
             await backend.direct_flow_run(created, "set_parameter", task=changed, value=value)

@@ -465,11 +465,12 @@ async def test_a_parameter_that_cannot_be_ends_the_run_at_once(backend: Backend,
     with Flow("typed") as flow:
         work(Parameter("n", type=Annotated[int, msgspec.Meta(ge=3)]))
     registered = await register_flow(flow, backend, settings=settings)
-    wrong = await backend.create_flow_run(registered.id, parameters={"n": 2})
+    wrong = [await backend.create_flow_run(registered.id, parameters={"n": n}) for n in (2, "three")]
     right = await backend.create_flow_run(registered.id, parameters={"n": 3})
     async with Worker(backend, {"typed": flow}, settings=settings):
-        assert await ended(backend, [wrong, right]) == ["Failed", "Success"]
-    assert "parameter 'n'" in ((await backend.get_flow_run_state(wrong)).message or "")
+        assert await ended(backend, [*wrong, right]) == ["Failed", "Failed", "Success"]
+    for flow_run_id in wrong:
+        assert "parameter 'n'" in ((await backend.get_flow_run_state(flow_run_id)).message or "")
 
 
 def another_version(flows: Flows) -> Flow:

@@ -324,8 +324,9 @@ async def test_all_that_a_runner_needs_in_one_read(world: World) -> None:
     assert bytes(info["serialized_state"]) == state("Running")
     assert info["project"] == {"id": world.project_id, "name": "demo"}
     assert [(row["task_slug"], row["version"]) for row in info["task_runs"]] == [("a", 1), ("b", 1)]
-    newest = await world.store.get_flow_run_state(ANYONE, flow_run_id=world.run_id)
-    assert (newest["state"], newest["version"]) == ("Running", 2)
+    newest, refused = await world.store.get_flow_run_states(ANYONE, flow_run_ids=[world.run_id, "nonsense"])
+    assert bytes(newest) == state("Running")
+    assert isinstance(refused, BackendRejected)
 
 
 async def test_cached_states(world: World) -> None:
