@@ -51,7 +51,8 @@ _STORE += "backends/store/test_queue.py backends/store/test_limits.py backends/s
 TESTS = {
     "engine/_run/ahead.py": "unit/test_ahead.py backends/test_steps_ahead.py",
     "engine/_run/body.py": f"{_STEPS} engine/test_results.py engine/test_cancellation.py engine/test_streaming.py "
-    "engine/test_context_and_logs.py engine/test_cloud_resume.py engine/test_trusted_results.py engine/test_limits.py",
+    "engine/test_context_and_logs.py engine/test_cloud_resume.py engine/test_trusted_results.py engine/test_limits.py "
+    "engine/test_handed_over.py engine/test_local_executor.py",
     "engine/_run/caching.py": "unit/test_caching.py engine/test_cache_identity.py engine/test_cloud_cache.py "
     "engine/test_trusted_results.py",
     "engine/_run/drive.py": f"{_DRIVE} backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py",

@@ -106,6 +106,9 @@ _MANY = 1000
 _MOMENT = 0.002
 """Seconds for which jobs are collected, to be handed over together."""
 
+_HEARD = 10.0
+"""Seconds more in which it is heard that a process was killed: that is certain, but the machine may be busy."""
+
 _TRIES = 4
 """How often a job is handed over before its body has begun."""
 
@@ -442,7 +445,7 @@ class _DaskPlace(Place):
                 return None
             # of one that was begun for somebody else it is not known where
             await self._client.run(_STOP, _OVER_THERE, sent.name, workers=sent.worker and [sent.worker])
-            with anyio.move_on_after(sent.job.grace):
+            with anyio.move_on_after(sent.job.grace + (0.0 if sent.job.is_async else _HEARD)):
                 await (sent.ended.wait() if sent.worker else importlib.import_module("distributed").wait(future))
                 return Fate.KILLED if sent.was_killed else None
             return Fate.GOES_ON

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from flowloop.engine import Flow, FlowRunner, task
+from flowloop.engine import Flow, FlowRunner, TaskRunner, context, task
 from flowloop.engine._run import gates
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import Lost
 from flowloop.engine.executors import LocalExecutor, Needs, SeveralExecutors, place
 from flowloop.engine.executors._ticket import TaskTicket, outcome_of
+from flowloop.engine.signals import LOOP
 from flowloop.engine.state import Cancelled, Failed, Pending, Running, Skipped, Submitted, Success, TimedOut
 from flowloop.engine.testing import FaultyBackend, RecordingBackend
 
@@ -27,7 +28,7 @@ class Queue(LocalExecutor):
     def __init__(self, seconds=10.0, *, loses=0):
         super().__init__()
         self.seconds, self.loses = seconds, loses
-        self.stopped = []
+        self.stopped, self.jobs, self.causes = [], [], []
 
     @asynccontextmanager
     async def open(self):
@@ -42,7 +43,8 @@ class _Queue(place.Place):
         self.window = executor.window
 
     async def submit(self, job):
-        return TaskTicket(job, lambda ticket: self._work(job, ticket))
+        self._executor.jobs.append(job)
+        return _Ticket(job, lambda ticket: self._work(job, ticket), self._executor.causes)
 
     async def _work(self, job, ticket):
         executor = self._executor
@@ -56,6 +58,16 @@ class _Queue(place.Place):
         except asyncio.CancelledError:
             executor.stopped.append(ticket.is_under_way)
             raise
+
+
+class _Ticket(TaskTicket):
+    def __init__(self, job, work, causes):
+        super().__init__(job, work)
+        self._causes = causes
+
+    async def stop(self, cause, grace):
+        self._causes.append(cause)
+        return await super().stop(cause, grace)
 
 
 async def history(backend):
@@ -170,6 +182,7 @@ async def test_a_cancel_stops_it_wherever_it_is(memory, settings, seconds):
         state = await runner.run(context={"flow_run_id": flow_run_id}, executor=executor, return_tasks=[done])
     assert type(state.result[done]) is Cancelled
     assert executor.stopped == [seconds > 10]
+    assert executor.causes == ["user"]
     names = [name for name, _ in await history(memory)]
     assert names == ["Pending", "Submitted", *(["Running"] if seconds > 10 else []), "Cancelled"]
 
@@ -224,14 +237,57 @@ async def test_whoever_takes_over_goes_on_with_what_was_handed_over(memory, sett
         done = task(sleeps, name="one")()
     flow_run_id = await create_flow_run(flow, memory, settings=settings)
     first = CloudFlowRunner(flow, backend=memory, settings=settings)
-    running = asyncio.create_task(first.run(context={"flow_run_id": flow_run_id}, executor=Queue(10_000)))
+    left, taken = Queue(10_000), Queue(1)
+    running = asyncio.create_task(first.run(context={"flow_run_id": flow_run_id}, executor=left))
     await asyncio.sleep(5)
     first.cancel("handover")
     await running
+    assert left.causes == ["handover"]
     assert (await history(memory))[-1][0] in ("Submitted", "Pending")
     second = CloudFlowRunner(flow, backend=memory, settings=settings)
-    state = await second.run(context={"flow_run_id": flow_run_id}, executor=Queue(1), return_tasks=[done])
+    state = await second.run(context={"flow_run_id": flow_run_id}, executor=taken, return_tasks=[done])
     assert state.result[done].result == "there"
+    # it is the same job, by which a place that still has it knows it
+    assert [(job.id, job.is_taken_over) for job in taken.jobs] == [(left.jobs[0].id, True)]
+
+
+async def loops_and_fails_once():
+    if context.get("task_loop_count", 1) == 1:
+        raise LOOP(result="round")
+    if context.task_run_count == 1:
+        raise ValueError("once")
+    return "there"
+
+
+async def test_each_attempt_and_round_is_a_job_of_its_own(memory, settings):
+    executor = Queue(1)
+    state = await recorded(memory, settings, executor, loops_and_fails_once, max_retries=1, retry_delay=1)
+    assert state.result == "there"
+    [newest] = await memory.list_flow_runs(1)
+    _, [run] = await memory.get_flow_run_history(newest.id)
+    assert [job.id for job in executor.jobs] == [f"{run.id}-{count}" for count in ("1-1", "1-2", "2-2")]
+
+
+async def test_unrecorded_no_two_jobs_are_the_same():
+    executor = Queue(1)
+    with Flow("one") as flow:
+        task(loops_and_fails_once, max_retries=1, retry_delay=1)()
+    for _ in range(2):
+        assert (await FlowRunner(flow).run(executor=executor)).is_successful()
+    assert len({job.id for job in executor.jobs}) == 6
+
+
+@pytest.mark.parametrize("seconds", [1, 10])
+async def test_a_task_runner_that_is_cancelled_alone_stops_its_body_and_is_cancelled(seconds):
+    runner = TaskRunner(task(sleeps, name="one"))
+    running = asyncio.create_task(runner.run())
+    await asyncio.sleep(seconds)
+    assert running.cancel() == (seconds < 5)
+    if seconds < 5:
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    else:
+        assert (await running).result == "there"
 
 
 @pytest.mark.parametrize("name", ["", "far"])

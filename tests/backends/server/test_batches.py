@@ -212,13 +212,18 @@ def ending(world: World, version: int) -> dict[str, Any]:
     return {"tasks": {"states": [item(a, "Success", version)]}, "flow": {"states": [end]}}
 
 
+async def newest_state(store: Store, world: World) -> str:
+    [document] = await store.get_flow_run_states(ANYONE, flow_run_ids=[world.run_id])
+    return str(msgspec.json.decode(document)["type"])
+
+
 @pytest.mark.parametrize(("version", "code", "then"), [(1, None, "Success"), (7, "UPSTREAM_REFUSED", "Running")])
 async def test_the_end_of_a_flow_run_rests_on_a_task_run_of_the_same_request(
     served: Served, running: World, version: int, code: str | None, then: str
 ) -> None:
     answer = await served.data(TASKS_AND_THEIR_FLOW, ending(running, version), **FENCED)
     assert answer["set_flow_run_states"]["states"][0]["code"] == code
-    assert (await served.store.get_flow_run_state(ANYONE, flow_run_id=running.run_id))["state"] == then
+    assert await newest_state(served.store, running) == then
 
 
 async def test_the_end_of_a_flow_run_does_not_outlive_a_field_that_fails(
@@ -230,4 +235,4 @@ async def test_the_end_of_a_flow_run_does_not_outlive_a_field_that_fails(
     monkeypatch.setattr(Store, "set_task_run_states", refuse)
     error = await served.error(TASKS_AND_THEIR_FLOW, ending(running, 1), **FENCED)
     assert error["path"] == ["set_task_run_states"]
-    assert (await served.store.get_flow_run_state(ANYONE, flow_run_id=running.run_id))["state"] == "Running"
+    assert await newest_state(served.store, running) == "Running"

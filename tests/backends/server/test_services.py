@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowloop.backends.server import ServerSettings
@@ -65,7 +66,8 @@ async def test_the_zombie_killer_and_lazarus_take_over_from_a_dead_process(
     assert await services.run_once("zombie_killer")
     assert (await states(store, world))["a"] == "Failed"
     assert await services.run_once("lazarus")
-    assert (await store.get_flow_run_state(ANYONE, flow_run_id=world.run_id))["state"] == "Scheduled"
+    [newest] = await store.get_flow_run_states(ANYONE, flow_run_ids=[world.run_id])
+    assert msgspec.json.decode(newest)["type"] == "Scheduled"
 
 
 async def test_retention_deletes_what_is_old(store: Store, world: World, clock: ManualClock) -> None:
