@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import anyio
 import pytest
 
 from flowloop.backends import connect
-from flowloop.engine import Settings
+from flowloop.engine import Flow, Settings
 from flowloop.engine.cloud import create_flow_run
 
 from ..backends.conftest import Postgres, postgres_server, postgres_url  # noqa: F401  # fixtures
@@ -68,6 +68,19 @@ def crash(server: Any) -> None:
     pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
 
 
+async def survives(
+    url: str, home: Path, flow: Flow, lines: Lines, haunt: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Run a flow while its database is haunted: it succeeds, and nothing was lost or doubled."""
+    async with connect(url, settings=Settings(home=str(home))) as backend:
+        flow_run_id = await create_flow_run(flow, backend)
+        async with anyio.create_task_group() as group:
+            group.start_soon(haunt)
+            state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
+        assert state.is_successful(), state
+        check(lines, await history(backend, flow_run_id), again=False)
+
+
 async def test_a_database_that_is_killed_and_comes_back(
     own_postgres: Any, tmp_path: Path, tries: int, rng: random.Random
 ) -> None:
@@ -84,13 +97,7 @@ async def test_a_database_that_is_killed_and_comes_back(
                 await lines.reach(count)
                 await anyio.to_thread.run_sync(crash, own_postgres)
 
-        async with connect(url, settings=Settings(home=str(tmp_path))) as backend:
-            flow_run_id = await create_flow_run(flow, backend)
-            async with anyio.create_task_group() as group:
-                group.start_soon(haunt)
-                state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
-            assert state.is_successful(), state
-            check(lines, await history(backend, flow_run_id), again=False)
+        await survives(url, tmp_path, flow, lines, haunt)
 
 
 class Standby:
@@ -151,13 +158,7 @@ async def test_a_standby_takes_the_place_of_a_database_that_is_killed(
             await anyio.to_thread.run_sync(standby.take_over)
 
         try:
-            async with connect(both, settings=Settings(home=str(tmp_path))) as backend:
-                flow_run_id = await create_flow_run(flow, backend)
-                async with anyio.create_task_group() as group:
-                    group.start_soon(haunt)
-                    state = await runner(flow, backend, lines.say).run(context={"flow_run_id": flow_run_id})
-                assert state.is_successful(), state
-                check(lines, await history(backend, flow_run_id), again=False)
+            await survives(both, tmp_path, flow, lines, haunt)
         finally:
             await anyio.to_thread.run_sync(standby.stop)
 
