@@ -151,7 +151,9 @@ def commands_page() -> str:
     parts = ["# Commands", "Each command with its help, as `flowloop COMMAND --help` prints it."]
 
     def visit(command: click.Command, path: str, parent: click.Context | None) -> None:
-        context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=100)
+        # With the settings of the command: click keeps the help option that it is first asked for, for good.
+        settings = {**command.context_settings, "terminal_width": 100}
+        context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, **settings)
         parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```")
         if isinstance(command, click.Group):
             for name in command.list_commands(context):

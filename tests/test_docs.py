@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from flowloop import backends, compat, engine
 from flowloop.backends.cli import commands
@@ -178,6 +179,11 @@ def reference() -> dict[str, str]:
     """The pages that are made from the code."""
     made: dict[str, Any] = runpy.run_path(str(DOCS / "reference_pages.py"))
     return made["pages"]()  # type: ignore[no-any-return]
+
+
+def test_the_page_of_the_commands_leaves_them_as_they_are(reference: dict[str, str]) -> None:
+    assert reference["commands"].count("  -h, --help ") == reference["commands"].count("```text")
+    assert CliRunner().invoke(commands.flowloop, ["-h"]).exit_code == 0
 
 
 def test_every_name_command_and_operation_has_its_place(reference: dict[str, str]) -> None:
