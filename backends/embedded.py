@@ -463,7 +463,6 @@ class StoreBackend:
 
     async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
         """See `Backend.set_limit`."""
-        await self._call(self.store.default_tenant)
         await self._call(self.store.set_limit, kind=kind, name=name, limit=limit)
 
     async def get_secret(self, name: str) -> Any:
@@ -474,7 +473,6 @@ class StoreBackend:
 
     async def set_secret(self, name: str, value: Any) -> None:
         """See `Backend.set_secret`."""
-        await self._call(self.store.default_tenant)
         await self._call(self.store.set_secret, name=name, value=value)
 
     async def list_secrets(self) -> list[str]:

@@ -62,14 +62,14 @@ def set_secret(tx: Tx, *, name: str, value: Any) -> Payload:
     if value is None:
         return delete_secret(tx, name=name)
     ciphertext = _cipher(tx.secret_key).encrypt(msgspec.json.encode(value)).decode()
-    tx.put("secret", {"tenant_id": tx.tenant_or_only(None), "name": name}, {"ciphertext": ciphertext})
+    tx.put("secret", {"tenant_id": tx.tenant_or_default(None), "name": name}, {"ciphertext": ciphertext})
     return {"success": True}
 
 
 def secret_value(tx: Tx, *, name: str) -> Any:
     """Return the value of a secret."""
     secret = tables["secret"].c
-    owner = tx.tenant_or_only(None)
+    owner = tx.tenant_or_none()
     ciphertext = tx.scalar(select(secret.ciphertext).where(secret.tenant_id == owner, secret.name == name))
     if ciphertext is None:
         raise BackendRejected("No value found for the requested key")
@@ -91,7 +91,7 @@ def secret_names(tx: Tx) -> list[str]:
 def delete_secret(tx: Tx, *, name: str) -> Payload:
     """Delete a secret; one that is not there is no error."""
     secret = tables["secret"].c
-    tx.run(delete(tables["secret"]).where(secret.tenant_id == tx.tenant_or_only(None), secret.name == name))
+    tx.run(delete(tables["secret"]).where(secret.tenant_id == tx.tenant_or_none(), secret.name == name))
     return {"success": True}
 
 
@@ -116,7 +116,7 @@ def set_key_value(tx: Tx, *, key: str, value: Any) -> Payload:
         raise BackendRejected("A key-value pair needs a key.")
     if len(msgspec.json.encode(value)) > _VALUE_LIMIT:
         raise BackendRejected("Value payload exceedes 10KB limit.")
-    return {"id": tx.put("key_value", {"tenant_id": tx.tenant_or_only(None), "key": key}, {"value": value})}
+    return {"id": tx.put("key_value", {"tenant_id": tx.tenant_or_default(None), "key": key}, {"value": value})}
 
 
 def delete_key_value(tx: Tx, *, key_value_id: str) -> Payload:
@@ -172,7 +172,7 @@ def _put_limit(tx: Tx, table: str, key: dict[str, str], limit: int) -> Payload:
         raise BackendRejected("A limit needs a tag or a label.")
     if limit < 0:
         raise BackendRejected("A limit must not be negative.")
-    return {"id": tx.put(table, {"tenant_id": tx.tenant_or_only(None), **key}, {"limit": limit})}
+    return {"id": tx.put(table, {"tenant_id": tx.tenant_or_default(None), **key}, {"limit": limit})}
 
 
 # -- API keys ------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def create_api_key(
     key = secrets.token_urlsafe(32)
     key_id = tx.insert(
         "api_key",
-        tenant_id=tx.tenant_or_only(tenant_id),
+        tenant_id=tx.tenant_or_default(tenant_id),
         user_id=user_id if user_id is not None else tx.caller.user_id,
         name=name,
         scopes=sorted(set(scopes)),
@@ -243,7 +243,7 @@ def create_descendant(tx: Tx, *, expires_at: datetime.datetime, name: str | None
     made = secrets.token_urlsafe(32)
     tx.insert(
         "api_key",
-        tenant_id=tx.tenant_or_only(None),
+        tenant_id=tx.tenant_or_default(None),
         user_id=tx.caller.user_id,
         name=name or tx.caller.key_name or "session",
         scopes=sorted(tx.caller.scopes),

@@ -16,7 +16,6 @@ from ...engine import lifecycle
 from ...engine.errors import BackendRejected
 from . import ownership, parts
 from .records import Payload
-from .tenants import default_tenant
 from .tx import Tx, tables
 
 __all__ = [
@@ -78,7 +77,7 @@ def set_notification(
     if kind != "email" and not target.startswith(("http://", "https://")):
         raise BackendRejected(f"the target of a notification by {kind} is a URL, not {target!r}")
     _delete(tx, name)
-    owner = tx.caller.tenant_id or default_tenant(tx)["id"]
+    owner = tx.tenant_or_default(None)
     config = {"target": target, **({} if after is None else {"after": after})}
     known = {"name": name, "type": kind.upper(), "states": list(events), "config": config, "active": True}
     group = None if flow is None else _group_of(tx, flow)

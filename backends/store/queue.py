@@ -51,7 +51,7 @@ def register_agent(
     agent_config_id: str | None = None,
 ) -> Payload:
     """Return the agent of this tenant, name, type, client version and labels, made if it is new."""
-    owner = tx.tenant_or_only(tenant_id)
+    owner = tx.tenant_or_default(tenant_id)
     agent = tables["agent"].c
     wanted = sorted(labels)
     same = select(agent.id, agent.labels).where(
@@ -96,7 +96,7 @@ def get_runs_in_queue(
     Returns:
         - Payload: ``flow_run_ids``, 25 at most
     """
-    owner = tx.tenant_or_only(tenant_id)
+    owner = tx.tenant_or_default(tenant_id)
     if is_id(tx.caller.agent_id):
         agent = tables["agent"].c
         tx.update("agent", agent.id == tx.caller.agent_id, agent.tenant_id == owner, last_queried=tx.now)

@@ -68,15 +68,13 @@ def delete_tenant(tx: Tx, *, tenant_id: str, confirm: bool = False) -> Payload:
 
 
 def default_tenant(tx: Tx) -> Payload:
-    """Return the first tenant the caller may see, made if there is none at all."""
-    tenant = tables["tenant"].c
-    found = tx.first(select(tenant.id).where(tx.mine("tenant")).order_by(tenant.id))
-    return {"id": found["id"] if found is not None else tx.put("tenant", {"slug": "default"}, {"name": "Default"})}
+    """Return the tenant that the caller writes for, made if there is none at all."""
+    return {"id": tx.tenant_or_default(None)}
 
 
 def create_project(tx: Tx, *, name: str, tenant_id: str | None = None, description: str | None = None) -> Payload:
     """Create a project."""
-    owner = tx.tenant_or_only(tenant_id)
+    owner = tx.tenant_or_default(tenant_id)
     if not name:
         raise BackendRejected("A project needs a name.")
     return {"id": tx.insert("project", tenant_id=owner, name=name, description=description)}
@@ -86,7 +84,7 @@ def get_or_create_project(tx: Tx, *, name: str) -> Payload:
     """Return the project of this name, made if it is new, in the caller's tenant or the first one."""
     if not name:
         raise BackendRejected("A project needs a name.")
-    owner = default_tenant(tx)["id"]
+    owner = tx.tenant_or_default(None)
     project = tables["project"].c
     found = tx.first(select(project.id).where(project.tenant_id == owner, project.name == name))
     return {"id": found["id"] if found is not None else tx.put("project", {"tenant_id": owner, "name": name})}
@@ -142,7 +140,7 @@ def create_agent_config(
     tx: Tx, *, tenant_id: str | None = None, name: str | None = None, settings: dict[str, Any] | None = None
 ) -> Payload:
     """Store settings that agents can ask for."""
-    owner = tx.tenant_or_only(tenant_id)
+    owner = tx.tenant_or_default(tenant_id)
     return {"id": tx.insert("agent_config", tenant_id=owner, name=name, settings=settings or {})}
 
 

@@ -181,8 +181,8 @@ class Tx:
         """Update the rows that match, and return how many did."""
         return self.run(update(tables[table]).where(*where).values(updated=self.now, **values))
 
-    def tenant_or_only(self, tenant_id: str | None) -> str:
-        """Return the tenant to write for: the caller's, else the one named, else the first there is.
+    def tenant_or_default(self, tenant_id: str | None) -> str:
+        """Return the tenant to write for: the one named, else the caller's, else the first, made if there is none.
 
         Raises:
             - BackendRejected: if the caller belongs to another tenant, or there is no such tenant
@@ -192,10 +192,7 @@ class Tx:
         if tenant_id is not None:
             found: str = self.row("tenant", tenant_id, "Invalid tenant ID.")["id"]
             return found
-        only = self.tenant_or_none()
-        if only is None:
-            raise BackendRejected("There is no tenant yet: create one first.")
-        return only
+        return self.tenant_or_none() or self.put("tenant", {"slug": "default"}, {"name": "Default"})
 
     def tenant_or_none(self) -> str | None:
         """Return the tenant of the caller, else the first there is, if there is any."""

@@ -209,7 +209,7 @@ async def test_artifacts(world: World) -> None:
 
 async def test_messages(world: World) -> None:
     def add(tx: Any) -> str:
-        return str(tx.insert("message", tenant_id=tx.tenant_or_only(None), type="REQUEST", text="hello"))
+        return str(tx.insert("message", tenant_id=tx.tenant_or_default(None), type="REQUEST", text="hello"))
 
     message_id = await world.store.write(ANYONE, add)
     await world.store.mark_message_as_read(ANYONE, message_id=message_id)

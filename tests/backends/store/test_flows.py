@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import gzip
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from flowloop.backends.store import ANYONE, Caller
+from flowloop.backends.store import ANYONE, Caller, Store
 from flowloop.engine.errors import BackendRejected
 
-from .world import FENCED, PREFECT, World, flow_document
+from .world import FENCED, PREFECT, ManualClock, World, flow_document
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
@@ -33,6 +34,28 @@ async def test_tenants(world: World) -> None:
     await store.create_project(Caller(tenant_id=tenant["id"]), name="p")
     assert await store.delete_tenant(ANYONE, tenant_id=tenant["id"], confirm=True) == {"success": True}
     assert await world.rows("project") == []
+
+
+FIRST_WRITES: dict[str, dict[str, Any]] = {
+    "create_project": {"name": "demo"},
+    "get_or_create_project": {"name": "demo"},
+    "create_agent_config": {"name": "config"},
+    "create_api_key": {"name": "key"},
+    "register_agent": {"type": "LocalAgent"},
+    "set_key_value": {"key": "key", "value": 1},
+    "set_limit": {"kind": "label", "name": "gpu", "limit": 2},
+    "set_notification": {"name": "rule", "kind": "email", "target": "a@b.c", "events": ["Failed"]},
+    "set_secret": {"name": "TOKEN", "value": "secret"},
+}
+
+
+@pytest.mark.parametrize("write", FIRST_WRITES)
+async def test_whatever_is_written_first_has_a_tenant(tmp_path: Path, write: str) -> None:
+    async with Store(f"sqlite:///{tmp_path / 'new.db'}", synchronous="OFF", secret_key="a key") as store:
+        assert await store.get_runs_in_queue(ANYONE) == {"flow_run_ids": []}
+        await store.delete_secret(ANYONE, name="TOKEN")
+        await getattr(store, write)(ANYONE, **FIRST_WRITES[write])
+        assert [row["slug"] for row in await World(store, ManualClock()).rows("tenant")] == ["default"]
 
 
 async def test_projects(world: World) -> None:
