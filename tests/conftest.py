@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Mapping
 
 import hypothesis
@@ -10,6 +11,10 @@ import pytest
 
 from flowloop.engine._run.drive import Drive
 from flowloop.engine.testing import VirtualLoop
+
+from .postgres import database_url, postgres_server, postgres_url
+
+__all__ = ["database_url", "postgres_server", "postgres_url"]  # one server for all that want it in a process
 
 # how long an example takes says how busy the machine is
 hypothesis.settings.register_profile("flowloop", deadline=None)
@@ -24,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_time: runs on flowloop.engine.testing.VirtualLoop")
     Drive.keeps_story = True
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # as where a shell runs the tests in its background; whatever they start would hear of no Ctrl-C either
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _LONG = (

@@ -24,8 +24,8 @@ from flowloop.backends import connect
 from flowloop.engine import Flow, Settings
 from flowloop.engine.cloud import create_flow_run
 
-from ..backends.conftest import Postgres, postgres_server, postgres_url  # noqa: F401  # fixtures
 from ..commands import ROOT, environment
+from ..postgres import Postgres
 from .mapped import CHILDREN, check, history, mapped_flow, runner
 from .test_kills import Lines, quiet
 
@@ -189,7 +189,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 async def test_a_client_that_freezes_amid_a_transaction_holds_nobody_up(
-    postgres_url: str,  # noqa: F811
+    postgres_url: str,
     tmp_path: Path,
     tries: int,
 ) -> None:

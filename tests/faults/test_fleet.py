@@ -25,7 +25,6 @@ from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import create_flow_run, register_flow
 from flowloop.engine.schedules import IntervalSchedule
 
-from ..backends.conftest import database_url, postgres_server, postgres_url  # noqa: F401  # fixtures
 from ..commands import start
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(3600)]
@@ -124,7 +123,7 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(postgres_url: str, tmp_path: Path) -> Iterator[Fleet]:  # noqa: F811
+def fleet(postgres_url: str, tmp_path: Path) -> Iterator[Fleet]:
     (tmp_path / "flows.py").write_text(textwrap.dedent(FLOW))
     made = Fleet(postgres_url, tmp_path)
     yield made
@@ -167,7 +166,7 @@ class Shifted:
         return datetime.datetime.now(datetime.UTC) + self._shift
 
 
-async def test_clocks_that_are_90_seconds_apart(database_url: str, tmp_path: Path, tries: int) -> None:  # noqa: F811
+async def test_clocks_that_are_90_seconds_apart(database_url: str, tmp_path: Path, tries: int) -> None:
     began: Counter[str] = Counter()
 
     @task
@@ -197,7 +196,7 @@ async def test_clocks_that_are_90_seconds_apart(database_url: str, tmp_path: Pat
     ("policy", "ran"), [("all", 6), ("latest", 1), ("none", 0), ("within:1500", 2)], ids=lambda value: str(value)
 )
 async def test_runs_that_were_due_while_nobody_was_there(
-    database_url: str,  # noqa: F811
+    database_url: str,
     tmp_path: Path,
     policy: str,
     ran: int,

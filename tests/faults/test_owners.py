@@ -24,7 +24,6 @@ from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine.backend import Backend, StateRecord
 from flowloop.engine.cloud import create_flow_run
 
-from ..backends.conftest import postgres_server  # noqa: F401  # a fixture
 from ..backends.serving import serve
 from ..commands import ROOT, environment
 from .owners import CHILDREN, owned_flow

@@ -15,10 +15,7 @@ import pytest_asyncio
 from flowloop.backends.server import ServerSettings
 from flowloop.backends.store import ANYONE, Store
 
-from ..backends.conftest import Postgres, database_url, postgres_server, postgres_url
 from ..backends.server.served import QUIET, listening
-
-__all__ = ["Postgres", "database_url", "postgres_server", "postgres_url"]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = (

@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
-from flowloop.backends.store import Store
+__all__ = ["Postgres", "database_url", "postgres_server", "postgres_url"]
 
 
 class Postgres:
@@ -24,6 +23,8 @@ class Postgres:
         self._has_template = False
 
     async def execute(self, statement: str, database: str = "postgres") -> str:
+        import asyncpg  # by those tests alone that want a database
+
         connection = await asyncpg.connect(self.server.get_uri(database))
         try:
             return await connection.execute(statement)
@@ -32,6 +33,8 @@ class Postgres:
 
     async def make_database(self, *, empty: bool = False) -> str:
         """Create a database, with the store's tables unless it is to be empty, and return its URL."""
+        from flowloop.backends.store import Store
+
         if not empty and not self._has_template:
             await self.execute("CREATE DATABASE template_flowloop")
             async with Store(self.server.get_uri("template_flowloop")):
