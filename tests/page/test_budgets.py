@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from flowloop.backends.server.ui.assets import Assets
 from flowloop.backends.store import ANYONE, Store
 
 from .conftest import Browser, Visit
@@ -16,16 +15,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.heavy]
 
 
 async def wire(visit: Visit) -> dict[str, int]:
-    """Return how many requests there were, what they weighed, and what of it was data: each question once.
-
-    The modules of the other views do not count: they follow once nothing else is to be done.
-    """
-    at_once = {*Assets.load().modules("run"), "vendor/dagre.js"}
-    asked = {
-        (request.url, request.post_data): request
-        for request in visit.requests
-        if not request.url.endswith(".js") or request.url.partition("/-/")[2].partition("/")[2] in at_once
-    }
+    """Return how many requests there were, what they weighed, and what of it was data: each question once."""
+    asked = {(request.url, request.post_data): request for request in visit.requests}
     found = {"requests": len(asked), "bytes": 0, "data": 0}
     for request in asked.values():
         sizes = await request.sizes()

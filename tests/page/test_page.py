@@ -15,6 +15,7 @@ from flowloop.backends.store import ANYONE, Store
 from flowloop.engine.serialization import decode_state
 
 from ..backends.server.served import QUIET, listening
+from ..commands import ROOT
 from .axe import axe_source
 from .conftest import Browser
 from .world import Recorded, failed_run, paused_run
@@ -280,6 +281,17 @@ async def test_a_key_is_asked_for_and_forgotten(browser: Browser, tmp_path: Path
         await page.get_by_role("button", name="Sign out").click()
         await page.get_by_label("API key").wait_for()
         assert await page.context.cookies() == []
+
+
+async def test_no_name_that_our_modules_share_hides_one_of_the_browser(browser: Browser, url: str) -> None:
+    async with browser.visit() as visit:
+        await visit.page.goto(f"{url}/ui/")
+        known = await visit.page.evaluate("Object.getOwnPropertyNames(window)")
+    written = (ROOT / "backends" / "server" / "ui" / "static").rglob("*.js")
+    ours = [path.read_text() for path in written if path.parent.name != "vendor"]
+    names = re.findall(r"^(?:export )?(?:async )?(?:function|class|const|let) (\w+)", "\n".join(ours), re.MULTILINE)
+    assert names
+    assert set(names).isdisjoint(known)
 
 
 async def test_graphiql_shows(browser: Browser, url: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from flowloop.backends.server import ServerSettings, create_app
-from flowloop.backends.server.ui.assets import Assets, view_of
+from flowloop.backends.server.ui.assets import Assets
 from flowloop.backends.store import ANYONE, Caller, Store
 
 from ..backends.server.served import OPEN, QUIET
@@ -91,13 +91,13 @@ async def test_files_are_kept_for_ever_and_the_document_is_not(store: Store) -> 
         assert page.headers["cache-control"] == "no-cache"
         again = await client.get("/ui/runs", headers={"If-None-Match": page.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-        name = f"/ui/-/{Assets.load().digest}/main.js"
+        name = f"/ui/-/{Assets.load().digest}/page.js"
         packed = await client.get(name, headers={"Accept-Encoding": "gzip"})
         plain = await client.get(name, headers={"Accept-Encoding": "identity"})
         assert packed.headers["content-encoding"] == "gzip"
-        assert packed.content == plain.content == Assets.load().files["main.js"].body
+        assert packed.content == plain.content == Assets.load().files["page.js"].body
         assert "immutable" in plain.headers["cache-control"]
-        for gone in ("/ui/-/000000000000/main.js", f"/ui/-/{Assets.load().digest}/../assets.py", "/ui/-/main.js"):
+        for gone in ("/ui/-/000000000000/page.js", f"/ui/-/{Assets.load().digest}/../assets.py", "/ui/-/page.js"):
             assert (await client.get(gone)).status_code == 404
 
 
@@ -114,29 +114,27 @@ def test_what_others_wrote_is_what_was_fetched() -> None:
     assert runpy.run_path(str(ROOT / "tools" / "vendor.py"))["problems"]() == []
 
 
-def test_what_is_sent_is_what_is_written_without_what_is_there_for_readers() -> None:
-    """A line of code is the same line, so that a fault is found where a browser says that it is."""
-    for name, sent in Assets.load().files.items():
-        written = (STATIC / name).read_text()
-        if name.startswith("vendor/") or name.endswith(".svg"):
-            assert sent.body.decode() == written
-            continue
-        assert "/*" not in sent.body.decode(), name
-        for number, (ours, theirs) in enumerate(zip(written.split("\n"), sent.body.decode().split("\n"), strict=True)):
-            if not re.search(r"^\s*(//|/?\*)|/\*", ours):
-                assert theirs == ours.lstrip(" \t"), (name, number)
-
-
 def test_what_is_sent_weighs_what_it_may() -> None:
-    """In bytes of gzip: what a view cannot do without, and all that we wrote."""
+    """In bytes as they are, and of gzip: what others wrote, all that we wrote, and its styles."""
+    files = Assets.load().files
+    assert sorted(name for name in files if not name.startswith("vendor/")) == ["icon.svg", "page.css", "page.js"]
+    others = [asset for name, asset in files.items() if name.startswith("vendor/")]
+    for assets, raw, packed in (
+        (others, 80_000, 29_000),
+        ([files["page.js"]], 139_000, 41_800),
+        ([files["page.css"]], 15_500, 4_400),
+    ):
+        assert sum(len(asset.body) for asset in assets) <= raw
+        assert sum(len(asset.packed) for asset in assets) <= packed
+    at_once = [*Assets.load().modules(), "page.css"]
+    assert sum(len(files[name].packed) for name in at_once) <= 57_500
+
+
+def test_what_is_read_at_once_is_all_but_what_draws_graphs() -> None:
     assets = Assets.load()
-    weights = {name: len(asset.packed) for name, asset in assets.files.items()}
-    ours = {name: weight for name, weight in weights.items() if not name.startswith("vendor/")}
-    for view, most in {"runs": 33_000, "run": 59_000, "flows": 34_000, "inbox": 32_000, "workers": 31_000}.items():
-        assert sum(weights[name] for name in assets.modules(view)) <= most, view
-    assert sum(weight for name, weight in ours.items() if name.endswith(".js")) <= 61_000
-    assert weights["page.css"] <= 5_000
-    assert sum(weight for name, weight in weights.items() if name not in ours) <= 29_000
+    modules = {name for name in assets.files if name.endswith(".js")}
+    assert set(assets.modules()) == modules - {"vendor/dagre.js"}
+    assert 'import("./vendor/dagre.js")' in assets.files["page.js"].body.decode()
 
 
 def test_every_module_is_reached_from_the_first_one() -> None:
@@ -165,38 +163,6 @@ def test_our_own_code_makes_no_markup_of_text_and_talks_in_one_place() -> None:
         if name != "model/time.js":
             assert not re.search(r"toLocale(Time|Date)|DateTimeFormat", source), name
         assert not re.search(r"https?://(?![^\s]*\)|\|)", re.sub(r"https\?:", "", source)), f"{name} names a host"
-
-
-def test_the_page_stays_small() -> None:
-    files = Assets.load().files
-    own = [asset for name, asset in files.items() if not name.startswith("vendor/")]
-    others = [asset for name, asset in files.items() if name.startswith("vendor/")]
-    assert sum(len(asset.body) for asset in others) <= 80_000
-    assert sum(len(asset.packed) for asset in others) <= 30_000
-    assert sum(len(asset.body) for asset in own) <= 205_000
-    assert sum(len(asset.packed) for asset in own) <= 73_000
-
-
-@pytest.mark.parametrize(
-    ("path", "most"), [("", 34_000), ("inbox", 34_000), ("flows", 38_000), ("runs/x/tasks/y/3", 60_000)]
-)
-def test_a_view_is_shown_with_less_than_the_whole(path: str, most: int) -> None:
-    """What our own modules and styles weigh on the wire until a view is there; the others follow when all is quiet."""
-    assets = Assets.load()
-    needed = [name for name in assets.modules(view_of(path)) if not name.startswith("vendor/")]
-    assert sum(len(assets.files[name].packed) for name in [*needed, "page.css"]) <= most
-
-
-def test_each_view_is_known_by_its_address() -> None:
-    views = re.findall(r'\["(\w+)", \(\) => import\("\./view/(\w+)\.js"\)', (STATIC / "main.js").read_text())
-    assert {name for name, _ in views} == {"runs", "run", "flows", "inbox", "workers", "search", "tail", "go"}
-    for name, module in views:
-        assert view_of("runs/x" if name == "run" else name) == module
-    assert view_of("") == "runs"
-    # what a browser would find by itself, one module after the other
-    assert "view/timeline.js" in Assets.load().modules("run")
-    assert "vendor/dagre.js" not in Assets.load().modules("run")
-    assert Assets.load().modules("nonsense/../..") == Assets.load().modules("none")
 
 
 # -- signing in --------------------------------------------------------------------------------------------

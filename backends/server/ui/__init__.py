@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from ..auth import Authenticator
 from ..settings import ServerSettings
-from .assets import Assets, view_of
+from .assets import Assets
 from .session import Sessions
 
 __all__ = ["routes"]
@@ -44,7 +44,7 @@ def routes(settings: ServerSettings, authenticator: Authenticator) -> Sequence[B
         path: str = request.path_params["path"]
         if path.startswith("-/"):
             return Response("This version of the page is gone: reload it.", 404, headers=_HEADERS)
-        tag = f'"{assets.digest}-{path.count("/")}-{view_of(path)}"'
+        tag = f'"{assets.digest}-{path.count("/")}"'
         headers = {**_HEADERS, "Content-Security-Policy": policy, "Cache-Control": "no-cache", "ETag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)

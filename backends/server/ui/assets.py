@@ -1,4 +1,4 @@
-"""The files of the page: read once, without what is there for readers, named by a digest of them, and compressed."""
+"""The files of the page: read once, its modules as one, named by a digest of them, and compressed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import NamedTuple, Self
 
-__all__ = ["Asset", "Assets", "view_of"]
+from .bundle import bundled, lean_style
 
+__all__ = ["Asset", "Assets"]
+
+_MODULE = "page.js"
 _IMPORTED = re.compile(r'\bfrom\s*"(\.[^"]+)"')
 """What a module cannot do without, as against what it imports when that is wanted."""
-
-_COMMENT = re.compile(r"/\*.*?\*/|^[ \t]*//[^\n]*", re.DOTALL | re.MULTILINE)
-_INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 
 _TYPES = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8", "svg": "image/svg+xml"}
 
@@ -56,9 +56,12 @@ class Assets:
         """Read the files of this package."""
         folder = resources.files(__package__ or __name__).joinpath("static")
         files = dict(_files(folder, ""))
-        return cls(
-            files.pop("index.html").decode(), {name: _lean(name, files[name]) for name in filter(_is_served, files)}
-        )
+        sent = {name: body for name, body in files.items() if name.startswith("vendor/") and name.endswith(".js")}
+        ours = {name: body.decode() for name, body in files.items() if name.endswith(".js") and name not in sent}
+        sent[_MODULE] = bundled(ours, "main.js").encode()
+        sent["page.css"] = lean_style(files["page.css"].decode()).encode()
+        sent["icon.svg"] = files["icon.svg"]
+        return cls(files["index.html"].decode(), sent)
 
     def page(self, path: str) -> bytes:
         """Return the document for an address below that of the page.
@@ -66,8 +69,7 @@ class Assets:
         It carries a relative base, so it works below any path, and behind any proxy.
         """
         # all modules at once: found one by one, each would wait for the one that names it
-        modules = self.modules(view_of(path))
-        preloads = "\n".join(f'<link rel="modulepreload" href="-/{self.digest}/{name}">' for name in modules)
+        preloads = "\n".join(f'<link rel="modulepreload" href="-/{self.digest}/{name}">' for name in self.modules())
         return (
             self._document.replace("{{base}}", "../" * path.count("/") or "./")
             .replace("{{assets}}", f"-/{self.digest}")
@@ -75,9 +77,9 @@ class Assets:
             .encode()
         )
 
-    def modules(self, view: str) -> Sequence[str]:
-        """Return the modules that a view needs to be shown."""
-        waiting, found = [f"view/{view}.js", "main.js"], set[str]()
+    def modules(self) -> Sequence[str]:
+        """Return the modules that the page needs before it shows anything."""
+        waiting, found = [_MODULE], set[str]()
         while waiting:
             name = waiting.pop()
             if name in self.files and name not in found:
@@ -85,26 +87,6 @@ class Assets:
                 named = _IMPORTED.findall(self.files[name].body.decode())
                 waiting += [posixpath.normpath(posixpath.join(posixpath.dirname(name), other)) for other in named]
         return sorted(found)
-
-
-def view_of(path: str) -> str:
-    """Return the view that is shown at an address, by the name of its module."""
-    first, _, rest = path.partition("/")
-    if first in ("", "runs"):
-        return "run" if rest else "runs"
-    return "search" if first in ("tail", "go") else first
-
-
-def _lean(name: str, body: bytes) -> bytes:
-    """Leave out comments and the blanks before a line. Lines stay where they are, for whoever looks for a fault."""
-    if name.startswith("vendor/") or not name.endswith((".js", ".css")):
-        return body
-    text = _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), body.decode())
-    return _INDENT.sub("", text).encode()
-
-
-def _is_served(name: str) -> bool:
-    return name.rpartition(".")[2] in _TYPES
 
 
 def _files(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:

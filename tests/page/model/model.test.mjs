@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { axis, density, ticks, waits } from "../../../backends/server/ui/static/model/timeline.js";
-import { inputs, read } from "../../../backends/server/ui/static/model/form.js";
+import { inputs, readField } from "../../../backends/server/ui/static/model/form.js";
 import { encode, Typed } from "../../../backends/server/ui/static/model/json.js";
 import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
 import { alike, attempts, merged, total } from "../../../backends/server/ui/static/model/run.js";
@@ -71,7 +71,7 @@ test("a folded axis keeps the order of time, and its ends", () => {
 });
 
 test("a form reads what was typed as what is meant", () => {
-  const of = (schema, text, more = {}) => read(inputs([{ name: "p", required: true, schema, ...more }], {})[0], text);
+  const of = (schema, text, more = {}) => readField(inputs([{ name: "p", required: true, schema, ...more }], {})[0], text);
   assert.deepEqual(of({ type: "integer" }, "0"), { value: 0 });
   assert.deepEqual(of({ type: "integer" }, " -7 "), { value: -7 });
   assert.match(of({ type: "integer" }, "1.5").problem, /p is a whole number/);

@@ -83,7 +83,7 @@ export async function signOut() {
   const path = new URL("..", document.baseURI).pathname;
   await fetch(url(`session?path=${encodeURIComponent(path)}`), { method: "DELETE" });
   locked.value = true;
-  close();
+  disconnect();
 }
 
 // -- feeds --------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ function lost(code) {
   timer = setTimeout(connect, wait);
 }
 
-function close() {
+function disconnect() {
   clearTimeout(timer);
   clearTimeout(overdue);
   stopPolling();
@@ -228,7 +228,7 @@ function close() {
 
 /** Try again at once. */
 export function reconnect() {
-  close();
+  disconnect();
   failures = 0;
   connect();
 }
@@ -293,11 +293,11 @@ function stopPolling() {
   polling = undefined;
 }
 
-export function listen() {
+export function listenToFeeds() {
   addEventListener("online", reconnect);
   document.addEventListener("visibilitychange", () => {
     clearTimeout(hiding);
-    if (document.hidden) hiding = setTimeout(close, HIDDEN);
+    if (document.hidden) hiding = setTimeout(disconnect, HIDDEN);
     else if (!socket) reconnect();
   });
 }

@@ -64,7 +64,7 @@ function written(value, kind) {
  * The value of what was typed, or why it is none. What is left to the default is not sent at all.
  * @param {Input} input @param {string} text @returns {{value?: unknown, problem?: string}}
  */
-export function read(input, text) {
+export function readField(input, text) {
   const plain = text.trim();
   switch (input.kind) {
     case "text":

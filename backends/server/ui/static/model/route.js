@@ -6,9 +6,9 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 /** Where the page lives: all addresses are relative to it. */
 export const base = () => new URL(document.baseURI);
 
-const address = signal(read());
+const address = signal(current());
 
-function read() {
+function current() {
   const here = new URL(location.href);
   const path = here.pathname.startsWith(base().pathname) ? here.pathname.slice(base().pathname.length) : "";
   return { path, query: here.search };
@@ -58,7 +58,7 @@ export function go(where, { replace = false } = {}) {
   const target = new URL(where, document.baseURI);
   if (replace) history.replaceState(null, "", target);
   else history.pushState(null, "", target);
-  address.value = read();
+  address.value = current();
 }
 
 /** Change some of the query, and leave the rest. @param {Record<string, string | null | undefined>} given */
@@ -72,8 +72,8 @@ export function set(given) {
 }
 
 /** Follow the links of the page without loading it anew. */
-export function listen() {
-  addEventListener("popstate", () => (address.value = read()));
+export function listenToLinks() {
+  addEventListener("popstate", () => (address.value = current()));
   document.addEventListener("click", (event) => {
     const link = event.target instanceof Element ? event.target.closest("a[href]") : null;
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;

@@ -34,7 +34,7 @@ export const GROUPS = ["failed", "paused", "retrying", "running", "cancelled", "
 const RANK = new Map(GROUPS.map((group, rank) => [group, rank]));
 
 export const FAILED = ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed"];
-export const ATTENTION = [...FAILED, "Paused", "Retrying"];
+export const WANTED = [...FAILED, "Paused", "Retrying"];
 export const FINISHED = [...FAILED, "Success", "Mapped", "Cached", "Finished", "Skipped", "Cancelled"];
 const OVER = new Set(FINISHED);
 

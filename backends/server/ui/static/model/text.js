@@ -78,7 +78,7 @@ export function gist(message) {
 }
 
 /** Where a message goes, without what lets others send there. @param {string} target */
-export function origin(target) {
+export function destination(target) {
   return URL.canParse(target) ? new URL(target).host || target.replace(/^mailto:/, "") : target;
 }
 

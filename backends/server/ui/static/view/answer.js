@@ -3,8 +3,8 @@ import { html } from "../html.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { ANSWER } from "../model/queries.js";
-import { inputs, read } from "../model/form.js";
-import { Dialog, Text } from "./kit.js";
+import { inputs, readField } from "../model/form.js";
+import { Dialog, Words } from "./kit.js";
 
 export function Answer({ row, close }) {
   const schema = row.serialized_state?.context?.answer_schema ?? null;
@@ -17,7 +17,7 @@ export function Answer({ row, close }) {
   const run = async () => {
     let given = null;
     if (approve.value && value.value.trim()) {
-      const found = read(input, value.value);
+      const found = readField(input, value.value);
       if (found.problem) throw new Error(found.problem);
       given = found.value;
     }
@@ -26,7 +26,7 @@ export function Answer({ row, close }) {
     if (done.value) throw new Error(done.value);
   };
   return html`<${Dialog} title=${`Answer ${row.task?.name ?? "the task run"}`} action=${approve.value ? "Approve" : "Decline"} danger=${!approve.value} close=${close} run=${run}>
-    <p class="said"><${Text} text=${row.state_message} /></p>
+    <p class="said"><${Words} text=${row.state_message} /></p>
     <fieldset><legend>Answer</legend>
       <label><input type="radio" name="answer" checked=${approve.value} onChange=${() => (approve.value = true)} /> approve</label>
       <label><input type="radio" name="answer" checked=${!approve.value} onChange=${() => (approve.value = false)} /> decline</label></fieldset>

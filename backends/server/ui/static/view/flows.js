@@ -5,12 +5,12 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
 import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, OLDER, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
-import { inputs, read } from "../model/form.js";
+import { inputs, readField } from "../model/form.js";
 import { Typed } from "../model/json.js";
 import { isFinished, look, worst } from "../model/states.js";
 import { milliseconds, duration } from "../model/time.js";
 import { number } from "../model/text.js";
-import { Copy, Name, Problem, State, Text, Time, useAnswer, useTitle } from "./kit.js";
+import { Copy, Name, Problem, State, Words, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
 
 export function Flows() {
@@ -98,7 +98,7 @@ function Flow({ flow, again }) {
   return html`<nav class="crumbs" aria-label="Where this is"><a href=${href(["flows"])}>Flows</a> /</nav>
     <h1 class="hidden">Flow ${flow.name}</h1>
     <section class="panel"><${Summary} flow=${flow} again=${again} />
-      ${flow.description || flow.flow_group?.description ? html`<p><${Text} text=${flow.flow_group?.description || flow.description} /></p>` : null}</section>
+      ${flow.description || flow.flow_group?.description ? html`<p><${Words} text=${flow.flow_group?.description || flow.description} /></p>` : null}</section>
     ${wanted && may("run") ? html`<${Form} flow=${flow} />` : null}
     <${Grid} flow=${flow} />
     <p><a href=${href(["runs"], { flow: flow.name })}>All runs of this flow</a></p>`;
@@ -152,7 +152,7 @@ function Form({ flow }) {
     const found = Object.create(null);
     for (const field of fields) {
       if (!isSet(field)) continue;
-      const { value, problem: wrong } = read(field, textOf(field));
+      const { value, problem: wrong } = readField(field, textOf(field));
       if (wrong) throw new Error(wrong);
       found[field.name] = value;
     }

@@ -31,7 +31,7 @@ export function Graph({ run, counts, task, stamp }) {
         ${layout.edges.map((edge) => html`<path key=${`${edge.from} ${edge.to}`} class=${edge.mapped ? "edge mapped" : "edge"} d=${edge.path} />`)}
         ${tasks.map((each) => {
           const place = (layout.nodes.get(each.id));
-          return html`<${Node} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
+          return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
         })}
       </svg></div>`}
     <details class="as-list" open=${!drawable}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
@@ -39,7 +39,7 @@ export function Graph({ run, counts, task, stamp }) {
   </section>`;
 }
 
-function Node({ run, task, x, y, states, again, selected }) {
+function TaskNode({ run, task, x, y, states, again, selected }) {
   const all = sum(states.map(([, count]) => count));
   const children = Math.max(0, all - 1);
   const isMapped = task.mapped || children > 0;

@@ -4,7 +4,7 @@ import { useState } from "../vendor/hooks.js";
 import { taskRunAddress } from "../model/route.js";
 import { INBOX, PROBLEMS } from "../model/queries.js";
 import { milliseconds, now, duration } from "../model/time.js";
-import { Name, Problem, State, Text, Time, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Name, Problem, State, Words, Time, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { Answer } from "./answer.js";
 import { may, paused } from "./shell.js";
 
@@ -22,7 +22,7 @@ export function Inbox() {
       <p class="facts"><${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${Name} of=${row.task.name} />${row.map_index >= 0 ? ` [${row.map_index}]` : ""}</a>
         <span class="faint"><${Name} of=${row.flow_run.flow.name} /> / <${Name} of=${row.flow_run.name} /></span>
         <span class="number">waits ${duration(now.value - (milliseconds(row.state_timestamp) ?? now.value))}</span></p>
-      <p class="said"><${Text} text=${row.state_message} /></p>
+      <p class="said"><${Words} text=${row.state_message} /></p>
       ${(row.flow_run.labels ?? []).length ? html`<p class="faint">goes on where there is ${row.flow_run.labels.join(", ")}</p>` : null}
       ${may("answer") ? html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering(row)}>Answer…</button></p>` : null}
     </li>`)}</ul>

@@ -79,7 +79,7 @@ export function Counts({ counts }) {
 }
 
 /** Text of users: as text, folded if it is long, with links and the colours of a terminal. */
-export function Text({ text, limit = LONG }) {
+export function Words({ text, limit = LONG }) {
   const open = useSignal(false);
   if (!text) return null;
   const isLong = text.length > limit;
@@ -97,7 +97,7 @@ export function Name({ of }) {
 
 export function Json({ value }) {
   const text = JSON.stringify(value, null, 2) ?? "null";
-  return html`<pre class="json"><${Text} text=${text} /></pre>`;
+  return html`<pre class="json"><${Words} text=${text} /></pre>`;
 }
 
 export function Copy({ text, label = "copy" }) {

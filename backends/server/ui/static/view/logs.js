@@ -9,12 +9,12 @@ import { isFinished } from "../model/states.js";
 import { before } from "../model/run.js";
 import { full, milliseconds, precise, zone } from "../model/time.js";
 import { counted } from "../model/text.js";
-import { Problem, Text } from "./kit.js";
+import { Problem, Words } from "./kit.js";
 import { useKeys } from "./shell.js";
 
 const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
-const PAGE = 500;
-const KEPT = 3000;
+const LINES_AT_ONCE = 500;
+const LINES_KEPT = 3000;
 
 export function Logs({ run }) {
   return html`<section class="panel" aria-label="Logs"><${Lines} run=${run.id} live=${!isFinished(run.state)} tall /></section>`;
@@ -43,9 +43,9 @@ export function Lines({ run, taskRun, window, live, tall }) {
     if (window) where.push({ timestamp: { _gte: window.from, _lte: window.to } });
     if (known.length) where.push(before("timestamp", known[0]));
     try {
-      const { log } = await ask(LINES, { where: { _and: where }, limit: PAGE + 1 });
-      setOlder(log.length > PAGE);
-      setLines([...log.slice(0, PAGE).reverse(), ...known]);
+      const { log } = await ask(LINES, { where: { _and: where }, limit: LINES_AT_ONCE + 1 });
+      setOlder(log.length > LINES_AT_ONCE);
+      setLines([...log.slice(0, LINES_AT_ONCE).reverse(), ...known]);
       setError(null);
       setLoaded(true);
     } catch (problem) {
@@ -61,10 +61,10 @@ export function Lines({ run, taskRun, window, live, tall }) {
       cursor = change.cursor;
       if (!change.lines.length) return;
       setLines((known) => {
-        const ids = new Set(known.slice(-PAGE).map((line) => line.id));
+        const ids = new Set(known.slice(-LINES_AT_ONCE).map((line) => line.id));
         const fresh = change.lines.filter((line) => !ids.has(line.id));
         if (!following.peek()) unseen.value += fresh.length;
-        return [...known, ...fresh].slice(-KEPT);
+        return [...known, ...fresh].slice(-LINES_KEPT);
       });
     }, () => read([]));
   }, [key, live]);
@@ -107,5 +107,5 @@ export function Lines({ run, taskRun, window, live, tall }) {
 
 function Line({ line }) {
   const at = milliseconds(line.timestamp) ?? 0;
-  return html`<div class=${`line is-${line.level}`}><time datetime=${line.timestamp} title=${full(at)}>${precise(at)}</time> <span class="level">${line.level}</span> <span class="logger">${line.name ?? ""}</span> <span class="text"><${Text} text=${line.message} /></span></div>`;
+  return html`<div class=${`line is-${line.level}`}><time datetime=${line.timestamp} title=${full(at)}>${precise(at)}</time> <span class="level">${line.level}</span> <span class="logger">${line.name ?? ""}</span> <span class="text"><${Words} text=${line.message} /></span></div>`;
 }

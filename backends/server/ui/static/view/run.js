@@ -5,11 +5,11 @@ import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
 import { ARTIFACTS, ATTENTION, CANCEL, HEAD, PARTS, QUEUE, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
-import { ATTENTION as WANTED, FAILED, isFinished, look } from "../model/states.js";
+import { WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Copy, Counts, Dialog, Json, Name, Problem, State, Tabs, Text, Time, Took, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Bar, Copy, Counts, Dialog, Json, Name, Problem, State, Tabs, Words, Time, Took, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Graph } from "./graph.js";
 import { Logs } from "./logs.js";
@@ -107,7 +107,7 @@ function View({ run, counts, error, again, task, index }) {
         ${tab === "logs" && html`<${Logs} run=${run} tasks=${tasks} />`}
         ${tab === "artifacts" && html`<${Artifacts} ...${shared} />`}
         ${tab === "parameters" && html`<${Parameters} run=${run} />`}
-        ${tab === "history" && html`<${History} run=${run} />`}
+        ${tab === "history" && html`<${States} run=${run} />`}
       </div>
       ${task && isId(task) && html`<${TaskRun} key=${`${task} ${index}`} ...${shared} close=${href(["runs", run.id], { tab: query.value.get("tab") })} />`}
     </div>
@@ -142,7 +142,7 @@ function Head({ run, counts, sums, again }) {
       ${parent ? html`<span>part of <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
       <${Copy} text=${run.id} label="copy id" />
     </p>
-    ${run.state_message ? html`<p class="said"><${Text} text=${run.state_message} /></p>` : null}
+    ${run.state_message ? html`<p class="said"><${Words} text=${run.state_message} /></p>` : null}
     ${run.state === "Scheduled" && !parent ? html`<${Because} run=${run} />` : null}
     <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${repeated ? html` <span class="faint">· ${number(repeated)} with more than one attempt</span>` : null}</div>
     ${asks.value === "cancel" && html`<${Dialog} title=${`Cancel ${run.name}?`} action="Cancel the run" danger close=${() => (asks.value = "")} run=${async () => { await ask(CANCEL, { input: { flow_run_id: run.id } }); again(); }}>
@@ -221,13 +221,13 @@ function Parameters({ run }) {
     <section class="panel"><h2>Context</h2><${Json} value=${run.context} /></section>`;
 }
 
-function History({ run }) {
+function States({ run }) {
   const traceback = run.serialized_state?.context?.traceback;
   return html`<section class="panel"><h2>States of the flow run</h2>
     <table class="facts"><thead><tr><th scope="col">#</th><th scope="col">state</th><th scope="col">at</th><th scope="col">message</th></tr></thead>
-      <tbody>${run.states.map((state) => html`<tr key=${state.id}><td class="number">${state.version}</td><td><${State} state=${state.state} /></td><td><${Time} at=${state.timestamp} /></td><td><${Text} text=${state.message} /></td></tr>`)}</tbody></table></section>
+      <tbody>${run.states.map((state) => html`<tr key=${state.id}><td class="number">${state.version}</td><td><${State} state=${state.state} /></td><td><${Time} at=${state.timestamp} /></td><td><${Words} text=${state.message} /></td></tr>`)}</tbody></table></section>
     ${run.directives.length > 0 && html`<section class="panel"><h2>What people asked for</h2>
       <table class="facts"><thead><tr><th scope="col">what</th><th scope="col">of</th><th scope="col">by</th><th scope="col">at</th><th scope="col">note</th><th scope="col">done</th></tr></thead>
-        <tbody>${run.directives.map((each) => html`<tr key=${each.id}><td>${each.kind}</td><td>${each.task ? html`<${Name} of=${each.task} />${each.map_index >= 0 ? ` [${each.map_index}]` : ""}` : "the run"}</td><td>${each.author ?? "–"}</td><td><${Time} at=${each.created} /></td><td><${Text} text=${each.note} /></td><td><${Time} at=${each.obeyed} /></td></tr>`)}</tbody></table></section>`}
-    ${traceback ? html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></section>` : null}`;
+        <tbody>${run.directives.map((each) => html`<tr key=${each.id}><td>${each.kind}</td><td>${each.task ? html`<${Name} of=${each.task} />${each.map_index >= 0 ? ` [${each.map_index}]` : ""}` : "the run"}</td><td>${each.author ?? "–"}</td><td><${Time} at=${each.created} /></td><td><${Words} text=${each.note} /></td><td><${Time} at=${each.obeyed} /></td></tr>`)}</tbody></table></section>`}
+    ${traceback ? html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></section>` : null}`;
 }

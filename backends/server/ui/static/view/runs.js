@@ -11,7 +11,7 @@ import { clock, now, zone } from "../model/time.js";
 import { Bar, Name, Problem, State, Time, Took, useAnswer, useTitle } from "./kit.js";
 import { paused } from "./shell.js";
 
-const PAGE = 50;
+const RUNS_AT_ONCE = 50;
 const SPANS = new Map([["1 h", 3_600e3], ["24 h", 86_400e3], ["7 d", 7 * 86_400e3], ["30 d", 30 * 86_400e3]]);
 
 /** The filter that the address asks for. */
@@ -50,9 +50,9 @@ export function Runs() {
   const read = async (after) => {
     try {
       const condition = after.length ? [...where, before("created", after[after.length - 1])] : where;
-      const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: PAGE + 1 });
-      setMore(found.length > PAGE);
-      setRows([...after, ...found.slice(0, PAGE)]);
+      const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: RUNS_AT_ONCE + 1 });
+      setMore(found.length > RUNS_AT_ONCE);
+      setRows([...after, ...found.slice(0, RUNS_AT_ONCE)]);
       setError(null);
       setLoaded(true);
       if (!after.length) above.value = new Set();

@@ -150,7 +150,7 @@ function Help() {
 let chord = "";
 
 /** Keys of every view; those of one view are told as an event of the document. */
-export function listen() {
+export function listenToKeys() {
   addEventListener("keydown", (event) => {
     const target = event.target instanceof HTMLElement ? event.target : null;
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;

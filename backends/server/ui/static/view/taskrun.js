@@ -7,7 +7,7 @@ import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
-import { Copy, Name, Problem, State, Text, Time, Took, useAnswer, useThrottled } from "./kit.js";
+import { Copy, Name, Problem, State, Words, Time, Took, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
 import { Answer } from "./answer.js";
@@ -47,10 +47,10 @@ function Inside({ run, row, definition, again }) {
   return html`<p class="facts"><span class="big"><${State} state=${row.state} /></span> <${Time} at=${row.start_time} /> <${Took} run=${row} />
       ${tried.length > 1 ? html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>` : null}
       <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
-    ${row.state_message ? html`<p class="said"><${Text} text=${row.state_message} /></p>` : null}
+    ${row.state_message ? html`<p class="said"><${Words} text=${row.state_message} /></p>` : null}
     ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") ? html`<p><button type="button" class="primary" onClick=${() => (answering.value = true)}>Answer…</button></p>` : null}
     ${answering.value && html`<${Answer} row=${{ ...row, task: definition, flow_run: run }} close=${() => { answering.value = false; again(); }} />`}
-    ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Text} text=${traceback} limit=${12000} /></pre></details>` : null}
+    ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></details>` : null}
     <h3>States</h3>
     <ol class="states">${row.states.map((state, at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] ? html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>` : null}</li>`)}</ol>
     ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><button type="button" class="chip" aria-pressed=${chosen ? "false" : "true"} onClick=${() => set({ attempt: null })}>all</button>${tried.map((each) => html`<button key=${each.number} type="button" class="chip" aria-pressed=${chosen?.number === each.number ? "true" : "false"} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}</button>`)}</div>`}

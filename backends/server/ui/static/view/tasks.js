@@ -12,7 +12,7 @@ import { counted, number } from "../model/text.js";
 import { Bar, Counts, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
 import { Rows } from "./table.js";
 
-const PAGE = 100;
+const CHILDREN_AT_ONCE = 100;
 const COLUMNS = ["state", "task run", "message", "began", "took", ""];
 
 export function TaskRuns(props) {
@@ -75,13 +75,13 @@ function Tree({ run, counts, task, index, stamp }) {
     for (let place = view.current.from; place < Math.min(view.current.to, count); place += 1) {
       const lane = laneAt(place);
       const child = place - lane.at - 1;
-      const page = child < 0 ? -1 : Math.floor(child / PAGE);
+      const page = child < 0 ? -1 : Math.floor(child / CHILDREN_AT_ONCE);
       if (anew || !cache.current.has(`${lane.task.id} ${page}`)) wanted.set(`${lane.task.id} ${page}`, { task: lane.task.id, page });
     }
     try {
       const parents = [...wanted.values()].filter((each) => each.page < 0).map((each) => each.task);
       const reads = [...wanted].filter(([, each]) => each.page >= 0).map(async ([key, each]) => {
-        const { task_run: rows } = await ask(ROWS, { run: run.id, task: each.task, from: each.page * PAGE, limit: PAGE });
+        const { task_run: rows } = await ask(ROWS, { run: run.id, task: each.task, from: each.page * CHILDREN_AT_ONCE, limit: CHILDREN_AT_ONCE });
         cache.current.set(key, new Map(rows.map((row) => [row.map_index, row])));
       });
       if (parents.length) reads.push((async () => {
@@ -115,7 +115,7 @@ function Tree({ run, counts, task, index, stamp }) {
     <${Rows} label="Task runs" count=${count} columns=${COLUMNS} at=${at} seen=${(from, to) => { view.current = { from, to }; read(false); }} row=${(place) => {
       const lane = laneAt(place);
       const child = place - lane.at - 1;
-      const page = cache.current.get(`${lane.task.id} ${child < 0 ? -1 : Math.floor(child / PAGE)}`);
+      const page = cache.current.get(`${lane.task.id} ${child < 0 ? -1 : Math.floor(child / CHILDREN_AT_ONCE)}`);
       const row = page?.get(child);
       if (child >= 0) return html`<${Row} run=${run} task=${lane.task} index=${child} row=${row} selected=${lane.task.id === task && child === index} child />`;
       const isMapped = lane.task.mapped || children(lane) > 0;

