@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -58,3 +63,23 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("virtual_time") is not None:
         return {"virtual": VirtualLoop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Files share a process in changing company: what a test leaves in it is a surprise to whichever comes next.
+
+    What others change there by design, as Dask does the environment and a flow that is loaded the path, is taken back.
+    """
+    before = process_wide()
+    with mock.patch.dict(os.environ), mock.patch.object(sys, "path", [*sys.path]):
+        yield
+    assert process_wide() == before
+
+
+def process_wide() -> dict[str, Any]:
+    return {
+        "folder": os.getcwd(),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "logging": [logging.root.level, logging.root.manager.disable, logging.getLogger("flowloop").level],
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib
-import os
 import pkgutil
 import re
 import runpy
@@ -15,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -59,10 +57,10 @@ def test_code_compiles_and_imports_what_exists(block: str) -> None:
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with mock.patch.dict(os.environ, {"FLOWLOOP_HOME": str(tmp_path)}):  # which takes back what the page sets, too
-        for snippet, printed in run_page(page):
-            if snippet.printed is not None:
-                assert printed == snippet.printed, f"{page.name}:{snippet.line}"
+    monkeypatch.setenv("FLOWLOOP_HOME", str(tmp_path))
+    for snippet, printed in run_page(page):
+        if snippet.printed is not None:
+            assert printed == snippet.printed, f"{page.name}:{snippet.line}"
 
 
 def test_the_tutorial_can_be_followed_to_the_letter(tmp_path: Path) -> None:

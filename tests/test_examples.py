@@ -191,7 +191,7 @@ async def served(app: Any) -> AsyncIterator[httpx.AsyncClient]:
             await super().startup(sockets)
             started.set()
 
-    server = Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    server = Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     serving = asyncio.create_task(server.serve())
     try:
         await started.wait()

@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
 def serve(app: Any) -> Iterator[str]:
     """Serve an ASGI app while the block lasts, and give its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, lifespan="on", log_level="warning", timeout_graceful_shutdown=5)
+        config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=5)
         server = _Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
         thread.start()

@@ -244,7 +244,8 @@ async def served(folder):
     """Serve the API, and yield it with the kubeconfig file that leads to it."""
     api = Api()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(api.app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn.Config(api.app, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+        server.capture_signals = contextlib.nullcontext
         serving = asyncio.create_task(server.serve([listening]))
         api.config_file = folder / "kubeconfig"
         api.config_file.write_text(KUBECONFIG % listening.getsockname()[1])

@@ -391,7 +391,7 @@ async def shelf():
     import uvicorn
 
     app = Shelf()
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     await server.startup()
