@@ -39,18 +39,27 @@ def with_reason(state: StateT, error: BaseException | None = None) -> StateT:
     """
     if isinstance(state.message, str):
         state.message = masked(state.message)
-    error = error or state.result
-    if isinstance(error, BaseException) and error.__traceback__ is not None:
+    error = state.result if error is None else error
+    # past what its class makes of it, which is code of users
+    if isinstance(error, BaseException) and BaseException.__getattribute__(error, "__traceback__") is not None:
         state.context[TRACEBACK] = explained(error)
     return state
 
 
 def explained(error: BaseException) -> str:
-    """Return the traceback of an error as text: without the frames of flowloop, its secrets masked, and bounded."""
-    told = traceback.TracebackException.from_exception(error, compact=True)
-    for one in _with_causes(told):
-        one.stack = _trimmed(one.stack)
-    return masked(_bounded("".join(told.format()).rstrip()))
+    """Return the traceback of an error as text: without the frames of flowloop, its secrets masked, and bounded.
+
+    Notes, causes and the fields of a SyntaxError may be code of users: where that fails, the text says so.
+    """
+    try:
+        told = traceback.TracebackException.from_exception(error, compact=True)
+        for one in _with_causes(told):
+            one.stack = _trimmed(one.stack)
+        return masked(_bounded("".join(told.format()).rstrip()))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
+        return f"<{type(error).__qualname__}, whose traceback fails with {type(problem).__name__}>"
 
 
 def _with_causes(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

@@ -42,9 +42,14 @@ _CLOUD = (
     "unit/test_plans.py engine/test_cloud_*.py engine/test_cancel_near_the_start.py engine/test_left_by_failures.py "
 )
 _CLOUD += "engine/test_never_left.py engine/test_directives.py backends/test_steps_ahead.py "
-_CLOUD += "engine/test_results_elsewhere.py"
+_CLOUD += "engine/test_results_elsewhere.py engine/test_one_way.py engine/test_handed_over.py engine/test_calls.py "
+_CLOUD += "engine/test_parameters.py backends/test_pruned_results.py backends/test_ends.py"
 _DRIVE = "engine/test_cancellation.py engine/test_mapped_flows.py engine/test_flow_runner_steps.py "
-_DRIVE += "engine/test_backlog.py engine/test_release.py engine/test_one_net.py engine/test_retries.py"
+_DRIVE += "engine/test_backlog.py engine/test_release.py engine/test_one_net.py engine/test_retries.py "
+_DRIVE += "engine/test_cancel_near_the_start.py engine/test_cancel_at_every_await.py engine/test_left_by_failures.py "
+_DRIVE += "engine/test_context_and_logs.py engine/test_telemetry.py engine/test_visualize.py engine/test_places.py "
+_DRIVE += "engine/test_handed_over.py engine/test_the_thirty.py engine/test_never_left.py engine/test_cloud_resume.py "
+_DRIVE += "backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py"
 _STORE = "backends/store/test_transitions.py backends/store/test_ownership.py backends/store/test_rules.py "
 _STORE += "backends/store/test_queue.py backends/store/test_limits.py backends/store/test_services.py"
 
@@ -52,10 +57,12 @@ TESTS = {
     "engine/_run/ahead.py": "unit/test_ahead.py backends/test_steps_ahead.py",
     "engine/_run/body.py": f"{_STEPS} engine/test_results.py engine/test_cancellation.py engine/test_streaming.py "
     "engine/test_context_and_logs.py engine/test_cloud_resume.py engine/test_trusted_results.py engine/test_limits.py "
-    "engine/test_handed_over.py engine/test_local_executor.py",
+    "engine/test_handed_over.py engine/test_local_executor.py engine/test_places.py engine/test_one_way.py "
+    "engine/test_cloud_task_runner.py engine/test_cloud_returned_is_recorded.py engine/test_never_left.py "
+    "engine/test_cancel_near_the_start.py engine/test_resources.py",
     "engine/_run/caching.py": "unit/test_caching.py engine/test_cache_identity.py engine/test_cloud_cache.py "
     "engine/test_trusted_results.py",
-    "engine/_run/drive.py": f"{_DRIVE} backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py",
+    "engine/_run/drive.py": _DRIVE,
     "engine/_run/gates.py": "unit/test_where_bodies_run.py engine/test_places.py",
     "engine/_run/keeping.py": "unit/test_where_bodies_run.py",
     "engine/_run/ledger.py": "unit/test_ledger.py",
@@ -285,6 +292,7 @@ def in_fork(work: Callable[[], Any], patience: float) -> Any:
 
     def begin(end: Connection) -> None:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell begins in the background ignores it
         log = os.open(LOG, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(log, stream)

@@ -243,6 +243,62 @@ async def test_a_message_that_cannot_be_written(name, memory, settings):
     assert recorded == {"fails-1": "Failed"}
 
 
+class Unlisted:
+    def __dir__(self):
+        raise Panic("no names")
+
+
+def with_a_note_that_fails():
+    class Noted(ValueError):
+        @property
+        def __notes__(self):
+            raise Panic("no notes")
+
+    raise Noted("the body")
+
+
+def with_a_cause_that_fails():
+    class Caused(ValueError):
+        def __getattribute__(self, name):
+            if name in ("__cause__", "__traceback__"):
+                raise Panic("no cause")
+            return super().__getattribute__(name)
+
+    raise Caused("the body")
+
+
+def with_no_truth():
+    class Neither(ValueError):
+        def __bool__(self):
+            raise Panic("neither true nor false")
+
+    raise Neither("the body")
+
+
+UNTOLD = {
+    "note": with_a_note_that_fails,
+    "cause": with_a_cause_that_fails,
+    "truth": with_no_truth,
+    "names that it might have meant": lambda: Unlisted().missing,
+}
+
+
+@pytest.mark.parametrize("body", UNTOLD.values(), ids=UNTOLD)
+@pytest.mark.parametrize("where", ["body", "handler", "trigger"])
+async def test_an_error_whose_traceback_cannot_be_told(where, body, memory, settings):
+    def when_it_runs(it, old, new):
+        return body() if new.is_running() else None
+
+    options = {"handler": {"state_handlers": [when_it_runs]}, "trigger": {"trigger": lambda upstream: body()}}
+    with Flow("untold") as flow:
+        bad = task(body if where == "body" else lambda: 1, name="bad", **options.get(where, {}))()
+        other = task(lambda: 1, name="other")()
+    state, recorded = await ended_as_recorded(flow, memory, settings)
+    ended = "TriggerFailed" if where == "trigger" else "Failed"
+    assert recorded == {flow.slugs[bad]: ended, flow.slugs[other]: "Success"}
+    assert state.result[bad].traceback
+
+
 async def test_an_error_that_cannot_be_shown(memory, settings):
     class Silent(ValueError):
         def __str__(self):
