@@ -461,9 +461,9 @@ class StoreBackend:
         operation = self.store.set_schedule_active if active else self.store.set_schedule_inactive
         return bool((await self._call(operation, flow_id=flow_id))["success"])
 
-    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
+    async def set_limit(self, kind: str, name: str, limit: int | None, *, period: float | None = None) -> None:
         """See `Backend.set_limit`."""
-        await self._call(self.store.set_limit, kind=kind, name=name, limit=limit)
+        await self._call(self.store.set_limit, kind=kind, name=name, limit=limit, period=period)
 
     async def get_secret(self, name: str) -> Any:
         """See `Backend.get_secret`."""

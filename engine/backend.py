@@ -283,17 +283,20 @@ class FlowSummary(msgspec.Struct, frozen=True):
 
 
 class LimitRecord(msgspec.Struct, frozen=True):
-    """How many runs go on at once.
+    """How many runs go on at once, or how often they begin.
 
     Args:
-        - kind: ``"tag"`` for the task runs of tasks with a tag, ``"label"`` for flow runs with a label
+        - kind: ``"tag"`` for how many task runs with a tag go on at once, ``"rate"`` for how many of them begin in a
+            period, ``"label"`` for how many flow runs with a label go on at once
         - name: the tag, or the label
         - limit: how many
+        - period: of a rate, in how many seconds; no such time sees more
     """
 
     kind: str
     name: str
     limit: int
+    period: float | None = None
 
 
 class NotificationRule(msgspec.Struct, frozen=True):
@@ -598,7 +601,7 @@ class Backend(Protocol):
         ...
 
     async def list_limits(self) -> list[LimitRecord]:
-        """Return the limits on task tags and on the labels of flow runs, by kind and name."""
+        """Return the limits on task tags, the rates of these, and the limits on the labels of flow runs, by name."""
         ...
 
     async def get_run_logs(self, flow_run_id: str, *, skip: int = 0, limit: int = 1000) -> list[LogRecord]:
@@ -774,8 +777,12 @@ class Backend(Protocol):
         """Plan the runs of a flow after its schedule from now on, or no more; return whether it has a schedule."""
         ...
 
-    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
-        """Set how many runs go on at once; None takes the limit away. See `LimitRecord`."""
+    async def set_limit(self, kind: str, name: str, limit: int | None, *, period: float | None = None) -> None:
+        """Set how many runs go on at once, or with a `period` begin in one; None takes the limit away.
+
+        Who is held back is `Queued`, and has its turn by `Needs.priority`, of one priority by how long it waits. See
+        `LimitRecord`.
+        """
         ...
 
     async def get_secret(self, name: str) -> Any:

@@ -20,6 +20,7 @@ from .context import FlowScope, TaskScope, current_task_scope, flow_scope, now, 
 from .context import values as _values
 from .edge import Edge
 from .errors import SerializationError
+from .executors.place import priority_of
 from .remote import Remote
 from .result import NoResult, Result
 from .retries import delay_after, doubling_delay
@@ -675,6 +676,8 @@ class TaskRunner(BodyRunner):
             running.context["task_run_count"] = attempt
         if (answer := current.get("answer")) is not None:
             running.context["answer"] = answer
+        if self.task.tags and (priority := priority_of(self.task.needs)):  # a limit of the backend goes by it
+            running.context["priority"] = priority
         return running
 
     @call_state_handlers

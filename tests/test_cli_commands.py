@@ -326,6 +326,11 @@ def test_schedules_and_limits_are_set(home: Path) -> None:
     assert [flow["schedule_active"] for flow in documents(invoke("flows", "--json"))] == [True]
     invoke("limits", "set", "tag", "db", "3")
     assert invoke("limits").stdout == "tag db: 3\n"
+    assert invoke("limits", "set", "rate", "db", "10", "--per", "60").stdout == "rate db: 10 per 60 s\n"
+    assert invoke("limits").stdout == "tag db: 3\nrate db: 10 per 60 s\n"
+    assert "--per SECONDS" in invoke("limits", "set", "rate", "db", "10", code=1).stderr
+    assert "--per SECONDS" in invoke("limits", "set", "tag", "db", "10", "--per", "1", code=1).stderr
+    invoke("limits", "remove", "rate", "db")
     invoke("limits", "remove", "tag", "db")
     assert "Nothing is limited" in invoke("limits").stdout
 

@@ -591,7 +591,7 @@ async def next_runs(flow: str, limit: int, backend: str | None, as_json: bool) -
 @json_option
 @click.pass_context
 def limits(ctx: click.Context, backend: str | None, as_json: bool) -> None:
-    """Show, and set, how much goes on at once.
+    """Show, and set, how much goes on at once, and how often it begins.
 
     Task runs by the tags of their tasks, flow runs by their labels.
     """
@@ -607,28 +607,31 @@ async def _show_limits(backend: str | None, as_json: bool) -> None:
     async with opened(settings_for(backend), to_look=True) as open_backend:
         found = await open_backend.list_limits()
     for limit in found:
-        document = {"kind": limit.kind, "name": limit.name, "limit": limit.limit}
-        _told(as_json, f"{limit.kind} {limit.name}: {limit.limit}", document)
+        _tell_limit(limit.kind, limit.name, limit.limit, limit.period, as_json)
     if not found and not as_json:
         click.echo(f"Nothing is limited in {open_backend.url}.")
 
 
-_kind_argument = click.argument("kind", type=click.Choice(["tag", "label"]))
+_kind_argument = click.argument("kind", type=click.Choice(["tag", "rate", "label"]))
 
 
 @limits.command("set")
 @_kind_argument
 @click.argument("name")
 @click.argument("limit", type=click.IntRange(0))
+@click.option("--per", type=float, metavar="SECONDS", help="Of a rate: in how many seconds so many begin.")
 @backend_option
 @json_option
 @as_async
-async def set_limit(kind: str, name: str, limit: int, backend: str | None, as_json: bool) -> None:
-    """Set how many go on at once.
+async def set_limit(kind: str, name: str, limit: int, per: float | None, backend: str | None, as_json: bool) -> None:
+    """Set how many go on at once, or how often they begin.
 
-    Of the task runs with a tag, or of the flow runs with a label.
+    Of the task runs with a tag, or of the flow runs with a label; a rate is of the task runs with a tag, for instance
+    `flowloop limits set rate api 10 --per 60`.
     """
-    await _set_limit(kind, name, limit, backend, as_json)
+    if (kind == "rate") != (per is not None):
+        raise FlowloopError("a rate, and nothing else, is so many --per SECONDS: limits set rate api 10 --per 60")
+    await _set_limit(kind, name, limit, per, backend, as_json)
 
 
 @limits.command("remove")
@@ -639,11 +642,18 @@ async def set_limit(kind: str, name: str, limit: int, backend: str | None, as_js
 @as_async
 async def remove_limit(kind: str, name: str, backend: str | None, as_json: bool) -> None:
     """Take a limit away."""
-    await _set_limit(kind, name, None, backend, as_json)
+    await _set_limit(kind, name, None, None, backend, as_json)
 
 
-async def _set_limit(kind: str, name: str, limit: int | None, backend: str | None, as_json: bool) -> None:
+async def _set_limit(
+    kind: str, name: str, limit: int | None, per: float | None, backend: str | None, as_json: bool
+) -> None:
     async with opened(settings_for(backend)) as open_backend:
-        await open_backend.set_limit(kind, name, limit)
-    shown = "no limit" if limit is None else str(limit)
-    _told(as_json, f"{kind} {name}: {shown}", {"kind": kind, "name": name, "limit": limit})
+        await open_backend.set_limit(kind, name, limit, period=per)
+    _tell_limit(kind, name, limit, per, as_json)
+
+
+def _tell_limit(kind: str, name: str, limit: int | None, per: float | None, as_json: bool) -> None:
+    shown = "no limit" if limit is None else f"{limit}" if per is None else f"{limit} per {per:g} s"
+    period = {} if per is None else {"period": per}
+    _told(as_json, f"{kind} {name}: {shown}", {"kind": kind, "name": name, "limit": limit, **period})

@@ -63,6 +63,7 @@ from ...engine.settings import Settings
 from ...engine.state import State
 from .._circuit import Circuit, CircuitState
 from .._hub import Hub
+from .._line import checked_rate
 from ..batcher import Batcher, RequestRejected
 from . import texts as documents
 from .subscription import Subscriptions
@@ -450,9 +451,12 @@ class GraphQLBackend:
     async def list_limits(self) -> list[LimitRecord]:
         """See `Backend.list_limits`."""
         answer = await self._read(documents.LIMITS)
+        if self._is_flowloop:
+            answer |= await self._read(documents.RATES)
         return [
-            *(LimitRecord("tag", row["tag"], row["limit"]) for row in answer["task_tag_limit"]),
-            *(LimitRecord("label", row["name"], row["limit"]) for row in answer["flow_concurrency_limit"]),
+            LimitRecord(kind, row[key], row["limit"], row.get("period"))
+            for kind, (table, key, _) in documents.LIMIT_KINDS.items()
+            for row in answer.get(table, ())
         ]
 
     async def get_run_logs(self, flow_run_id: str, *, skip: int = 0, limit: int = 1000) -> list[LogRecord]:
@@ -658,15 +662,16 @@ class GraphQLBackend:
         field = "set_schedule_active" if active else "set_schedule_inactive"
         return bool((await self._mutate(field, flow_id=flow_id))["success"])
 
-    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
+    async def set_limit(self, kind: str, name: str, limit: int | None, *, period: float | None = None) -> None:
         """See `Backend.set_limit`."""
         if kind not in documents.LIMIT_KINDS:
             raise BackendRejected(f"There are limits of the kinds {', '.join(documents.LIMIT_KINDS)}, not {kind!r}.")
-        table, key = documents.LIMIT_KINDS[kind]
+        table, key, query = documents.LIMIT_KINDS[kind]
         if limit is not None:
-            await self._mutate(f"update_{table}", **{key: name}, limit=limit)
+            rate = {"period": checked_rate(limit, period)} if kind == "rate" else {}
+            await self._mutate(f"update_{table}", **{key: name}, limit=limit, **rate)
             return
-        found = [row["id"] for row in (await self._read(documents.LIMITS))[table] if row[key] == name]
+        found = [row["id"] for row in (await self._read(query))[table] if row[key] == name]
         if not found:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
         await self._mutate(f"delete_{table}", limit_id=found[0])

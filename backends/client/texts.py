@@ -106,6 +106,8 @@ query {
   flow_concurrency_limit(order_by: {name: asc}) { id name limit }
 }"""
 
+RATES = "query { task_rate_limit(order_by: {tag: asc}) { id tag limit period } }"
+
 _DIRECTIVE = "id flow_run_id kind author created task map_index value note tag obeyed epoch"
 
 DIRECTIVES = f"""
@@ -136,7 +138,12 @@ def with_parents(text: str) -> str:
     return text.replace(_SUMMARY, f"{_SUMMARY} parent_task_run_id")
 
 
-LIMIT_KINDS = {"tag": ("task_tag_limit", "tag"), "label": ("flow_concurrency_limit", "name")}
+LIMIT_KINDS = {
+    "tag": ("task_tag_limit", "tag", LIMITS),
+    "rate": ("task_rate_limit", "tag", RATES),
+    "label": ("flow_concurrency_limit", "name", LIMITS),
+}
+"""Of each kind of limit its table, the column that says what it is for, and the query that it is in."""
 
 FAILURES = """
 query ($id: uuid!, $states: [String!], $after: uuid!, $limit: Int!) {
@@ -189,6 +196,7 @@ _ANSWERS = {
     "delete_flow_concurrency_limit": "success",
     "delete_flow_run": "success",
     "delete_notification": "success",
+    "delete_task_rate_limit": "success",
     "delete_task_tag_limit": "success",
     "direct_flow_run": _DIRECTIVE,
     "obey_directive": "success",
@@ -198,6 +206,7 @@ _ANSWERS = {
     "set_schedule_inactive": "success",
     "set_secret": "success",
     "update_flow_concurrency_limit": "id",
+    "update_task_rate_limit": "id",
     "update_task_tag_limit": "id",
     "create_flow_from_compressed_string": "id",
     "create_flow_run": "id",

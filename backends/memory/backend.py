@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
 
@@ -45,6 +46,7 @@ from ...engine.clock import Clock, SystemClock
 from ...engine.directives import HELD, LIVES, PART, Directive, can_be, check_state, checked, limits_of, state_of
 from ...engine.errors import BackendRejected, FlowRunOwned
 from ...engine.given import check_given, check_names
+from ...engine.limits import Rate
 from ...engine.serialization import decode_state, encode_state
 from ...engine.settings import Settings
 from ...engine.state import (
@@ -61,7 +63,8 @@ from ...engine.state import (
     Success,
 )
 from .._hub import Hub
-from .rows import Entry, Flow, FlowRun, Run, TaskRun, in_turn
+from .._line import Waiter, ahead, beginning, checked_rate, priority_in, why_not_yet, within
+from .rows import Entry, Flow, FlowRun, Run, TaskRun, Waiting, in_turn
 
 __all__ = ["MemoryBackend"]
 
@@ -82,6 +85,7 @@ class MemoryBackend:
         - heartbeats: flow run id to the time of its last heartbeat
         - artifacts: what task runs made for people to look at, by id
         - task_tag_limits: task tag to how many task runs with it may run at once; the next one is queued
+        - task_rates: task tag to how often task runs with it may begin
         - flow_run_limit: how many flow runs may run at once
 
     Example:
@@ -98,6 +102,9 @@ class MemoryBackend:
         self.heartbeats: dict[str, datetime.datetime] = {}
         self.artifacts: dict[str, ArtifactRecord] = {}
         self.task_tag_limits: dict[str, int] = {}
+        self.task_rates: dict[str, Rate] = {}
+        self._begun: defaultdict[str, list[float]] = defaultdict(list)
+        self._line: dict[str, Waiting] = {}
         self._secrets: dict[str, Any] = {}
         self.flow_run_limit: int | None = None
         self._queue_interval = datetime.timedelta(seconds=(settings or Settings()).queue_interval)
@@ -380,7 +387,10 @@ class MemoryBackend:
 
     async def list_limits(self) -> list[LimitRecord]:
         """See `Backend.list_limits`."""
-        return [LimitRecord("tag", tag, limit) for tag, limit in sorted(self.task_tag_limits.items())]
+        return [
+            *(LimitRecord("tag", tag, limit) for tag, limit in sorted(self.task_tag_limits.items())),
+            *(LimitRecord("rate", tag, rate.count, rate.period) for tag, rate in sorted(self.task_rates.items())),
+        ]
 
     async def get_run_logs(self, flow_run_id: str, *, skip: int = 0, limit: int = 1000) -> list[LogRecord]:
         """See `Backend.get_run_logs`."""
@@ -443,7 +453,7 @@ class MemoryBackend:
             run.owner, run.epoch = None, run.epoch + 1
         recorded = state
         if type(state) is Running and run.state is not Running and self._flow_runs_are_full():
-            recorded = self._queued("the limit of flow runs at once is reached")
+            recorded = self._queued("Queued: the limit of flow runs at once is reached")
         self._record(run, recorded, sent)
         if type(state) is Cancelled:
             self._end_task_runs(run, state)
@@ -484,9 +494,10 @@ class MemoryBackend:
         if begins:
             run.flow_run.prolong(epoch, self._clock.now())
         recorded = state
-        full = self._full_tag(state) if begins and not run.holds_places else None
-        if full is not None:
-            recorded = self._queued(f"the limit of task runs tagged {full!r} is reached")
+        if begins and not run.holds_places:
+            recorded = self._held_back(run, state) or state
+        if recorded is state:
+            self._line.pop(run.id, None)
         self._record(run, recorded, sent)
         return self._answer(state, run.newest)
 
@@ -710,13 +721,14 @@ class MemoryBackend:
         """See `Backend.set_schedule_active`."""
         raise BackendRejected("a flow in memory runs after no schedule: use a database")
 
-    async def set_limit(self, kind: str, name: str, limit: int | None) -> None:
+    async def set_limit(self, kind: str, name: str, limit: int | None, *, period: float | None = None) -> None:
         """See `Backend.set_limit`; there are limits on tags alone."""
-        if kind != "tag":
+        if kind not in ("tag", "rate"):
             raise BackendRejected(f"there is no limit of the kind {kind!r} in memory")
+        limits: dict[str, Any] = self.task_tag_limits if kind == "tag" else self.task_rates
         if limit is not None:
-            self.task_tag_limits[name] = limit
-        elif self.task_tag_limits.pop(name, None) is None:
+            limits[name] = limit if kind == "tag" else Rate(limit, checked_rate(limit, period))
+        elif limits.pop(name, None) is None:
             raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
 
     async def get_secret(self, name: str) -> Any:
@@ -925,21 +937,53 @@ class MemoryBackend:
                 self._end_task_runs(part, state)
         for run in flow_run.task_runs.values():
             if not run.meaning.ends:
+                self._line.pop(run.id, None)
                 self._record(run, state)
 
-    def _queued(self, why: str) -> Queued:
-        return Queued(f"Queued: {why}", start_time=self._clock.now() + self._queue_interval)
+    def _queued(self, why: str, wait: datetime.timedelta | None = None) -> Queued:
+        return Queued(why, start_time=self._clock.now() + (self._queue_interval if wait is None else wait))
 
     def _flow_runs_are_full(self) -> bool:
         running = sum(run.meaning.runs for run in self._flow_runs.values())
         return self.flow_run_limit is not None and running >= self.flow_run_limit
 
-    def _full_tag(self, state: State) -> str | None:
-        for tag in state.context.get("tags", ()):
-            limit = self.task_tag_limits.get(tag)
-            if limit is not None and limit <= sum(self._holds(run, tag) for run in self._task_runs.values()):
-                return str(tag)
-        return None
+    def _held_back(self, run: TaskRun, state: State) -> Queued | None:
+        """Return what a task run is to be recorded as that may not begin yet, and put it into its lines."""
+        now, waiting = self._clock.now().timestamp(), self._line.get(run.id)
+        waiter = Waiter(priority_in(state.context), now if waiting is None else waiting.who.since, run.id)
+        opened = dict(self._opened(waiter, state.context.get("tags", ()), now))
+        closed = {limit: at for limit, at in opened.items() if at > now}
+        if not closed:
+            for kind, tag in opened:
+                if kind == "rate":
+                    self._begun[tag].append(now)
+            return None
+        (kind, tag), at = max(closed.items(), key=lambda one: one[1])
+        rate = self.task_rates.get(tag)
+        if kind == "tag" or rate is None:
+            queued = self._queued(f"Queued: the limit of task runs tagged {tag!r} is reached")
+        else:
+            wait = min(datetime.timedelta(seconds=at - now), self._queue_interval)
+            queued = self._queued(why_not_yet(tag, rate.count, rate.period, at), wait)
+        assert queued.start_time is not None
+        waiter.due = queued.start_time.timestamp()
+        self._line[run.id] = Waiting(waiter, (set() if waiting is None else waiting.limits) | set(closed))
+        return queued
+
+    def _opened(self, waiter: Waiter, tags: Iterable[str], now: float) -> Iterator[tuple[tuple[str, str], float]]:
+        """Yield when each limit lets a run begin; infinite where nobody knows."""
+        for tag in tags:
+            number, rate = self.task_tag_limits.get(tag), self.task_rates.get(tag)
+            if number is not None:
+                free = number - sum(self._holds(run, tag) for run in self._task_runs.values())
+                yield ("tag", tag), now if free > self._ahead(waiter, ("tag", tag), now) else math.inf
+            if rate is not None:
+                begun = self._begun[tag] = within(self._begun[tag], rate.period, now)
+                before = self._ahead(waiter, ("rate", tag), now)
+                yield ("rate", tag), beginning(begun, rate.count, rate.period, before, now)
+
+    def _ahead(self, waiter: Waiter, limit: tuple[str, str], now: float) -> int:
+        return ahead(waiter, (one.who for one in self._line.values() if limit in one.limits), now)
 
     def _holds(self, run: TaskRun, tag: str) -> bool:
         return run.holds_places and tag in decode_state(run.newest.document).context.get("tags", ())

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...engine import lifecycle
 from ...engine.backend import (
@@ -23,6 +23,7 @@ from ...engine.backend import (
 from ...engine.errors import BackendRejected, OwnershipLost, VersionLockMismatch
 from ...engine.serialization import decode_state
 from ...engine.state import Pending, Resume, Running, Scheduled, State
+from .._line import Waiter
 
 __all__ = ["Entry", "Flow", "FlowRun", "Run", "TaskRun", "in_turn"]
 
@@ -281,6 +282,13 @@ class TaskRun(Run):
             start_time=self.start_time,
             end_time=self.end_time,
         )
+
+
+class Waiting(NamedTuple):
+    """A task run that is held back: who waits, and by which limits, kind and tag."""
+
+    who: Waiter
+    limits: set[tuple[str, str]]
 
 
 def in_turn(runs: Iterable[FlowRun]) -> list[FlowRun]:

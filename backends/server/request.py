@@ -34,6 +34,8 @@ _OTHER = {
     "notifications": "admin",
     "set_notification": "admin",
     "delete_notification": "admin",
+    "update_task_rate_limit": "admin",
+    "delete_task_rate_limit": "admin",
     "update_task_tag_limit": "admin",
     "delete_task_tag_limit": "admin",
     "update_flow_concurrency_limit": "admin",

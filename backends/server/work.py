@@ -11,6 +11,7 @@ from graphql import GraphQLSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ...engine.lifecycle import WAITING
+from .._line import within
 from ..store.queue import knows, suits
 from ..store.schema import metadata
 from .database import reading
@@ -75,6 +76,7 @@ async def _limits(call: Call, field: Field, given: dict[str, Any]) -> list[dict[
     async with reading(call.store, call.budget.seconds) as connection:
         return [
             *await _limits_of(connection, call, "task_tag_limit", "tag", "task_slot"),
+            *await _rates(connection, call),
             *await _limits_of(connection, call, "flow_concurrency_limit", "name", "flow_slot"),
         ]
 
@@ -86,6 +88,15 @@ async def _limits_of(connection: AsyncConnection, call: Call, table: str, key: s
     kind = "task" if table == "task_tag_limit" else "flow"
     return [
         dict(row) | {"kind": kind} for row in await _rows(connection, _mine(call, table, wanted).order_by(limit[key]))
+    ]
+
+
+async def _rates(connection: AsyncConnection, call: Call) -> list[dict[str, Any]]:
+    rate, now = metadata.tables["task_rate_limit"].c, call.store.clock.now().timestamp()
+    wanted = sa.select(rate.id, rate.tag.label("name"), rate.limit, rate.period, rate.begun)
+    return [
+        {"kind": "rate", **row, "used": len(within(row["begun"], row["period"], now))}
+        for row in await _rows(connection, _mine(call, "task_rate_limit", wanted).order_by(rate.tag))
     ]
 
 

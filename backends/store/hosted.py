@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Connection, delete, or_, select, update
 
 from ...engine.errors import BackendRejected, FlowloopError
+from .._line import checked_rate
 from .records import Caller, Payload
 from .tx import Tx, in_utc, tables
 
@@ -26,6 +27,7 @@ __all__ = [
     "delete_flow_concurrency_limit",
     "delete_key_value",
     "delete_secret",
+    "delete_task_rate_limit",
     "delete_task_tag_limit",
     "list_api_keys",
     "note_use",
@@ -35,6 +37,7 @@ __all__ = [
     "set_limit",
     "set_secret",
     "update_flow_concurrency_limit",
+    "update_task_rate_limit",
     "update_task_tag_limit",
 ]
 
@@ -134,6 +137,16 @@ def delete_task_tag_limit(tx: Tx, *, limit_id: str) -> Payload:
     return _delete(tx, "task_tag_limit", limit_id, "Invalid limit ID.")
 
 
+def update_task_rate_limit(tx: Tx, *, tag: str, limit: int, period: float) -> Payload:
+    """Limit how many task runs with a tag begin in any `period` seconds."""
+    return _put_limit(tx, "task_rate_limit", {"tag": tag}, limit, period=checked_rate(limit, period))
+
+
+def delete_task_rate_limit(tx: Tx, *, limit_id: str) -> Payload:
+    """Take a rate away."""
+    return _delete(tx, "task_rate_limit", limit_id, "Invalid limit ID.")
+
+
 def update_flow_concurrency_limit(tx: Tx, *, name: str, limit: int) -> Payload:
     """Limit how many flow runs with a label run at once."""
     return _put_limit(tx, "flow_concurrency_limit", {"name": name}, limit)
@@ -144,35 +157,41 @@ def delete_flow_concurrency_limit(tx: Tx, *, limit_id: str) -> Payload:
     return _delete(tx, "flow_concurrency_limit", limit_id, "Invalid limit ID.")
 
 
-LIMITS = {"tag": ("task_tag_limit", "tag"), "label": ("flow_concurrency_limit", "name")}
+LIMITS = {
+    "tag": ("task_tag_limit", "tag"),
+    "rate": ("task_rate_limit", "tag"),
+    "label": ("flow_concurrency_limit", "name"),
+}
 """What kinds of limits there are: where each is kept, and the column that says what it is for."""
 
 
-def set_limit(tx: Tx, *, kind: str, name: str, limit: int | None) -> Payload:
-    """Set how many runs go on at once; None takes the limit away.
+def set_limit(tx: Tx, *, kind: str, name: str, limit: int | None, period: float | None = None) -> Payload:
+    """Set how many runs go on at once, or how many begin in a period; None takes the limit away.
 
     Args:
         - kind: one of `LIMITS`
         - name: the tag of the tasks, or the label of the flow runs
         - limit: how many
+        - period: of a rate, in how many seconds
     """
     if kind not in LIMITS:
         raise BackendRejected(f"There are limits of the kinds {', '.join(LIMITS)}, not {kind!r}.")
     table, column = LIMITS[kind]
     if limit is not None:
-        return _put_limit(tx, table, {column: name}, limit)
+        rate = {"period": checked_rate(limit, period)} if kind == "rate" else {}
+        return _put_limit(tx, table, {column: name}, limit, **rate)
     row = tx.first(select(tables[table].c.id).where(tx.mine(table), tables[table].c[column] == name))
     if row is None:
         raise BackendRejected(f"There is no limit for the {kind} {name!r}.")
     return _delete(tx, table, row["id"], "Invalid limit ID.")
 
 
-def _put_limit(tx: Tx, table: str, key: dict[str, str], limit: int) -> Payload:
+def _put_limit(tx: Tx, table: str, key: dict[str, str], limit: int, **rate: float) -> Payload:
     if not all(key.values()):
         raise BackendRejected("A limit needs a tag or a label.")
     if limit < 0:
         raise BackendRejected("A limit must not be negative.")
-    return {"id": tx.put(table, {"tenant_id": tx.tenant_or_default(None), **key}, {"limit": limit})}
+    return {"id": tx.put(table, {"tenant_id": tx.tenant_or_default(None), **key}, {"limit": limit, **rate})}
 
 
 # -- API keys ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, and_, case, false, func, not_, or_, select
+from sqlalchemy import ColumnElement, RowMapping, and_, case, false, func, not_, null, or_, select
 
 from ...engine import lifecycle
 from ...engine.backend import FlowRunFilter
@@ -218,11 +218,12 @@ def list_flows(tx: Tx) -> list[Payload]:
 
 
 def list_limits(tx: Tx) -> list[Payload]:
-    """Return the limits on task tags and on the labels of flow runs: ``kind``, ``name``, ``limit``."""
+    """Return the limits on task tags and on the labels of flow runs: ``kind``, ``name``, ``limit``, ``period``."""
     found: list[Payload] = []
     for kind, (table, key) in LIMITS.items():
         limit = tables[table].c
-        rows = tx.all(select(limit[key].label("name"), limit.limit).where(tx.mine(table)).order_by(limit[key]))
+        period = limit.get("period", null().label("period"))
+        rows = tx.all(select(limit[key].label("name"), limit.limit, period).where(tx.mine(table)).order_by(limit[key]))
         found += [{"kind": kind, **row} for row in rows]
     return found
 

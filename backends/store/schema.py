@@ -407,6 +407,15 @@ _table(
     UniqueConstraint("tenant_id", "tag"),
 )
 _table(
+    "task_rate_limit",
+    Column("tag", Text, nullable=False),
+    Column("limit", Integer, nullable=False),
+    Column("period", Float, nullable=False),
+    # When the last ones began, as many as count: seconds of the clock that leases are compared with.
+    Column("begun", _Json, nullable=False, server_default=text("'[]'"), info=_internal),
+    UniqueConstraint("tenant_id", "tag"),
+)
+_table(
     "flow_concurrency_limit",
     Column("name", Text, nullable=False),
     Column("limit", Integer, nullable=False),
@@ -450,6 +459,20 @@ Table(
     UniqueConstraint("limit_id", "run_id"),
     Index(None, "run_id"),
     comment="which running task run holds a place under which tag's limit",
+)
+Table(
+    "task_line",
+    metadata,
+    # Of either kind of limit on tags; a row whose limit is gone stays until its run has its turn.
+    Column("limit_id", _Id, nullable=False),
+    _reference("run_id", "task_run"),
+    # The priority, with its sign turned round, so that an index in one direction holds the line in its order.
+    Column("rank", Integer, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("due", Float, nullable=False),
+    UniqueConstraint("run_id", "limit_id"),
+    Index(None, "limit_id", "rank", "since", "run_id"),
+    comment="which task run waits for its turn under which limit, and when it asks again",
 )
 Table(
     "flow_slot",
@@ -552,6 +575,7 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
     "cloud_hook": (),
     "key_value": (),
     "task_tag_limit": (),
+    "task_rate_limit": (),
     "flow_concurrency_limit": (),
     "api_key": (),
 }

@@ -430,6 +430,8 @@ class Store:
     secret_names = _read(hosted.secret_names)
     set_key_value = _write(hosted.set_key_value)
     delete_key_value = _write(hosted.delete_key_value)
+    update_task_rate_limit = _write(hosted.update_task_rate_limit)
+    delete_task_rate_limit = _write(hosted.delete_task_rate_limit)
     update_task_tag_limit = _write(hosted.update_task_tag_limit)
     delete_task_tag_limit = _write(hosted.delete_task_tag_limit)
     update_flow_concurrency_limit = _write(hosted.update_flow_concurrency_limit)

@@ -35,7 +35,7 @@ from .records import (
     StateUpdate,
 )
 from .rules import StateHead
-from .slots import Slots
+from .slots import Held, Slots
 from .tx import Tx, document, in_utc, tables
 
 __all__ = [
@@ -196,7 +196,7 @@ class _Batch:
         self.heard_of: set[str] = set()
         """The flow runs in which something begins."""
         self.prolonged: dict[str, float] = {}
-        self.slots = Slots(tx, kind)
+        self.slots = Slots(tx, kind, caller.queue_seconds)
 
     def apply(self, updates: Sequence[StateUpdate]) -> list[Outcome]:
         items: list[_Item | Outcome] = [self.read(item) for item in updates]
@@ -235,7 +235,9 @@ class _Batch:
             self.load_flows(list({run.flow_key for run in self.runs.values()}))
         self.load_repeated(items)
         if any(flow.limited for flow in self.flows.values()):
-            self.slots.load([run.id for run in self.runs.values() if self.flows[run.flow_key].limited])
+            begins = {item.update.run_id for item in items if item.head.type in lifecycle.BEGINS[kind]}
+            limited = [run.id for run in self.runs.values() if self.flows[run.flow_key].limited]
+            self.slots.load(limited, [run_id for run_id in limited if run_id in begins])
 
     def load_flows(self, ids: Sequence[str]) -> None:
         for row in self.tx.database.flow_facts(self.tx.connection, self.kind, ids):
@@ -351,7 +353,7 @@ class _Batch:
         if item.head.type in lifecycle.CLAIMS and (client_id is None or client_id != self.caller.client_id):
             return None  # a rival's claim may read the same: it is not ours
         if state == "Queued" and item.head.type in lifecycle.BEGINS[self.kind]:
-            return Outcome(run.id, "QUEUED", self.slots.message, version + 1, document=text)
+            return Outcome(run.id, "QUEUED", rules.read_head(text.encode())[0].message, version + 1, document=text)
         if state != item.head.type or not rules.same_state(item.text, text):
             return None
         if self.kind == "flow_run" and state == _CASCADE and item.update.version is None:
@@ -366,12 +368,15 @@ class _Batch:
         message = None
         claim = self.caller.client_id if head.type in lifecycle.CLAIMS else None
         if flow.limited:
-            begins = head.type in lifecycle.BEGINS[self.kind]
-            if begins and not self.slots.take(run.id):
-                status, message = "QUEUED", self.slots.message
-                head, text = self.queued(message)
-            elif not begins and head.type not in lifecycle.RUNNING:
+            if head.type in lifecycle.BEGINS[self.kind]:
+                held = self.slots.take(run.id, run.state, text)
+                if held is not None:
+                    status, message = "QUEUED", held.message
+                    head, text = self.queued(held)
+            elif head.type not in lifecycle.RUNNING:
                 self.slots.release(run.id)
+                if run.state == "Queued":
+                    self.slots.gives_up(run.id)
         if self.kind == "task_run":
             if head.cached_inputs or run.extra is not None:
                 text = self.carry_inputs(run, head, text)
@@ -396,12 +401,12 @@ class _Batch:
             return
         run.owner = None
 
-    def queued(self, message: str) -> tuple[StateHead, str]:
+    def queued(self, held: Held) -> tuple[StateHead, str]:
         """Make the Queued state that is recorded in the place of a Running one."""
-        start = self.tx.now + datetime.timedelta(seconds=self.caller.queue_seconds)
+        start = self.tx.now + datetime.timedelta(seconds=held.seconds)
         state = {
             "type": "Queued",
-            "message": message,
+            "message": held.message,
             "context": {},
             "cached_inputs": {},
             "_result": no_result(),
@@ -409,7 +414,7 @@ class _Batch:
             "state": None,
             "__version__": VERSION,
         }
-        return StateHead("Queued", message, start), document(state)
+        return StateHead("Queued", held.message, start), document(state)
 
     def carry_inputs(self, run: _Run, head: StateHead, text: str) -> str:
         """Hand the cached inputs of the state before to a state that has none."""

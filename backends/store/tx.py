@@ -80,6 +80,10 @@ class Tx:
     @cached_property
     def lease_now(self) -> datetime.datetime:
         """The time that leases are compared with: one for all processes, however their clocks differ."""
+        return self.read_lease_clock()
+
+    def read_lease_clock(self) -> datetime.datetime:
+        """Return the time by the clock of leases at this moment: what has waited for a lock may be late."""
         return self._lease_clock.now() if self._lease_clock else self.database.clock(self.connection)
 
     # -- reading ---------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ from flowloop.engine.state import (
     Mapped,
     Paused,
     Pending,
+    Queued,
     Resume,
     Retrying,
     Running,
@@ -856,6 +857,107 @@ async def test_limits_are_set_and_taken_away(backend: Backend) -> None:
     with pytest.raises(BackendRejected, match="kind"):
         await backend.set_limit("moon", tag, 1)
     assert not [one for one in await backend.list_limits() if one.name == tag]
+
+
+async def test_a_rate_is_set_and_taken_away(backend: Backend) -> None:
+    tag = unique("tag")
+    await backend.set_limit("rate", tag, 3, period=60)
+    await backend.set_limit("rate", tag, 10, period=0.5)
+    assert [one for one in await backend.list_limits() if one.name == tag] == [LimitRecord("rate", tag, 10, 0.5)]
+    for number, period in [(0, 1.0), (1, 0.0), (1, None), (1, -1.0)]:
+        with pytest.raises(BackendRejected, match="rate"):
+            await backend.set_limit("rate", tag, number, period=period)
+    await backend.set_limit("rate", tag, None)
+    with pytest.raises(BackendRejected, match="no limit"):
+        await backend.set_limit("rate", tag, None)
+    assert not [one for one in await backend.list_limits() if one.name == tag]
+
+
+async def test_what_a_rate_holds_back_is_queued_until_its_turn(backend: Backend) -> None:
+    tag = unique("tag")
+    documents = [task_document(f"task-{n}", tags=[tag]) for n in range(4)]
+    run = await started(backend, document={**flow_document(), "tasks": documents})
+    await backend.set_limit("rate", tag, 2, period=20.0)
+    running = Running("go", context={"tags": [tag]})
+    begun = datetime.datetime.now(datetime.UTC)
+    answers = [await backend.set_task_run_state(one.id, 1, running) for one in run.tasks]
+    assert [type(answer) for answer in answers] == [Running, Running, Queued, Queued]
+    for one, answer in zip(run.tasks[2:], answers[2:], strict=True):
+        assert answer == await backend.get_task_run_state(one.id)
+        assert answer.start_time is not None
+        assert 0 < (answer.start_time - begun).total_seconds() <= 20 + 60, "when its turn comes"
+        assert answer.message is not None
+        assert f"of '{tag}' 2 begin in 20 s, and its turn is at" in answer.message
+    await backend.set_task_run_state(run.tasks[0].id, 2, Success(context={"tags": [tag]}))
+    again = await backend.set_task_run_state(run.tasks[3].id, 2, running)
+    assert isinstance(again, Queued), "it is counted what begins, not what goes on"
+    await backend.set_limit("rate", tag, None)
+    assert await backend.set_task_run_state(run.tasks[3].id, 3, running) is running
+
+
+async def test_what_goes_on_is_not_counted_again_by_a_rate(backend: Backend) -> None:
+    tag = unique("tag")
+    documents = [task_document(f"task-{n}", tags=[tag]) for n in range(2)]
+    run = await started(backend, document={**flow_document(), "tasks": documents})
+    await backend.set_limit("rate", tag, 2, period=3600.0)
+    first, second = run.tasks
+    tags = {"tags": [tag]}
+    for version, state in enumerate([Submitted("there", context=tags), Running("go", context=tags)], 1):
+        assert await backend.set_task_run_state(first.id, version, state) is state
+    await backend.set_task_run_state(first.id, 3, Failed("no", context=tags))
+    await backend.set_task_run_state(first.id, 4, Retrying("again", context=tags, start_time=NOON))
+    again = Running("go again", context=tags)
+    assert await backend.set_task_run_state(first.id, 5, again) is again, "its second beginning"
+    assert isinstance(await backend.set_task_run_state(second.id, 1, Running("go", context=tags)), Queued)
+
+
+async def test_a_place_goes_to_the_higher_priority_and_then_to_who_waits_longest(backend: Backend) -> None:
+    tag = unique("tag")
+    documents = [task_document(f"task-{n}", tags=[tag]) for n in range(5)]
+    run = await started(backend, document={**flow_document(), "tasks": documents})
+    await backend.set_limit("tag", tag, 1)
+
+    def running(n: int) -> Running:
+        return Running("go", context={"tags": [tag], **({"priority": priorities[n]} if priorities[n] else {})})
+
+    priorities = [0, 0, 0, 5, -5]
+    versions = [1] * 5
+    order: list[int] = []
+
+    async def ask(n: int) -> bool:
+        answer = await backend.set_task_run_state(run.tasks[n].id, versions[n], running(n))
+        versions[n] += 1
+        return type(answer) is Running
+
+    assert await ask(0)
+    for n in (4, 2, 1, 3):
+        assert not await ask(n)
+    holder = 0
+    while len(order) < 4:
+        await backend.set_task_run_state(run.tasks[holder].id, versions[holder], Success(context={"tags": [tag]}))
+        for n in (1, 4, 2, 3):  # whoever asks first
+            if n not in order and await ask(n):
+                order.append(n)
+                holder = n
+                break
+        else:
+            pytest.fail("a free place was given to nobody")
+    assert order == [3, 2, 1, 4]
+
+
+async def test_what_has_ended_waits_for_nothing(backend: Backend) -> None:
+    tag = unique("tag")
+    documents = [task_document(f"task-{n}", tags=[tag]) for n in range(3)]
+    run = await started(backend, document={**flow_document(), "tasks": documents})
+    await backend.set_limit("tag", tag, 1)
+    first, second, third = run.tasks
+    running = Running("go", context={"tags": [tag]})
+    await backend.set_task_run_state(first.id, 1, running)
+    for one in (second, third):
+        assert isinstance(await backend.set_task_run_state(one.id, 1, running), Queued)
+    await backend.set_task_run_state(second.id, 2, Cancelled(context={"tags": [tag]}))
+    await backend.set_task_run_state(first.id, 2, Success(context={"tags": [tag]}))
+    assert await backend.set_task_run_state(third.id, 2, running) is running
 
 
 async def test_a_secret_is_kept_for_the_tasks_that_ask_for_it(backend: Backend, tmp_path: Path) -> None:

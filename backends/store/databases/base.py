@@ -42,7 +42,7 @@ __all__ = [
 
 R = TypeVar("R")
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration: what a fresh database is made at, and what an old one must be upgraded to."""
 
 ANYTHING = "*"

@@ -68,7 +68,8 @@ _LOCKED = "coalesce(json_extract(g.settings, '$.version_locking_enabled'), 0)"
 
 _FLOW_FACTS = {
     "task_run": (
-        f"SELECT r.id, r.state, {_LOCKED}, EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id), "
+        f"SELECT r.id, r.state, {_LOCKED}, EXISTS (SELECT 1 FROM task_tag_limit l WHERE l.tenant_id = r.tenant_id) "
+        "OR EXISTS (SELECT 1 FROM task_rate_limit l WHERE l.tenant_id = r.tenant_id), "
         "r.epoch, r.owner, r.lease_expires, r.lease_seconds "
         "FROM flow_run r JOIN flow f ON f.id = r.flow_id JOIN flow_group g ON g.id = f.flow_group_id "
         "WHERE r.id IN (SELECT flow_run_id FROM task_run WHERE id IN (SELECT value FROM json_each(?)))"

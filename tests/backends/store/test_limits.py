@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Any
 
 import msgspec
@@ -225,3 +227,136 @@ async def test_limits_of_other_tenants_do_not_count(world: World) -> None:
     await world.store.update_task_tag_limit(other, tag="db", limit=0)
     await limited(world)
     assert (await world.task_state("a", state("Running"), 1, PREFECT)).status == "SUCCESS"
+
+
+# -- rates and lines -----------------------------------------------------------------------------------
+
+
+async def paced(world: World, limit: int, period: float, tasks: int = 6) -> World:
+    """A running flow with tasks t0, t1, …, all with the tag api, and a rate of it."""
+    documents = [{"slug": f"t{n}", "name": f"t{n}", "tags": ["api"]} for n in range(tasks)]
+    await world.build(flow_document(tasks=documents, edges=[]))
+    await world.start()
+    await world.store.update_task_rate_limit(ANYONE, tag="api", limit=limit, period=period)
+    return world
+
+
+async def due(world: World, slug: str) -> float:
+    """In how many seconds a task run that was held back is to ask again."""
+    run = await world.task_run(slug)
+    assert run["state"] == "Queued"
+    seconds: float = (run["state_start_time"] - world.clock.now()).total_seconds()
+    return seconds
+
+
+async def test_a_rate_tells_each_when_its_turn_is(world: World) -> None:
+    await paced(world, 2, 10)
+    assert (await world.task_state("t0", state("Running"), 1)).status == "SUCCESS"
+    world.clock.move(seconds=4)
+    assert (await world.task_state("t1", state("Running"), 1)).status == "SUCCESS"
+    for slug in ("t2", "t3", "t4", "t5"):
+        assert (await world.task_state(slug, state("Running"), 1)).status == "QUEUED"
+        world.clock.move(seconds=0.5)
+    assert [await due(world, f"t{n}") for n in (2, 3, 4, 5)] == [4.0, 8.0, 14.0, 18.0]
+    world.clock.move(seconds=4)
+    assert (await world.task_state("t4", state("Running"), 2)).status == "QUEUED", "it is not its turn yet"
+    assert await due(world, "t4") == 10
+    assert (await world.task_state("t2", state("Running"), 2)).status == "SUCCESS"
+
+
+async def test_who_is_far_behind_asks_again_as_often_as_its_settings_say(world: World) -> None:
+    await paced(world, 1, 3600)
+    await world.task_state("t0", state("Running"), 1)
+    outcome = await world.task_state("t1", state("Running"), 1)
+    assert outcome.message == "Queued: of 'api' 1 begin in 3600 s, and its turn is at 2021-07-01T13:00:00.000+00:00"
+    assert await due(world, "t1") == 30
+
+
+async def test_a_turn_is_not_kept_for_who_does_not_come(world: World) -> None:
+    await paced(world, 1, 10)
+    await world.task_state("t0", state("Running"), 1)
+    for slug in ("t1", "t2"):
+        await world.task_state(slug, state("Running"), 1)
+        world.clock.move(seconds=1)
+    world.clock.move(seconds=8)
+    assert (await world.task_state("t2", state("Running"), 2)).status == "QUEUED"
+    world.clock.move(seconds=10.5)
+    assert (await world.task_state("t2", state("Running"), 3)).status == "SUCCESS"
+    world.clock.move(seconds=10)
+    assert (await world.task_state("t1", state("Running"), 2)).status == "SUCCESS"
+    assert await world.rows("task_line") == []
+
+
+async def test_who_was_late_keeps_its_place_in_the_line(world: World) -> None:
+    await limited(world, db=1)
+    await world.task_state("a", state("Running"), 1)
+    await world.task_state("b", state("Running"), 1)
+    since = [row["since"] for row in await world.rows("task_line")]
+    world.clock.move(seconds=500)
+    await world.task_state("b", state("Running"), 2)
+    assert [row["since"] for row in await world.rows("task_line")] == since
+
+
+async def test_who_waits_for_one_limit_keeps_no_place_under_another(world: World) -> None:
+    await limited(world, db=1, web=0)
+    assert (await world.task_state("b", state("Running"), 1)).status == "QUEUED"
+    assert (await world.task_state("a", state("Running"), 1)).status == "SUCCESS", "b does not wait for db"
+    await world.task_state("b", state("Running"), 2)
+    await world.store.update_task_tag_limit(ANYONE, tag="web", limit=1)
+    await world.task_state("a", state("Failed"), 2)
+    await world.task_state("a", state("Retrying", start_time=None), 3)
+    world.clock.move(seconds=1)
+    assert (await world.task_state("a", state("Running"), 4)).status == "QUEUED", "now it does, and is first"
+    assert (await world.task_state("b", state("Running"), 3)).status == "SUCCESS"
+
+
+async def test_a_rate_and_places_hold_together(world: World) -> None:
+    await paced(world, 1, 10, tasks=3)
+    await world.store.update_task_tag_limit(ANYONE, tag="api", limit=1)
+    await world.task_state("t0", state("Running"), 1)
+    world.clock.move(seconds=11)
+    outcome = await world.task_state("t1", state("Running"), 1)
+    assert outcome.message == "Queued by task run concurrency limit(s)"
+    await world.task_state("t0", state("Success"), 2)
+    assert (await world.task_state("t1", state("Running"), 2)).status == "SUCCESS"
+    assert await holders(world) == {"t1"}
+    assert len((await world.rows("task_rate_limit"))[0]["begun"]) == 1, "what does not count any more is not kept"
+
+
+async def test_a_rate_is_one_for_all_who_share_the_database(world: World, database_url: str) -> None:
+    await paced(world, 5, 3600)
+    rows = await world.store.get_or_create_task_runs(
+        FENCED, flow_run_id=world.run_id, task_id=world.tasks["t0"], map_indices=range(24)
+    )
+    ids = [row["id"] for row in rows]
+    pipe = asyncio.subprocess.PIPE
+    processes = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", ASKS, database_url, *ids[n::2], stdout=pipe)
+        for n in range(2)
+    ]
+    outputs = await asyncio.gather(*(process.communicate() for process in processes))
+    assert [process.returncode for process in processes] == [0, 0]
+    counts = [int(output) for output, _ in outputs]
+    assert sum(counts) == 5
+    assert len((await world.rows("task_rate_limit"))[0]["begun"]) == 5
+
+
+ASKS = """
+import asyncio, sys
+from flowloop.backends.store import Caller, StateUpdate, Store
+
+async def main(url, *ids):
+    document = b'{"type": "Running", "message": "go"}'
+    begun = 0
+    async with Store(url) as store:
+        for run_id in ids:
+            for version in (1, 2):
+                update = StateUpdate(run_id, document, version)
+                [answer] = await store.set_task_run_states(Caller(client_id="c"), [update])
+                if answer.status == "SUCCESS":
+                    begun += 1
+                    break
+    print(begun)
+
+asyncio.run(main(*sys.argv[1:]))
+"""

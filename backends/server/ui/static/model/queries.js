@@ -97,7 +97,7 @@ export const PROBLEMS = `query Problems {
 
 export const WORK = `query Work {
   workers { name labels flow_names concurrency running started seen alive flow_runs { id name } }
-  limits { id kind name limit used }
+  limits { id kind name limit used period }
   queue { ready later flow_runs { flow_run_id name state flow_id flow_name labels since because } }
   agent(order_by: {last_queried: desc}, limit: 50) { id name labels last_queried } }`;
 
@@ -118,6 +118,7 @@ export const SCHEDULE_ON = `mutation On($input: set_schedule_active_input!) { se
 export const SCHEDULE_OFF = `mutation Off($input: set_schedule_inactive_input!) { set_schedule_inactive(input: $input) { success } }`;
 export const ANSWER = `mutation Answer($input: answer_task_run_input!) { answer_task_run(input: $input) { state version picked_up_by } }`;
 export const TAG_LIMIT = `mutation TagLimit($input: update_task_tag_limit_input!) { update_task_tag_limit(input: $input) { id } }`;
+export const RATE_LIMIT = `mutation RateLimit($input: update_task_rate_limit_input!) { update_task_rate_limit(input: $input) { id } }`;
 export const FLOW_LIMIT = `mutation FlowLimit($input: update_flow_concurrency_limit_input!) { update_flow_concurrency_limit(input: $input) { id } }`;
 
 export const RUN_CHANGES = `subscription RunChanges($run: UUID!, $after: String) {

@@ -4,7 +4,7 @@ import { useEffect, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { href } from "../model/route.js";
-import { FLOW_LIMIT, NOTIFICATIONS, TAG_LIMIT, WORK } from "../model/queries.js";
+import { FLOW_LIMIT, NOTIFICATIONS, RATE_LIMIT, TAG_LIMIT, WORK } from "../model/queries.js";
 import { number, destination } from "../model/text.js";
 import { duration } from "../model/time.js";
 import { Dialog, Name, Problem, State, Time, useAnswer, useTitle } from "./kit.js";
@@ -39,8 +39,8 @@ export function Workers() {
       ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
     <section class="panel"><div class="title"><h2>Limits</h2>${may("admin") && html`<button type="button" onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…</button>`}</div>
       ${data && !data.limits.length ? html`<p class="empty">Nothing is limited.</p>` : null}
-      <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${limit.kind === "task" ? "tag" : "label"}</span> <b><${Name} of=${limit.name} /></b>
-        <meter min="0" max=${Math.max(1, limit.limit)} value=${limit.used} aria-label=${`${limit.used} of ${limit.limit} places taken`}></meter> <span class="number">${limit.used} of ${limit.limit}</span>
+      <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${KINDS[limit.kind]}</span> <b><${Name} of=${limit.name} /></b>
+        <meter min="0" max=${Math.max(1, limit.limit)} value=${limit.used} aria-label=${`${limit.used} of ${limit.limit} ${limit.period ? "begun" : "places taken"}`}></meter> <span class="number">${limit.used} of ${limit.limit}${limit.period ? ` in ${duration(limit.period * 1000)}` : ""}</span>
         ${may("admin") && html`<button type="button" class="small" onClick=${() => setAsks(limit)}>Change…</button>`}</p></li>`)}</ul></section>
     ${may("admin") && html`<${Notifications} />`}
     ${asks && html`<${Limit} limit=${asks} close=${() => { setAsks(null); again(); }} />`}`;
@@ -56,20 +56,25 @@ function Notifications() {
       <span class="faint">of ${rule.flow ? html`<${Name} of=${rule.flow} />` : "any flow"}</span> <span>${rule.kind}: <${Name} of=${destination(rule.target)} /></span></p></li>`)}</ul></section>`;
 }
 
+const KINDS = { task: "tag", rate: "rate", flow: "label" };
+
 function Limit({ limit, close }) {
   const places = useSignal(String(limit.limit));
+  const period = useSignal(String(limit.period ?? 60));
   const name = useSignal(limit.name);
   const kind = useSignal(limit.kind);
   const run = async () => {
     const wanted = Number(places.value);
     if (!Number.isInteger(wanted) || wanted < 0 || !places.value.trim()) throw new Error("A limit is a whole number, 0 or more.");
-    if (kind.value === "task") await ask(TAG_LIMIT, { input: { tag: name.value, limit: wanted } });
+    if (kind.value === "rate") await ask(RATE_LIMIT, { input: { tag: name.value, limit: wanted, period: Number(period.value) } });
+    else if (kind.value === "task") await ask(TAG_LIMIT, { input: { tag: name.value, limit: wanted } });
     else await ask(FLOW_LIMIT, { input: { name: name.value, limit: wanted } });
   };
   return html`<${Dialog} title=${limit.id ? `Change the limit ${limit.name}` : "New limit"} action="Set the limit" close=${close} run=${run}>
-    ${!limit.id && html`<label>Of <select value=${kind.value} onChange=${(event) => (kind.value = event.currentTarget.value)}><option value="task">a tag of tasks</option><option value="flow">a label of flow runs</option></select></label>
+    ${!limit.id && html`<label>Of <select value=${kind.value} onChange=${(event) => (kind.value = event.currentTarget.value)}><option value="task">a tag of tasks</option><option value="rate">a tag of tasks: how often they begin</option><option value="flow">a label of flow runs</option></select></label>
     <label>Name <input type="text" required value=${name.value} onInput=${(event) => (name.value = event.currentTarget.value)} /></label>`}
-    <label>Places <input type="text" inputmode="numeric" value=${places.value} onInput=${(event) => (places.value = event.currentTarget.value)} /></label>
-    ${limit.id && html`<p>${limit.used} hold a place now; with fewer places nobody is stopped, and nobody new begins until some are free.</p>`}
+    <label>${kind.value === "rate" ? "Beginnings" : "Places"} <input type="text" inputmode="numeric" value=${places.value} onInput=${(event) => (places.value = event.currentTarget.value)} /></label>
+    ${kind.value === "rate" && html`<label>In seconds <input type="text" inputmode="decimal" value=${period.value} onInput=${(event) => (period.value = event.currentTarget.value)} /></label>`}
+    ${limit.id && kind.value !== "rate" && html`<p>${limit.used} hold a place now; with fewer places nobody is stopped, and nobody new begins until some are free.</p>`}
   </${Dialog}>`;
 }
