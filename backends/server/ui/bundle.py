@@ -36,7 +36,7 @@ _WANTS_A_VALUE = frozenset(
 _OPEN = frozenset("{([,=&|?:")
 _CLOSED = frozenset(")]},;.?:=&|")
 _APART = re.compile(r"[\w$/]{2}|\+\+|--")
-_BREAK = re.compile(r"\s*\n\s*")
+_BREAK = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)|\s*(\n)\s*")
 _STYLE = re.compile(r'("[^"]*")|/\*.*?\*/|\s*([{};,])\s*|(:)\s+|\s+', re.DOTALL)
 
 
@@ -90,7 +90,7 @@ def lean(source: str) -> str:
             continue
         if blank and before:
             sent.append(_between(before[-1], blank, text[0]))
-        sent.append(_BREAK.sub("\n", text) if kind == "markup" else text)
+        sent.append(_BREAK.sub(lambda found: found[1] or "", text) if kind == "markup" else text)
         before, blank = text, ""
     return "".join(sent)
 

@@ -46,7 +46,8 @@ async def test_a_summary_counts_what_the_rows_say(served: Served, mapped: World)
         for task_id in mapped.tasks.values()
     }
     (task,) = [task for task in found["tasks"] if task["task_id"] == mapped.tasks["a"]]
-    assert task["again"] == sum(row["version"] > 4 for row in rows) == 2
+    attempts = Counter(row["task_run_id"] for row in await mapped.rows("task_run_state") if row["state"] == "Running")
+    assert task["again"] == sum(count > 1 for count in attempts.values()) == 2
     assert datetime.datetime.fromisoformat(task["start_time"]) == START + datetime.timedelta(seconds=1)
     assert datetime.datetime.fromisoformat(task["end_time"]) == START + datetime.timedelta(seconds=3)
     assert (found["state"], found["version"]) == ("Running", 2)
@@ -63,15 +64,45 @@ async def test_a_timeline_says_when_how_many_began_and_ended(served: Served, map
     whole = (await served.data(query, {"r": mapped.run_id}))["run_timeline"]
     (task,) = whole["tasks"]
     assert (whole["from"], whole["to"]) == ("2021-07-01T12:00:00.000000+00:00", "2021-07-01T12:00:05.000000+00:00")
-    assert task["started"] == [[2, 25]]
-    assert sorted(task["stopped"]) == [[4, 12], [6, 3]]
+    # two of those that failed began again: they did not run in between
+    assert _sums(task["started"]) == {2: 25, 9: 2}
+    assert _sums(task["stopped"]) == {4: 12, 6: 8}
     assert sorted(task["ended"]) == [[4, "Success", 12], [6, "Failed", 3]]
     window = {"from": (START + datetime.timedelta(seconds=2)).isoformat(), "to": whole["to"]}
     (task,) = (await served.data(query, {"r": mapped.run_id, **window}))["run_timeline"]["tasks"]
-    assert task["started"] == [[-1, 25]]
+    assert _sums(task["started"]) == {-1: 25, 9: 2}
     assert sum(count for at, _, count in task["ended"] if at >= 0) == 15
     error = await served.error(query.replace("bins: 10", "bins: 0"), {"r": mapped.run_id})
     assert error["message"] == "a timeline has from 1 to 1000 bins, not 0"
+
+
+def _sums(pairs: list[list[int]]) -> dict[int, int]:
+    found: Counter[int] = Counter()
+    for place, count in pairs:
+        found[place] += count
+    return dict(found)
+
+
+async def test_what_a_restart_or_a_pause_parts_is_not_told_as_one_attempt(served: Served, world: World) -> None:
+    await world.start()
+    kinds = {
+        "a": ("Running", "Failed", "Pending"),  # restarted, and waits
+        "b": ("Paused", "Resume", "Running", "Success"),  # its states are many, its attempt is one
+    }
+    for number in range(4):
+        for name, of in kinds.items():
+            world.clock.move(seconds=1)
+            if number < len(of):
+                update = StateUpdate(world.task_runs[name], state(of[number]))
+                (outcome,) = await world.store.set_task_run_states(ANYONE, [update])
+                assert outcome.status == "SUCCESS"
+    summary = (await served.data(SUMMARY, {"r": world.run_id}))["run_summary"]["tasks"]
+    assert {task["again"] for task in summary} == {0}
+    query = "query ($r: UUID!) { run_timeline(flow_run_id: $r, bins: 12) { tasks { task_id started stopped } } }"
+    found = {task["task_id"]: task for task in (await served.data(query, {"r": world.run_id}))["run_timeline"]["tasks"]}
+    for name in kinds:
+        task = found[world.tasks[name]]
+        assert (sum(_sums(task["started"]).values()), sum(_sums(task["stopped"]).values())) == (1, 1), name
 
 
 async def test_flow_runs_are_counted_by_the_hour(served: Served, world: World) -> None:

@@ -1,11 +1,11 @@
 // The model of the page, without a browser: run by node, started by test_model.py.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { axis, density, ticks, waits } from "../../../backends/server/ui/static/model/timeline.js";
+import { axis, density, spans, stateAt, ticks, waits } from "../../../backends/server/ui/static/model/timeline.js";
 import { inputs, readField } from "../../../backends/server/ui/static/model/form.js";
 import { encode, Typed } from "../../../backends/server/ui/static/model/json.js";
 import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
-import { alike, attempts, merged, total } from "../../../backends/server/ui/static/model/run.js";
+import { alike, attempts, merged, ran, total } from "../../../backends/server/ui/static/model/run.js";
 import { byGroup, worst } from "../../../backends/server/ui/static/model/states.js";
 import { gist, pieces, safeLink, safePicture, visible } from "../../../backends/server/ui/static/model/text.js";
 import { inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
@@ -33,6 +33,26 @@ test("state names of users are no properties", () => {
   const counts = [["__proto__", 2], ["constructor", 1], ["Failed", 1]];
   assert.deepEqual(byGroup(counts), [{ group: "failed", count: 1 }, { group: "pending", count: 3 }]);
   assert.equal(worst([["Success", 5], ["Retrying", 1]]), "retrying");
+});
+
+test("a task run that was restarted is not drawn in between, and has run for as long as its attempts", () => {
+  const at = (seconds) => new Date(Date.UTC(2026, 0, 1) + seconds * 1000).toISOString();
+  const zero = Date.parse(at(0));
+  const told = (...states) => states.map(([state, seconds], version) => ({ version: version + 1, state, timestamp: at(seconds), message: null }));
+  const drawn = (states, now) => spans(states, zero + now * 1000).map((each) => `${each.kind} ${each.state} ${(each.from - zero) / 1000}-${(each.to - zero) / 1000}`);
+  const restarted = told(["Pending", 0], ["Running", 1], ["Failed", 3], ["Pending", 60], ["Running", 62], ["Success", 65]);
+  assert.deepEqual(drawn(restarted, 100), ["waits Pending 0-1", "runs Running 1-3", "ends Failed 3-3", "waits Pending 60-62", "runs Running 62-65", "ends Success 65-65"]);
+  assert.equal(ran(attempts(restarted), zero + 100_000), 5000);
+  assert.equal(attempts(restarted).length, 2);
+  // what goes on goes on to now, and what waits has not run since
+  assert.deepEqual(drawn(restarted.slice(0, 5), 70).slice(-1), ["runs Running 62-70"]);
+  assert.equal(ran(attempts(restarted.slice(0, 5)), zero + 70_000), 10_000);
+  assert.equal(ran(attempts(restarted.slice(0, 4)), zero + 70_000), 2000);
+  // a wait for a person makes no second attempt of one that had not begun
+  const paused = told(["Pending", 0], ["Paused", 1], ["Resume", 30], ["Running", 31], ["Success", 32]);
+  assert.equal(attempts(paused).length, 1);
+  assert.deepEqual(drawn(paused, 99).map((each) => each.split(" ")[0]), ["waits", "waits", "waits", "runs", "ends"]);
+  assert.deepEqual([-1, 0, 2, 30, 64, 99].map((seconds) => stateAt(restarted, zero + seconds * 1000)), ["not begun", "Pending", "Running", "Failed", "Running", "Success"]);
 });
 
 test("attempts go from each Running to what came after it", () => {

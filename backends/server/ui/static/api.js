@@ -9,6 +9,7 @@ const PATIENCE = 10_000;
 const HIDDEN = 60_000;
 const SILENT = 20_000;
 const POLL = 2_000;
+const JSON_TYPE = { "Content-Type": "application/json" };
 
 /** How changes arrive: "connecting", "live", "stream", "polling" or "away"; since when, and when it is tried again. */
 export const link = signal({ mode: "connecting", since: Date.now(), again: 0 });
@@ -40,7 +41,7 @@ export async function ask(text, variables = {}) {
   try {
     response = await fetch(url("../graphql"), {
       method: "POST",
-      headers: { "Content-Type": "application/json", Accept: "application/json" },
+      headers: { ...JSON_TYPE, Accept: "application/json" },
       body: encode({ query: text, variables }),
     });
   } catch {
@@ -64,10 +65,17 @@ function refused(error) {
   return new Refusal(error.message, code);
 }
 
+/** Where the cookie of a session is sent. */
+const mount = () => url("..").pathname;
+
+/** @param {string} [key] */
+function session(key) {
+  return fetch(url("session"), { method: "POST", headers: JSON_TYPE, body: JSON.stringify({ key, path: mount() }) });
+}
+
 /** @param {string} key */
 export async function signIn(key) {
-  const body = JSON.stringify({ key, path: new URL("..", document.baseURI).pathname });
-  const response = await fetch(url("session"), { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  const response = await session(key);
   if (!response.ok) throw new Refusal((await response.json()).errors[0].message, String(response.status));
   locked.value = false;
   reconnect();
@@ -75,20 +83,18 @@ export async function signIn(key) {
 
 /** Have the session live on while somebody looks. */
 export async function renew() {
-  const body = JSON.stringify({ path: new URL("..", document.baseURI).pathname });
-  await fetch(url("session"), { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => {});
+  await session().catch(() => {});
 }
 
 export async function signOut() {
-  const path = new URL("..", document.baseURI).pathname;
-  await fetch(url(`session?path=${encodeURIComponent(path)}`), { method: "DELETE" });
+  await fetch(url(`session?path=${encodeURIComponent(mount())}`), { method: "DELETE" });
   locked.value = true;
   disconnect();
 }
 
 // -- feeds --------------------------------------------------------------------------------------------------
 
-/** @typedef {{id: string, text: string, variables: () => Record<string, unknown>, next: (data: any) => void, poll: () => void, stop?: () => void}} Feed */
+/** @typedef {{id: string, text: string, variables: Record<string, unknown>, next: (data: any) => void, poll: () => void, stop?: () => void}} Feed */
 
 /** @type {Map<string, Feed>} */
 const feeds = new Map();
@@ -108,12 +114,12 @@ let polling;
 let overdue;
 
 /**
- * Be told of changes until the returned function is called.
- * @param {string} text @param {() => Record<string, unknown>} variables asked for again at each return
+ * Be told of changes until the returned function is called; after a return, of those that were missed.
+ * @param {string} text @param {Record<string, unknown>} variables
  * @param {(data: any) => void} next @param {() => void} poll what to do now and then where nothing can be told
  */
 export function follow(text, variables, next, poll) {
-  const feed = { id: String(++counter), text, variables, next, poll };
+  const feed = { id: String(++counter), text, variables: { after: null, ...variables }, next, poll };
   feeds.set(feed.id, feed);
   if (link.peek().mode === "stream") stream(feed);
   else if (socket === null) connect();
@@ -177,14 +183,16 @@ function hear(message) {
 function deliver(feed, answer) {
   if (!feed) return;
   const [error] = answer.errors ?? [];
-  if (!error) return batch(() => feed.next(Object.values(answer.data)[0]));
+  const [change] = Object.values(answer.data ?? {});
+  if (change) feed.variables.after = change.cursor;
+  if (!error) return change && batch(() => feed.next(change));
   refused(error);
   if (/too many subscriptions/i.test(error.message)) startPolling();
 }
 
 /** @param {Feed} feed */
 function subscribe(feed) {
-  send({ type: "subscribe", id: feed.id, payload: { query: feed.text, variables: feed.variables() } });
+  send({ type: "subscribe", id: feed.id, payload: { query: feed.text, variables: feed.variables } });
 }
 
 /** @param {unknown} message */
@@ -248,8 +256,8 @@ async function stream(feed) {
     const response = await fetch(url("../graphql"), {
       method: "POST",
       signal: control.signal,
-      headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
-      body: JSON.stringify({ query: feed.text, variables: feed.variables() }),
+      headers: { ...JSON_TYPE, Accept: "text/event-stream" },
+      body: JSON.stringify({ query: feed.text, variables: feed.variables }),
     });
     if (!response.ok || !response.body) throw new Error(String(response.status));
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

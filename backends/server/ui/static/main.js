@@ -19,7 +19,7 @@ const VIEWS = new Map([["runs", Runs], ["flows", Flows], ["inbox", Inbox], ["wor
 function Page() {
   const [first = "runs", second] = parts.value;
   // How many wait for somebody is shown everywhere.
-  useEffect(() => follow(RUNS_CHANGES, () => ({ after: null }), (change) => (paused.value = change.paused), () => {}), []);
+  useEffect(() => follow(RUNS_CHANGES, {}, (change) => (paused.value = change.paused), () => {}), []);
   const View = first === "runs" && second ? Run : VIEWS.get(first);
   return html`<${Shell}>${View ? html`<${View} />` : html`<p class="empty">There is no page at this address. <a href=${href(["runs"])}>All runs</a></p>`}</${Shell}>`;
 }

@@ -54,8 +54,8 @@ export const TASK_RUN = `query TaskRun($run: uuid!, $task: uuid!, $index: Int!) 
     children(order_by: {created: asc}, limit: 50) { id name state flow { name } } } }`;
 
 export const ATTEMPTS = `query Attempts($ids: [uuid!]!) {
-  task_run_state(where: {task_run_id: {_in: $ids}}, order_by: {version: asc}, limit: 2000) {
-    task_run_id version state timestamp start_time } }`;
+  task_run_state(where: {task_run_id: {_in: $ids}}, order_by: {version: asc}, limit: 20000) {
+    task_run_id version state timestamp } }`;
 
 export const TIMELINE = `query Timeline($run: UUID!, $from: DateTime, $to: DateTime, $bins: Int!) {
   run_timeline(flow_run_id: $run, from: $from, to: $to, bins: $bins) { from to bins tasks { task_id started stopped ended } } }`;

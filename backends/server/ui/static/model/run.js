@@ -1,6 +1,5 @@
 // One flow run: counts of its tasks, attempts of a task run, what is alike among what failed.
 import { milliseconds } from "./time.js";
-import { isFinished } from "./states.js";
 import { gist } from "./text.js";
 
 /** @typedef {{task_id: string, states: Record<string, number>, start_time: string | null, end_time: string | null, again: number}} Counts */
@@ -59,15 +58,17 @@ export function alike(rows) {
   return [...groups.values()];
 }
 
-/** How long a run took, or has taken. @param {{start_time: string | null, end_time: string | null, state: string | null}} run @param {number} now */
-export function took(run, now) {
-  const from = milliseconds(run.start_time);
-  if (from === null) return null;
-  const to = isFinished(run.state) ? milliseconds(run.end_time) : now;
-  return to === null ? null : Math.max(0, to - from);
+/** For how long it has run: without what it waited in between, or was over before a restart. @param {Attempt[]} tried @param {number} now */
+export function ran(tried, now) {
+  return sum(tried.map((each) => Math.max(0, (each.to ?? now) - each.from)));
 }
 
 /** The columns of a condition on the place after a row, newest first. @param {string} column @param {{id: string} & Record<string, any>} row */
 export function before(column, row) {
   return { _or: [{ [column]: { _lt: row[column] } }, { [column]: { _eq: row[column] }, id: { _lt: row.id } }] };
+}
+
+/** The condition that a text holds another, however it is written. @param {string} text */
+export function containing(text) {
+  return { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` };
 }

@@ -2,36 +2,26 @@
 
 /** @typedef {{symbol: string, group: string}} Look */
 
+/** @type {[string, string, string[]][]} */
+const SHAPES = [
+  ["failed", "✕", ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed"]],
+  ["paused", "‖", ["Paused"]],
+  ["retrying", "↻", ["Retrying"]],
+  ["running", "◐", ["Running"]],
+  ["running", "↻", ["Looped"]],
+  ["cancelled", "⊘", ["Cancelling", "Cancelled"]],
+  ["pending", "○", ["Submitted", "Queued", "Resume", "Scheduled", "Pending"]],
+  ["skipped", "–", ["Skipped"]],
+  ["success", "✓", ["Success", "Finished"]],
+  ["success", "▤", ["Mapped"]],
+  ["success", "⚡", ["Cached"]],
+];
+
 /** @type {Map<string, Look>} */
-const LOOKS = new Map(
-  Object.entries({
-    Failed: { symbol: "✕", group: "failed" },
-    TriggerFailed: { symbol: "✕", group: "failed" },
-    TimedOut: { symbol: "✕", group: "failed" },
-    ValidationFailed: { symbol: "✕", group: "failed" },
-    Paused: { symbol: "‖", group: "paused" },
-    Retrying: { symbol: "↻", group: "retrying" },
-    Looped: { symbol: "↻", group: "running" },
-    Running: { symbol: "◐", group: "running" },
-    Cancelling: { symbol: "⊘", group: "cancelled" },
-    Submitted: { symbol: "○", group: "pending" },
-    Queued: { symbol: "○", group: "pending" },
-    Resume: { symbol: "○", group: "pending" },
-    Scheduled: { symbol: "○", group: "pending" },
-    Pending: { symbol: "○", group: "pending" },
-    Success: { symbol: "✓", group: "success" },
-    Mapped: { symbol: "▤", group: "success" },
-    Cached: { symbol: "⚡", group: "success" },
-    Finished: { symbol: "✓", group: "success" },
-    Skipped: { symbol: "–", group: "skipped" },
-    Cancelled: { symbol: "⊘", group: "cancelled" },
-  }),
-);
+const LOOKS = new Map(SHAPES.flatMap(([group, symbol, names]) => names.map((name) => [name, { symbol, group }])));
 
 /** The groups, what is wrong first. */
-export const GROUPS = ["failed", "paused", "retrying", "running", "cancelled", "pending", "skipped", "success"];
-
-const RANK = new Map(GROUPS.map((group, rank) => [group, rank]));
+export const GROUPS = [...new Set(SHAPES.map(([group]) => group))];
 
 export const FAILED = ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed"];
 export const WANTED = [...FAILED, "Paused", "Retrying"];
@@ -72,7 +62,7 @@ export function worst(counts) {
   return found.length ? found[0].group : "pending";
 }
 
-/** @param {string} group */
-export function rank(group) {
-  return RANK.get(group) ?? GROUPS.length;
+/** The shape of a group. @param {string} group */
+export function shapeOf(group) {
+  return SHAPES.find(([of]) => of === group)?.[1] ?? "○";
 }

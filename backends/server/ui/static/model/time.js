@@ -1,25 +1,17 @@
 // Time as people read it: in the zone they chose, with how long ago, by the clock of the server.
 import { signal } from "../vendor/signals.js";
+import { keep, kept } from "./kept.js";
 
 const browserZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
 /** The name of the zone that moments are shown in. */
-export const zone = signal(stored("flowloop.zone") ?? browserZone);
+export const zone = signal(kept("zone") ?? browserZone);
 
 /** Milliseconds by which the clock of the server is ahead of the browser's. */
 export const ahead = signal(0);
 
 /** The time now, by the clock of the server; it ticks once a second while somebody looks. */
 export const now = signal(Date.now());
-
-/** @param {string} name */
-function stored(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null;
-  }
-}
 
 /** @param {string} name */
 export function isZone(name) {
@@ -40,11 +32,7 @@ export function zones() {
 /** @param {string} name */
 export function chooseZone(name) {
   zone.value = isZone(name) ? name : browserZone;
-  try {
-    localStorage.setItem("flowloop.zone", zone.value);
-  } catch {
-    // it is forgotten with the page
-  }
+  keep("zone", zone.value);
 }
 
 /** Take in the clock of the server. @param {string | null} date the Date header of an answer */

@@ -1,4 +1,6 @@
 // The timeline of a run as numbers: where time falls on the axis, and what a lane shows in each part of it.
+import { isFinished, look } from "./states.js";
+import { milliseconds } from "./time.js";
 
 /** @typedef {{at: number, running: number, ended: [string, number][]}} Bin */
 
@@ -76,4 +78,24 @@ export function ticks(from, to, most = 6) {
   const found = [];
   for (let at = Math.ceil(from / step) * step; at <= to; at += step) found.push(at);
   return found;
+}
+
+/**
+ * A lane of one task run: what it was from when to when. Once it has ended it is nothing, until it begins again.
+ * @param {{state: string, timestamp: string}[]} states in their order @param {number} now
+ * @returns {{state: string, group: string, kind: "runs" | "waits" | "ends", from: number, to: number}[]}
+ */
+export function spans(states, now) {
+  return states.map(({ state, timestamp }, at) => {
+    const from = milliseconds(timestamp) ?? now;
+    const next = states[at + 1];
+    const { group } = look(state);
+    if (isFinished(state)) return { state, group, kind: "ends", from, to: from };
+    return { state, group, kind: group === "running" ? "runs" : "waits", from, to: Math.max(from, next ? (milliseconds(next.timestamp) ?? now) : now) };
+  });
+}
+
+/** What a task run was at a moment. @param {{state: string, timestamp: string}[]} states @param {number} moment */
+export function stateAt(states, moment) {
+  return states.findLast((each) => (milliseconds(each.timestamp) ?? 0) <= moment)?.state ?? "not begun";
 }

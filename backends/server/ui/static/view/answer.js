@@ -4,7 +4,7 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { ANSWER } from "../model/queries.js";
 import { inputs, readField } from "../model/form.js";
-import { Dialog, Words } from "./kit.js";
+import { Dialog, Field, Words } from "./kit.js";
 
 export function Answer({ row, close }) {
   const schema = row.serialized_state?.context?.answer_schema ?? null;
@@ -30,7 +30,7 @@ export function Answer({ row, close }) {
     <fieldset><legend>Answer</legend>
       <label><input type="radio" name="answer" checked=${approve.value} onChange=${() => (approve.value = true)} /> approve</label>
       <label><input type="radio" name="answer" checked=${!approve.value} onChange=${() => (approve.value = false)} /> decline</label></fieldset>
-    <label>Note <input type="text" value=${note.value} onInput=${(event) => (note.value = event.currentTarget.value)} /></label>
-    ${approve.value && html`<label>Value <small class="faint">${input.hint}; may stay empty</small> <input type="text" value=${value.value} onInput=${(event) => (value.value = event.currentTarget.value)} /></label>`}
-  </${Dialog}>`;
+    <${Field} label="Note" of=${note} />
+    ${approve.value && html`<${Field} label="Value" of=${value} hint=${`${input.hint}; may stay empty`} />`}
+  <//>`;
 }

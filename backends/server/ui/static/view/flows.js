@@ -7,7 +7,7 @@ import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js"
 import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, OLDER, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
 import { inputs, readField } from "../model/form.js";
 import { Typed } from "../model/json.js";
-import { isFinished, look, worst } from "../model/states.js";
+import { isFinished, look, shapeOf, worst } from "../model/states.js";
 import { milliseconds, duration } from "../model/time.js";
 import { number } from "../model/text.js";
 import { Copy, Name, Problem, State, Words, Time, useAnswer, useTitle } from "./kit.js";
@@ -73,7 +73,7 @@ function Schedule({ flow, again }) {
       await ask(flow.is_schedule_active ? SCHEDULE_OFF : SCHEDULE_ON, { input: { flow_id: flow.id } });
       again();
     } catch (refusal) {
-      problem.value = refusal instanceof Error ? refusal.message : String(refusal);
+      problem.value = refusal.message;
     }
     busy.value = false;
   };
@@ -125,8 +125,7 @@ function Grid({ flow }) {
         const states = (Object.entries(grid.cells[at].get(task.id) ?? {}));
         const bad = states.filter(([state]) => look(state).group === "failed").reduce((sum, [, count]) => sum + count, 0);
         const group = states.length ? worst(states) : "pending";
-        const shape = { failed: "✕", paused: "‖", retrying: "↻", running: "◐", cancelled: "⊘", skipped: "–", success: "✓" }[group] ?? "○";
-        return html`<td key=${run.id}><a class=${`of-${group}`} href=${taskRunAddress(run.id, task.id, -1)} aria-label=${`${task.name} in ${run.name}: ${group}`}>${shape}${bad > 1 ? number(bad) : ""}</a></td>`;
+        return html`<td key=${run.id}><a class=${`of-${group}`} href=${taskRunAddress(run.id, task.id, -1)} aria-label=${`${task.name} in ${run.name}: ${group}`}>${shapeOf(group)}${bad > 1 ? number(bad) : ""}</a></td>`;
       })}</tr>`)}</tbody></table></div></section>`;
 }
 
@@ -168,7 +167,7 @@ function Form({ flow }) {
       const answer = await ask(START, { input: { ...input, parameters: given } });
       go(href(["runs", answer.create_flow_run.id]));
     } catch (refusal) {
-      setProblem(refusal instanceof Error ? refusal.message : String(refusal));
+      setProblem(refusal.message);
       setBusy(false);
     }
   };

@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { useEffect, useMemo, useState } from "../vendor/hooks.js";
 import { taskRunAddress } from "../model/route.js";
 import { NODE, inOrder, isDrawable, layOut } from "../model/graph.js";
-import { byGroup, look, worst } from "../model/states.js";
+import { byGroup, look, shapeOf, worst } from "../model/states.js";
 import { sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { Bar, Counts, Name } from "./kit.js";
@@ -54,7 +54,7 @@ function TaskNode({ run, task, x, y, states, again, selected }) {
     left += part.width;
     return part;
   });
-  const symbol = only ? look(only).symbol : { failed: "✕", paused: "‖", retrying: "↻", running: "◐", success: "✓" }[group] ?? "○";
+  const symbol = only ? look(only).symbol : shapeOf(group);
   return html`<a href=${taskRunAddress(run.id, task.id, -1)} data-task=${task.id} class=${`node of-${group}${selected ? " selected" : ""}${isMapped ? " mapped" : ""}`} transform=${`translate(${x} ${y})`} aria-label=${`${visible(task.name)}: ${words}`}>
     <title>${visible(task.name)}: ${words}</title>
     ${isMapped && html`<rect class="behind" x="4" y="4" width=${NODE.width} height=${NODE.height} rx="7" />`}

@@ -4,7 +4,7 @@ import { useState } from "../vendor/hooks.js";
 import { taskRunAddress } from "../model/route.js";
 import { INBOX, PROBLEMS } from "../model/queries.js";
 import { milliseconds, now, duration } from "../model/time.js";
-import { Name, Problem, State, Words, Time, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Empty, Entry, Name, Problem, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { Answer } from "./answer.js";
 import { may, paused } from "./shell.js";
 
@@ -17,9 +17,9 @@ export function Inbox() {
   const rows = data?.task_run ?? [];
   return html`<h1>Inbox</h1>
     <${Problem} error=${error} again=${again} what="What waits" />
-    ${data && !rows.length ? html`<p class="empty">Nothing waits for anybody.</p>` : null}
+    <${Empty} of=${data && rows}>Nothing waits for anybody.<//>
     <ul class="list inbox" aria-label="Task runs that wait">${rows.map((row) => html`<li key=${row.id} class="panel">
-      <p class="facts"><${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${Name} of=${row.task.name} />${row.map_index >= 0 ? ` [${row.map_index}]` : ""}</a>
+      <p class="facts"><${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${What} name=${row.task.name} index=${row.map_index} /></a>
         <span class="faint"><${Name} of=${row.flow_run.flow.name} /> / <${Name} of=${row.flow_run.name} /></span>
         <span class="number">waits ${duration(now.value - (milliseconds(row.state_timestamp) ?? now.value))}</span></p>
       <p class="said"><${Words} text=${row.state_message} /></p>
@@ -29,8 +29,6 @@ export function Inbox() {
     ${answering && html`<${Answer} row=${answering} close=${() => { setAnswering(null); again(); }} />`}
     <section class="panel"><h2>Newest failures</h2>
       <${Problem} error=${problems.error} again=${problems.again} what="The failures" />
-      ${problems.data && !problems.data.task_run.length ? html`<p class="empty">Nothing has failed.</p>` : null}
-      <ul class="list">${(problems.data?.task_run ?? []).map((row) => html`<li key=${row.id}><a class="entry" data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}>
-        <${State} state=${row.state} bare /><span class="what"><span class="flow"><${Name} of=${row.flow_run.flow.name} /></span> <${Name} of=${row.task.name} />${row.map_index >= 0 ? ` [${row.map_index}]` : ""}</span>
-        <span class="message">${row.state_message}</span><${Time} at=${row.state_timestamp} /></a></li>`)}</ul></section>`;
+      <${Empty} of=${problems.data?.task_run}>Nothing has failed.<//>
+      <ul class="list">${(problems.data?.task_run ?? []).map((row) => html`<li key=${row.id}><${Entry} to=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)} state=${row.state} flow=${row.flow_run.flow.name} name=${row.task.name} index=${row.map_index} message=${row.state_message}><${Time} at=${row.state_timestamp} /><//></li>`)}</ul></section>`;
 }

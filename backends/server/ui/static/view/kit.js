@@ -3,7 +3,8 @@ import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
-import { byGroup, isFinished, look } from "../model/states.js";
+import { byGroup, isFinished, look, shapeOf } from "../model/states.js";
+import { ran } from "../model/run.js";
 import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
 
@@ -50,8 +51,9 @@ export function Time({ at, ago = false }) {
   return html`<time datetime=${iso} title=${`${full(moment)}\n${iso}`}>${ago ? relative(moment) : clock(moment)}</time>`;
 }
 
-/** How long a run has taken: it goes on counting while it runs. */
-export function Took({ run }) {
+/** How long a run has taken, in all its attempts if these are known: it goes on counting while it runs. */
+export function Took({ run, tried }) {
+  if (tried?.length > 1) return html`<span class="number">${duration(ran(tried, now.value))}${tried.at(-1).to === null ? " …" : ""}</span>`;
   const from = milliseconds(run.start_time);
   if (from === null) return null;
   const over = isFinished(run.state) ? milliseconds(run.end_time) : now.value;
@@ -72,10 +74,7 @@ export function Bar({ counts, wide = false }) {
 
 export function Counts({ counts }) {
   const groups = byGroup(counts);
-  return html`<span class="counts">${groups.map((each) => {
-    const { symbol } = { symbol: { failed: "✕", paused: "‖", retrying: "↻", running: "◐", cancelled: "⊘", pending: "○", skipped: "–", success: "✓" }[each.group] };
-    return html`<span key=${each.group} class=${`state of-${each.group}`} title=${each.group}><span class="number">${number(each.count)}</span> <span aria-hidden="true">${symbol}</span><span class="hidden">${each.group}</span></span>`;
-  })}</span>`;
+  return html`<span class="counts">${groups.map(({ group, count }) => html`<span key=${group} class=${`state of-${group}`} title=${group}><span class="number">${number(count)}</span> <span aria-hidden="true">${shapeOf(group)}</span><span class="hidden">${group}</span></span>`)}</span>`;
 }
 
 /** Text of users: as text, folded if it is long, with links and the colours of a terminal. */
@@ -110,6 +109,41 @@ export function Copy({ text, label = "copy" }) {
   return html`<button type="button" class="small" onClick=${copy}>${done.value ? "copied" : label}</button>`;
 }
 
+/** What a list says while there is nothing in it. */
+export function Empty({ of, children }) {
+  return of && !of.length ? html`<p class="empty">${children}</p>` : null;
+}
+
+/** What something is called: of which flow, and which child. */
+export function What({ flow, name, index = -1 }) {
+  return html`<span class="what">${flow && html`<span class="flow"><${Name} of=${flow} /></span> `}<${Name} of=${name} />${index >= 0 && html` <span class="index">[${index}]</span>`}</span>`;
+}
+
+/** A line of a list, that leads somewhere. */
+export function Entry({ to, state, word, message, current, children, ...what }) {
+  return html`<a class="entry" data-row href=${to} aria-current=${current ? "true" : null}>
+    ${state !== undefined && html`<${State} state=${state} bare />`}<${What} ...${what} />
+    ${word && html`<span class="word"><${State} state=${state} /></span>`}${message !== undefined && html`<span class="message">${message}</span>`}${children}</a>`;
+}
+
+/** A choice among groups of states: of one, or of several. */
+export function Chips({ groups, chosen, press, of, all }) {
+  const chip = (group, words, isChosen, to) => html`<button key=${group} type="button" class=${`chip of-${group}`} aria-pressed=${isChosen ? "true" : "false"} onClick=${() => press(to)}>${words}</button>`;
+  return html`<span class="chips" role="group" aria-label="State">${all && chip("all", "all", !chosen.length, null)}
+    ${groups.map((group) => chip(group, of ? html`${group} <span class="number">${number(of.get(group) ?? 0)}</span>` : group, chosen.includes(group), group))}</span>`;
+}
+
+/** A line to be typed into, that is kept in a signal. */
+export function Field({ label, of, hint, ...more }) {
+  return html`<label>${label} ${hint && html`<small class="faint">${hint}</small> `}<input type="text" value=${of.value} onInput=${(event) => (of.value = event.currentTarget.value)} ...${more} /></label>`;
+}
+
+/** A table of facts. */
+export function Facts({ head, rows }) {
+  return html`<table class="facts">${head && html`<thead><tr>${head.map((name, at) => html`<th scope="col" key=${at}>${name}</th>`)}</tr></thead>`}
+    <tbody>${rows.map((cells, at) => html`<tr key=${at}>${cells.map((cell, place) => (head || place ? html`<td key=${place}>${cell}</td>` : html`<th scope="row" key=${place}>${cell}</th>`))}</tr>`)}</tbody></table>`;
+}
+
 /** A question that has to be answered before something is changed. */
 export function Dialog({ title, action, close, run, children, danger = false }) {
   const dialog = useRef(null);
@@ -129,7 +163,7 @@ export function Dialog({ title, action, close, run, children, danger = false }) 
       await run();
       close();
     } catch (error) {
-      problem.value = error instanceof Error ? error.message : String(error);
+      problem.value = error.message;
       busy.value = false;
     }
   };

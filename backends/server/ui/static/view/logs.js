@@ -6,7 +6,7 @@ import { ask, follow } from "../api.js";
 import { query, set } from "../model/route.js";
 import { LINES, RUN_LOGS } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
-import { before } from "../model/run.js";
+import { before, containing } from "../model/run.js";
 import { full, milliseconds, precise, zone } from "../model/time.js";
 import { counted } from "../model/text.js";
 import { Problem, Words } from "./kit.js";
@@ -39,7 +39,7 @@ export function Lines({ run, taskRun, window, live, tall }) {
     /** @type {Record<string, unknown>[]} */
     const where = [taskRun ? { task_run_id: { _eq: taskRun } } : { flow_run_id: { _eq: run } }];
     if (levels) where.push({ level: { _in: levels } });
-    if (text) where.push({ message: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } });
+    if (text) where.push({ message: containing(text) });
     if (window) where.push({ timestamp: { _gte: window.from, _lte: window.to } });
     if (known.length) where.push(before("timestamp", known[0]));
     try {
@@ -56,9 +56,7 @@ export function Lines({ run, taskRun, window, live, tall }) {
     setLoaded(false);
     read([]);
     if (!live || window || text) return;
-    let cursor = null;
-    return follow(RUN_LOGS, () => ({ run, taskRun: taskRun ?? null, levels, after: cursor }), (change) => {
-      cursor = change.cursor;
+    return follow(RUN_LOGS, { run, taskRun: taskRun ?? null, levels }, (change) => {
       if (!change.lines.length) return;
       setLines((known) => {
         const ids = new Set(known.slice(-LINES_AT_ONCE).map((line) => line.id));

@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { h } from "../vendor/preact.js";
 import { parse } from "../model/markdown.js";
 import { safeLink, safePicture, visible } from "../model/text.js";
-import { Json } from "./kit.js";
+import { Facts, Json } from "./kit.js";
 
 export function Artifact({ kind, data }) {
   const text = typeof data === "string" ? data : (data?.markdown ?? data?.text ?? null);
@@ -23,8 +23,8 @@ export function Artifact({ kind, data }) {
 
 function Table({ rows }) {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))].slice(0, 30);
-  return html`<div class="scroll" tabindex="0"><table class="facts"><thead><tr>${columns.map((name) => html`<th scope="col" key=${name}>${visible(name)}</th>`)}</tr></thead>
-    <tbody>${rows.map((row, at) => html`<tr key=${at}>${columns.map((name) => html`<td key=${name}>${Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? (row[name]) : JSON.stringify(row[name])) : ""}</td>`)}</tr>`)}</tbody></table></div>`;
+  const cell = (row, name) => (Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? row[name] : JSON.stringify(row[name])) : "");
+  return html`<div class="scroll" tabindex="0"><${Facts} head=${columns.map(visible)} rows=${rows.map((row) => columns.map((name) => cell(row, name)))} /></div>`;
 }
 
 function shown(node, at) {
@@ -57,8 +57,7 @@ function shown(node, at) {
     case "picture":
       return html`<img key=${at} src=${node.href} alt=${node.text} />`;
     case "table":
-      return html`<div key=${at} class="scroll" tabindex="0"><table class="facts"><thead><tr>${node.rows?.[0].map((cell, place) => html`<th scope="col" key=${place}>${cell.map(shown)}</th>`)}</tr></thead>
-        <tbody>${node.rows?.slice(1).map((row, place) => html`<tr key=${place}>${row.map((cell, column) => html`<td key=${column}>${cell.map(shown)}</td>`)}</tr>`)}</tbody></table></div>`;
+      return html`<div key=${at} class="scroll" tabindex="0"><${Facts} head=${node.rows[0].map((cell) => cell.map(shown))} rows=${node.rows.slice(1).map((row) => row.map((cell) => cell.map(shown)))} /></div>`;
     default:
       return null;
   }

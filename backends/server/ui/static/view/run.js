@@ -9,7 +9,7 @@ import { WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Copy, Counts, Dialog, Json, Name, Problem, State, Tabs, Words, Time, Took, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Bar, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Name, Problem, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Graph } from "./graph.js";
 import { Logs } from "./logs.js";
@@ -31,10 +31,7 @@ function Loaded({ id, task, index }) {
   const [counts, setCounts] = useState(new Map());
   const version = useSignal(0);
   useEffect(() => {
-    let cursor = null;
-    return follow(RUN_CHANGES, () => ({ run: id, after: cursor }), (change) => {
-      if (!change) return;
-      cursor = change.cursor;
+    return follow(RUN_CHANGES, { run: id }, (change) => {
       setCounts((known) => merged(known, change.tasks));
       if (change.run) version.value = change.run.version;
     }, () => {
@@ -146,9 +143,9 @@ function Head({ run, counts, sums, again }) {
     ${run.state === "Scheduled" && !parent ? html`<${Because} run=${run} />` : null}
     <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${repeated ? html` <span class="faint">· ${number(repeated)} with more than one attempt</span>` : null}</div>
     ${asks.value === "cancel" && html`<${Dialog} title=${`Cancel ${run.name}?`} action="Cancel the run" danger close=${() => (asks.value = "")} run=${async () => { await ask(CANCEL, { input: { flow_run_id: run.id } }); again(); }}>
-      <p>${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.</p></${Dialog}>`}
+      <p>${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.</p><//>`}
     ${asks.value === "restart" && html`<${Dialog} title=${`Run ${run.name} again?`} action="Run again" close=${() => (asks.value = "")} run=${async () => { await ask(RESTART, { input: { flow_run_id: run.id } }); again(); }}>
-      <p>${counted(wrong, "task run", "task runs")} that did not succeed would run again; ${number(done - wrong)} keep their results.</p></${Dialog}>`}
+      <p>${counted(wrong, "task run", "task runs")} that did not succeed would run again; ${number(done - wrong)} keep their results.</p><//>`}
   </div>`;
 }
 
@@ -168,9 +165,8 @@ function Parts({ run, tasks, stamp }) {
   const parts = data?.flow_run ?? [];
   if (!parts.length) return null;
   return html`<section class="panel" aria-labelledby="parts"><h2 id="parts">Flow runs inside</h2>
-    <ul class="list">${parts.map((part) => html`<li key=${part.id}><a class="entry" data-row href=${href(["runs", part.id])}><${State} state=${part.state} bare />
-      <span class="what"><${Name} of=${tasks.get(part.parent_task_run?.task_id)?.name} />${part.parent_task_run?.map_index >= 0 ? html` <span class="index">[${part.parent_task_run.map_index}]</span>` : null} <span class="flow"><${Name} of=${part.flow?.name} /></span> <${Name} of=${part.name} /></span>
-      <span class="message">${part.state_message}</span><${Took} run=${part} /></a></li>`)}</ul>
+    <ul class="list">${parts.map((part) => html`<li key=${part.id}><${Entry} to=${href(["runs", part.id])} state=${part.state} name=${tasks.get(part.parent_task_run.task_id)?.name} index=${part.parent_task_run.map_index} message=${part.state_message}>
+      <${What} flow=${part.flow.name} name=${part.name} /><${Took} run=${part} /><//></li>`)}</ul>
     ${parts.length === 50 ? html`<p class="faint">The first 50; the others are behind their task runs.</p>` : null}</section>`;
 }
 
@@ -195,11 +191,8 @@ function countsOf(rows) {
 function Alike({ group, run, tasks, task, index }) {
   const open = useSignal(false);
   const shown = open.value ? group.rows : [group.first];
-  return html`<li>${shown.map((row) => html`<a key=${row.id} class="entry" data-row href=${taskRunAddress(run.id, row.task_id, row.map_index)} aria-current=${row.task_id === task && row.map_index === index ? "true" : null}>
-      <${State} state=${row.state} bare />
-      <span class="what"><${Name} of=${tasks.get(row.task_id)?.name} />${row.map_index >= 0 ? html` <span class="index">[${row.map_index}]</span>` : null}</span>
-      <span class="message">${row.state_message}</span>
-      <${Time} at=${row.state_timestamp} /></a>`)}
+  return html`<li>${shown.map((row) => html`<${Entry} key=${row.id} to=${taskRunAddress(run.id, row.task_id, row.map_index)} state=${row.state} name=${tasks.get(row.task_id)?.name} index=${row.map_index} message=${row.state_message} current=${row.task_id === task && row.map_index === index}>
+      <${Time} at=${row.state_timestamp} /><//>`)}
     ${group.rows.length > 1 && html`<button type="button" class="small" aria-expanded=${open.value ? "true" : "false"} onClick=${() => (open.value = !open.value)}>${open.value ? "only the first" : `same message: ${counted(group.rows.length, "task run")}`}</button>`}
   </li>`;
 }
@@ -207,9 +200,9 @@ function Alike({ group, run, tasks, task, index }) {
 function Artifacts({ run, tasks }) {
   const { data, error, again } = useAnswer(ARTIFACTS, { run: run.id });
   return html`<${Problem} error=${error} again=${again} what="The artifacts" />
-    ${data && !data.task_run_artifact.length ? html`<p class="empty">This run has left no artifacts.</p>` : null}
+    <${Empty} of=${data?.task_run_artifact}>This run has left no artifacts.<//>
     ${(data?.task_run_artifact ?? []).map((each) => html`<section key=${each.id} class="panel">
-      <h2>${each.kind} <small class="faint">of <a href=${taskRunAddress(run.id, each.task_run.task_id, each.task_run.map_index)}><${Name} of=${tasks.get(each.task_run.task_id)?.name} />${each.task_run.map_index >= 0 ? `[${each.task_run.map_index}]` : ""}</a>, <${Time} at=${each.created} /></small></h2>
+      <h2>${each.kind} <small class="faint">of <a href=${taskRunAddress(run.id, each.task_run.task_id, each.task_run.map_index)}><${What} name=${tasks.get(each.task_run.task_id)?.name} index=${each.task_run.map_index} /></a>, <${Time} at=${each.created} /></small></h2>
       <${Artifact} kind=${each.kind} data=${each.data} /></section>`)}`;
 }
 
@@ -217,17 +210,16 @@ function Parameters({ run }) {
   const names = Object.keys(run.parameters ?? {});
   const secret = new Set((run.flow.parameters ?? []).filter((each) => each.secret).map((each) => each.name));
   return html`<section class="panel"><h2>Parameters</h2>
-    ${names.length ? html`<table class="facts"><tbody>${names.map((name) => html`<tr key=${name}><th scope="row"><${Name} of=${name} /></th><td>${secret.has(name) ? html`<span class="faint">hidden</span>` : html`<${Json} value=${run.parameters[name]} />`}</td></tr>`)}</tbody></table>` : html`<p class="empty">This run has no parameters.</p>`}</section>
+    <${Empty} of=${names}>This run has no parameters.<//>
+    <${Facts} rows=${names.map((name) => [html`<${Name} of=${name} />`, secret.has(name) ? html`<span class="faint">hidden</span>` : html`<${Json} value=${run.parameters[name]} />`])} /></section>
     <section class="panel"><h2>Context</h2><${Json} value=${run.context} /></section>`;
 }
 
 function States({ run }) {
   const traceback = run.serialized_state?.context?.traceback;
   return html`<section class="panel"><h2>States of the flow run</h2>
-    <table class="facts"><thead><tr><th scope="col">#</th><th scope="col">state</th><th scope="col">at</th><th scope="col">message</th></tr></thead>
-      <tbody>${run.states.map((state) => html`<tr key=${state.id}><td class="number">${state.version}</td><td><${State} state=${state.state} /></td><td><${Time} at=${state.timestamp} /></td><td><${Words} text=${state.message} /></td></tr>`)}</tbody></table></section>
+    <${Facts} head=${["#", "state", "at", "message"]} rows=${run.states.map((state) => [state.version, html`<${State} state=${state.state} />`, html`<${Time} at=${state.timestamp} />`, html`<${Words} text=${state.message} />`])} /></section>
     ${run.directives.length > 0 && html`<section class="panel"><h2>What people asked for</h2>
-      <table class="facts"><thead><tr><th scope="col">what</th><th scope="col">of</th><th scope="col">by</th><th scope="col">at</th><th scope="col">note</th><th scope="col">done</th></tr></thead>
-        <tbody>${run.directives.map((each) => html`<tr key=${each.id}><td>${each.kind}</td><td>${each.task ? html`<${Name} of=${each.task} />${each.map_index >= 0 ? ` [${each.map_index}]` : ""}` : "the run"}</td><td>${each.author ?? "–"}</td><td><${Time} at=${each.created} /></td><td><${Words} text=${each.note} /></td><td><${Time} at=${each.obeyed} /></td></tr>`)}</tbody></table></section>`}
+      <${Facts} head=${["what", "of", "by", "at", "note", "done"]} rows=${run.directives.map((each) => [each.kind, each.task ? html`<${What} name=${each.task} index=${each.map_index} />` : "the run", each.author ?? "–", html`<${Time} at=${each.created} />`, html`<${Words} text=${each.note} />`, html`<${Time} at=${each.obeyed} />`])} /></section>`}
     ${traceback ? html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></section>` : null}`;
 }

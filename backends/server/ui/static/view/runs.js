@@ -6,9 +6,9 @@ import { ask, follow } from "../api.js";
 import { href, query, set } from "../model/route.js";
 import { FLOW_NAMES, RUNS, RUNS_CHANGES, RUN_COUNTS, SUMMARY, UPCOMING } from "../model/queries.js";
 import { GROUPS, isFinished, look, statesOf } from "../model/states.js";
-import { before, total } from "../model/run.js";
+import { before, containing, total } from "../model/run.js";
 import { clock, now, zone } from "../model/time.js";
-import { Bar, Name, Problem, State, Time, Took, useAnswer, useTitle } from "./kit.js";
+import { Bar, Chips, Empty, Entry, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
 import { paused } from "./shell.js";
 
 const RUNS_AT_ONCE = 50;
@@ -25,7 +25,7 @@ function filter(given) {
   const flow = given.get("flow");
   if (flow) all.push({ flow: { name: { _eq: flow } } });
   const text = given.get("text");
-  if (text) all.push({ _or: [{ name: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } }, { state_message: { _ilike: `%${text.replace(/[%_\\]/g, "\\$&")}%` } }] });
+  if (text) all.push({ _or: [{ name: containing(text) }, { state_message: containing(text) }] });
   const label = given.get("label");
   if (label) all.push({ labels: { _contains: [label] } });
   const from = given.get("from");
@@ -68,9 +68,7 @@ export function Runs() {
 
   // What changes is changed where it is; what is new waits above, so that nothing moves under the mouse.
   useEffect(() => {
-    let cursor = null;
-    return follow(RUNS_CHANGES, () => ({ after: cursor }), (change) => {
-      cursor = change.cursor;
+    return follow(RUNS_CHANGES, {}, (change) => {
       paused.value = change.paused;
       const changed = new Map(change.flow_runs.map((run) => [run.id, run]));
       setRows((shown) => {
@@ -114,31 +112,22 @@ export function Runs() {
     <${Histogram} given=${given} where=${where} turn=${loaded} />
     <${Problem} error=${error} again=${() => read([])} what="The runs" />
     <p class="above" aria-live="polite">${above.value.size > 0 && html`<button type="button" onClick=${() => read([])}>⟳ ${above.value.size} new above</button>`}</p>
-    ${loaded && !rows.length ? html`<p class="empty">No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}</p>` : null}
+    <${Empty} of=${loaded && rows}>No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}<//>
     <ol class="list runs" aria-label="Flow runs">${rows.map((run) => html`<li key=${run.id}>
-      <a class="entry" data-row href=${href(["runs", run.id])}>
-        <${State} state=${run.state} bare />
-        <span class="what"><span class="flow"><${Name} of=${run.flow?.name} /></span> <${Name} of=${run.name} /></span>
-        <span class="word"><${State} state=${run.state} /></span>
-        <span class="message">${run.state_message ?? ""}</span>
+      <${Entry} to=${href(["runs", run.id])} state=${run.state} word flow=${run.flow.name} name=${run.name} message=${run.state_message}>
         <${Time} at=${run.start_time ?? run.created} />
         <${Took} run=${run} />
         ${counts.has(run.id) ? html`<${Bar} counts=${counts.get(run.id)} />` : html`<span class="bar none"></span>`}
-      </a></li>`)}</ol>
+      <//></li>`)}</ol>
     ${more && html`<p><button type="button" onClick=${() => read(rows)}>Older runs</button></p>`}
     <${Upcoming} />`;
 }
 
 function Filters({ given }) {
   const flows = useAnswer(FLOW_NAMES);
-  const groups = new Set((given.get("state") ?? "").split(",").filter(Boolean));
-  const toggle = (group) => {
-    if (groups.has(group)) groups.delete(group);
-    else groups.add(group);
-    set({ state: [...groups].join(",") });
-  };
+  const groups = (given.get("state") ?? "").split(",").filter(Boolean);
   return html`<form class="filters" role="search" aria-label="Filter the runs" onSubmit=${(event) => event.preventDefault()}>
-    <span class="chips" role="group" aria-label="State">${GROUPS.filter((group) => group !== "skipped").map((group) => html`<button key=${group} type="button" class=${`chip of-${group}`} aria-pressed=${groups.has(group) ? "true" : "false"} onClick=${() => toggle(group)}>${group}</button>`)}</span>
+    <${Chips} groups=${GROUPS.filter((group) => group !== "skipped")} chosen=${groups} press=${(group) => set({ state: (groups.includes(group) ? groups.filter((each) => each !== group) : [...groups, group]).join() })} />
     <label>Flow <select value=${given.get("flow") ?? ""} onChange=${(event) => set({ flow: event.currentTarget.value })}>
       <option value="">all</option>
       ${(flows.data?.flow ?? []).map((flow) => html`<option key=${flow.id} value=${flow.name}>${flow.name}</option>`)}
@@ -190,10 +179,9 @@ function Upcoming() {
   return html`<details class="panel" onToggle=${(event) => (open.value = event.currentTarget.open)}>
     <summary><h2>Upcoming</h2></summary>
     <${Problem} error=${error} again=${again} what="What is planned" />
-    ${data && !data.flow_run.length ? html`<p class="empty">Nothing is planned.</p>` : null}
-    <ol class="list">${(data?.flow_run ?? []).map((run) => html`<li key=${run.id}><a class="entry" data-row href=${href(["runs", run.id])}>
-      <${State} state="Scheduled" bare /> <span class="what"><span class="flow"><${Name} of=${run.flow?.name} /></span> <${Name} of=${run.name} /></span>
-      <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span></a></li>`)}</ol>
+    <${Empty} of=${data?.flow_run}>Nothing is planned.<//>
+    <ol class="list">${(data?.flow_run ?? []).map((run) => html`<li key=${run.id}><${Entry} to=${href(["runs", run.id])} state="Scheduled" flow=${run.flow.name} name=${run.name}>
+      <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span><//></li>`)}</ol>
   </details>`;
 }
 

@@ -3,6 +3,7 @@ import { html } from "../html.js";
 import { useEffect, useRef } from "../vendor/hooks.js";
 import { signal, useSignal } from "../vendor/signals.js";
 import { ask, link, locked, outdated, reconnect, signIn, signOut } from "../api.js";
+import { keep, kept } from "../model/kept.js";
 import { go, href, parts } from "../model/route.js";
 import { chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
 import { WHO } from "../model/queries.js";
@@ -21,15 +22,7 @@ export async function introduce() {
   who.value = { name: info.key_name, scopes: info.scopes, version: api.flowloop };
 }
 
-const theme = signal(storedTheme());
-
-function storedTheme() {
-  try {
-    return localStorage.getItem("flowloop.theme") ?? "auto";
-  } catch {
-    return "auto";
-  }
-}
+const theme = signal(kept("theme") ?? "auto");
 
 export function applyTheme() {
   document.documentElement.dataset.theme = theme.value;
@@ -37,11 +30,7 @@ export function applyTheme() {
 
 function nextTheme() {
   theme.value = { auto: "light", light: "dark", dark: "auto" }[theme.value] ?? "auto";
-  try {
-    localStorage.setItem("flowloop.theme", theme.value);
-  } catch {
-    // it is forgotten with the page
-  }
+  keep("theme", theme.value);
   applyTheme();
 }
 
@@ -108,7 +97,7 @@ function SignIn() {
       await introduce();
       location.reload();
     } catch (error) {
-      problem.value = error instanceof Error ? error.message : String(error);
+      problem.value = error.message;
     }
   };
   return html`<form class="panel sign-in" onSubmit=${submit} aria-labelledby="sign-in">

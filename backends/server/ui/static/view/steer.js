@@ -1,11 +1,12 @@
 // What can be asked of a flow run, or of one of its task runs: each is a recorded directive, and asks before it is one.
 import { html } from "../html.js";
-import { useSignal } from "../vendor/signals.js";
+import { useMemo } from "../vendor/hooks.js";
+import { signal, useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { DIRECT } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { json, limits } from "../model/steer.js";
-import { Dialog } from "./kit.js";
+import { Dialog, Field } from "./kit.js";
 
 const BEGINS = ["Pending", "Scheduled", "Queued", "Retrying", "Paused"];
 
@@ -63,15 +64,15 @@ function Buttons({ run, kinds, words, name, of, again }) {
 
 function Question({ run, kind, words, of, close, again }) {
   const fields = Object.entries(words.fields ?? {});
-  const typed = useSignal(Object.fromEntries(fields.map(([name]) => [name, ""])));
+  const typed = useMemo(() => fields.map(([name]) => ({ name, text: signal("") })), []);
   const note = useSignal("");
   const send = async () => {
-    const given = words.given ? words.given(typed.value) : {};
+    const given = words.given ? words.given(Object.fromEntries(typed.map((each) => [each.name, each.text.value]))) : {};
     await ask(DIRECT, { input: { flow_run_id: run.id, kind, note: note.value || null, ...of, ...given } });
     again();
   };
   return html`<${Dialog} title=${words.title} action=${words.action} close=${close} run=${send}>
     <p>${words.says}</p>
-    ${fields.map(([name, label]) => html`<label key=${name}>${label} <input type="text" required=${words.optional !== true && words.optional !== name} value=${typed.value[name]} onInput=${(event) => (typed.value = { ...typed.value, [name]: event.currentTarget.value })} /></label>`)}
-    <label>Note <input type="text" value=${note.value} onInput=${(event) => (note.value = event.currentTarget.value)} /></label></${Dialog}>`;
+    ${fields.map(([name, label], at) => html`<${Field} key=${name} label=${label} of=${typed[at].text} required=${words.optional !== true && words.optional !== name} />`)}
+    <${Field} label="Note" of=${note} /><//>`;
 }

@@ -7,7 +7,7 @@ import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
-import { Copy, Name, Problem, State, Words, Time, Took, useAnswer, useThrottled } from "./kit.js";
+import { Copy, Entry, Facts, Problem, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
 import { Answer } from "./answer.js";
@@ -20,7 +20,7 @@ export function TaskRun({ run, tasks, task, index, counts, close }) {
   const row = data?.task_run?.[0];
   useThrottled(again, row && isFinished(row.state) && isFinished(run.state) ? "" : own, 1000);
   const definition = tasks.get(task);
-  const heading = html`<h2 id="selected"><${Name} of=${definition?.name ?? "task run"} />${index >= 0 ? html` <span class="index">[${index}]</span>` : null}</h2>`;
+  const heading = html`<h2 id="selected"><${What} name=${definition?.name ?? "task run"} index=${index} /></h2>`;
   return html`<aside class="panel selected" aria-labelledby="selected">
     <div class="title">${heading}<a class="button small" href=${close}>Close</a></div>
     <${Problem} error=${error} again=${again} what="The task run" />
@@ -44,7 +44,7 @@ function Inside({ run, row, definition, again }) {
   const traceback = row.serialized_state?.context?.traceback;
   const result = row.serialized_state?._result;
   const window = chosen ? { from: new Date(chosen.from - 1).toISOString(), to: new Date((chosen.to ?? now.peek()) + 50).toISOString() } : null;
-  return html`<p class="facts"><span class="big"><${State} state=${row.state} /></span> <${Time} at=${row.start_time} /> <${Took} run=${row} />
+  return html`<p class="facts"><span class="big"><${State} state=${row.state} /></span> <${Time} at=${row.start_time} /> <${Took} run=${row} tried=${tried} />
       ${tried.length > 1 ? html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>` : null}
       <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
     ${row.state_message ? html`<p class="said"><${Words} text=${row.state_message} /></p>` : null}
@@ -58,14 +58,7 @@ function Inside({ run, row, definition, again }) {
     <${Lines} run=${run.id} taskRun=${row.id} window=${window} live=${!isFinished(row.state)} tall=${false} />
     <h3>Result</h3>
     <p>${result?.location ? html`<code>${result.location}</code> <span class="faint">${String(result.type ?? "")}</span>` : html`<span class="faint">not stored anywhere</span>`}</p>
-    ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><ul class="list">${row.children.map((child) => html`<li key=${child.id}><a class="entry" href=${href(["runs", child.id])}><${State} state=${child.state} bare /> <span class="what"><${Name} of=${child.flow?.name} /> <${Name} of=${child.name} /></span></a></li>`)}</ul>`}
+    ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><ul class="list">${row.children.map((child) => html`<li key=${child.id}><${Entry} to=${href(["runs", child.id])} state=${child.state} flow=${child.flow.name} name=${child.name} /></li>`)}</ul>`}
     ${row.artifacts.map((each) => html`<section key=${each.id}><h3>Artifact: ${each.kind}</h3><${Artifact} kind=${each.kind} data=${each.data} /></section>`)}
-    <details><summary>More</summary><table class="facts"><tbody>
-      <tr><th scope="row">id</th><td><code>${row.id}</code></td></tr>
-      <tr><th scope="row">task</th><td><code>${definition?.slug}</code></td></tr>
-      <tr><th scope="row">trigger</th><td>${definition?.trigger ?? "–"}</td></tr>
-      <tr><th scope="row">tags</th><td>${(definition?.tags ?? []).join(", ") || "–"}</td></tr>
-      <tr><th scope="row">cache key</th><td>${row.cache_key ?? "–"}</td></tr>
-      <tr><th scope="row">heartbeat</th><td><${Time} at=${row.heartbeat} /></td></tr>
-    </tbody></table></details>`;
+    <details><summary>More</summary><${Facts} rows=${[["id", html`<code>${row.id}</code>`], ["task", html`<code>${definition?.slug}</code>`], ["trigger", definition?.trigger ?? "–"], ["tags", (definition?.tags ?? []).join(", ") || "–"], ["cache key", row.cache_key ?? "–"], ["heartbeat", html`<${Time} at=${row.heartbeat} />`]]} /></details>`;
 }

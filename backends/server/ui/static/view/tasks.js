@@ -5,11 +5,12 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, query, set, taskRunAddress } from "../model/route.js";
 import { FOUND, ROWS } from "../model/queries.js";
-import { GROUPS, look, rank, statesOf, worst } from "../model/states.js";
+import { GROUPS, look, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
 import { sum } from "../model/run.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Counts, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
+import { Bar, Chips, Counts, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
+import { withAttempts } from "./attempts.js";
 import { Rows } from "./table.js";
 
 const CHILDREN_AT_ONCE = 100;
@@ -34,8 +35,7 @@ export function TaskRuns(props) {
   };
   return html`<div class="tools">
       <form onSubmit=${goTo}><label>Go to <select>${run.flow.tasks.map((each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label> <label class="hidden" for="go-index">Index</label><input id="go-index" type="number" min="0" placeholder="index" /> <button type="submit" class="small">Go</button></form>
-      <span class="chips" role="group" aria-label="State"><button type="button" class="chip" aria-pressed=${group ? "false" : "true"} onClick=${() => set({ state: null })}>all</button>
-        ${GROUPS.filter((each) => shown.has(each) || each === group).map((each) => html`<button key=${each} type="button" class=${`chip of-${each}`} aria-pressed=${group === each ? "true" : "false"} onClick=${() => set({ state: each })}>${each} <span class="number">${number(sums.get(each) ?? 0)}</span></button>`)}</span>
+      <${Chips} groups=${GROUPS.filter((each) => shown.has(each) || each === group)} chosen=${group ? [group] : []} press=${(state) => set({ state })} of=${sums} all />
     </div>
     ${GROUPS.includes(group) ? html`<${Found} key=${group} ...${props} group=${group} all=${sums.get(group) ?? 0} />` : html`<${Tree} ...${props} />`}`;
 }
@@ -50,7 +50,7 @@ function Tree({ run, counts, task, index, stamp }) {
   // What is wrong comes first; among equals the order of the flow stays.
   const lanes = useMemo(() => {
     const found = ordered.map((each) => ({ task: each, states: Object.entries(counts.get(each.id)?.states ?? {}), at: 0, count: 0 }));
-    const bad = (lane) => Math.min(3, rank(worst(lane.states)));
+    const bad = (lane) => Math.min(3, GROUPS.indexOf(worst(lane.states)));
     found.sort((a, b) => bad(a) - bad(b));
     let at = 0;
     for (const lane of found) {
@@ -82,13 +82,15 @@ function Tree({ run, counts, task, index, stamp }) {
       const parents = [...wanted.values()].filter((each) => each.page < 0).map((each) => each.task);
       const reads = [...wanted].filter(([, each]) => each.page >= 0).map(async ([key, each]) => {
         const { task_run: rows } = await ask(ROWS, { run: run.id, task: each.task, from: each.page * CHILDREN_AT_ONCE, limit: CHILDREN_AT_ONCE });
-        cache.current.set(key, new Map(rows.map((row) => [row.map_index, row])));
+        const read = await withAttempts(rows, [...(cache.current.get(key)?.values() ?? [])]);
+        cache.current.set(key, new Map(read.map((row) => [row.map_index, row])));
       });
       if (parents.length) reads.push((async () => {
         const where = { flow_run_id: { _eq: run.id }, task_id: { _in: parents }, map_index: { _eq: -1 } };
         const { task_run: rows } = await ask(FOUND, { where, limit: parents.length });
+        const read = await withAttempts(rows, parents.flatMap((id) => [...(cache.current.get(`${id} -1`)?.values() ?? [])]));
         for (const id of parents) cache.current.set(`${id} -1`, new Map());
-        for (const row of rows) cache.current.set(`${row.task_id} -1`, new Map([[-1, row]]));
+        for (const row of read) cache.current.set(`${row.task_id} -1`, new Map([[-1, row]]));
       })());
       await Promise.all(reads);
       while (cache.current.size > 60) cache.current.delete(cache.current.keys().next().value);
@@ -142,7 +144,7 @@ function Found({ run, tasks, task, index, stamp, group, all }) {
     const where = { flow_run_id: { _eq: run.id }, state: { _in: statesOf(group) }, ...(last ? { _or: [{ task_id: { _gt: last.task_id } }, { task_id: { _eq: last.task_id }, map_index: { _gt: last.map_index } }] } : {}) };
     try {
       const { task_run: found } = await ask(FOUND, { where, limit });
-      setRows([...known, ...found]);
+      setRows([...known, ...(await withAttempts(found, rows))]);
       setError(null);
     } catch (problem) {
       setError(problem);
@@ -168,6 +170,6 @@ function Row({ run, task, index, row, states, selected, child = false, fold = nu
     <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${selected ? "true" : null}><${Name} of=${task?.name} />${index_}</a>${states ? html` <span class="faint">▤ ${number(children({ task, states }))}</span>` : null}</span>
     <span role="cell" class="message">${states?.length ? html`<${Bar} counts=${states} /> <${Counts} counts=${states} />` : row?.state_message}</span>
     <span role="cell"><${Time} at=${row?.start_time} /></span>
-    <span role="cell">${row ? html`<${Took} run=${row} />` : null}</span>
-    <span role="cell" class="faint">${row && row.version > 3 && !states ? `↻ ${row.version}` : ""}</span>`;
+    <span role="cell">${row ? html`<${Took} run=${row} tried=${row.tried} />` : null}</span>
+    <span role="cell" class="faint">${row?.tried?.length > 1 && !states ? html`<span title="attempts">↻ ${row.tried.length}</span>` : ""}</span>`;
 }

@@ -4,13 +4,15 @@ import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, query, set, taskRunAddress } from "../model/route.js";
-import { ATTEMPTS, ROWS, TIMELINE } from "../model/queries.js";
+import { FOUND, ROWS, TIMELINE } from "../model/queries.js";
 import { inOrder } from "../model/graph.js";
-import { GROUPS, byGroup, isFinished, look } from "../model/states.js";
-import { axis, density, ticks, waits } from "../model/timeline.js";
+import { byGroup, isFinished } from "../model/states.js";
+import { axis, density, spans, stateAt, ticks, waits } from "../model/timeline.js";
 import { clock, duration, milliseconds, now, precise, zone } from "../model/time.js";
-import { number, visible } from "../model/text.js";
-import { Counts, Problem, useAnswer, useThrottled } from "./kit.js";
+import { attempts, sum } from "../model/run.js";
+import { counted, number, visible } from "../model/text.js";
+import { statesOfRows } from "./attempts.js";
+import { Counts, Facts, Problem, useAnswer, useThrottled } from "./kit.js";
 
 const LANE = 26;
 const AXIS = 24;
@@ -36,44 +38,51 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
     return { lanes, breaks, place: axis(timeline.bins, breaks), from, to, bins: timeline.bins };
   }, [timeline, ordered, fold]);
   const opened = task && query.value.get("open") !== "no" ? task : null;
-  const children = useChildren(run.id, small ? null : opened, stamp);
+  const most = small ? 12 : MOST;
+  const isAlone = (id) => sum(Object.values(counts.get(id)?.states ?? {})) === 1;
+  const alone = (drawn?.lanes ?? []).slice(0, most).map((lane) => lane.task.id).filter(isAlone);
+  const rows = useRows(run.id, alone, small || isAlone(opened) ? null : opened, stamp);
   if (!run.start_time && !drawn?.lanes.length) return html`<section class="panel"><h2>Timeline</h2><p class="empty">Nothing has begun yet.</p></section>`;
   return html`<section class="panel timeline" aria-labelledby="timeline">
     <div class="title"><h2 id="timeline">Timeline ${drawn && html`<small class="faint">${duration(drawn.to - drawn.from)}</small>`}</h2>
       <span class="tools">${begin && html`<button type="button" class="small" onClick=${() => set({ zoom: null })}>The whole run</button>`}
         <label><input type="checkbox" checked=${fold} onChange=${() => set({ waits: fold ? "shown" : null })} /> fold waits</label></span></div>
     <${Problem} error=${error} again=${again} what="The timeline" />
-    ${drawn && html`<${Drawing} key=${zone.value} run=${run} drawn=${drawn} children=${children} task=${task} most=${small ? 12 : MOST} />`}
-    ${drawn && !small && html`<details><summary>As a table</summary><table class="facts"><thead><tr><th scope="col">task</th><th scope="col">began</th><th scope="col">ended</th><th scope="col">task runs</th></tr></thead><tbody>
-      ${drawn.lanes.map((lane) => { const known = counts.get(lane.task.id); return html`<tr key=${lane.task.id}><th scope="row"><a href=${taskRunAddress(run.id, lane.task.id, -1)}>${visible(lane.task.name)}</a></th>
-        <td>${known?.start_time ? precise(Date.parse(known.start_time)) : "–"}</td><td>${known?.end_time ? precise(Date.parse(known.end_time)) : "–"}</td><td><${Counts} counts=${Object.entries(known?.states ?? {})} /></td></tr>`; })}
-    </tbody></table></details>`}
+    ${drawn && html`<${Drawing} key=${zone.value} run=${run} drawn=${drawn} rows=${rows} most=${most} />`}
+    ${drawn && !small && html`<details><summary>As a table</summary><${Facts} head=${["task", "began", "ended", "task runs", "with more than one attempt"]} rows=${drawn.lanes.map(({ task: { id, name } }) => {
+      const known = counts.get(id);
+      const at = (text) => (text ? precise(Date.parse(text)) : "–");
+      return [html`<a href=${taskRunAddress(run.id, id, -1)}>${visible(name)}</a>`, at(known?.start_time), at(known?.end_time), html`<${Counts} counts=${Object.entries(known?.states ?? {})} />`, number(known?.again ?? 0)];
+    })} /></details>`}
   </section>`;
 }
 
-/** The first children of a task with the states they went through. */
-function useChildren(run, task, stamp) {
+/** The task runs in view with the states they went through: those of these tasks, and the first children of another. */
+function useRows(run, alone, mapped, stamp) {
   const [found, setFound] = useState([]);
+  const asked = [...alone, mapped].join();
   const read = async () => {
-    if (!task) return setFound([]);
     try {
-      const { task_run: rows } = await ask(ROWS, { run, task, from: -1, limit: 41 });
-      const { task_run_state: states } = rows.length ? await ask(ATTEMPTS, { ids: rows.map((row) => row.id) }) : { task_run_state: [] };
-      const of = new Map(rows.map((row) => [row.id, []]));
-      for (const state of states) of.get(state.task_run_id)?.push(state);
-      setFound(rows.map((row) => ({ row, states: of.get(row.id) })));
+      const where = { flow_run_id: { _eq: run }, task_id: { _in: alone }, map_index: { _eq: -1 } };
+      const [{ task_run: own }, { task_run: children }] = await Promise.all([
+        alone.length ? ask(FOUND, { where, limit: alone.length }) : { task_run: [] },
+        mapped ? ask(ROWS, { run, task: mapped, from: 0, limit: 40 }) : { task_run: [] },
+      ]);
+      const rows = [...own, ...children.map((row) => ({ ...row, task_id: mapped }))];
+      const states = await statesOfRows(rows);
+      setFound(rows.map((row) => ({ row, states: states.get(row.id) })));
     } catch {
-      setFound([]);
+      setFound([]); // the lanes show what runs in each part of the time
     }
   };
   useEffect(() => {
     read();
-  }, [task]);
+  }, [asked]);
   useThrottled(read, stamp, 2000);
   return found;
 }
 
-function Drawing({ run, drawn, children, task, most }) {
+function Drawing({ run, drawn, rows, most }) {
   const canvas = useRef(null);
   const [width, setWidth] = useState(600);
   const words = useSignal("");
@@ -81,8 +90,9 @@ function Drawing({ run, drawn, children, task, most }) {
   const theme = useTheme();
   const lanes = [];
   for (const lane of drawn.lanes.slice(0, most)) {
-    lanes.push({ ...lane, peak: Math.max(1, ...lane.bins.map((bin) => bin.running)) });
-    if (lane.task.id === task) for (const child of children) if (child.row.map_index >= 0) lanes.push({ task: lane.task, row: child.row, states: child.states, peak: 1 });
+    const of = rows.filter((each) => each.row.task_id === lane.task.id);
+    lanes.push({ ...lane, peak: Math.max(1, ...lane.bins.map((bin) => bin.running)), states: of.find((each) => each.row.map_index < 0)?.states });
+    for (const { row, states } of of) if (row.map_index >= 0) lanes.push({ task: lane.task, row, states });
   }
   const height = AXIS + lanes.length * LANE;
   const left = width < 500 ? 90 : LABEL;
@@ -176,16 +186,13 @@ function Drawing({ run, drawn, children, task, most }) {
   }
 
   function attemptsOf(pen, states, top, colour) {
-    states.forEach((state, number) => {
-      const from = x(milliseconds(state.timestamp) ?? 0);
-      const next = states[number + 1];
-      const to = next ? x(milliseconds(next.timestamp) ?? 0) : isFinished(state.state) ? from : x(Math.min(now.peek(), drawn.to));
-      const { group } = look(state.state);
+    for (const { group, kind, ...span } of spans(states, Math.min(now.peek(), drawn.to))) {
+      const [from, to] = [x(span.from), x(span.to)];
       pen.fillStyle = colour(group);
-      if (group === "running") pen.fillRect(from, top + 7, Math.max(1.5, to - from), LANE - 14);
-      else if (isFinished(state.state)) pen.fillRect(from, top + 5, 3, LANE - 10);
+      if (kind === "runs") pen.fillRect(from, top + 7, Math.max(1.5, to - from), LANE - 14);
+      else if (kind === "ends") pen.fillRect(from, top + 5, 3, LANE - 10);
       else pen.fillRect(from, top + LANE / 2 - 1, Math.max(1, to - from), 2);
-    });
+    }
   }
 
   const laneAt = (event) => lanes[Math.floor((event.offsetY - AXIS) / LANE)];
@@ -204,7 +211,7 @@ function Drawing({ run, drawn, children, task, most }) {
     if (!lane || event.offsetX < left) return (words.value = "");
     const bin = binAt(event.offsetX);
     const name = `${visible(lane.task.name)}${lane.row ? `[${lane.row.map_index}]` : ""}`;
-    if (lane.row) return (words.value = `${name}: ${lane.row.state}`);
+    if (lane.states) return (words.value = `${name} at ${precise(momentAt(bin))}: ${stateAt(lane.states, momentAt(bin + 1))}, ${counted(attempts(lane.states).length, "attempt")}`);
     const { running, ended } = (lane.bins)[bin];
     words.value = `${name} at ${precise(momentAt(bin))}: ${number(running)} running${ended.map(([state, count]) => `, ${number(count)} ${state}`).join("")}`;
   };
@@ -221,7 +228,7 @@ function Drawing({ run, drawn, children, task, most }) {
   };
   return html`<div class="canvas"><canvas ref=${canvas} role="img" aria-label=${`Timeline of ${drawn.lanes.length} tasks over ${duration(drawn.to - drawn.from)}; the table says the same`}
       onMouseMove=${hover} onMouseLeave=${() => (words.value = "")} onMouseDown=${(event) => (drag.current = event.offsetX)} onMouseUp=${release}></canvas></div>
-    <p class="status faint" aria-live="polite">${words.value || html`${GROUPS.length ? "▇ running" : ""} · ▂ ended · drag to zoom, press a lane to open it`}</p>
+    <p class="status faint" aria-live="polite">${words.value || html`▇ running · ─ waiting · ▂ ended · drag to zoom, press a lane to open it`}</p>
     ${drawn.lanes.length > most && html`<p class="faint">The first ${most} of ${number(drawn.lanes.length)} tasks.</p>`}`;
 }
 

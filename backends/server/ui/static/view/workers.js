@@ -7,7 +7,7 @@ import { href } from "../model/route.js";
 import { FLOW_LIMIT, NOTIFICATIONS, RATE_LIMIT, TAG_LIMIT, WORK } from "../model/queries.js";
 import { number, destination } from "../model/text.js";
 import { duration } from "../model/time.js";
-import { Dialog, Name, Problem, State, Time, useAnswer, useTitle } from "./kit.js";
+import { Dialog, Empty, Entry, Field, Name, Problem, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
 
 const EVERY = 3000;
@@ -28,18 +28,17 @@ export function Workers() {
     <${Problem} error=${error} again=${again} what="The workers" />
     <section class="panel"><h2>Queue</h2>
       ${queue && html`<p>${number(queue.ready)} ready, ${number(queue.later)} later</p>
-      <ul class="list">${queue.flow_runs.map((run) => html`<li key=${run.flow_run_id}><a class="entry" data-row href=${href(["runs", run.flow_run_id])}><${State} state=${run.state} bare />
-        <span class="what"><span class="flow"><${Name} of=${run.flow_name} /></span> <${Name} of=${run.name} /></span><span class="message">${run.because}</span><span>ready since <${Time} at=${run.since} ago /></span></a></li>`)}</ul>`}</section>
+      <ul class="list">${queue.flow_runs.map((run) => html`<li key=${run.flow_run_id}><${Entry} to=${href(["runs", run.flow_run_id])} state=${run.state} flow=${run.flow_name} name=${run.name} message=${run.because}><span>ready since <${Time} at=${run.since} ago /></span><//></li>`)}</ul>`}</section>
     <section class="panel"><h2>Workers</h2>
-      ${data && !data.workers.length ? html`<p class="empty">No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.</p>` : null}
+      <${Empty} of=${data?.workers}>No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.<//>
       <ul class="list">${(data?.workers ?? []).map((worker) => html`<li key=${worker.name} class="worker"><p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
         <b title=${worker.name}><${Name} of=${place(worker.name)} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${number(worker.running)} ${worker.running === 1 ? "run" : "runs"}${worker.running >= worker.concurrency ? ", full" : ""}</span>
         <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span>${(worker.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p>
         ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
       ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
     <section class="panel"><div class="title"><h2>Limits</h2>${may("admin") && html`<button type="button" onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…</button>`}</div>
-      ${data && !data.limits.length ? html`<p class="empty">Nothing is limited.</p>` : null}
-      <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${KINDS[limit.kind]}</span> <b><${Name} of=${limit.name} /></b>
+      <${Empty} of=${data?.limits}>Nothing is limited.<//>
+      <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${LIMITED[limit.kind]}</span> <b><${Name} of=${limit.name} /></b>
         <meter min="0" max=${Math.max(1, limit.limit)} value=${limit.used} aria-label=${`${limit.used} of ${limit.limit} ${limit.period ? "begun" : "places taken"}`}></meter> <span class="number">${limit.used} of ${limit.limit}${limit.period ? ` in ${duration(limit.period * 1000)}` : ""}</span>
         ${may("admin") && html`<button type="button" class="small" onClick=${() => setAsks(limit)}>Change…</button>`}</p></li>`)}</ul></section>
     ${may("admin") && html`<${Notifications} />`}
@@ -50,13 +49,13 @@ function Notifications() {
   const { data, error, again } = useAnswer(NOTIFICATIONS);
   const rules = data?.notifications ?? [];
   return html`<section class="panel"><h2>Notifications</h2><${Problem} error=${error} again=${again} what="The notifications" />
-    ${data && !rules.length ? html`<p class="empty">Nobody is told of anything yet: <code>flowloop notify add</code> sets a rule.</p>` : null}
+    <${Empty} of=${data && rules}>Nobody is told of anything yet: <code>flowloop notify add</code> sets a rule.<//>
     <ul class="list">${rules.map((rule) => html`<li key=${rule.name}><p class="facts"><b><${Name} of=${rule.name} /></b>
       <span>on ${rule.events.join(", ")}${rule.after ? ` after ${duration(rule.after * 1000)}` : ""}</span>
       <span class="faint">of ${rule.flow ? html`<${Name} of=${rule.flow} />` : "any flow"}</span> <span>${rule.kind}: <${Name} of=${destination(rule.target)} /></span></p></li>`)}</ul></section>`;
 }
 
-const KINDS = { task: "tag", rate: "rate", flow: "label" };
+const LIMITED = { task: "tag", rate: "rate", flow: "label" };
 
 function Limit({ limit, close }) {
   const places = useSignal(String(limit.limit));
@@ -72,9 +71,9 @@ function Limit({ limit, close }) {
   };
   return html`<${Dialog} title=${limit.id ? `Change the limit ${limit.name}` : "New limit"} action="Set the limit" close=${close} run=${run}>
     ${!limit.id && html`<label>Of <select value=${kind.value} onChange=${(event) => (kind.value = event.currentTarget.value)}><option value="task">a tag of tasks</option><option value="rate">a tag of tasks: how often they begin</option><option value="flow">a label of flow runs</option></select></label>
-    <label>Name <input type="text" required value=${name.value} onInput=${(event) => (name.value = event.currentTarget.value)} /></label>`}
-    <label>${kind.value === "rate" ? "Beginnings" : "Places"} <input type="text" inputmode="numeric" value=${places.value} onInput=${(event) => (places.value = event.currentTarget.value)} /></label>
-    ${kind.value === "rate" && html`<label>In seconds <input type="text" inputmode="decimal" value=${period.value} onInput=${(event) => (period.value = event.currentTarget.value)} /></label>`}
+    <${Field} label="Name" of=${name} required />`}
+    <${Field} label=${kind.value === "rate" ? "Beginnings" : "Places"} of=${places} inputmode="numeric" />
+    ${kind.value === "rate" && html`<${Field} label="In seconds" of=${period} inputmode="decimal" />`}
     ${limit.id && kind.value !== "rate" && html`<p>${limit.used} hold a place now; with fewer places nobody is stopped, and nobody new begins until some are free.</p>`}
-  </${Dialog}>`;
+  <//>`;
 }
