@@ -2,6 +2,7 @@
 #   make demo    run examples/seattle_weather.py, recorded in .flowloop/
 #   make test    run the tests on all cores: ARGS='-n 0 -k NAME' for some of them, one after the other
 #   make simulate  ten thousand random flows against what plain Python computes, about half an hour
+#   make fuzz    ten thousand requests by chance to the server, a minute
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
 #   make places-full  bodies on a Dask cluster: 100,000 children, large values, kills; half an hour
@@ -26,7 +27,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
-.PHONY: page-check demo docs dist extras test simulate prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
+.PHONY: page-check demo docs dist extras test simulate fuzz prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -37,6 +38,9 @@ test: $(VENV)/.installed-dev
 
 simulate: $(VENV)/.installed-dev
 	GRID_EXAMPLES=10000 $(BIN)/python -m pytest tests/engine/test_value_grid.py $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	FUZZ_REQUESTS=10000 $(BIN)/python -m pytest tests/backends/server/test_fuzz.py $(ARGS)
 
 prefect1: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/prefect1 $(ARGS)

@@ -17,9 +17,10 @@ import pytest
 from flowloop.engine._run.drive import Drive
 from flowloop.engine.testing import VirtualLoop
 
-from .postgres import database_url, postgres_server, postgres_url
+from .databases import database_url, emptied_postgres_url, postgres_server, postgres_url, sqlite_template
 
-__all__ = ["database_url", "postgres_server", "postgres_url"]  # one server for all that want it in a process
+# here they are one for all files: a fixture that each file imports is made anew for it
+__all__ = ["database_url", "emptied_postgres_url", "postgres_server", "postgres_url", "sqlite_template"]
 
 # how long an example takes says how busy the machine is
 hypothesis.settings.register_profile("flowloop", deadline=None)
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 _LONG = (
+    "test_conformance",
     "test_value_grid",
     "test_kills",
     "test_owners",

@@ -53,7 +53,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         with serve(create_app(database, settings=QUIET)) as served:
             yield served
     elif request.param == "postgresql":
-        yield str(request.getfixturevalue("postgres_url"))
+        yield str(request.getfixturevalue("emptied_postgres_url"))
     else:
         yield "memory://" if request.param == "memory" else database
 

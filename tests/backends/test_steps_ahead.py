@@ -38,7 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         with serve(create_app(database, settings=QUIET)) as served:
             yield served
     else:
-        yield str(request.getfixturevalue("postgres_url")) if request.param == "postgresql" else database
+        yield str(request.getfixturevalue("emptied_postgres_url")) if request.param == "postgresql" else database
 
 
 @pytest.fixture

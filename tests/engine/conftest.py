@@ -1,6 +1,7 @@
 """What the tests of the cloud runners share."""
 
 import asyncio
+import shutil
 
 import pytest
 
@@ -22,19 +23,22 @@ async def memory(settings):
 
 
 @pytest.fixture
-async def database(tmp_path, settings):
+def sqlite_url(tmp_path, sqlite_template):
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'runs.db')}"
+
+
+@pytest.fixture
+async def database(sqlite_url, settings):
     """A SQLite database, on the clock of the loop."""
     clock = asyncio.get_running_loop().clock
-    async with connect(
-        f"sqlite:///{tmp_path / 'runs.db'}", settings=settings, clock=clock, lease_clock=clock, synchronous="OFF"
-    ) as opened:
+    async with connect(sqlite_url, settings=settings, clock=clock, lease_clock=clock, synchronous="OFF") as opened:
         yield opened
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-async def backend(request, tmp_path, settings):
+async def backend(request, sqlite_url, settings):
     """Each of the two, on the clock of the loop."""
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}"
+    url = "memory://" if request.param == "memory" else sqlite_url
     clock = asyncio.get_running_loop().clock
     options = {} if request.param == "memory" else {"synchronous": "OFF", "lease_clock": clock}
     async with connect(url, settings=settings, clock=asyncio.get_running_loop().clock, **options) as opened:

@@ -32,7 +32,7 @@ from flowloop.engine.state import Cached, Mapped, State
 
 from .grid import AXES, KINDS, PAIRS, PLACES, Held, Stage, Trial, value_of, wanted
 
-EXAMPLES = int(os.environ.get("GRID_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("GRID_EXAMPLES", "100"))
 SHARE_ELSEWHERE = 0.06 if EXAMPLES <= 300 else 1.0
 """Of how many recorded trials each runner is a process of its own."""
 FORMS = ("list", "list", "generator", "iterator", "yields", "labelled")

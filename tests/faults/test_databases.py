@@ -25,7 +25,7 @@ from flowloop.engine import Flow, Settings
 from flowloop.engine.cloud import create_flow_run
 
 from ..commands import ROOT, environment
-from ..postgres import Postgres
+from ..databases import Postgres
 from .mapped import CHILDREN, check, history, mapped_flow, runner
 from .test_kills import Lines, quiet
 

@@ -23,7 +23,7 @@ from flowloop.backends.store.store import open_database
 from flowloop.backends.store.tx import Tx, tables
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, FlowloopError
 
-from ...postgres import Postgres
+from ...databases import Postgres
 from .world import FENCED, ManualClock, World, flow_document, state
 
 
