@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, as
 from typing import Any, Self
 
 import anyio
+import httpx
 import msgspec
 from gql import Client
 from gql.transport.exceptions import TransportQueryError
@@ -50,6 +51,7 @@ from ...engine.directives import Directive
 from ...engine.errors import (
     BackendRejected,
     DialectError,
+    FlowloopError,
     FlowRunOwned,
     OwnershipLost,
     UpstreamRefused,
@@ -118,6 +120,7 @@ class GraphQLBackend:
         self._settings = settings or Settings.from_env()
         self._clock = clock or SystemClock()
         self._connect_limit = min(connect_limit, self._settings.outage_limit)
+        _check_url(url)
         self.url = _without_credentials(url)
         self._post_url = self.url if self._settings.api_key else url.rstrip("/")
         self._headers = {
@@ -1016,6 +1019,24 @@ def _outcome(item: Mapping[str, Any]) -> Mapping[str, Any] | BackendRejected:
     if item.get("code") == "VERSION_LOCKING_ERROR":
         return VersionLockMismatch(message, None if document is None else decode_state(document))
     return _REFUSALS.get(item.get("code") or "", BackendRejected)(message)
+
+
+def _check_url(url: str) -> None:
+    """Refuse what can be the URL of no server: nobody would ever answer.
+
+    Raises:
+        - FlowloopError: if it is none; it may hold a password, so that nothing of it is told but the host
+    """
+    example = "a server has a URL like http://HOST:PORT"
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        problem = f"{example}, and this one cannot be read: special characters, in a password too, are written as %40"
+        raise FlowloopError(problem) from None
+    if parsed.scheme not in ("http", "https"):
+        raise FlowloopError(f"{example}, or https://…, not {parsed.scheme}://…")
+    if not parsed.host or ("%" in parsed.host and ":" not in parsed.host) or (parsed.port or 0) >= 2**16:
+        raise FlowloopError(f"{example}, and this one names no such host: {parsed.netloc.decode()!r}")
 
 
 def _without_credentials(url: str) -> str:

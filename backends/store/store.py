@@ -59,10 +59,11 @@ def open_database(
     Raises:
         - FlowloopError: if the URL is none of a database the store knows, or a driver is missing
     """
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if not separator:
         raise FlowloopError(f"{url!r} is not a database URL: give sqlite:///FILE or postgresql://…")
-    dialect = scheme.partition("+")[0]
+    url = f"{scheme.lower()}://{rest}"
+    dialect = scheme.partition("+")[0].lower()
     if dialect == "sqlite":
         if synchronous not in ("FULL", "NORMAL", "OFF"):
             raise FlowloopError(f"synchronous is FULL, NORMAL or OFF, not {synchronous!r}")

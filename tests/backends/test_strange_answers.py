@@ -19,7 +19,7 @@ from flowloop.backends.store import Store
 from flowloop.engine import Flow, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
-from flowloop.engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError
+from flowloop.engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, FlowloopError
 from flowloop.engine.settings import Settings
 
 SETTINGS = Settings(outage_limit=60, heartbeat_interval=300)
@@ -124,6 +124,27 @@ async def test_at_first_contact_a_wrong_url_is_named_at_once(kind: str) -> None:
             pass
     assert isinstance(raised.value, BackendRejected | DialectError)
     assert asked <= 4  # each of two questions, followed once
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http:///graphql",
+        "http://:4200",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:port",
+        "http://[::1",
+        "http://a b",
+        "http://host\n",
+        "http://me:se/cret@host",
+        "http+unix:///run/flowloop.sock",
+    ],
+)
+def test_what_is_the_url_of_no_server_is_named_at_once_and_without_what_is_secret(url: str) -> None:
+    with pytest.raises(FlowloopError, match="a server has a URL like http://HOST:PORT") as raised:
+        connect(url)
+    assert "cret" not in str(raised.value)
 
 
 async def test_a_proxy_that_takes_less_has_batches_split(between: Between) -> None:

@@ -9,6 +9,7 @@ import pytest
 from flowloop.engine import Flow, Parameter, context, task
 from flowloop.engine.cloud import CloudFlowRunner, CloudTaskRunner, create_flow_run
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
+from flowloop.engine.executors import Needs
 from flowloop.engine.results import LocalResult, PrefectResult
 from flowloop.engine.serialization import decode_state
 from flowloop.engine.signals import LOOP, PAUSE, SKIP, SUCCESS
@@ -623,6 +624,47 @@ async def test_a_queued_task_asks_again_when_its_time_has_come(memory, settings)
     assert {first, second} == {"a", "b"}
     assert (began, waited) == pytest.approx((0, settings.queue_interval), abs=0.1)
     assert sorted(len(states) for states in (await histories(memory)).values()) == [3, 4]
+
+
+async def test_queued_tasks_have_their_turn_by_their_priority(memory, settings):
+    memory.task_tag_limits["slot"] = 1
+    order = []
+
+    def worker(name, priority=0):
+        @task(name=name, tags=["slot"], needs=Needs(priority=priority))
+        async def work():
+            order.append((name, round(at())))
+            await anyio.sleep(10)
+
+        return work()
+
+    @task
+    async def later():
+        await anyio.sleep(1)
+
+    with Flow("held") as flow:
+        worker("first")
+        waits = later()
+        for name, priority in [("low", -1), ("plain", 0), ("urgent", 7)]:
+            worker(name, priority).set_upstream(waits)
+    assert (await CloudFlowRunner(flow, backend=memory, settings=settings).run()).is_successful()
+    assert order == [("first", 0), ("urgent", 31), ("plain", 61), ("low", 91)]
+
+
+async def test_a_rate_of_the_backend_lets_tasks_begin_when_it_is_their_turn(memory, settings):
+    await memory.set_limit("rate", "api", 2, period=10.0)
+    began = []
+
+    @task(tags=["api"])
+    async def call(n):
+        began.append(round(at(), 1))
+        return n
+
+    with Flow("paced") as flow:
+        call.map([1, 2, 3, 4, 5])
+    state = await CloudFlowRunner(flow, backend=memory, settings=settings).run()
+    assert state.is_successful()
+    assert began == [0, 0, 10, 10, 20]
 
 
 async def test_a_queued_task_goes_on_from_the_state_it_was_in(memory, settings):

@@ -483,9 +483,10 @@ def _shown(url: str) -> str:
     whose, at, where = parts.netloc.rpartition("@")
     user, colon, _ = whose.partition(":")
     query = [(name, "***" if "password" in name else value) for name, value in parse_qsl(parts.query)]
-    return parts._replace(
+    shown = parts._replace(
         netloc=f"{user}{colon and ':***'}{at}{where}", query=urlencode(query, quote_via=quote, safe="*/,")
-    ).geturl()
+    )
+    return f"{shown.scheme}://{shown._replace(scheme='').geturl().removeprefix('//')}"
 
 
 def _fetch(connection: Connection, statement: str, *args: Sequence[Any]) -> list[Any]:

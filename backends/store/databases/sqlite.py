@@ -140,14 +140,14 @@ class SqliteDatabase(Database):
     def __init__(self, url: URL, synchronous: str, *, read_only: bool = False, patience: float | None = None) -> None:
         super().__init__(url.render_as_string())
         _check_url(url)
-        in_memory = url.database in (None, "", ":memory:")
-        is_nowhere = in_memory or (read_only and not os.path.exists(str(url.database)))
+        # absolute from the start: a process may go to another directory meanwhile
+        path = None if url.database in (None, "", ":memory:") else os.path.abspath(os.path.expanduser(url.database))
+        is_nowhere = path is None or (read_only and not os.path.exists(path))
         self._scratch = tempfile.TemporaryDirectory(prefix="flowloop-") if is_nowhere else None
         self._read_only = read_only and self._scratch is None
         self._patience = Settings.from_env().outage_limit if patience is None else patience
         self._busy_limit = min(self._patience, BUSY_LIMIT)
-        # absolute from the start: a process may go to another directory meanwhile
-        self.path = os.path.abspath(Path(self._scratch.name) / "flowloop.db" if self._scratch else str(url.database))
+        self.path = str(Path(self._scratch.name) / "flowloop.db") if self._scratch else str(path)
         self._identity: tuple[int, int] | None = None
         self._synchronous = synchronous
         self.is_synced = synchronous == "FULL"
@@ -427,6 +427,8 @@ def _check_url(url: URL) -> None:
             f"{url} names a host, and SQLite has files: write sqlite:///FILE, with three slashes, or four for a path "
             "from the root"
         )
+    if url.database and (url.database.endswith("/") or "\0" in url.database):
+        raise FlowloopError(f"{url!s} does not end in the name of a file, and a database is one: write sqlite:///FILE")
     if url.query:
         raise FlowloopError(
             f"SQLite takes nothing behind the name of the file, and {url} has ?{'&'.join(url.query)}: leave it out; a "

@@ -22,11 +22,19 @@ from flowloop.engine.errors import BackendUnavailable, FlowloopError
         "sqlite://me@/runs.db",
         "sqlite:///runs.db?mode=ro",
         "sqlite:///file:runs.db?mode=memory&uri=true",
+        "sqlite:///folder/",
+        "sqlite:///runs\0.db",
     ],
 )
 def test_what_is_not_the_path_of_a_file_is_refused_and_never_another_database(url: str) -> None:
-    with pytest.raises(FlowloopError, match=r"sqlite:///FILE, with three slashes|nothing behind the name of the file"):
+    with pytest.raises(FlowloopError, match=r"write sqlite:///FILE|nothing behind the name of the file"):
         open_database(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///~/runs.db", "SQLite:///~/runs.db"])
+def test_a_file_may_be_in_the_home_of_who_asks(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_database(url).path == str(tmp_path / "runs.db")  # type: ignore[attr-defined]
 
 
 async def test_a_question_mark_may_be_in_the_name_of_a_file(tmp_path: Path) -> None:
@@ -57,7 +65,7 @@ async def test_what_hosted_databases_put_into_their_urls_is_understood(postgres_
     assert await told(extended(postgres_url, parameters), "SELECT 1") == "1"
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql+asyncpg", "postgresql+psycopg"])
+@pytest.mark.parametrize("scheme", ["postgres", "PostgreSQL", "postgresql+asyncpg", "postgresql+psycopg"])
 async def test_every_name_of_postgresql_is_understood(postgres_url: str, scheme: str) -> None:
     assert await told(postgres_url.replace("postgresql", scheme, 1), "SELECT 1") == "1"
 
