@@ -46,8 +46,8 @@ _CLOUD += "engine/test_results_elsewhere.py engine/test_one_way.py engine/test_h
 _CLOUD += "engine/test_parameters.py backends/test_pruned_results.py backends/test_ends.py"
 _DRIVE = "engine/test_cancellation.py engine/test_mapped_flows.py engine/test_flow_runner_steps.py "
 _DRIVE += "engine/test_backlog.py engine/test_release.py engine/test_one_net.py engine/test_retries.py "
-_DRIVE += "engine/test_cancel_near_the_start.py engine/test_cancel_at_every_await.py engine/test_left_by_failures.py "
-_DRIVE += "engine/test_context_and_logs.py engine/test_telemetry.py engine/test_visualize.py engine/test_places.py "
+_DRIVE += "engine/test_cancel_near_the_start.py engine/test_left_by_failures.py "
+_DRIVE += "engine/test_context_and_logs.py engine/test_telemetry.py engine/test_visualize.py "
 _DRIVE += "engine/test_handed_over.py engine/test_the_thirty.py engine/test_never_left.py engine/test_cloud_resume.py "
 _DRIVE += "backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py"
 _STORE = "backends/store/test_transitions.py backends/store/test_ownership.py backends/store/test_rules.py "
@@ -57,9 +57,10 @@ TESTS = {
     "engine/_run/ahead.py": "unit/test_ahead.py backends/test_steps_ahead.py",
     "engine/_run/body.py": f"{_STEPS} engine/test_results.py engine/test_cancellation.py engine/test_streaming.py "
     "engine/test_context_and_logs.py engine/test_cloud_resume.py engine/test_trusted_results.py engine/test_limits.py "
-    "engine/test_handed_over.py engine/test_local_executor.py engine/test_places.py engine/test_one_way.py "
+    "engine/test_handed_over.py engine/test_local_executor.py engine/test_cloud_transitions.py engine/test_one_way.py "
     "engine/test_cloud_task_runner.py engine/test_cloud_returned_is_recorded.py engine/test_never_left.py "
-    "engine/test_cancel_near_the_start.py engine/test_resources.py",
+    "engine/test_cancel_near_the_start.py engine/test_resources.py engine/test_mapped_flows.py "
+    "engine/test_left_at_a_place.py engine/test_explain.py",
     "engine/_run/caching.py": "unit/test_caching.py engine/test_cache_identity.py engine/test_cloud_cache.py "
     "engine/test_trusted_results.py",
     "engine/_run/drive.py": _DRIVE,

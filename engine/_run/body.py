@@ -219,9 +219,11 @@ class BodyRunner(Runner):
             fate = place.Fate.UNKNOWN
             with anyio.CancelScope(shield=True):
                 fate = await ticket.stop(_cause(), job.grace)
-            if fate is not place.Fate.ENDED:
-                raise
-            return await ticket.outcome()
+            if fate is place.Fate.ENDED:
+                outcome = await ticket.outcome()
+                if not _is_cancel(outcome):
+                    return outcome
+            raise  # this very cancel: by what it carries a scope knows it as its own
         except BaseException:  # it may not begin
             with anyio.CancelScope(shield=True):
                 await ticket.stop("not recorded", job.grace)
@@ -344,6 +346,10 @@ class BodyRunner(Runner):
             return await self.result.at(None).write(value)
         except ResultNotImplementedError:
             return self.result.from_value(value)
+
+
+def _is_cancel(outcome: place.Outcome) -> bool:
+    return isinstance(outcome, place.Raised) and isinstance(outcome.error, asyncio.CancelledError)
 
 
 def _cause() -> str:

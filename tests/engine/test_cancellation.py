@@ -104,6 +104,26 @@ async def test_cancelling_a_run_that_is_over_changes_nothing() -> None:
     assert runner.progress().finished == 1
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_body_does_not_begin_when_its_run_is_stopped_while_it_is_told_to(is_async: bool) -> None:
+    runner: FlowRunner
+    begun: list[int] = []
+
+    def stop(owner: Any, old: State, new: State) -> None:
+        if isinstance(new, Running):
+            runner.cancel("user")
+
+    async def later() -> None:
+        begun.append(1)
+
+    with Flow("told") as flow:
+        done = task(later if is_async else lambda: begun.append(1), name="one", state_handlers=[stop])()
+    runner = runner_of(flow)
+    state = await runner.run()
+    assert type(state.result[done]) is Cancelled
+    assert begun == []
+
+
 # -- from inside ---------------------------------------------------------------------------------------
 
 

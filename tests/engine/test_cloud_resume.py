@@ -5,9 +5,10 @@ import datetime
 
 import pytest
 
-from flowloop.engine import Flow, Parameter, context, task, unmapped
+from flowloop.engine import Flow, FlowRunner, Parameter, context, task, unmapped
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.control import case, merge
+from flowloop.engine.results import LocalResult
 from flowloop.engine.secrets import Secret
 from flowloop.engine.signals import LOOP
 
@@ -155,3 +156,29 @@ async def test_a_run_that_dies_in_any_write_is_continued(memory, settings, recor
 async def test_a_run_on_a_database_is_continued(database, settings, dies_at, monkeypatch):
     monkeypatch.setenv("FLOWLOOP_SECRET__WORD", "four")
     assert await is_continued(database, settings, dies_at, recorded=dies_at % 2 == 0)
+
+
+@pytest.mark.parametrize("value", [None, [1, 2]])
+@pytest.mark.parametrize("checkpoint", [None, False])
+@pytest.mark.parametrize("is_recorded", [True, False])
+async def test_what_a_round_leaves_is_stored_where_results_are(
+    memory, settings, tmp_path, is_recorded, checkpoint, value
+):
+    attempts = []
+
+    async def rounds():
+        if context.get("task_loop_count", 1) == 1:
+            raise LOOP(result=value)
+        attempts.append(context.task_loop_result)
+        if len(attempts) == 1:
+            raise ValueError("once")
+
+    folder = tmp_path / "results"
+    options = {"max_retries": 1, "retry_delay": datetime.timedelta(seconds=1)}
+    with Flow("rounds", result=LocalResult(folder)) as flow:
+        task(rounds, checkpoint=checkpoint, **options)()
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings) if is_recorded else FlowRunner(flow)
+    assert (await runner.run()).is_successful()
+    assert attempts == [value, value]
+    is_stored = is_recorded and checkpoint is None and value is not None
+    assert any(path.is_file() for path in folder.rglob("*")) == is_stored

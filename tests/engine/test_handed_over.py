@@ -13,7 +13,7 @@ from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import Lost
 from flowloop.engine.executors import LocalExecutor, Needs, SeveralExecutors, place
 from flowloop.engine.executors._ticket import TaskTicket, outcome_of
-from flowloop.engine.signals import LOOP
+from flowloop.engine.signals import ENDRUN, LOOP
 from flowloop.engine.state import Cancelled, Failed, Pending, Running, Skipped, Submitted, Success, TimedOut
 from flowloop.engine.testing import FaultyBackend, RecordingBackend
 
@@ -129,6 +129,89 @@ async def test_a_handler_that_skips_what_begins_stops_the_body():
     state = await FlowRunner(flow).run(executor=executor, return_tasks=[done])
     assert type(state.result[done]) is Skipped
     assert executor.stopped == [True]
+
+
+async def test_a_handler_that_ends_what_begins_is_not_told_of_its_own_end():
+    told = []
+
+    def handler(task, old, new):
+        told.append((type(old), type(new)))
+        if new.is_running():
+            raise ENDRUN(Skipped("not now"))
+
+    with Flow("one") as flow:
+        done = task(sleeps, state_handlers=[handler])()
+    state = await FlowRunner(flow).run(executor=Queue(), return_tasks=[done])
+    assert type(state.result[done]) is Skipped
+    assert told == [(Pending, Submitted), (Submitted, Running)]
+
+
+class Stopped(Queue):
+    """Its bodies end only when they are stopped, in a way that it is told."""
+
+    def __init__(self, fate):
+        super().__init__()
+        self.fate = fate
+
+    @asynccontextmanager
+    async def open(self):
+        yield _Stopped(self)
+
+
+class _Stopped(_Queue):
+    reports_begin = False
+
+    async def submit(self, job):
+        return _EndsAs(self._executor)
+
+
+class _EndsAs(place.Ticket):
+    def __init__(self, executor):
+        self._executor = executor
+        self._is_stopped = asyncio.Event()
+
+    async def began(self):
+        return True
+
+    async def outcome(self):
+        await self._is_stopped.wait()
+        return place.Done("in time") if self._executor.fate is place.Fate.ENDED else place.Lost("gone", True)
+
+    async def stop(self, cause, grace):
+        self._executor.causes.append((cause, grace))
+        self._is_stopped.set()
+        return self._executor.fate
+
+
+@pytest.mark.parametrize("fate", place.Fate)
+async def test_what_a_stopped_body_has_left_counts_only_if_it_ended(memory, settings, fate):
+    executor = Stopped(fate)
+    with Flow("one") as flow:
+        done = task(sleeps)()
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+    asyncio.get_running_loop().call_later(5, runner.cancel, "user")
+    state = await runner.run(executor=executor, return_tasks=[done])
+    assert executor.causes == [("user", settings.cancel_grace)]
+    if fate is place.Fate.ENDED:
+        assert state.result[done].result == "in time"
+    else:
+        assert type(state.result[done]) is Cancelled
+
+
+async def test_a_body_that_a_scope_stops_has_tidied_up_before_the_scope_is_left():
+    left = []
+
+    async def tidies():
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(2)
+            left.append(anyio.current_time())
+
+    with anyio.move_on_after(1) as scope:
+        await TaskRunner(task(tidies, timeout=1000)).run()
+    assert scope.cancelled_caught
+    assert left == [anyio.current_time()] == [3]
 
 
 @pytest.mark.parametrize(("seconds", "is_late"), [(59, False), (61, True)])

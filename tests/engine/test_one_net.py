@@ -400,7 +400,7 @@ def test_in_processes(raised):
 # -- what is not caught --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["body", "async body", "handler at the beginning", "trigger", "run name"])
+@pytest.mark.parametrize("place", ["body", "async body", "handler at the beginning", "trigger", "run name", WRITTEN])
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, lambda: group(KeyboardInterrupt())], ids=["plain", "in a group"])
 def test_an_interrupt_stops_the_run_and_goes_on_to_the_caller(place, raised, tmp_path):
     flow, bad, _ = flow_with(place, raised)
@@ -420,6 +420,12 @@ def test_an_interrupt_stops_the_run_and_goes_on_to_the_caller(place, raised, tmp
         asyncio.run(main())
     assert told == [("Cancelled", dict.fromkeys(flow.slugs.values(), "Cancelled"))]
     assert bad in flow.slugs
+
+
+async def test_an_error_of_the_place_of_a_result_is_let_through_to_who_asks_for_errors(memory, settings):
+    flow, *_ = flow_with(WRITTEN, lambda: ValueError("not written"))
+    with pytest.raises(ValueError, match="not written"):
+        await CloudFlowRunner(flow, backend=memory, settings=settings).run(context={"raise_on_exception": True})
 
 
 # -- the drive itself ----------------------------------------------------------------------------------

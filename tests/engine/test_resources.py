@@ -82,6 +82,30 @@ async def test_a_resource_is_set_up_used_and_cleaned_up(is_async):
     assert state.result[used].result == ["resource", 3]
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_resource_that_can_be_read_once_is_given_as_it_is(is_async):
+    class Cursor:
+        rows = iter("abc")
+
+        def setup(self):
+            return self.rows
+
+        def cleanup(self, rows):
+            assert rows is self.rows
+
+    class LaterCursor(Cursor):
+        async def setup(self):
+            return self.rows
+
+    manager = resource_manager(name="cursor")(LaterCursor if is_async else Cursor)
+    with Flow("read") as flow, manager() as rows:
+        first = task(lambda rows: next(rows), name="next")(rows)
+        second = task(lambda rows: next(rows), name="next")(rows, upstream_tasks=[first])
+    state = await FlowRunner(flow).run()
+    assert state.is_successful(), state.message
+    assert [state.result[one].result for one in (first, second)] == ["a", "b"]
+
+
 async def test_tasks_that_do_not_take_the_resource_wait_for_it_all_the_same():
     log = Log()
     with Flow("resource") as flow:

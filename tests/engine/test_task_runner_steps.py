@@ -467,6 +467,18 @@ async def test_raise_on_exception_lets_errors_out_and_signals_not() -> None:
         assert type(await TaskRunner(body, constants={"signal": True}).run()) is Failed
 
 
+@pytest.mark.parametrize(("max_retries", "told"), [(0, ["plain: attempt 1 of 1 failed: ValueError: wrong"]), (1, [])])
+async def test_a_body_that_is_run_alone_is_the_first_attempt(
+    max_retries: int, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    @task(name="plain", max_retries=max_retries, retry_delay=DAY if max_retries else None)
+    async def body() -> None:
+        raise ValueError("wrong")
+
+    assert type(await TaskRunner(body).get_task_run_state(Running(), {})) is Failed
+    assert [record.getMessage().splitlines()[0] for record in caplog.records] == told
+
+
 async def test_the_timeout_of_a_body() -> None:
     cleaned = []
 
