@@ -6,6 +6,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from ._containers import is_small
@@ -106,7 +107,7 @@ def _values_returned(function: Callable[..., Any]) -> int | None:
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Return whether a task body is a coroutine function."""
-    return _is_async(getattr(function, "__func__", function))
+    return _is_async(function if type(function) is FunctionType else getattr(function, "__func__", function))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -150,6 +150,9 @@ _NO_FLOW_RUN = FlowScope()
 
 flow_scope: ContextVar[FlowScope] = ContextVar("flowloop_flow_scope", default=_NO_FLOW_RUN)
 task_scope: ContextVar[TaskScope | None] = ContextVar("flowloop_task_scope", default=None)
+
+# what is asked many times for each task run: Python looks a method of a context variable up anew at each call
+current_values, current_flow_scope = values.get, flow_scope.get
 building: ContextVar[Building | None] = ContextVar("flowloop_building", default=None)
 
 

@@ -8,7 +8,6 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -544,7 +543,7 @@ class FlowRunner(Runner):
         )
         drive = self._drive = Drive(
             plan_of(self.flow),
-            partial(self.task_runner, state_handlers=handlers),
+            lambda task: self.task_runner(task, handlers),
             task_states,
             task_contexts,
             cancellation,
@@ -626,8 +625,8 @@ class FlowRunner(Runner):
             constants=self._own_copies.get(task) or self.flow.constants.get(task),
             settings=self.settings,
         )
-        is_asked_for = not (self._is_named or self.release_results) or task in self._named
-        runner.leaves_results = not is_asked_for and not runner.state_handlers and may_stay(self.flow, task)
+        if (self._is_named or self.release_results) and task not in self._named:
+            runner.leaves_results = not runner.state_handlers and may_stay(self.flow, task)
         return runner
 
     def _executor(self, given: Executor | None) -> Executor:

@@ -27,7 +27,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, cast, overload
 
 from ._generic import TypeVar
-from .context import now, values
+from .context import current_values, now, values
 from .result import NoResult, NoResultType, Result
 from .task_states import TaskStates
 
@@ -98,7 +98,7 @@ class State(Generic[T]):
         self._cached_inputs = cached_inputs
         self.unknown_fields: dict[str, Any] | None = None
         self._context = context
-        self._tags: Collection[str] | None = values.get().get("task_tags")
+        self._tags: Collection[str] | None = current_values().get("task_tags")
 
     @property
     def context(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ._run.body import BodyRunner
 from ._run.net import failure, goes_on, is_let_through, meant, shown
 from ._run.steps import Facts, Plan, Planned, own_steps, plan_of
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
-from .context import FlowScope, TaskScope, current_task_scope, flow_scope, now, task_scope
+from .context import TaskScope, current_flow_scope, current_task_scope, current_values, flow_scope, now, task_scope
 from .context import values as _values
 from .edge import Edge
 from .errors import SerializationError
@@ -99,6 +99,7 @@ class TaskRunner(BodyRunner):
         self._constants: Any = constants or _NONE
         self._gives_copies = type(constants) is OwnCopies
         self._plan = plan_of(type(self), task, bool(self.state_handlers or task.state_handlers))
+        self._names = _names_of(task)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.task.name}>"
@@ -156,43 +157,56 @@ class TaskRunner(BodyRunner):
             - State: the state the run ended with
         """
         upstream_states = {} if upstream_states is None else upstream_states
-        around, scope, outer_scope = _values.get(), flow_scope.get(), task_scope.get()
-        current = {**around, **_names_of(self.task)}
+        plan, around, scope, outer = self._plan, current_values(), current_flow_scope(), task_scope.get()
+        cancellation, watch = scope.cancellation, scope.watch
+        current = {**around, **self._names}
         if context:
             current.update(context)
         _values.set(current)
-        notes = TaskScope()
-        task_scope.set(notes)
+        if outer is not None or not plan.is_quiet:
+            task_scope.set(TaskScope())  # else it is made when a step asks for it
         try:
             while True:
                 # one frame for it all: ten thousand runs that wait are ten thousand times what is awaited in each
-                plan, facts = self._plan, Facts(_NEW if state is None else state, upstream_states, is_mapped_parent)
-                notes.is_next_round, notes.facts = False, None
+                facts = None
                 try:
                     if state is None and plan.begins_plainly:
                         state = _NEW if plan.is_quiet else Pending(_NEW.message)
-                        self._describe(current)
+                        if context or current["task_slug"] is None:
+                            self._describe(current)
                     else:
                         state, current = await self.initialize_run(state, current)
                         if _values.get() is not current:
                             _values.set(current)
-                    facts.state = state
-                    if _is_stopped(scope):
+                    facts = Facts(state, upstream_states, is_mapped_parent)
+                    if cancellation is not None and cancellation.cause is not None:
                         return await self._cancelled(state)
                     is_clear = not is_mapped_parent and _all_clear(state, upstream_states)
                     steps = plan.before_if_clear if is_clear else plan.before
                     if steps:
                         await self._walk(steps, facts)
-                    is_watched = scope.watch is not None and scope.watch.active
-                    if plan.is_quiet and scope.limits is None and not is_watched:
-                        await self._run_quietly(facts, takes_values=plan.takes_values)
+                    if plan.is_quiet and scope.limits is None and not (watch is not None and watch.active):
+                        if facts.inputs is None and plan.takes_values and current.get("checkpointing") is not True:
+                            body = self._outcome(self._arguments(upstream_states), _NONE)
+                        else:
+                            if facts.inputs is None:
+                                facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
+                            body = self._outcome(_values_of(facts.inputs), facts.inputs)
+                        try:
+                            state = await (body if telemetry.active is None else telemetry.active.attempt(body))
+                        except ENDRUN as end:
+                            raise ENDRUN(await self._told_late(end.state)) from None
+                        if watch is not None and watch.active:
+                            state = await self._told_late(state)
                     else:
                         await self._run_body(facts)
-                    if plan.after_success or type(facts.state) is not Success:
+                        state = facts.state
+                    if plan.after_success or type(state) is not Success:
+                        facts.state = state
                         await self._walk(plan.after, facts)
-                    state = facts.state
+                        state = facts.state
                 except BaseException as raised:
-                    state = await self._caught(facts.state, raised)
+                    state = await self._caught((state or _NEW) if facts is None else facts.state, raised)
                 if isinstance(state, Finished) or (wait := self._goes_on(state)) is None:
                     return state
                 try:
@@ -200,12 +214,22 @@ class TaskRunner(BodyRunner):
                         await anyio.sleep(wait)
                 except ENDRUN:
                     return await self._cancelled(state)
+                notes = current_task_scope()
                 # by the time of the loop: the wall clock may have been set back meanwhile
                 notes.has_waited, notes.waited_until = True, getattr(state, "start_time", None)
+                notes.is_next_round, notes.facts = False, None
                 current = {**_values.get()}
         finally:
             _values.set(around)
-            task_scope.set(outer_scope)
+            if task_scope.get() is not outer:
+                task_scope.set(outer)
+
+    async def _told_late(self, state: State) -> State:
+        """Tell of what comes after Running whoever has begun to watch since the body began, of which nobody heard."""
+        watch = current_flow_scope().watch
+        if watch is None or not watch.active:
+            return state
+        return await self.handle_state_change(Running("Starting task run."), state)
 
     def _goes_on(self, state: State) -> float | None:
         if current_task_scope().is_next_round:
@@ -258,29 +282,6 @@ class TaskRunner(BodyRunner):
             await self._walk(self._plan.body, facts)
         finally:
             limits.leave(slot)
-
-    async def _run_quietly(self, facts: Facts, *, takes_values: bool) -> None:
-        """Run the body where nobody hears of Running, nor of what comes after it unless he has begun to watch."""
-        inputs: Mapping[str, Result] = _NONE
-        if facts.inputs is None and takes_values and _values.get().get("checkpointing") is not True:
-            arguments = self._arguments(facts.upstream)
-        else:
-            if facts.inputs is None:
-                facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
-            inputs = facts.inputs
-            arguments = _values_of(inputs)
-        is_end = False
-        try:
-            body = self._outcome(arguments, inputs)
-            state = await (body if telemetry.active is None else telemetry.active.attempt(body))
-        except ENDRUN as end:
-            state, is_end = end.state, True
-        watch = flow_scope.get().watch
-        if watch is not None and watch.active:  # since the body began
-            state = await self.handle_state_change(Running("Starting task run."), state)
-        if is_end:
-            raise ENDRUN(state)
-        facts.state = state
 
     def _arguments(self, upstream_states: Mapping[Edge, State]) -> dict[str, Any]:
         arguments = self._constants.fresh() if self._gives_copies else {**self._constants}
@@ -781,14 +782,11 @@ def _names_of(task: Task[..., Any]) -> dict[str, Any]:
         "map_index": None,
         "task_name": name,
         "task_full_name": name,
-        "task_slug": task.slug,
+        "task_slug": current_flow_scope().slugs.get(task) if task.slug is None else task.slug,
         "task_tags": task.tags,
         "task_run_name": None,
+        "task_run_count": 1,
     }
-
-
-def _is_stopped(scope: FlowScope) -> bool:
-    return scope.cancellation is not None and scope.cancellation.cause is not None
 
 
 def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:

@@ -131,9 +131,11 @@ class Watch:
 
     def count(self, state: State) -> None:
         """Note that a task run has ended here; one that only waits is not over."""
-        if isinstance(state, Finished):
-            kind = type(state)
-            self._ended[kind] = self._ended.get(kind, 0) + 1
+        kind = type(state)
+        if kind in self._ended:
+            self._ended[kind] += 1
+        elif issubclass(kind, Finished):
+            self._ended[kind] = 1
 
     def publish(self, event: RunEvent) -> None:
         """Hand an event to whoever watches."""

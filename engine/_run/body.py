@@ -10,9 +10,10 @@ from typing import Any
 
 import anyio
 
-from .. import _one_pass, _signature
+from .. import _one_pass
+from .._signature import is_async
 from ..cancellation import Cancellation, absorb_cancel, current_cancellation, is_stopped, stopped_state, uninterrupted
-from ..context import FlowScope, current_task_scope, flow_scope
+from ..context import FlowScope, current_flow_scope, current_task_scope, current_values, flow_scope
 from ..context import values as _values
 from ..errors import Lost, SerializationError
 from ..executors import HERE, place
@@ -45,6 +46,9 @@ class BodyRunner(Runner):
         - settings: how long a body gets to stop, and the like
     """
 
+    leaves_results = False
+    """Whether a result may stay where the body ran: only bodies there take it."""
+
     def __init__(
         self,
         task: Task[..., Any],
@@ -59,15 +63,13 @@ class BodyRunner(Runner):
         result = task.result or flow_result or _NOWHERE
         self.result = result if task.target is None else result.at(task.target)
         # asking once saves asking for every run
-        body = task.body
-        self._body, self._is_async = body, _signature.is_async(body)
+        self._body = body = task.body
+        self._is_async = is_async(body)
         if not self._is_async and is_stream(body):
             self._body, self._is_async = Streamed(body, task.stream), True
-        self.leaves_results = False
-        """Whether a result may stay where the body ran: only bodies there take it."""
-        self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
-        is_plain = self._needs.place is None and self._needs.queue_timeout is None
-        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout and is_plain
+        needs = self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
+        waits_nowhere = needs is _NO_NEEDS or (needs.place is None and needs.queue_timeout is None)
+        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout and waits_nowhere
 
     def _where(self, scope: FlowScope) -> place.Place:
         """Return the place where the body runs."""
@@ -91,8 +93,7 @@ class BodyRunner(Runner):
             - arguments: what the body is called with
             - inputs: the same as results, for the name of the place where its own is stored
         """
-        current = _values.get()
-        scope = flow_scope.get()
+        current, scope = current_values(), current_flow_scope()
         cancellation: Cancellation | None = scope.cancellation
         task = None
         try:

@@ -145,7 +145,7 @@ class Drive:
         self.states: list[State | None] = [None] * len(plan.tasks)
         self._sources: dict[int, list[tuple[Edge, State, mapping.Elements | None]]] = {}
         self._in_flight: dict[asyncio.Task[State], Key] = {}
-        self._gates: list[Gate | None] = [None] * len(plan.tasks)
+        self._gates: Sequence[Gate | None] = ()
         # one for all runs: what a run needs while it waits is kept small, so that the garbage collector is quick
         self._done_callback = self._ended
         self._context = contextvars.copy_context()
@@ -155,8 +155,9 @@ class Drive:
         self._waiter: asyncio.Future[None] | None = None
         self._spans: dict[Key, Any] = {}
         self._began_at: dict[Key, float] = {}
-        self._ended_at: dict[Key, float] = {}
+        self._times: dict[Key, tuple[float, float]] = {}
         self._tells = _log.isEnabledFor(logging.DEBUG)
+        self._notes = True
         watch.total += len(plan.tasks)
 
     def final_states(self) -> dict[Task[..., Any], State]:
@@ -167,8 +168,7 @@ class Drive:
         """Return when the task runs began and ended, on the monotonic clock; of the first few thousand, if there are
         more.
         """
-        tasks, ended = self._plan.tasks, self._ended_at
-        return {(tasks[key[0]], key[1]): (began, ended[key]) for key, began in self._began_at.items() if key in ended}
+        return {(self._plan.tasks[key[0]], key[1]): times for key, times in self._times.items()}
 
     def is_released(self, task: Task[..., Any]) -> bool:
         """Whether results of a task are gone because no other task needed them any more."""
@@ -216,16 +216,15 @@ class Drive:
         ledger = self.ledger
         turn = loop.time() + _TURN
         gates = self._gates
-        while ledger.ready and not self._is_ending():
-            number = ledger.ready[0][0]
-            gate = gates[number]
-            if gate is not None and gate.is_full:
-                gate.waiting.add(ledger.ready.popleft(), self._plan.priorities[number])
-                continue
-            key = ledger.start()
-            if gate is not None:
+        cancellation = self._cancellation
+        while ledger.ready and cancellation.cause is None and self._failure is None:
+            if gates and (gate := gates[ledger.ready[0][0]]) is not None:
+                if gate.is_full:
+                    key = ledger.ready.popleft()
+                    gate.waiting.add(key, self._plan.priorities[key[0]])
+                    continue
                 gate.under_way += 1
-            self._start(key, loop)
+            self._start(ledger.start(), loop)
             if loop.time() > turn:
                 await asyncio.sleep(0)
                 # a look now and then: an event for every batch would be a lot to ask of a backend
@@ -249,8 +248,8 @@ class Drive:
         while self._ahead.next and not self._is_ending():
             number = self._ahead.next.popleft()
             task = self._plan.tasks[number]
-            is_held = self._plan.mapped[number] or self._gates[number] is not None or not self.ledger.waits(number)
-            if is_held or task in self._initial:
+            is_held = self._plan.mapped[number] or not self.ledger.waits(number)
+            if is_held or task in self._initial or (self._gates and self._gates[number] is not None):
                 continue
             runner = self._runner_of(task)
             if not runner.may_step_ahead:
@@ -284,18 +283,15 @@ class Drive:
         return self._cancellation.cause is not None or self._failure is not None
 
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
-        if self._tells:
-            _log.debug("%s begins", self._name(key))
-        if len(self._began_at) < _MOST_TIMED:
-            self._began_at[key] = monotonic()
-        begun = self._ahead.runs.pop(key[0], None) if key[1] < 0 else None
-        if begun is not None:
+        if self._notes:
+            self._note_beginning(key)
+        if self._ahead.runs and key[1] < 0 and (begun := self._ahead.runs.pop(key[0], None)) is not None:
             if begun not in self._in_flight:
                 self._settle(key, begun)
             return
         try:
             self._starting = key
-            run = self._run_task(*key)
+            run = self._run_task(key[0], key[1])
             if telemetry.active is not None:
                 run = telemetry.active.task_run(run, self._name(key), key, self._spans, self._upstream_keys(key))
             task = _spawn(run, loop)
@@ -309,6 +305,21 @@ class Drive:
         else:
             self._in_flight[task] = key
             task.add_done_callback(self._done_callback, context=self._context)
+
+    def _note_beginning(self, key: Key) -> None:
+        if self._tells:
+            _log.debug("%s begins", self._name(key))
+        if len(self._began_at) + len(self._times) < _MOST_TIMED:
+            self._began_at[key] = monotonic()
+        else:
+            self._notes = self._tells
+
+    def _note_end(self, key: Key, state: State) -> None:
+        began = self._began_at.pop(key, None)
+        if began is not None:
+            self._times[key] = (began, monotonic())
+        if self._tells:
+            _log.debug("%s ends as %s", self._name(key), type(state).__name__)
 
     def _ended(self, task: asyncio.Task[State]) -> None:
         key = self._in_flight.pop(task, None)
@@ -363,11 +374,12 @@ class Drive:
             runner = self._runner_of(task)
             if self._plan.mapped[number]:  # its children share it; another one is needed once
                 self._runners[number] = runner
-        context = self._contexts.get(task)
+        context = self._contexts.get(task) if self._contexts else None
         if child < 0:
             is_parent = self._plan.mapped[number]
             upstream = self._upstream_states(number)
-            return runner.run(self.states[number] or self._initial.get(task), upstream, context, is_parent)
+            state = self.states[number] or (self._initial.get(task) if self._initial else None)
+            return runner.run(state, upstream, context, is_parent)
         parent = self.states[number]
         assert isinstance(parent, Mapped)
         upstream = self._child_states(number, child)
@@ -394,33 +406,27 @@ class Drive:
 
     def _completed(self, key: Key, state: State) -> None:
         number, child = key
-        gate = self._gates[number]
-        if gate is not None:
+        if self._gates and (gate := self._gates[number]) is not None:
             gate.under_way -= 1
             if gate.waiting:
                 self.ledger.ready.append(gate.waiting.take())
         self._watch.count(state)
-        if key in self._began_at:
-            self._ended_at[key] = monotonic()
-        if self._tells:
-            _log.debug("%s ends as %s", self._name(key), type(state).__name__)
-        if child >= 0:
-            parent = self.states[number]
-            assert isinstance(parent, Mapped)
-            parent.map_states[child] = state
-            if not self._stopping:
-                self.ledger.finish(key)
-        else:
+        if self._began_at or self._tells:
+            self._note_end(key, state)
+        if child < 0:
             self.states[number] = state
-            if self._stopping:
-                return
-            if self._ahead.foreseen:
-                self._ahead.settle(number)
-            if self._plan.mapped[number] and isinstance(state, Mapped):
-                self._expand(number, state)
-            else:
-                self.ledger.finish(key)
-        if self._release is not None and not self._stopping and isinstance(state, Finished):
+        else:
+            parent: Any = self.states[number]
+            parent.map_states[child] = state
+        if self._stopping:
+            return
+        if self._ahead.foreseen and child < 0:
+            self._ahead.settle(number)
+        if child < 0 and self._plan.mapped[number] and isinstance(state, Mapped):
+            self._expand(number, state)
+        else:
+            self.ledger.finish(key)
+        if self._release is not None and isinstance(state, Finished):
             self._release_what_was_used(key)
         if self._fail_fast and state.is_failed():
             self._cancellation.request("sibling")

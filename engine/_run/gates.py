@@ -5,7 +5,7 @@ A run that was started holds an asyncio task and what it has read. Those that wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .._turns import Line
@@ -39,13 +39,17 @@ class Gate:
         return self.under_way >= self.most
 
 
-def gates_of(tasks: Iterable[Task[..., Any]], opened: Place | None) -> list[Gate | None]:
+def gates_of(tasks: Iterable[Task[..., Any]], opened: Place | None) -> Sequence[Gate | None]:
     """Return the gate of each task: one for all that run at the same place, and none where there is no end of room.
+
+    Nothing is returned where there is no gate at all.
 
     Args:
         - tasks: the tasks
         - opened: where the bodies run
     """
+    if opened is None or (opened.is_here and not opened.is_several):
+        return ()
     gates: dict[int, Gate] = {}
     by_name: dict[str | None, Gate | None] = {}
     found: list[Gate | None] = []
@@ -54,7 +58,7 @@ def gates_of(tasks: Iterable[Task[..., Any]], opened: Place | None) -> list[Gate
         if name not in by_name:
             by_name[name] = _gate(name, opened, gates)
         found.append(by_name[name] if task.travels else None)
-    return found
+    return found if gates else ()
 
 
 def _gate(name: str | None, opened: Place | None, gates: dict[int, Gate]) -> Gate | None:

@@ -52,7 +52,8 @@ class _ValueElements(Sequence[State]):
         return len(self._values)
 
     def __getitem__(self, index: Any) -> Any:
-        return Success("", Result(self._values[index]))
+        value = self._values[index]
+        return Success("", Result(value) if isinstance(value, Result) else value)
 
 
 class _Lost(Sequence[State]):

@@ -214,7 +214,7 @@ class Planned(NamedTuple):
     tells: bool
 
 
-class Plan(NamedTuple):
+class Plan(msgspec.Struct, frozen=True, eq=False):
     """What a runner does for a task.
 
     Args:

@@ -6,6 +6,7 @@ import itertools
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from flowloop.backends import connect
@@ -119,7 +120,8 @@ def shown(state):
 
 def whole(plan):
     """Return a plan with nothing left out."""
-    return plan._replace(
+    return msgspec.structs.replace(
+        plan,
         before_if_clear=plan.before,
         after_success=True,
         is_quiet=False,
