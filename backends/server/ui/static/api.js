@@ -1,7 +1,7 @@
 // The one place that talks to the server: questions, and feeds that live as long as somebody looks.
 import { batch, signal } from "./vendor/signals.js";
 import { encode } from "./model/json.js";
-import { hearClock } from "./model/time.js";
+import { ahead, hearClock } from "./model/time.js";
 
 const BACKOFF = [500, 1000, 2000, 4000, 8000, 16_000, 30_000];
 const PING = 15_000;
@@ -11,8 +11,11 @@ const SILENT = 20_000;
 const POLL = 2_000;
 const JSON_TYPE = { "Content-Type": "application/json" };
 
-/** How changes arrive: "connecting", "live", "stream", "polling" or "away"; since when, and when it is tried again. */
-export const link = signal({ mode: "connecting", since: Date.now(), again: 0 });
+/** The time by the clock of the server. */
+const moment = () => Date.now() + ahead.peek();
+
+/** How changes arrive: "connecting", "live", "stream", "polling" or "away"; since when, when it is tried again, and why. */
+export const link = signal({ mode: "connecting", since: moment(), again: 0, why: "" });
 
 /** Whether the server wants an API key that it was not given. */
 export const locked = signal(false);
@@ -94,7 +97,7 @@ export async function signOut() {
 
 // -- feeds --------------------------------------------------------------------------------------------------
 
-/** @typedef {{id: string, text: string, variables: Record<string, unknown>, next: (data: any) => void, poll: () => void, stop?: () => void}} Feed */
+/** @typedef {{id: string, text: string, variables: Record<string, unknown>, next: (data: any) => void, poll: () => void, isRefused?: boolean, stop?: () => void}} Feed */
 
 /** @type {Map<string, Feed>} */
 const feeds = new Map();
@@ -132,10 +135,10 @@ export function follow(text, variables, next, poll) {
   };
 }
 
-/** @param {string} mode @param {number} [again] */
-function become(mode, again = 0) {
+/** @param {string} mode @param {{again?: number, why?: string}} [more] */
+function become(mode, { again = 0, why = "" } = {}) {
   const before = link.peek();
-  link.value = { mode, since: before.mode === mode ? before.since : Date.now(), again };
+  link.value = { mode, since: before.mode === mode ? before.since : moment(), again, why };
 }
 
 function connect() {
@@ -152,8 +155,8 @@ function connect() {
 
 let everLive = false;
 
-/** See whether the server that came back serves this page, or a newer one. */
-async function compare() {
+/** See whether the server serves this page, or a newer one. */
+export async function compare() {
   const own = /\/-\/([0-9a-f]+)\//.exec(import.meta.url)?.[1];
   const answer = await fetch(url("./")).catch(() => null);
   const tag = answer?.headers.get("etag");
@@ -185,9 +188,19 @@ function deliver(feed, answer) {
   const [error] = answer.errors ?? [];
   const [change] = Object.values(answer.data ?? {});
   if (change) feed.variables.after = change.cursor;
-  if (!error) return change && batch(() => feed.next(change));
+  if (!error) {
+    feed.isRefused = false;
+    if (ready && polling && ![...feeds.values()].some((each) => each.isRefused)) {
+      stopPolling();
+      become("live");
+    }
+    return change && batch(() => feed.next(change));
+  }
   refused(error);
-  if (/too many subscriptions/i.test(error.message)) startPolling();
+  if (/too many subscriptions/i.test(error.message)) {
+    feed.isRefused = true;
+    startPolling(error.message);
+  }
 }
 
 /** @param {Feed} feed */
@@ -219,7 +232,7 @@ function lost(code) {
   if (!feeds.size || document.hidden || locked.peek()) return;
   const wait = failures === 0 && everLive ? 50 : BACKOFF[Math.min(failures, BACKOFF.length - 1)] * (0.75 + Math.random() / 2);
   failures += 1;
-  if (link.peek().mode !== "polling") become("away", Date.now() + wait);
+  if (link.peek().mode !== "polling") become("away", { again: moment() + wait });
   timer = setTimeout(connect, wait);
 }
 
@@ -278,21 +291,25 @@ async function stream(feed) {
     }
   } catch {
     if (!feeds.has(feed.id)) return;
-    streamFailures += 1;
+    // what holds a stream back will do so again
+    streamFailures += control.signal.reason === "silent" ? 2 : 1;
   } finally {
     clearTimeout(silence);
   }
   if (!feeds.has(feed.id) || document.hidden || locked.peek()) return;
   if (streamFailures >= 2) return startPolling();
-  become("away", Date.now() + 1000);
+  become("away", { again: moment() + 1000 });
   timer = setTimeout(connect, 1000);
 }
 
-function startPolling() {
-  become("polling");
+function startPolling(why = "") {
+  become("polling", { why });
   polling ??= setInterval(() => {
-    for (const feed of feeds.values()) feed.poll();
-    if (!socket && Math.random() < 0.1) connect();
+    const refused = [...feeds.values()].filter((feed) => !socket || feed.isRefused);
+    for (const feed of refused) feed.poll();
+    if (Math.random() > 0.1) return;
+    if (!socket) connect();
+    else for (const feed of refused) subscribe(feed);
   }, POLL);
 }
 

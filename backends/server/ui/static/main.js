@@ -3,9 +3,9 @@ import { html } from "./html.js";
 import { render } from "./vendor/preact.js";
 import { useEffect } from "./vendor/hooks.js";
 import { follow, listenToFeeds, renew } from "./api.js";
-import { go, href, listenToLinks, parts } from "./model/route.js";
+import { go, href, listenToLinks, parts, query } from "./model/route.js";
 import { RUNS_CHANGES } from "./model/queries.js";
-import { tick } from "./model/time.js";
+import { isZone, tick, zone } from "./model/time.js";
 import { Shell, applyTheme, introduce, listenToKeys, paused, who } from "./view/shell.js";
 import { Flows } from "./view/flows.js";
 import { Inbox } from "./view/inbox.js";
@@ -24,6 +24,8 @@ function Page() {
   return html`<${Shell}>${View ? html`<${View} />` : html`<p class="empty">There is no page at this address. <a href=${href(["runs"])}>All runs</a></p>`}</${Shell}>`;
 }
 
+const asked = query.peek().get("zone") ?? "";
+if (isZone(asked)) zone.value = asked;
 applyTheme();
 tick();
 setInterval(() => document.hidden || tick(), 1000);

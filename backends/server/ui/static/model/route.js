@@ -1,5 +1,6 @@
 // The address is the view: its path says what is shown, its query how.
 import { computed, signal } from "../vendor/signals.js";
+import { browserZone, zone } from "./time.js";
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
@@ -41,6 +42,7 @@ export function isId(text) {
 export function href(path, given = {}) {
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(given)) if (value) search.set(name, value);
+  if (zone.peek() !== browserZone) search.set("zone", zone.peek());
   const text = path.map((part) => encodeURIComponent(part)).join("/");
   return (text || "./") + (search.size ? `?${search}` : "");
 }

@@ -2,7 +2,7 @@
 import { signal } from "../vendor/signals.js";
 import { keep, kept } from "./kept.js";
 
-const browserZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+export const browserZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
 /** The name of the zone that moments are shown in. */
 export const zone = signal(kept("zone") ?? browserZone);

@@ -5,6 +5,7 @@ import { ask } from "../api.js";
 import { ANSWER } from "../model/queries.js";
 import { inputs, readField } from "../model/form.js";
 import { Dialog, Field, Words } from "./kit.js";
+import { who } from "./shell.js";
 
 export function Answer({ row, close }) {
   const schema = row.serialized_state?.context?.answer_schema ?? null;
@@ -32,5 +33,6 @@ export function Answer({ row, close }) {
       <label><input type="radio" name="answer" checked=${!approve.value} onChange=${() => (approve.value = false)} /> decline</label></fieldset>
     <${Field} label="Note" of=${note} />
     ${approve.value && html`<${Field} label="Value" of=${value} hint=${`${input.hint}; may stay empty`} />`}
+    ${who.value.name && html`<p class="faint">Recorded as the answer of ${who.value.name}.</p>`}
   <//>`;
 }

@@ -1,21 +1,26 @@
 // The graph of the flow, with a node for each task: a mapped one holds the counts of its children, never the children.
 import { html } from "../html.js";
 import { useEffect, useMemo, useState } from "../vendor/hooks.js";
+import { compare } from "../api.js";
 import { taskRunAddress } from "../model/route.js";
 import { NODE, inOrder, isDrawable, layOut } from "../model/graph.js";
 import { byGroup, look, shapeOf, worst } from "../model/states.js";
 import { sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
-import { Bar, Counts, Name } from "./kit.js";
+import { Bar, Counts, Name, Problem } from "./kit.js";
 
 export function Graph({ run, counts, task, stamp }) {
   const { tasks, edges, id } = run.flow;
   const drawable = isDrawable(tasks, edges);
   const [layout, setLayout] = useState(null);
+  const [problem, setProblem] = useState(null);
   useEffect(() => {
     if (!drawable || !tasks.length) return;
     let wanted = true;
-    import("../vendor/dagre.js").then((dagre) => wanted && setLayout(layOut(dagre, tasks, edges)));
+    import("../vendor/dagre.js").then((dagre) => wanted && setLayout(layOut(dagre, tasks, edges)), (error) => {
+      setProblem(error);
+      compare(); // a newer server has not this version of it
+    });
     return () => {
       wanted = false;
     };
@@ -26,6 +31,7 @@ export function Graph({ run, counts, task, stamp }) {
   return html`<section class="panel graph" aria-labelledby="graph">
     <h2 id="graph">Graph <small class="faint">${counted(tasks.length, "task")}</small></h2>
     ${!drawable && html`<p class="faint">The graph has ${counted(tasks.length, "task")} and ${counted(edges.length, "edge")}: it is listed instead of drawn.</p>`}
+    <${Problem} error=${problem} again=${() => location.reload()} what="What draws the graph" />
     ${layout && html`<div class="drawing" tabindex="0" role="group" aria-label="Graph of the flow; the list of tasks below says the same">
       <svg width=${layout.width} height=${layout.height} viewBox=${`0 0 ${layout.width} ${layout.height}`} onKeyDown=${(event) => walk(event, layout)}>
         ${layout.edges.map((edge) => html`<path key=${`${edge.from} ${edge.to}`} class=${edge.mapped ? "edge mapped" : "edge"} d=${edge.path} />`)}
@@ -34,7 +40,7 @@ export function Graph({ run, counts, task, stamp }) {
           return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
         })}
       </svg></div>`}
-    <details class="as-list" open=${!drawable}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
+    <details class="as-list" open=${!drawable || problem}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
       <span class="what"><${Name} of=${each.name} />${each.mapped ? " ▤" : ""}</span><${Bar} counts=${statesOf(each.id)} /><${Counts} counts=${statesOf(each.id)} /></a></li>`)}</ul></details>
   </section>`;
 }

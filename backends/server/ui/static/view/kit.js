@@ -2,7 +2,7 @@
 import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
-import { ask } from "../api.js";
+import { ask, locked } from "../api.js";
 import { byGroup, isFinished, look, shapeOf } from "../model/states.js";
 import { ran } from "../model/run.js";
 import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
@@ -15,14 +15,14 @@ export function useAnswer(text, variables = {}) {
   const key = JSON.stringify([text, variables]);
   const asked = useRef(0);
   useEffect(() => {
-    if (text === null) return;
+    if (text === null || locked.value) return;
     const mine = (asked.current += 1);
     setState((before) => ({ ...before, loading: true }));
     ask(text, variables).then(
       (data) => mine === asked.current && setState({ data, error: null, loading: false, of: key }),
       (error) => mine === asked.current && setState((before) => ({ ...before, error, loading: false })),
     );
-  }, [key, turn]);
+  }, [key, turn, locked.value]);
   return { ...state, again: () => setTurn((before) => before + 1) };
 }
 

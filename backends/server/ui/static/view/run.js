@@ -19,7 +19,7 @@ import { Timeline } from "./timeline.js";
 import { may, useKeys } from "./shell.js";
 import { SteerRun } from "./steer.js";
 
-const TABS = ["overview", "tasks", "timeline", "logs", "artifacts", "parameters", "history"];
+const TABS = ["overview", "tasks", "timeline", "graph", "logs", "artifacts", "parameters", "history"];
 
 export function Run() {
   const [, id, , task, index] = parts.value;
@@ -83,6 +83,7 @@ function View({ run, counts, error, again, task, index }) {
     overview: "Overview",
     tasks: html`Task runs <span class="faint">${number(sum(sums.values()))}</span>`,
     timeline: "Timeline",
+    graph: "Graph",
     logs: "Logs",
     artifacts: "Artifacts",
     parameters: "Parameters",
@@ -100,6 +101,7 @@ function View({ run, counts, error, again, task, index }) {
           <${Graph} ...${shared} />
           <${Timeline} ...${shared} small />`}
         ${tab === "tasks" && html`<${TaskRuns} ...${shared} />`}
+        ${tab === "graph" && html`<${Graph} ...${shared} />`}
         ${tab === "timeline" && html`<${Timeline} ...${shared} />`}
         ${tab === "logs" && html`<${Logs} run=${run} tasks=${tasks} />`}
         ${tab === "artifacts" && html`<${Artifacts} ...${shared} />`}

@@ -8,7 +8,7 @@ import { RUNS_CHANGES, SEARCH, TASK_OF } from "../model/queries.js";
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
 import { Chips, Empty, Entry, Problem, Time, useAnswer, useTitle } from "./kit.js";
-import { paused } from "./shell.js";
+import { paused, useKeys } from "./shell.js";
 
 const KINDS = new Map([["flow_run", "Flow runs"], ["flow", "Flows"], ["task_run", "Task runs"]]);
 
@@ -66,9 +66,14 @@ export function Tail() {
       else if (change.flow_runs.length) setLines((known) => [...change.flow_runs.slice(-KEPT).reverse(), ...known].slice(0, KEPT));
     }, () => {});
   }, []);
+  const hold = () => {
+    held.value = !held.value;
+    missed.value = 0;
+  };
+  useKeys({ " ": hold });
   const shown = group ? lines.filter((line) => look(line.state).group === group) : lines;
   return html`<h1>Tail</h1><p class="faint">The states of all flow runs, as they come; the newest ${KEPT} are kept.</p>
-    <div class="tools"><button type="button" aria-pressed=${held.value ? "true" : "false"} onClick=${() => { held.value = !held.value; missed.value = 0; }}>${held.value ? `Go on (${number(missed.value)} passed)` : "Hold"}</button>
+    <div class="tools"><button type="button" aria-pressed=${held.value ? "true" : "false"} onClick=${hold}>${held.value ? `Go on (${number(missed.value)} passed)` : "Hold"}</button>
       <${Chips} groups=${GROUPS.filter((each) => each !== "skipped")} chosen=${group ? [group] : []} press=${(state) => set({ state })} all /></div>
     <${Empty} of=${shown}>Nothing has happened yet; this page waits.<//>
     <ol class="list" aria-label="What happened">${shown.map((line) => html`<li key=${`${line.id} ${line.version}`}><${Entry} to=${href(["runs", line.id])} state=${line.state} word name=${line.name} message=${line.message}><${Time} at=${line.timestamp} /><//></li>`)}</ol>`;

@@ -4,8 +4,8 @@ import { useEffect, useRef } from "../vendor/hooks.js";
 import { signal, useSignal } from "../vendor/signals.js";
 import { ask, link, locked, outdated, reconnect, signIn, signOut } from "../api.js";
 import { keep, kept } from "../model/kept.js";
-import { go, href, parts } from "../model/route.js";
-import { chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
+import { go, href, parts, set } from "../model/route.js";
+import { browserZone, chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
 import { WHO } from "../model/queries.js";
 
 
@@ -61,12 +61,12 @@ export function Shell({ children }) {
 }
 
 function Link() {
-  const { mode, since, again } = link.value;
+  const { mode, since, again, why } = link.value;
   const words = {
     connecting: "connecting",
     live: "live",
     stream: "live (stream)",
-    polling: "live (polling)",
+    polling: `live (polling)${why && `: ${why}`}`,
     away: `away since ${clock(since)}`,
   }[mode];
   const wait = mode === "away" && again > now.value ? `, trying again in ${duration(again - now.value)}` : "";
@@ -75,7 +75,10 @@ function Link() {
 
 function Zone() {
   return html`<label class="zone"><span class="hidden">Time zone</span>
-    <select value=${zone.value} onChange=${(event) => chooseZone(event.currentTarget.value)}>
+    <select value=${zone.value} onChange=${(event) => {
+      chooseZone(event.currentTarget.value);
+      set({ zone: zone.value === browserZone ? null : zone.value });
+    }}>
       ${zones().map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
     </select></label>`;
 }
@@ -93,9 +96,10 @@ function SignIn() {
   const submit = async (event) => {
     event.preventDefault();
     try {
+      const isFirst = !who.peek().name;
       await signIn(field.current?.value ?? "");
       await introduce();
-      location.reload();
+      if (isFirst) location.reload(); // nothing could be read before
     } catch (error) {
       problem.value = error.message;
     }
@@ -115,13 +119,14 @@ const help = signal(false);
 
 const KEYS = [
   ["/", "search"],
-  ["g r, g f, g i, g w", "go to runs, flows, inbox, workers"],
-  ["j, k", "next, previous row"],
+  ["g r, g f, g i, g w, g t", "go to runs, flows, inbox, workers, tail"],
+  ["j, k or ↓ ↑", "next, previous row"],
   ["Enter", "open"],
   ["n, p", "next, previous failed task run"],
   ["l, t", "logs, task runs of the run"],
   ["[ ]", "attempt before, attempt after"],
   ["f", "follow the log"],
+  ["space", "hold the tail, and let it go on"],
   ["?", "this list"],
   ["Esc", "back"],
 ];
@@ -143,10 +148,15 @@ export function listenToKeys() {
   addEventListener("keydown", (event) => {
     const target = event.target instanceof HTMLElement ? event.target : null;
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (/^Arrow(Down|Up)$/.test(event.key) && target?.closest("[data-row], [type=search]")) {
+      event.preventDefault();
+      return step(event.key === "ArrowDown" ? 1 : -1);
+    }
     if (target?.closest("input, select, textarea")) {
       if (event.key === "Escape") target.blur();
       return;
     }
+    if (event.key === " " && target?.closest("button, summary, a")) return;
     const key = chord + event.key;
     chord = "";
     const places = new Map([["gr", "runs"], ["gf", "flows"], ["gi", "inbox"], ["gw", "workers"], ["gt", "tail"]]);

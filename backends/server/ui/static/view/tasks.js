@@ -7,7 +7,7 @@ import { go, query, set, taskRunAddress } from "../model/route.js";
 import { FOUND, ROWS } from "../model/queries.js";
 import { GROUPS, look, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
-import { sum } from "../model/run.js";
+import { containing, sum } from "../model/run.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Chips, Counts, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
 import { withAttempts } from "./attempts.js";
@@ -18,6 +18,7 @@ const COLUMNS = ["state", "task run", "message", "began", "took", ""];
 
 export function TaskRuns(props) {
   const group = query.value.get("state") ?? "";
+  const text = query.value.get("message") ?? "";
   const { run, counts } = props;
   const sums = useMemo(() => {
     const found = new Map();
@@ -35,9 +36,10 @@ export function TaskRuns(props) {
   };
   return html`<div class="tools">
       <form onSubmit=${goTo}><label>Go to <select>${run.flow.tasks.map((each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label> <label class="hidden" for="go-index">Index</label><input id="go-index" type="number" min="0" placeholder="index" /> <button type="submit" class="small">Go</button></form>
+      <label>Message <input type="search" size="14" value=${text} onChange=${(event) => set({ message: event.currentTarget.value })} /></label>
       <${Chips} groups=${GROUPS.filter((each) => shown.has(each) || each === group)} chosen=${group ? [group] : []} press=${(state) => set({ state })} of=${sums} all />
     </div>
-    ${GROUPS.includes(group) ? html`<${Found} key=${group} ...${props} group=${group} all=${sums.get(group) ?? 0} />` : html`<${Tree} ...${props} />`}`;
+    ${GROUPS.includes(group) || text ? html`<${Found} key=${`${group} ${text}`} ...${props} group=${group} text=${text} all=${sums.get(group) ?? 0} />` : html`<${Tree} ...${props} />`}`;
 }
 
 function Tree({ run, counts, task, index, stamp }) {
@@ -133,18 +135,20 @@ function children(lane) {
 }
 
 /** The task runs of a group of states, read as far as one has scrolled. */
-function Found({ run, tasks, task, index, stamp, group, all }) {
+function Found({ run, tasks, task, index, stamp, group, text, all }) {
   const [rows, setRows] = useState([]);
+  const [more, setMore] = useState(false);
   const [error, setError] = useState(null);
   const busy = useRef(false);
   const read = async (known, limit) => {
     if (busy.current) return;
     busy.current = true;
     const last = known.at(-1);
-    const where = { flow_run_id: { _eq: run.id }, state: { _in: statesOf(group) }, ...(last ? { _or: [{ task_id: { _gt: last.task_id } }, { task_id: { _eq: last.task_id }, map_index: { _gt: last.map_index } }] } : {}) };
+    const where = { flow_run_id: { _eq: run.id }, ...(group && { state: { _in: statesOf(group) } }), ...(text && { state_message: containing(text) }), ...(last ? { _or: [{ task_id: { _gt: last.task_id } }, { task_id: { _eq: last.task_id }, map_index: { _gt: last.map_index } }] } : {}) };
     try {
       const { task_run: found } = await ask(FOUND, { where, limit });
       setRows([...known, ...(await withAttempts(found, rows))]);
+      setMore(found.length === limit);
       setError(null);
     } catch (problem) {
       setError(problem);
@@ -157,11 +161,11 @@ function Found({ run, tasks, task, index, stamp, group, all }) {
   }, []);
   useThrottled(() => read([], Math.min(1000, Math.max(200, rows.length))), stamp, 2000);
   return html`<${Problem} error=${error} again=${() => read([], 200)} what="The task runs" />
-    <${Rows} label=${`Task runs that are ${group}`} count=${rows.length} columns=${COLUMNS} seen=${(_, to) => { if (to >= rows.length - 20 && rows.length && rows.length < all) read(rows, 200); }} row=${(place) => {
+    <${Rows} label=${`Task runs that are ${group || "like that"}`} count=${rows.length} columns=${COLUMNS} seen=${(_, to) => { if (to >= rows.length - 20 && more) read(rows, 200); }} row=${(place) => {
       const row = rows[place];
       return html`<${Row} run=${run} task=${tasks.get(row.task_id)} index=${row.map_index} row=${row} selected=${row.task_id === task && row.map_index === index} />`;
     }} />
-    <p class="faint">${number(Math.min(rows.length, all))} of ${number(all)} read; scroll for more.</p>`;
+    <p class="faint">${text ? `${number(rows.length)} like that${more ? ", and more: scroll" : ""}.` : `${number(Math.min(rows.length, all))} of ${number(all)} read${more ? "; scroll for more" : ""}.`}</p>`;
 }
 
 function Row({ run, task, index, row, states, selected, child = false, fold = null }) {
