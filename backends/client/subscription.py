@@ -71,7 +71,11 @@ class Subscriptions:
     async def _post(self, content: bytes) -> Any:
         if self._client is None:
             # made at the first use: to load the certificates takes long
-            self._client = httpx.AsyncClient(limits=httpx.Limits(max_keepalive_connections=0), timeout=self._timeout)
+            self._client = httpx.AsyncClient(
+                limits=httpx.Limits(max_keepalive_connections=0),
+                timeout=self._timeout,
+                verify=self._transport.has_certificates,
+            )
         request = self._client.build_request("POST", self._transport.target, headers=self._headers, content=content)
         try:
             return await self._client.send(request, stream=True)

@@ -78,9 +78,10 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
         self, url: str, name: str, *, headers: Mapping[str, str], timeout: float, clock: Clock, transport: Any = None
     ) -> None:
         limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE)
-        super().__init__(url, limits=limits, transport=transport)
         # A request is made of parts that are ready: to merge them anew each time is half the cost of a small one.
         self._target = httpx.URL(url)
+        self.has_certificates = self._target.scheme == "https"  # to load them takes longer than several requests
+        super().__init__(url, limits=limits, transport=transport, verify=self.has_certificates)
         self._headers = httpx.Headers({**_HEADERS, **headers})
         self._extensions = {"timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)).as_dict()}
         self._name = name

@@ -491,14 +491,14 @@ async def test_what_a_body_makes_that_cannot_be_pickled_is_named(cluster):
 
 
 @pytest.mark.heavy
-async def test_two_thousand_children(cluster):
+async def test_many_more_children_than_are_sent_at_once(cluster):
     def double(n):
         return 2 * n
 
     with Flow("wide") as flow:
-        done = task(double).map(list(range(2000)))
-    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster, window=200))
-    assert state.result[done].result == [2 * n for n in range(2000)]
+        done = task(double).map(list(range(500)))
+    state = await FlowRunner(flow).run(executor=DaskExecutor(cluster, window=50))
+    assert state.result[done].result == [2 * n for n in range(500)]
 
 
 # -- when something is lost ----------------------------------------------------------------------------
