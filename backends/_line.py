@@ -20,6 +20,7 @@ __all__ = ["PATIENCE", "Waiter", "ahead", "beginning", "checked_rate", "priority
 PATIENCE = 10.0
 """For so many seconds a turn is kept for who was to ask for it and is late."""
 
+_LONGEST_PERIOD = 366 * 86_400
 _MOST_IN_A_PERIOD = 10_000  # as many beginnings are kept for each rate
 
 
@@ -89,6 +90,8 @@ def checked_rate(number: int, period: float | None) -> float:
     """
     if period is None or not 0 < period < math.inf or number < 1:
         raise BackendRejected("A rate is at least 1 in more than 0 seconds: it needs a number and a period.")
+    if period > _LONGEST_PERIOD:
+        raise BackendRejected(f"The period of a rate is at most {_LONGEST_PERIOD:,} seconds, a year, not {period:g}.")
     if number > _MOST_IN_A_PERIOD:
         raise BackendRejected(f"A rate is at most {_MOST_IN_A_PERIOD:,} in a period: name a shorter one.")
     return float(period)

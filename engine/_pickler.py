@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 
-__all__ = ["Pickler", "dumps"]
+__all__ = ["Pickler", "Sink", "dump", "dumps"]
 
 _NOTES = "__msgspec_cache__"
 """Where msgspec keeps what it knows of a class that it has looked at: a parameter's type, for instance."""
@@ -22,8 +22,19 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj)
 
 
+class Sink(Protocol):
+    """What bytes can be written to."""
+
+    def write(self, data: Any, /) -> int: ...
+
+
+def dump(value: Any, file: Sink) -> None:
+    """Pickle a value into a file: large buffers in it go there as they are, and are copied nowhere."""
+    Pickler(file).dump(value)
+
+
 def dumps(value: Any) -> bytes:
     """Return a value as a pickle."""
     buffer = io.BytesIO()
-    Pickler(buffer).dump(value)
+    dump(value, buffer)
     return buffer.getvalue()

@@ -10,11 +10,14 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
 from .errors import SerializationError
+
+if TYPE_CHECKING:
+    from ._pickler import Sink
 
 __all__ = [
     "ArrowSerializer",
@@ -79,6 +82,31 @@ class PickleSerializer(Serializer):
             raise _cannot("pickle", value, error) from error
         key = self._signing_key
         return data if key is None else _SIGNED + _signature(data, key) + data
+
+    def dump(self, value: Any, file: Sink) -> None:
+        """Write into a file what `serialize` returns, without having all of it in memory where nothing is signed."""
+        from ._pickler import dump
+
+        if self._signing_key is not None:
+            file.write(self.serialize(value))
+            return
+        try:
+            dump(value, file)
+        except Exception as error:
+            raise _cannot("pickle", value, error) from error
+
+    def load(self, file: io.BufferedIOBase) -> Any:
+        """Return what `deserialize` returns of the bytes in a file, without having them in memory beside it."""
+        import cloudpickle
+
+        is_signed = file.read(len(_SIGNED)) == _SIGNED
+        file.seek(0)
+        if not is_signed and self._signing_key is None:
+            try:
+                return cloudpickle.load(file)
+            except Exception:
+                file.seek(0)  # what else it may be, or why it is nothing
+        return self.deserialize(file.read())
 
     @property
     def _signing_key(self) -> str | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Self
+from io import BufferedIOBase
+from typing import Any, BinaryIO, Self
 
+from ..errors import SerializationError
 from ..result import Result, ResultDamaged
+from ..serializers import PickleSerializer
 
 __all__ = ["StoredResult"]
 
@@ -30,17 +33,53 @@ class StoredResult(Result):
     def _note(self, data: bytes) -> None:
         self.size, self.checksum = len(data), _checksum(data)
 
+    def _dump(self, value: Any, file: BinaryIO) -> None:
+        """Write a value into a file, and note what was written."""
+        noted = _Noted(file)
+        if type(self.serializer) is PickleSerializer:
+            try:
+                self.serializer.dump(value, noted)
+            except SerializationError:
+                if noted.error is not None:  # it is the disk's, and not the value's
+                    raise noted.error from None
+                raise
+        else:
+            noted.write(self.serializer.serialize(value))
+        self.size, self.checksum = noted.size, f"{_KIND}{noted.digest.hexdigest()}"
+
+    def _load_from(self, file: BufferedIOBase, where: str) -> Any:
+        """Return the value in a file, once it is known that it is what the record says.
+
+        Raises:
+            - ResultDamaged: if it is not
+        """
+        if type(self.serializer) is not PickleSerializer:
+            data = file.read()
+            self._check(data, where)
+            return self.serializer.deserialize(data)
+        if self._is_checked:
+            digest = hashlib.file_digest(file, "sha256")
+            self._compare(file.tell(), f"{_KIND}{digest.hexdigest()}", where)
+            file.seek(0)
+        return self.serializer.load(file)
+
     def _check(self, data: bytes, where: str) -> None:
         """Check what was read.
 
         Raises:
             - ResultDamaged: if it is not what the record says
         """
-        if self.checksum is None or not self.checksum.startswith(_KIND):
-            return
-        if len(data) != self.size:
-            what = f"{len(data)} bytes instead of {self.size}"
-        elif _checksum(data) != self.checksum:
+        if self._is_checked:
+            self._compare(len(data), _checksum(data) if len(data) == self.size else "", where)
+
+    @property
+    def _is_checked(self) -> bool:
+        return self.checksum is not None and self.checksum.startswith(_KIND)
+
+    def _compare(self, size: int, checksum: str, where: str) -> None:
+        if size != self.size:
+            what = f"{size} bytes instead of {self.size}"
+        elif checksum != self.checksum:
             what = "other bytes, of the same number"
         else:
             return
@@ -48,6 +87,26 @@ class StoredResult(Result):
             f"{where} does not hold the result that was recorded, but {what}: it was damaged, or written anew since. "
             "Restart the task to make it again"
         )
+
+
+class _Noted:
+    """Writes to a file, and notes how much, and its checksum."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        self.digest.update(data)
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.size += written
+        return written
 
 
 _KIND = "sha256:"

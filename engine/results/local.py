@@ -169,24 +169,22 @@ class LocalResult(StoredResult, wire_type="LocalResult", wire_fields=("location"
     def _load(self, path: str) -> Any:
         self._check_links(path)
         try:
-            data = Path(path).read_bytes()
+            file = open(path, "rb")  # noqa: SIM115 - what is not found while it is read is something else
         except FileNotFoundError as error:
             raise ResultNotFound(f"no result is stored at {path}") from error
-        self._check(data, path)
-        return self.serializer.deserialize(data)
+        with file:
+            return self._load_from(file, path)
 
     def _store(self, path: str, value: Any) -> None:
         import tempfile
 
         self._check_links(path)
-        data = self.serializer.serialize(value)
-        self._note(data)
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
         try:
             with open(handle, "wb") as file:
-                file.write(data)
+                self._dump(value, file)
             os.replace(unfinished, path)
         except BaseException:
             os.unlink(unfinished)

@@ -81,6 +81,8 @@ def test_a_rate_has_a_number_that_can_be_kept() -> None:
     assert checked_rate(10_000, 60) == 60.0
     with pytest.raises(BackendRejected, match="10,000 in a period: name a shorter one"):
         checked_rate(10_001, 60.0)
+    with pytest.raises(BackendRejected, match="a year, not 1e\\+12"):
+        checked_rate(1, 1e12)
 
 
 @pytest.mark.parametrize(

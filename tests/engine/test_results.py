@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import json
 import math
 import os
 import pickle
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -40,7 +43,7 @@ from flowloop.engine.results import objects as object_stores
 from flowloop.engine.results.default import INLINE_LIMIT, survives_json
 from flowloop.engine.results.objects import ResultStoreError
 from flowloop.engine.serialization import decode_state, deserialize_state, encode_state, serialize_state
-from flowloop.engine.serializers import JSONSerializer
+from flowloop.engine.serializers import JSONSerializer, PickleSerializer
 from flowloop.engine.state import Success
 
 # ---- the base --------------------------------------------------------------------------------------
@@ -336,6 +339,82 @@ async def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path,
         await result.write("new")
     assert os.listdir(tmp_path) == ["x"]
     assert (await result.read("x")).value == "old"
+
+
+def bytes_in(path):
+    return Path(path).read_bytes()
+
+
+class Grid:
+    """A value with a large buffer, as an array has one."""
+
+    def __init__(self, cells):
+        self.cells = cells
+
+    def __reduce_ex__(self, protocol):
+        return Grid, (pickle.PickleBuffer(self.cells),)
+
+
+async def test_a_large_buffer_is_not_copied_on_its_way_to_a_file_and_back(tmp_path):
+    size = 16_000_000
+    place, grid = LocalResult(tmp_path, location="grid.pickle"), Grid(bytearray(size))
+    await place.write(1)  # what is loaded for the first one is not its own
+    tracemalloc.start()
+    try:
+        stored = await place.write(grid)
+        assert tracemalloc.get_traced_memory()[1] < size / 4
+        tracemalloc.reset_peak()
+        read = await place.expecting(stored).read(stored.location)
+        assert tracemalloc.get_traced_memory()[1] < size * 1.25, "there is the value, and nothing beside it"
+    finally:
+        tracemalloc.stop()
+    assert read.value.cells == grid.cells
+    assert stored.size == len(bytes_in(stored.location)) > size
+
+
+@pytest.mark.parametrize("key", [None, "a key"])
+@pytest.mark.parametrize("value", [1, {"a": [None, "b"]}, bytes(100_000), [bytearray(70_000)] * 2, lambda: 1])
+async def test_a_file_holds_what_its_serializer_returns(tmp_path, key, value):
+    serializer = PickleSerializer(key)
+    stored = await LocalResult(tmp_path, serializer=serializer).write(value)
+    written = bytes_in(stored.location)
+    assert written == serializer.serialize(value)
+    assert (stored.size, stored.checksum) == (len(written), f"sha256:{hashlib.sha256(written).hexdigest()}")
+    again = (await stored.read(stored.location)).value
+    assert (again() if callable(value) else again) == (value() if callable(value) else value)
+
+
+class Unwilling:
+    def __reduce__(self):
+        raise OSError("its own")
+
+
+class Full(io.RawIOBase):
+    def writable(self):
+        return True
+
+    def write(self, data):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_is_full_is_not_the_fault_of_the_value():
+    with pytest.raises(OSError, match="No space"):
+        LocalResult()._dump([bytes(100_000)], Full())
+    with pytest.raises(SerializationError, match=r"cannot pickle a value of type Unwilling: its own"):
+        LocalResult()._dump(Unwilling(), io.BytesIO())
+
+
+async def test_a_subclass_of_the_serializer_has_its_own_way(tmp_path):
+    class Marked(PickleSerializer):
+        def serialize(self, value):
+            return b"mark" + super().serialize(value)
+
+        def deserialize(self, value):
+            return super().deserialize(value.removeprefix(b"mark"))
+
+    stored = await LocalResult(tmp_path, serializer=Marked()).write([1])
+    assert bytes_in(stored.location).startswith(b"mark")
+    assert (await stored.read(stored.location)).value == [1]
 
 
 async def test_readers_never_see_half_a_file(tmp_path):
