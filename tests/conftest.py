@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("flowloop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--tries", type=int, default=5, help="how often each fault is tried in tests/faults")
+    parser.addoption("--tries", type=int, default=4, help="how often each fault is tried in tests/faults")
     parser.addoption("--seed", type=int, default=1, help="what the faults in tests/faults are chosen by")
 
 
@@ -40,23 +40,29 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_LONG = (
-    "test_conformance",
-    "test_value_grid",
-    "test_kills",
-    "test_owners",
-    "test_page",
+_LONGEST = (
     "test_prefect1",
-    "test_poison",
+    "test_owners",
+    "test_conformance",
+    "test_page",
     "test_docs",
-    "test_fuzz",
+    "test_cli",
+    "test_value_grid",
+    "test_cancel_at_every_await",
+    "test_places",
+    "test_budgets",
+    "test_kills",
+    "test_live",
+    "test_dask",
+    "test_fleet",
 )
-"""The files that take a minute or so."""
+"""The files that take half a minute or more, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # what takes longest begins first, or the end of the tests is one core that waits for it
-    items.sort(key=lambda item: item.path.stem not in _LONG)
+    # they begin first, or the end of the tests is one core that waits for the last of them
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_asyncio_loop_factories(

@@ -27,8 +27,8 @@ from flowloop.engine.state import Cancelled, Skipped, TimedOut
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
-# what Dask does at its own edges is not for these tests to judge
-pytestmark = pytest.mark.filterwarnings("default")
+# what Dask does at its own edges is not for these tests to judge; that it works with each Python is for test_places.py
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.heavy]
 
 
 def executor(**kwargs):
@@ -490,7 +490,6 @@ async def test_what_a_body_makes_that_cannot_be_pickled_is_named(cluster):
     assert "task 'makes': its result (a dict) cannot be pickled: ['lock'] is a _thread.lock" in str(state.result)
 
 
-@pytest.mark.heavy
 async def test_many_more_children_than_are_sent_at_once(cluster):
     def double(n):
         return 2 * n

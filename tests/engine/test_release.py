@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import gc
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ class Load:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> None:
     Load.alive.clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_what_is_new() -> Iterator[None]:
+    """Leave what was there before out of what is looked through each time that garbage is collected here."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @task

@@ -296,6 +296,7 @@ WHERE: dict[str, tuple[list[tuple[Any, str, Any]], Callable[[Trial], bool]]] = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("fault", WHERE)
 def test_the_grid_finds(fault: str, monkeypatch: pytest.MonkeyPatch, silence: None) -> None:
     changes, fits = WHERE[fault]
