@@ -20,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from ...engine.errors import BackendUnavailable
 from ..store import ANYONE
 from .auth import Authenticator
-from .errors import BadRequest, ShuttingDown, Unauthenticated, failure
+from .errors import BadRequest, Forbidden, ShuttingDown, Unauthenticated, failure
 from .execution import Execution, GraphQLRequest, Variables
 from .graphiql_page import query_page
 from .live import Live
@@ -153,6 +153,13 @@ class Endpoints:
 
     async def metrics(self, request: Request) -> Response:
         """Answer ``GET /metrics``."""
+        if not self._settings.metrics_open:
+            try:
+                (await self._call(request)).authorize("query")
+            except Unauthenticated as error:
+                return Response(str(error), 401, media_type="text/plain", headers={"WWW-Authenticate": "Bearer"})
+            except Forbidden as error:
+                return Response(str(error), 403, media_type="text/plain")
         asked = time.perf_counter()
         await anyio.lowlevel.checkpoint()
         lag = time.perf_counter() - asked

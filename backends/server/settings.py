@@ -13,6 +13,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     require_api_key: bool | None = None
     """Whether a request must carry an API key. None: it must, except where `serve` listens on loopback."""
 
+    metrics_open: bool = False
+    """Whether ``GET /metrics`` is answered without an API key where requests must carry one."""
+
     page: bool = True
     """Whether the live page is served, below ``ui/``."""
 

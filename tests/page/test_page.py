@@ -98,6 +98,67 @@ async def test_a_run_is_cancelled_by_keys_alone(browser: Browser, url: str, reco
         await visit.see("Nothing waits for anybody.")
 
 
+async def test_what_failed_is_read_by_keys_alone(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await failed_run(recorded)
+    price, total = run.tasks["price"], run.tasks["total"]
+    async with browser.visit() as visit:
+        page = visit.page
+        press = page.keyboard.press
+        await visit.open(f"{url}/ui/")
+        await press("/")
+        await page.wait_for_function("document.activeElement.type === 'search'")
+        await page.keyboard.type("gannet")
+        await page.get_by_role("link", name="hasty-gannet").wait_for()
+        await press("ArrowDown")
+        await press("Enter")
+        await page.wait_for_url(f"**/{run.id}/tasks/{price}/7*")  # it opens at what failed first
+        await visit.see("RuntimeError: bad row 7")
+        await press("[")
+        await page.wait_for_url("**attempt=2*")
+        await press("[")
+        await page.wait_for_url("**attempt=1*")
+        await press("]")
+        await page.wait_for_url("**attempt=2*")
+        await press("n")
+        await page.wait_for_url(f"**/tasks/{total}/-1*")
+        await press("p")
+        await page.wait_for_url(f"**/tasks/{price}/7*")
+        await press("l")
+        await page.wait_for_url("**tab=logs*")
+        # each line of the whole log tells whose it is, and leads there
+        of = page.get_by_role("log", name="Log lines").first.get_by_role("link", name="PRICE [7]")
+        await of.first.wait_for()
+        await press("t")
+        await page.wait_for_url("**tab=tasks*")
+        await page.get_by_label("Message").fill("bad ROW")
+        await page.get_by_label("Message").press("Enter")
+        await page.wait_for_url("**message=bad*")
+        await visit.see("1 like that.")
+        await press("Escape")  # out of the field
+        await page.get_by_label("Time zone").select_option("Asia/Tokyo")
+        await press("g")
+        await page.get_by_label("Time zone").blur()
+        await press("?")
+        await page.get_by_role("heading", name="Keys").wait_for()
+        await press("Escape")
+        await page.get_by_role("heading", name="Keys").wait_for(state="detached")
+        await press("g")
+        await press("t")
+        await page.get_by_role("heading", name="Tail").wait_for()
+        # the zone goes along, so that whoever is sent an address sees the same
+        assert page.url == f"{url}/ui/tail?zone=Asia%2FTokyo"
+        await press(" ")
+        await page.get_by_role("button", name="Go on (0 passed)").wait_for()
+        await press(" ")
+        await page.get_by_role("button", name="Hold").wait_for()
+    async with browser.visit(390) as visit:
+        await visit.open(f"{url}/ui/runs/{run.id}?zone=Asia%2FTokyo")
+        assert await visit.page.get_by_label("Time zone").input_value() == "Asia/Tokyo"
+        # where there is no room for the graph there is the list
+        await visit.page.locator(".as-list .entry").first.wait_for()
+        assert not await visit.page.locator(".drawing").is_visible()
+
+
 async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Recorded) -> None:
     run = await paused_run(recorded)
     async with browser.visit() as visit:

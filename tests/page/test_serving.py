@@ -214,6 +214,18 @@ async def test_a_session_ends_after_twelve_hours_unless_it_is_prolonged(store: S
         assert (await client.post("/ui/session", json={"path": "/"}, headers=HERE)).status_code == 401
 
 
+async def test_metrics_are_shown_to_who_may_read_unless_they_are_open(store: Store) -> None:
+    reader = {"Authorization": f"Bearer {(await store.create_api_key(ANYONE, name='scraper', scopes=['read']))['key']}"}
+    async with served(store, LOCKED) as client:
+        refused = await client.get("/metrics")
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert "flowloop_" not in refused.text
+        assert "flowloop_requests" in (await client.get("/metrics", headers=reader)).text
+        assert (await client.get("/metrics", headers={"Authorization": "Bearer guess"})).status_code == 401
+    async with served(store, msgspec.structs.replace(LOCKED, metrics_open=True)) as client:
+        assert "flowloop_requests" in (await client.get("/metrics")).text
+
+
 async def test_signing_out_forgets_the_session(store: Store) -> None:
     made = await store.create_api_key(ANYONE, name="ada")
     async with served(store, LOCKED) as client:

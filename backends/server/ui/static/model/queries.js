@@ -44,7 +44,7 @@ export const ROWS = `query Rows($run: uuid!, $task: uuid!, $from: Int!, $limit: 
 
 export const FOUND = `query Found($where: task_run_bool_exp!, $limit: Int!) {
   task_run(where: $where, order_by: [{task_id: asc}, {map_index: asc}], limit: $limit) {
-    id task_id map_index state state_message start_time end_time version } }`;
+    id flow_run_id task_id map_index state state_message start_time end_time version } }`;
 
 export const TASK_RUN = `query TaskRun($run: uuid!, $task: uuid!, $index: Int!) {
   task_run(where: {flow_run_id: {_eq: $run}, task_id: {_eq: $task}, map_index: {_eq: $index}}, limit: 1) {

@@ -38,6 +38,11 @@ export function isFinished(state) {
   return OVER.has(state ?? "");
 }
 
+/** Whether somebody works on it now. @param {string | null | undefined} state */
+export function isBusy(state) {
+  return look(state).group === "running" || state === "Cancelling";
+}
+
 /** The states of a group. @param {string} group */
 export function statesOf(group) {
   return [...LOOKS].filter(([, each]) => each.group === group).map(([name]) => name);

@@ -40,7 +40,7 @@ export function Graph({ run, counts, task, stamp }) {
           return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
         })}
       </svg></div>`}
-    <details class="as-list" open=${!drawable || problem}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
+    <details class="as-list" open=${!drawable || problem || matchMedia("(max-width: 600px)").matches}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
       <span class="what"><${Name} of=${each.name} />${each.mapped ? " ▤" : ""}</span><${Bar} counts=${statesOf(each.id)} /><${Counts} counts=${statesOf(each.id)} /></a></li>`)}</ul></details>
   </section>`;
 }

@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, locked } from "../api.js";
-import { byGroup, isFinished, look, shapeOf } from "../model/states.js";
+import { byGroup, isBusy, isFinished, look, shapeOf } from "../model/states.js";
 import { ran } from "../model/run.js";
 import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
@@ -56,8 +56,8 @@ export function Took({ run, tried }) {
   if (tried?.length > 1) return html`<span class="number">${duration(ran(tried, now.value))}${tried.at(-1).to === null ? " …" : ""}</span>`;
   const from = milliseconds(run.start_time);
   if (from === null) return null;
-  const over = isFinished(run.state) ? milliseconds(run.end_time) : now.value;
-  if (over === null) return null; // what is mapped has no end of its own
+  const over = isFinished(run.state) ? milliseconds(run.end_time) : isBusy(run.state) ? now.value : null;
+  if (over === null) return null; // what is mapped has no end of its own, and what waits to begin again does not run
   return html`<span class="number">${duration(over - from)}${isFinished(run.state) ? "" : " …"}</span>`;
 }
 

@@ -3,24 +3,39 @@ import { html } from "../html.js";
 import { useEffect, useLayoutEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
-import { query, set } from "../model/route.js";
-import { LINES, RUN_LOGS } from "../model/queries.js";
+import { query, set, taskRunAddress } from "../model/route.js";
+import { FOUND, LINES, RUN_LOGS } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { before, containing } from "../model/run.js";
 import { full, milliseconds, precise, zone } from "../model/time.js";
 import { counted } from "../model/text.js";
-import { Problem, Words } from "./kit.js";
+import { Problem, What, Words } from "./kit.js";
 import { useKeys } from "./shell.js";
 
 const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 const LINES_AT_ONCE = 500;
 const LINES_KEPT = 3000;
 
-export function Logs({ run }) {
-  return html`<section class="panel" aria-label="Logs"><${Lines} run=${run.id} live=${!isFinished(run.state)} tall /></section>`;
+export function Logs({ run, tasks }) {
+  return html`<section class="panel" aria-label="Logs"><${Lines} run=${run.id} tasks=${tasks} live=${!isFinished(run.state)} tall /></section>`;
 }
 
-export function Lines({ run, taskRun, window, live, tall }) {
+/** Of which task runs lines are, by their ids: each is asked for once. */
+function useTaskRuns(ids) {
+  const [known, setKnown] = useState(new Map());
+  const unknown = [...new Set(ids)].filter((id) => id && !known.has(id));
+  useEffect(() => {
+    if (!unknown.length) return;
+    ask(FOUND, { where: { id: { _in: unknown } }, limit: unknown.length }).then(
+      ({ task_run: rows }) => setKnown((before) => new Map([...before, ...unknown.map((id) => [id, null]), ...rows.map((row) => [row.id, row])])),
+      () => {},
+    );
+  }, [unknown.join()]);
+  return known;
+}
+
+/** The lines of a run, where `tasks` are given with the names of these, or of one task run. */
+export function Lines({ run, tasks, taskRun, window, live, tall }) {
   const level = query.value.get("level") ?? "";
   const text = query.value.get("find") ?? "";
   const least = LEVELS.indexOf(level);
@@ -69,6 +84,7 @@ export function Lines({ run, taskRun, window, live, tall }) {
   useLayoutEffect(() => {
     if (following.peek() && box.current) box.current.scrollTop = box.current.scrollHeight;
   }, [lines]);
+  const taskRuns = useTaskRuns(tasks ? lines.map((line) => line.task_run_id) : []);
   const resume = () => {
     following.value = true;
     unseen.value = 0;
@@ -99,11 +115,11 @@ export function Lines({ run, taskRun, window, live, tall }) {
     <div class=${`lines ${tall ? "tall" : ""} ${wrap.value ? "wrapped" : ""}`} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Log lines" aria-live="off">
       ${older && html`<button type="button" class="small" onClick=${() => read(lines)}>Older lines</button>`}
       ${loaded && !lines.length ? html`<p class="empty">No lines${level || text || window ? " like that" : ""}.</p>` : null}
-      ${lines.map((line) => html`<${Line} key=${line.id} line=${line} zone=${zone.value} />`)}
+      ${lines.map((line) => html`<${Line} key=${line.id} line=${line} of=${taskRuns.get(line.task_run_id)} tasks=${tasks} zone=${zone.value} />`)}
     </div>`;
 }
 
-function Line({ line }) {
+function Line({ line, of, tasks }) {
   const at = milliseconds(line.timestamp) ?? 0;
-  return html`<div class=${`line is-${line.level}`}><time datetime=${line.timestamp} title=${full(at)}>${precise(at)}</time> <span class="level">${line.level}</span> <span class="logger">${line.name ?? ""}</span> <span class="text"><${Words} text=${line.message} /></span></div>`;
+  return html`<div class=${`line is-${line.level}`}><time datetime=${line.timestamp} title=${full(at)}>${precise(at)}</time> <span class="level">${line.level}</span> <span class="logger">${line.name ?? ""}</span> ${of && html`<a href=${taskRunAddress(of.flow_run_id, of.task_id, of.map_index)}><${What} name=${tasks.get(of.task_id)?.name} index=${of.map_index} /></a> `}<span class="text"><${Words} text=${line.message} /></span></div>`;
 }

@@ -6,7 +6,7 @@ import { ask, follow } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
 import { ARTIFACTS, ATTENTION, CANCEL, HEAD, PARTS, QUEUE, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
 import { WANTED, FAILED, isFinished, look } from "../model/states.js";
-import { alike, merged, sum, total } from "../model/run.js";
+import { alike, attempts, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Name, Problem, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
@@ -135,7 +135,7 @@ function Head({ run, counts, sums, again }) {
     <p class="facts"><span class="big"><${State} state=${run.state} /></span>
       ${run.state === "Cancelling" ? html`<span class="number">for ${duration(now.value - (milliseconds(run.state_timestamp) ?? now.value))}</span>` : null}
       <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over ? html` → <${Time} at=${run.end_time} />` : null}</span>
-      <${Took} run=${run} />
+      <${Took} run=${run} tried=${attempts([...run.states].reverse())} />
       <span class="faint">version ${run.version} of the state · flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
       ${(run.labels ?? []).filter((label) => !label.startsWith("agentless-")).map((label) => html`<span class="label" key=${label}>${label}</span>`)}
       ${parent ? html`<span>part of <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
