@@ -89,6 +89,8 @@ def test_what_is_waited_for_alone_or_flattened_may_not() -> None:
 class Places:
     """Two places, one of them without an end of room."""
 
+    is_here = False
+
     def __init__(self) -> None:
         self.places: dict[str | None, Any] = {None: SimpleNamespace(window=2), "wide": SimpleNamespace(window=None)}
         self.places["default"] = self.places[None]
