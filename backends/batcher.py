@@ -215,19 +215,20 @@ class Batcher(Generic[T, R]):
         while self._turns and len(batch) < most:
             lane = self._turns.popleft()
             queue = self._lanes[lane]
-            while queue and (queue[0][2] in self._keys or (queue[0][4] and _is_ahead(queue[0], taken))):
-                held.setdefault(lane, []).append(queue.popleft())
-            if not queue:
-                continue
-            if batch and queue[0][1] > room:
-                self._turns.appendleft(lane)
-                break
-            entry = queue.popleft()
-            batch.append(entry)
-            taken.add(entry[3])
-            room -= entry[1]
+            turn_ends = len(batch) + 1 if self._turns else most
+            while queue and len(batch) < turn_ends:
+                entry = queue[0]
+                if entry[2] in self._keys or (entry[4] and _is_ahead(entry, taken)):
+                    held.setdefault(lane, []).append(queue.popleft())
+                elif batch and entry[1] > room:
+                    most = 0  # what is left of this turn comes first in the next batch
+                    break
+                else:
+                    batch.append(queue.popleft())
+                    taken.add(entry[3])
+                    room -= entry[1]
             if queue:
-                self._turns.append(lane)
+                (self._turns.append if most else self._turns.appendleft)(lane)
             elif lane not in held:
                 del self._lanes[lane]
         for lane, entries in held.items():

@@ -170,6 +170,7 @@ def building_into(flow: Any) -> Iterator[None]:
 
 resting_on: ContextVar[Any] = ContextVar("flowloop_resting_on", default=())
 """The states upstream that are on their way to the backend while a run steps ahead: what it records rests on them."""
+current_rest = resting_on.get
 
 
 def change_flow_scope(**changes: Any) -> FlowScope:

@@ -123,6 +123,7 @@ class OpenLimits:
         self._pace: Pace | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.limits = _NONE
+        self._has_none = True
         if limits is not None:
             self.change(limits)
 
@@ -148,8 +149,7 @@ class OpenLimits:
     @property
     def are_none(self) -> bool:
         """Whether there is nothing to wait for."""
-        nothing = not self._all and self._rate is None and not self._tasks and not self._tags
-        return nothing and (self._around is None or self._around.are_none)
+        return self._has_none and (self._around is None or self._around.are_none)
 
     def change(self, limits: Limits) -> None:
         """Set other limits: who goes on, goes on and is counted, and who waits for what is free now gets it."""
@@ -161,6 +161,7 @@ class OpenLimits:
                 if places in new:
                     places.taken += 1
                     slot.take(places)
+        self._has_none = limits.rate is None and not (self._all or self._tasks or self._tags)
         if limits.rate != self._rate:
             self._rate, self._pace = limits.rate, self._pace or Pace()
             self._pace.change(*((None, 0.0) if limits.rate is None else (limits.rate.count, limits.rate.period)))

@@ -366,14 +366,15 @@ class TaskRunner(BodyRunner):
         self._describe(context)
         if is_new:
             return TaskRunnerInitializeResult(state, context)
+        known = state._peek_context()
         context["task_run_count"] = (
-            state.run_count + 1 if isinstance(state, Retrying) else state.context.get("task_run_count", 1)
+            state.run_count + 1 if isinstance(state, Retrying) else known.get("task_run_count", 1)
         )
         if isinstance(state, Resume) or (
             isinstance(state, Paused) and state.start_time is not None and state.start_time <= now()
         ):
             context["resume"] = True
-        if (answer := state.context.get("answer")) is not None:  # also to a runner that is gone
+        if (answer := known.get("answer")) is not None:  # also to a runner that is gone
             context["resume"], context["answer"] = True, answer
         if state.has_cached_inputs and "_loop_count" in state.cached_inputs:
             context |= await self._loop_context(state)

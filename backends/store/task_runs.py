@@ -135,7 +135,7 @@ def get_or_create_task_run_info(tx: Tx, *, flow_run_id: str, task_id: str, map_i
 
 
 def _is_locked(tx: Tx, flow_run: RowMapping) -> bool:
-    facts = tx.database.flow_facts(tx.connection, "flow_run", [flow_run["flow_id"]])
+    facts = tx.database.flow_facts(tx.connection, [flow_run["flow_id"]])
     return bool(facts[0][2])
 
 

@@ -80,7 +80,7 @@ class _Run(msgspec.Struct, gc=False):
 
 
 class _Flow(msgspec.Struct):
-    """What the rules need of the flow of a flow run, or the flow run of a task run: a row of `Database.flow_facts`."""
+    """What the rules need of the flow of a flow run, or the flow run of a task run: see `Database.lock_runs`."""
 
     key: str
     state: str | None
@@ -222,26 +222,17 @@ class _Batch:
     def load(self, items: Sequence[_Item]) -> None:
         tx, kind = self.tx, self.kind
         ids = list(dict.fromkeys(item.update.run_id for item in items))
-        if kind == "task_run":
-            # Flow runs are locked before their task runs, everywhere, so that nobody waits in a circle.
-            self.load_flows(ids)
         tenant_id = self.caller.tenant_id
-        for row in tx.database.lock_runs(tx.connection, kind, ids):
-            if tenant_id is None or row[3] == tenant_id:
-                self.runs[row[0]] = _Run(*row)
+        runs, flows = tx.database.lock_runs(tx.connection, kind, ids)
+        self.runs = {row[0]: _Run(*row) for row in runs if tenant_id is None or row[3] == tenant_id}
         if not self.runs:
             return
-        if kind == "flow_run":
-            self.load_flows(list({run.flow_key for run in self.runs.values()}))
+        self.flows = {row[0]: _Flow(*row) for row in flows}
         self.load_repeated(items)
         if any(flow.limited for flow in self.flows.values()):
             begins = {item.update.run_id for item in items if item.head.type in lifecycle.BEGINS[kind]}
             limited = [run.id for run in self.runs.values() if self.flows[run.flow_key].limited]
             self.slots.load(limited, [run_id for run_id in limited if run_id in begins])
-
-    def load_flows(self, ids: Sequence[str]) -> None:
-        for row in self.tx.database.flow_facts(self.tx.connection, self.kind, ids):
-            self.flows[row[0]] = _Flow(*row)
 
     def load_repeated(self, items: Sequence[_Item]) -> None:
         """Read the states that a repeated message would have recorded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import _signature
@@ -13,7 +13,15 @@ from .._run.restart import RETRY_FOLLOWS, RUNNER, continued, is_under_way
 from .._run.steps import own_steps
 from ..backend import Backend, Post, TaskRunInfoResult
 from ..cancellation import Cancellation, current_cancellation, stopped_state
-from ..context import current_task_scope, flow_scope, now, resting_on
+from ..context import (
+    current_flow_scope,
+    current_rest,
+    current_task_scope,
+    current_values,
+    flow_scope,
+    now,
+    resting_on,
+)
 from ..context import values as _values
 from ..directives import GIVEN
 from ..edge import Edge
@@ -300,12 +308,11 @@ class CloudTaskRunner(TaskRunner):
 
     async def _record(self, old_state: State, new_state: State) -> State:
         """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
-        current = _values.get()
+        current, scope = current_values(), current_flow_scope()
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:
             return new_state  # what could not be read cannot be recorded
-        scope = flow_scope.get()
-        is_claim = new_state.is_running() or new_state.is_submitted()
+        is_claim = isinstance(new_state, (Running, Submitted))
         if is_claim:
             # without it, the same words of another runner would pass for this one's said twice
             new_state.context[RUNNER] = scope.runner_id
@@ -317,26 +324,15 @@ class CloudTaskRunner(TaskRunner):
         epoch = None if ownership is None else ownership.claim.epoch
         asked = asyncio.get_running_loop().time() if is_claim else 0.0
         sent = new_state
-        if isinstance(self.task, Parameter) and type(new_state) is Success:
+        if type(new_state) is Success and isinstance(self.task, Parameter):
             sent = without_value(new_state)
         try:
             if ownership is not None and ownership.lost:
                 raise OwnershipLost("the flow run has another owner since")
-            resting = resting_on.get()
-            sending = (self.backend or self._port).set_task_run_state(
-                task_run_id,
-                version,
-                sent,
-                self.task.cache_for,
-                epoch=epoch,
-                flow_run_id=current.get("flow_run_id"),
-                **({"rests_on": resting} if resting else {}),
-            )
-            if resting:
-                resting_on.set(())
+            sending = self._send(task_run_id, version, sent, epoch, current.get("flow_run_id"))
             if not isinstance(sending, Post):
                 answer = await sending
-            elif self._is_waited_for(new_state, sending, is_child=current.get("map_index") is not None):
+            elif current.get("map_index") is not None or self._is_waited_for(new_state, sending):
                 answer = await sending.recorded(await sending.sent)
             else:
                 answer, is_claim = new_state, False
@@ -368,9 +364,21 @@ class CloudTaskRunner(TaskRunner):
         current["task_run_version"] = None if version is None else version + 1
         return new_state
 
-    def _is_waited_for(self, state: State, sending: Post, *, is_child: bool) -> bool:
+    def _send(
+        self, task_run_id: str, version: int | None, state: State, epoch: int | None, flow_run_id: str | None
+    ) -> Coroutine[Any, Any, State]:
+        """Send a state, with what it rests on."""
+        send, resting = (self.backend or self._port).set_task_run_state, current_rest()
+        if not resting:
+            return send(task_run_id, version, state, self.task.cache_for, epoch=epoch, flow_run_id=flow_run_id)
+        cache_for = self.task.cache_for
+        sent = send(task_run_id, version, state, cache_for, epoch=epoch, flow_run_id=flow_run_id, rests_on=resting)
+        resting_on.set(())
+        return sent
+
+    def _is_waited_for(self, state: State, sending: Post) -> bool:
         """Let what follows be sent behind a state, and tell whether it waits until this one is acknowledged."""
-        if is_child or not (self._goes_ahead and self._plan.ends_at_once):
+        if not (self._goes_ahead and self._plan.ends_at_once):
             return True
         if type(state) is Success:
             foresee = flow_scope.get().foresee
@@ -539,6 +547,8 @@ class CloudTaskRunner(TaskRunner):
             # the children of a mapped task that have yet to run say themselves what they cannot do without
             is_theirs = is_parent and (isinstance(state, Mapped) or not edge.mapped)
             for needed in _results_of(edge, upstream):
+                if type(needed) is Success and needed._result.value is not None:
+                    continue  # it is here
                 failed = await self._load(edge, needed)
                 if failed is not None and not is_theirs:
                     raise ENDRUN(await self.handle_state_change(state, self._explained(failed)))
@@ -548,22 +558,23 @@ class CloudTaskRunner(TaskRunner):
 
     async def _load(self, edge: Edge, upstream: State) -> Failed | None:
         """Read a result, and return why it cannot be read if it cannot."""
-        result, name = upstream._result, edge.upstream_task.name
+        result = upstream._result
         if result is NotStored:
             return Failed(
-                f"The result of '{name}' was lost with the process that made it: the task has checkpoint=False. "
-                "Where it may run again for that, set its attribute reruns_on_restart."
+                f"The result of '{edge.upstream_task.name}' was lost with the process that made it: the task has "
+                "checkpoint=False. Where it may run again for that, set its attribute reruns_on_restart."
             )
-        given = edge.upstream_task.result or self.flow_result
         if isinstance(upstream, (Failed, Skipped)):
-            await self._load_error(upstream, given)
+            await self._load_error(upstream, edge.upstream_task.result or self.flow_result)
         elif result.value is None and result.location is not None and upstream.is_successful():
             try:
-                await upstream.load_result(given)
+                await upstream.load_result(edge.upstream_task.result or self.flow_result)
             except BaseException as error:
                 if is_outside(error):
                     raise
-                message = f"The result of '{name}' could not be read from {result.location}: {cut(error)}"
+                message = (
+                    f"The result of '{edge.upstream_task.name}' could not be read from {result.location}: {cut(error)}"
+                )
                 return Failed(message, result=error)
         return None
 

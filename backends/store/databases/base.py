@@ -178,24 +178,27 @@ class Database(ABC):
         """Return a moment, aware and in UTC, as the rows of the hot statements hold it."""
 
     @abstractmethod
-    def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
-        """Lock the runs with these ids against other writers, and return what the rules need of each.
+    def lock_runs(
+        self, connection: Connection, kind: Kind, ids: Sequence[str]
+    ) -> tuple[list[RunRow], list[tuple[Any, ...]]]:
+        """Lock the runs with these ids against other writers, and return what the rules need of them.
+
+        Flow runs are locked before their task runs, everywhere, so that nobody waits in a circle.
 
         Returns:
-            - of task runs: id, version, state, tenant, cached_inputs, flow_run_id;
-              of flow runs: id, version, state, tenant, submitted, flow_id, epoch, owner, lease_expires, lease_seconds
+            - tuple: of task runs: id, version, state, tenant, cached_inputs, flow_run_id; of flow runs: id, version,
+              state, tenant, submitted, flow_id, epoch, owner, lease_expires, lease_seconds. And of the flow runs of
+              task runs: flow_run_id, state, whether versions are locked, whether the tenant has limits for task runs,
+              epoch, owner, lease_expires, lease_seconds; of the flows of flow runs: `flow_facts`. Flow runs are kept
+              from being changed until the end of the transaction: nobody claims one of them meanwhile.
         """
 
     @abstractmethod
-    def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return what the rules need of the flow runs of these task runs (of kind ``task_run``) or of these flows.
-
-        Flow runs are kept from being changed until the end of the transaction: nobody claims one of them meanwhile.
+    def flow_facts(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what the rules need of flows.
 
         Returns:
-            - for ``task_run``: flow_run_id, state of the flow run, whether versions are locked, whether the tenant
-              has limits for task runs, epoch, owner, lease_expires, lease_seconds; for ``flow_run``: flow_id,
-              None, whether versions are locked, whether the tenant has limits for flow runs
+            - list: flow_id, None, whether versions are locked, whether the tenant has limits for flow runs
         """
 
     @abstractmethod

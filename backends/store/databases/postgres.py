@@ -351,16 +351,23 @@ class PostgresDatabase(Database):
         """Return a moment as a hot statement takes it."""
         return value
 
-    def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
-        """Lock the runs in the order of their ids, and return what the rules need of each."""
+    def lock_runs(
+        self, connection: Connection, kind: Kind, ids: Sequence[str]
+    ) -> tuple[list[RunRow], list[tuple[Any, ...]]]:
+        """Lock the runs in the order of their ids, and return what the rules need of them."""
         statement = (
             f"SELECT {_RUN_COLUMNS[kind]} FROM {kind} WHERE id = ANY($1::uuid[]) ORDER BY {kind}.id FOR NO KEY UPDATE"
         )
-        return _fetch(connection, statement, [run_id for run_id in ids if is_id(run_id)])
+        readable = [run_id for run_id in ids if is_id(run_id)]
+        facts = _fetch(connection, _FLOW_FACTS["task_run"], readable) if kind == "task_run" else None
+        found = _fetch(connection, statement, readable)
+        if facts is None:
+            facts = self.flow_facts(connection, list({run[5] for run in found})) if found else []
+        return found, facts
 
-    def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return what the rules need of the flows."""
-        return _fetch(connection, _FLOW_FACTS[kind], [run_id for run_id in ids if is_id(run_id)])
+    def flow_facts(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what the rules need of flows."""
+        return _fetch(connection, _FLOW_FACTS["flow_run"], ids)
 
     def recorded_states(self, connection: Connection, kind: Kind, keys: Sequence[tuple[str, int]]) -> list[StateRow]:
         """Return states by run id and version."""

@@ -72,7 +72,7 @@ _FLOW_FACTS = {
         "OR EXISTS (SELECT 1 FROM task_rate_limit l WHERE l.tenant_id = r.tenant_id), "
         "r.epoch, r.owner, r.lease_expires, r.lease_seconds "
         "FROM flow_run r JOIN flow f ON f.id = r.flow_id JOIN flow_group g ON g.id = f.flow_group_id "
-        "WHERE r.id IN (SELECT flow_run_id FROM task_run WHERE id IN (SELECT value FROM json_each(?)))"
+        "WHERE r.id IN (SELECT value FROM json_each(?))"
     ),
     "flow_run": (
         f"SELECT f.id, NULL, {_LOCKED}, "
@@ -348,8 +348,10 @@ class SqliteDatabase(Database):
         """Return a moment as a hot statement takes it."""
         return value.isoformat(timespec="microseconds")
 
-    def lock_runs(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[RunRow]:
-        """Return what the rules need of each run; the transaction has locked them all."""
+    def lock_runs(
+        self, connection: Connection, kind: Kind, ids: Sequence[str]
+    ) -> tuple[list[RunRow], list[tuple[Any, ...]]]:
+        """Return what the rules need of the runs; the transaction has locked them all."""
         # in one document, because the driver lets go of the interpreter for every row, and waits to have it back
         rows = _driver(connection).execute(
             f"SELECT json_group_array(json_array({_RUN_COLUMNS[kind]})) FROM {kind} "
@@ -357,11 +359,11 @@ class SqliteDatabase(Database):
             (_json_text(ids),),
         )
         found: list[RunRow] = msgspec.json.decode(rows.fetchone()[0])
-        return found
+        return found, _facts(connection, kind, list({run[5] for run in found})) if found else []
 
-    def flow_facts(self, connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return what the rules need of the flows."""
-        return _driver(connection).execute(_FLOW_FACTS[kind], (_json_text(ids),)).fetchall()
+    def flow_facts(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what the rules need of flows."""
+        return _facts(connection, "flow_run", ids)
 
     def recorded_states(self, connection: Connection, kind: Kind, keys: Sequence[tuple[str, int]]) -> list[StateRow]:
         """Return states by run id and version."""
@@ -441,6 +443,10 @@ def _give_way() -> None:
     if sys.platform == "linux":  # elsewhere a priority is that of the whole process
         with contextlib.suppress(OSError):  # where it is not allowed, copying is only less polite
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+def _facts(connection: Connection, kind: Kind, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    return _driver(connection).execute(_FLOW_FACTS[kind], (_json_text(ids),)).fetchall()
 
 
 def _driver(connection: Connection) -> sqlite3.Connection:
