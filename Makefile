@@ -27,6 +27,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 TYPED := build/typing/flowloop
 
+# The tests start hundreds of processes, which would compile the project anew if they could not keep what they compile.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: page-check demo docs dist extras test simulate fuzz prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
 .DELETE_ON_ERROR:
 

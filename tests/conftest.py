@@ -77,17 +77,20 @@ def pytest_asyncio_loop_factories(
 def nothing_is_left_behind() -> Iterator[None]:
     """Files share a process in changing company: what a test leaves in it is a surprise to whichever comes next.
 
-    What others change there by design, as Dask does the environment and a flow that is loaded the path, is taken back.
+    What others change there by design is put back: the environment by Dask, the path by a flow that is loaded, and what
+    hears of signals by servers that are started in one turn of a loop and stopped in another.
     """
     before = process_wide()
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with mock.patch.dict(os.environ), mock.patch.object(sys, "path", [*sys.path]):
         yield
+    for number, handler in signals.items():
+        signal.signal(number, handler)
     assert process_wide() == before
 
 
 def process_wide() -> dict[str, Any]:
     return {
         "folder": os.getcwd(),
-        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "logging": [logging.root.level, logging.root.manager.disable, logging.getLogger("flowloop").level],
     }

@@ -74,8 +74,6 @@ async def listening(url: str, settings: ServerSettings = OPEN, **store_options: 
         if not server.done():
             os.kill(os.getpid(), signal.SIGTERM)
         await server
-        # a fixture begins and ends in turns of the loop that each hear Ctrl-C in their own way
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @asynccontextmanager
