@@ -15,13 +15,17 @@ import msgspec
 from ..engine.backend import MOST_URGENT
 from ..engine.errors import BackendRejected
 
-__all__ = ["PATIENCE", "Waiter", "ahead", "beginning", "checked_rate", "priority_in", "why_not_yet", "within"]
+__all__ = ["PATIENCE", "Turn", "Waiter", "ahead", "beginning", "checked_rate", "priority_in", "why_not_yet", "within"]
 
 PATIENCE = 10.0
 """For so many seconds a turn is kept for who was to ask for it and is late."""
 
 _LONGEST_PERIOD = 366 * 86_400
 _MOST_IN_A_PERIOD = 10_000  # as many beginnings are kept for each rate
+
+
+Turn = tuple[int, float, str]
+"""What those who wait are sorted by."""
 
 
 class Waiter(msgspec.Struct, gc=False):
@@ -40,8 +44,8 @@ class Waiter(msgspec.Struct, gc=False):
     due: float = math.inf
 
     @property
-    def turn(self) -> tuple[int, float, str]:
-        """What the turns are sorted by."""
+    def turn(self) -> Turn:
+        """Its turn: who has the least goes first."""
         return -self.priority, self.since, self.run_id
 
 

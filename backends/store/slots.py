@@ -12,6 +12,7 @@ state. What is free is kept for who goes before, see `_line`; who was to ask aga
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from ...engine import lifecycle
 from .. import _line
-from .._line import Waiter
+from .._line import Turn, Waiter
 from .deaths import free_places
 from .records import Kind
 from .tx import Tx, tables
@@ -53,18 +54,21 @@ class _Limit(msgspec.Struct):
     free: int = 0
     period: float | None = None
     begun: list[float] = []
-    line: list[Waiter] = []
+    line: list[Turn] = []
+    """The turns of those who wait and are not late, in their order."""
 
     def opens(self, waiter: Waiter, now: float) -> float | None:
         """Return when it lets a run in, or None if nobody knows."""
-        before = _line.ahead(waiter, self.line, now)
+        before = bisect.bisect_left(self.line, waiter.turn)
         if self.period is not None:
             return _line.beginning(self.begun, self.number, self.period, before, now)
         return now if self.free > before else None
 
-    def leave(self, run_id: str) -> None:
-        """Take a run out of the line."""
-        self.line = [one for one in self.line if one.run_id != run_id]
+    def leave(self, turn: Turn) -> None:
+        """Take a turn out of the line, if it is there."""
+        place = bisect.bisect_left(self.line, turn)
+        if self.line[place : place + 1] == [turn]:
+            del self.line[place]
 
 
 class Slots:
@@ -165,7 +169,7 @@ class Slots:
                 limit.begun = _line.within(limit.begun, limit.period, self._now)
             first = there.where(line.limit_id == limit.id).order_by(line.rank, line.since, line.run_id)
             rows = self.tx.connection.execute(first.limit(max(_LOOKED_AT, limit.number + 1)))
-            limit.line = [Waiter(-rank, since, run_id, due) for _, rank, since, run_id, due in rows]
+            limit.line = sorted(Waiter(-rank, since, run_id, due).turn for _, rank, since, run_id, due in rows)
 
     def _names(self, run_ids: Sequence[str]) -> Any:
         if self.kind == "task_run":
@@ -192,6 +196,7 @@ class Slots:
             self._leave(run_id)
             return None
         waiter = self._waiter(run_id, document)
+        self._leave_lines(run_id)
         opened = [(limit, limit.opens(waiter, self._now)) for limit in (*missing, *rates)]
         closed = [(limit, at) for limit, at in opened if at is None or at > self._now]
         if closed:
@@ -226,8 +231,7 @@ class Slots:
             self._stands.setdefault(waiter.run_id, set()).update(limit.id for limit, _ in closed)
             self._moved.add(waiter.run_id)
             for limit_id in self._stands[waiter.run_id] & self._limits.keys():
-                self._limits[limit_id].leave(waiter.run_id)
-                self._limits[limit_id].line.append(waiter)
+                bisect.insort(self._limits[limit_id].line, waiter.turn)
         return Held(message, seconds)
 
     def release(self, run_id: str) -> None:
@@ -245,10 +249,16 @@ class Slots:
             self._leave(run_id)
 
     def _leave(self, run_id: str) -> None:
+        self._leave_lines(run_id)
         if self._waiting.pop(run_id, None) is not None:
             self._moved.add(run_id)
-            for limit_id in self._stands.pop(run_id) & self._limits.keys():
-                self._limits[limit_id].leave(run_id)
+            del self._stands[run_id]
+
+    def _leave_lines(self, run_id: str) -> None:
+        waiting = self._waiting.get(run_id)
+        if waiting is not None:
+            for limit_id in self._stands[run_id] & self._limits.keys():
+                self._limits[limit_id].leave(waiting.turn)
 
     # -- writing ---------------------------------------------------------------------------------------
 
