@@ -79,7 +79,7 @@ def typed_text(text: str, kind: Any) -> Any:
         failed = error
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass
     else:
         try:

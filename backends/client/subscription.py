@@ -127,7 +127,7 @@ async def _messages(response: Any) -> AsyncGenerator[tuple[str, bytes]]:
 def _decoded(content: bytes) -> dict[str, Any]:
     try:
         payload = msgspec.json.decode(content)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise DialectError(f"an event of the subscription is not JSON: {error}") from error
     if not isinstance(payload, dict):
         raise DialectError(f"an event of the subscription is no object: {payload!r}")

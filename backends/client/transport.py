@@ -159,9 +159,9 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
             raise BackendUnavailable(f"it answers with status {status}", self._retry_after(response))
         try:
             answer = _decode(response.content)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             if status == 200 and (self._is_known or "json" in response.headers.get("Content-Type", "")):
-                raise BackendUnavailable("its answer was cut off") from error
+                raise BackendUnavailable("its answer was cut off, or is no JSON") from error
             answer = None
         errors = answer.get("errors") if isinstance(answer, dict) else None
         if status in (401, 403):
@@ -173,7 +173,7 @@ class HttpTransport(gql_httpx.HTTPXAsyncTransport):
             raise BackendRejected(f"{self._name} leads to {place.copy_with(userinfo=b'')}: give that URL")
         if status != 200:
             raise BackendRejected(f"{self._name} answers with status {status}: is it the URL of a GraphQL server?")
-        if not isinstance(answer, dict) or ("data" not in answer and not errors):
+        if not isinstance(answer, dict) or not isinstance(errors or [], list) or ("data" not in answer and not errors):
             raise DialectError(f"{self._name} does not answer like a GraphQL server")
         if not errors and not isinstance(answer["data"], dict):
             raise DialectError(f"{self._name} answers without data")
@@ -202,10 +202,12 @@ def _origin(url: Any) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-def error_of(errors: list[Any], url: str) -> BackendError:
-    """Return the exception that the ``errors`` of an answer stand for."""
+def error_of(errors: Any, url: str) -> BackendError:
+    """Return the exception that the ``errors`` of an answer stand for, a list if it is one of GraphQL."""
+    errors = errors if isinstance(errors, list) else [errors]
     text = _messages(errors)
-    codes = {error.get("extensions", {}).get("code") for error in errors if isinstance(error, dict)}
+    extensions = [error.get("extensions") for error in errors if isinstance(error, dict)]
+    codes = {one.get("code") for one in extensions if isinstance(one, dict) and isinstance(one.get("code"), str)}
     if "VERSION_LOCKING_ERROR" in codes:
         return VersionLockMismatch(text)
     if "OWNERSHIP_LOST" in codes:

@@ -147,7 +147,7 @@ def create_flow_from_compressed_string(
         if not inflate.eof:
             raise ValueError("it is cut off, or too large")
         opened = msgspec.json.decode(text, type=dict[str, Any])
-    except (binascii.Error, zlib.error, msgspec.DecodeError, UnicodeError, ValueError) as error:
+    except (binascii.Error, zlib.error, msgspec.DecodeError, RecursionError, ValueError) as error:
         raise BackendRejected("Unable to decompress serialized flow") from error
     return create_flow(
         tx,

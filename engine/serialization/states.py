@@ -119,7 +119,7 @@ def decode_state(document: Mapping[str, Any] | str | bytes) -> State:
     if isinstance(document, (str, bytes)):
         try:
             document = _decode(document)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise DialectError(f"a state document is not JSON: {error}") from error
     return deserialize_state(cast("Mapping[str, Any]", document))
 

@@ -181,6 +181,8 @@ def test_what_json_cannot_carry_is_refused_with_the_field():
         ([], "JSON object, not list"),
         ("{", "not JSON"),
         (b"\xff", "not JSON"),
+        (b'{"type": "Running", "message": "\xff"}', "not JSON"),
+        (b'{"type": "Running", "context": ' + b"[" * 100_000, "not JSON"),
         ("null", "JSON object, not NoneType"),
         ({"type": "Running", "message": 1}, "should be text"),
         ({"type": "Running", "context": "x"}, "not understood"),
