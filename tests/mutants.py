@@ -49,7 +49,8 @@ _DRIVE += "engine/test_backlog.py engine/test_release.py engine/test_one_net.py 
 _DRIVE += "engine/test_cancel_near_the_start.py engine/test_left_by_failures.py "
 _DRIVE += "engine/test_context_and_logs.py engine/test_telemetry.py engine/test_visualize.py "
 _DRIVE += "engine/test_handed_over.py engine/test_the_thirty.py engine/test_never_left.py engine/test_cloud_resume.py "
-_DRIVE += "backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py"
+_DRIVE += "backends/test_steps_ahead.py engine/test_limits.py engine/test_watching.py "
+_DRIVE += "engine/test_notebook.py engine/test_cloud_transitions.py engine/test_cloud_task_runner.py"
 _STORE = "backends/store/test_transitions.py backends/store/test_ownership.py backends/store/test_rules.py "
 _STORE += "backends/store/test_queue.py backends/store/test_limits.py backends/store/test_services.py"
 

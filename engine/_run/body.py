@@ -68,8 +68,8 @@ class BodyRunner(Runner):
         if not self._is_async and is_stream(body):
             self._body, self._is_async = Streamed(body, task.stream), True
         needs = self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
-        waits_nowhere = needs is _NO_NEEDS or (needs.place is None and needs.queue_timeout is None)
-        self._runs_inline = self._is_async and task.timeout is None and not task.log_stdout and waits_nowhere
+        is_plain = task.timeout is None and not task.log_stdout and needs.place is None
+        self._runs_inline = self._is_async and is_plain
 
     def _where(self, scope: FlowScope) -> place.Place:
         """Return the place where the body runs."""
@@ -363,4 +363,4 @@ def _job_id(current: Mapping[str, Any]) -> str:
     task_run_id = current.get("task_run_id")
     if task_run_id is None:
         return uuid.uuid4().hex
-    return f"{task_run_id}-{current.get('task_run_count', 1)}-{current.get('task_loop_count', 1)}"
+    return f"{task_run_id}-{current['task_run_count']}-{current.get('task_loop_count', 1)}"

@@ -195,7 +195,7 @@ class Drive:
                 await self._start_ready(loop)
                 if self._ahead.next:
                     self._step_ahead(loop)
-                if self._ahead.foreseen and self.on_foreseen_end is not None:
+                if self._ahead.foreseen:
                     self._foresee_end()
                 if self.ledger.ready or self._ahead.next or not self.ledger.unfinished or self._is_ending():
                     continue

@@ -156,12 +156,79 @@ async def test_what_has_stepped_ahead_in_vain_begins_anew(
         return x
 
     with Flow("meddled") as flow:
-        second(first())
+        task(lambda x: x, name="third")(second(first()))
     given = await DefaultResult(settings.results_dir).write(70)
     history = await run(flow, Meddled(backend, by_hand("by hand", result=given)), settings)
     assert [state for state, _ in history["second-1", -1]] == end
     assert history["first-1", -1][1:] == [("Running", "Starting task run."), (by_hand.__name__, "by hand")]
     assert taken == bodies
+
+
+class Noted:
+    """A backend that notes each state that is sent for a task run, and how many others it rests on."""
+
+    def __init__(self, backend: Any, hears: Callable[[State, int], None] = lambda state, rests_on: None) -> None:
+        self._backend = backend
+        self._hears = hears
+        self.sent: list[tuple[str, str, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def set_task_run_state(self, task_run_id: str, version: int, state: State, *args: Any, **options: Any) -> Any:
+        rests_on = len(options.get("rests_on", ()))
+        self.sent.append((task_run_id, type(state).__name__, rests_on))
+        self._hears(state, rests_on)
+        return self._backend.set_task_run_state(task_run_id, version, state, *args, **options)
+
+
+@pytest.fixture
+async def database(tmp_path: Path, settings: Settings) -> AsyncIterator[Backend]:
+    async with StoreBackend(f"sqlite:///{tmp_path / 'runs.db'}", settings=settings) as opened:
+        yield opened
+
+
+async def test_nothing_rests_on_another_but_what_has_stepped_ahead_of_it(database: Backend, settings: Settings) -> None:
+    noted = Noted(database)
+    runner = CloudFlowRunner(everything(), backend=noted, settings=settings)
+    await runner.run()
+    assert runner.flow_run_id is not None
+    info = await database.get_flow_run_info(runner.flow_run_id)
+    slugs = {one.id: one.task_slug for one in info.task_runs}
+    children = {one.id for one in info.task_runs if one.map_index is not None and one.map_index >= 0}
+    resting = [(slugs[run], state) for run, state, rests_on in noted.sent if rests_on and run not in children]
+    # no child of a map does, nor what comes after one: it is started in its turn
+    assert len(resting) == sum(rests_on > 0 for _, _, rests_on in noted.sent)
+    assert set(resting) - {("fail-1", "Running")} == {
+        ("x", "Success"),  # on its own Running
+        *((slug, "Running") for slug in ("double-1", "double-2", "add-1", "double-3", "double-4")),
+    }
+
+
+async def test_what_has_stepped_ahead_is_stopped_once(database: Backend, settings: Settings) -> None:
+    taken: list[int] = []
+
+    def stop(state: State, rests_on: int) -> None:
+        if rests_on:
+            runner.cancel("user")
+
+    with Flow("stopped") as flow:
+        last = task(lambda x: taken.append(x), name="second")(double(1))
+        double(last)
+    runner = CloudFlowRunner(flow, settings=settings)
+    runner.backend = noted = Noted(database, stop)
+    assert isinstance(await runner.run(), Cancelled)
+    assert runner.flow_run_id is not None
+    info = await database.get_flow_run_info(runner.flow_run_id)
+    slugs = {one.id: one.task_slug for one in info.task_runs}
+    assert sorted((slugs[run], state) for run, state, _ in noted.sent) == [
+        ("double-1", "Running"),
+        ("double-1", "Success"),
+        ("double-2", "Cancelled"),
+        ("second-1", "Cancelled"),
+        ("second-1", "Running"),
+    ]
+    assert taken == []
 
 
 class Overheard:
@@ -206,6 +273,19 @@ async def test_the_end_of_a_flow_run_is_sent_behind_that_of_its_last_task(backen
     assert state["double-2"].result == 4
     assert overheard.heard == ["Success"]
     assert await recorded(backend, runner) == ("Success", 3, {"Success"})
+
+
+async def test_it_is_sent_once_behind_several_that_end_one_after_the_other(
+    database: Backend, settings: Settings
+) -> None:
+    with Flow("several") as flow:
+        for x in range(5):
+            double(x)
+    overheard = Overheard(database)
+    runner = CloudFlowRunner(flow, backend=overheard, settings=settings)
+    assert (await runner.run()).is_successful()
+    assert overheard.heard == ["Success"]
+    assert await recorded(database, runner) == ("Success", 3, {"Success"})
 
 
 async def test_a_stop_beside_the_end_comes_too_late(backend: Backend, settings: Settings) -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from flowloop.engine import Flow, FlowRunner, Limits, Rate, context, task
 from flowloop.engine.cancellation import Cause, undisturbed
+from flowloop.engine.context import now
 from flowloop.engine.settings import Settings
-from flowloop.engine.state import Cancelled, Failed, Mapped, Pending, Retrying, Running, State, Success
+from flowloop.engine.state import Cancelled, Failed, Mapped, Pending, Queued, Retrying, Running, State, Success
 from flowloop.engine.testing import VirtualLoop
 
 pytestmark = pytest.mark.virtual_time
@@ -122,6 +123,25 @@ async def test_a_body_does_not_begin_when_its_run_is_stopped_while_it_is_told_to
     state = await runner.run()
     assert type(state.result[done]) is Cancelled
     assert begun == []
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+async def test_what_was_put_back_into_a_queue_is_cancelled_with_the_rest(is_mapped: bool) -> None:
+    def put_back(owner: Any, old: State, new: State) -> State | None:
+        if not isinstance(new, Running) or context.map_index == 1:
+            return None
+        return Queued("not now", start_time=now() + datetime.timedelta(days=1))
+
+    waits = task(lambda n: anyio.sleep(n), name="waits", state_handlers=[put_back])
+    with Flow("queued") as flow:
+        forever()
+        put = waits.map([1000, 1000]) if is_mapped else waits(1000)
+    runner = FlowRunner(flow, settings=Settings(cancel_grace=GRACE, inline_retry_limit=60))
+    asyncio.get_running_loop().call_later(10, runner.cancel)
+    state = await runner.run()
+    ended = state.result[put].map_states if is_mapped else [state.result[put]]
+    assert [type(one) for one in ended] == [Cancelled] * len(ended)
+    assert {one.message for one in ended} == {state.message}
 
 
 # -- from inside ---------------------------------------------------------------------------------------

@@ -373,14 +373,37 @@ async def test_a_task_runner_that_is_cancelled_alone_stops_its_body_and_is_cance
         assert (await running).result == "there"
 
 
+async def test_children_that_wait_for_room_are_cancelled_with_the_others(memory, settings, monkeypatch):
+    monkeypatch.setattr(gates, "AHEAD", 0)
+    executor = Queue(10)
+    executor.window = 1
+    with Flow("mapped") as flow:
+        done = task(lambda n: asyncio.sleep(5), name="mapped").map([1, 2, 3])
+    flow_run_id = await create_flow_run(flow, memory, settings=settings)
+    for seconds, cause in ((1, "handover"), (1, "user")):
+        runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+        asyncio.get_running_loop().call_later(seconds, runner.cancel, cause)
+        state = await runner.run(context={"flow_run_id": flow_run_id}, executor=executor, return_tasks=[done])
+    assert [type(child) for child in state.result[done].map_states] == [Cancelled] * 3
+    _, runs = await memory.get_flow_run_history(flow_run_id)
+    ends = {
+        run.map_index: [one.state for one in run.states if one.state == "Cancelled"]
+        for run in runs
+        if run.map_index >= 0
+    }
+    assert ends == {index: ["Cancelled"] for index in range(3)}
+
+
 @pytest.mark.parametrize("name", ["", "far"])
 async def test_of_a_wide_map_no_more_is_started_than_there_is_room_for(monkeypatch, name):
     monkeypatch.setattr(gates, "AHEAD", 3)
-    counts, here = [], []
+    counts, handed_over, ended, here = [], [], [], []
 
     async def counted(n):
         counts.append(len(asyncio.all_tasks()))
-        await asyncio.sleep(1)
+        handed_over.append(len(executor.jobs) - len(ended))
+        await asyncio.sleep(n % 3)
+        ended.append(n)
         return n
 
     async def elsewhere(n):
@@ -396,4 +419,5 @@ async def test_of_a_wide_map_no_more_is_started_than_there_is_room_for(monkeypat
     assert state.result[done].result == list(range(200))
     # each has a task of its own, and so has its ticket; those of the other map are as many again at most
     assert max(counts) <= 2 * 2 * (4 + 3) + 3
+    assert max(handed_over) == 4 + 3
     assert len(here) == 200

@@ -443,6 +443,19 @@ async def test_a_runner_that_raises_ends_the_run_and_not_only_its_task():
     assert isinstance(state.result, Panic)
 
 
+async def test_a_task_run_that_somebody_cancels_from_outside_ends_the_run_and_is_named():
+    async def cancels_itself(*args):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+
+    with Flow("cut") as flow:
+        task(lambda: 1, name="cut", state_handlers=[cancels_itself])()
+        other = task(lambda: asyncio.sleep(100), name="other")()
+    state = await asyncio.wait_for(FlowRunner(flow).run(return_tasks=[other]), 10)
+    assert state.is_failed()
+    assert "the run of task 'cut' was cancelled from outside" in state.message
+
+
 async def test_what_ends_in_the_callback_wakes_the_drive():
     class Uncounted(Watch):
         def count(self, state):

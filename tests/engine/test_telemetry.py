@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from flowloop.backends import connect
 from flowloop.backends.prometheus import Prometheus
-from flowloop.engine import Flow, FlowRunner, Parameter, Settings, context, subflow, task, telemetry
+from flowloop.engine import Flow, FlowRunner, Parameter, Settings, context, subflow, task, telemetry, unmapped
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.executors import ProcessExecutor
@@ -83,6 +83,22 @@ async def test_attempts_are_in_task_runs_and_these_in_the_flow_run(seen: Seen) -
     assert whole.attributes is not None
     assert whole.attributes["flowloop.state"] == "Success"
     assert seen.counted()["flow_run", "Success"] == 1
+
+
+async def test_a_task_run_has_links_to_those_whose_results_it_takes(seen: Seen) -> None:
+    with Flow("linked") as flow:
+        numbers = task(lambda: [1, 2], name="numbers")()
+        doubled = double.map(numbers)
+        total = task(lambda doubled, numbers: sum(doubled), name="total")(doubled, numbers)
+        task(lambda x, y: x, name="both").map(doubled, y=unmapped(total))
+    assert (await FlowRunner(flow).run()).is_successful()
+    names = {span.context.span_id: span.name.removeprefix("task ") for span in seen.exporter.get_finished_spans()}
+    links = {name: {names[link.context.span_id] for link in span.links} for name, span in seen.spans().items()}
+    assert links["task numbers"] == set()
+    assert links["task total"] == {"numbers", "double[0]", "double[1]"}
+    for index in range(2):
+        assert links[f"task double[{index}]"] == {"numbers"}
+        assert links[f"task both[{index}]"] == {f"double[{index}]", "total"}
 
 
 async def test_each_attempt_is_a_span_and_a_failure_tells_why_without_secrets(seen: Seen) -> None:
