@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 from pathlib import Path
@@ -135,7 +136,14 @@ async def test_what_failed_is_read_by_keys_alone(browser: Browser, url: str, rec
         await page.wait_for_url("**message=bad*")
         await visit.see("1 like that.")
         await press("Escape")  # out of the field
+        await visit.settled()
+        times = "[...document.querySelectorAll('main time')].map(each => [each.dateTime, each.textContent])"
+        before = await page.evaluate(times)
         await page.get_by_label("Time zone").select_option("Asia/Tokyo")
+        await visit.settled()
+        after = await page.evaluate(times)
+        assert [moment for moment, _ in before] == [moment for moment, _ in after]
+        assert all(shown != told for (_, shown), (_, told) in zip(before, after, strict=True))
         await press("g")
         await page.get_by_label("Time zone").blur()
         await press("?")
@@ -176,6 +184,9 @@ async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Reco
         assert row["state"] == "Resume"
         assert row["state_message"] == "Resumed: fine for this week"
         await page.get_by_role("button", name="Leave it").click()
+        # it stays for a moment, with what became of it, and cannot be answered twice
+        await page.locator(".answered", has_text="approved").wait_for()
+        assert await page.get_by_role("button", name="Answer…").count() == 0
         await visit.see("Nothing waits for anybody.")
 
 
@@ -309,6 +320,9 @@ async def test_what_was_restarted_shows_its_attempts_and_what_was_paused_has_one
         await visit.open(f"{url}/ui/runs/{run.id}?tab=timeline&waits=shown")
         await page.locator(".total").get_by_text("1 with more than one attempt").wait_for()
         await visit.settled()
+        await page.get_by_text("As a table").click()
+        row = page.locator("tr", has=page.get_by_role("link", name="NUMBERS"))
+        await row.get_by_text("≤ 50 s").first.wait_for()
         canvas = page.locator("canvas")
         box = await canvas.bounding_box()
         assert box is not None
@@ -393,6 +407,29 @@ async def test_no_name_that_our_modules_share_hides_one_of_the_browser(browser: 
     names = re.findall(r"^(?:export )?(?:async )?(?:function|class|const|let) (\w+)", "\n".join(ours), re.MULTILINE)
     assert names
     assert set(names).isdisjoint(known)
+
+
+async def test_runs_of_some_time_are_chosen_by_dragging_over_it(browser: Browser, url: str, recorded: Recorded) -> None:
+    clock = ManualClock()
+    store = recorded.store
+    clock.time = store.clock.now() - datetime.timedelta(hours=6)
+    async with Store(str(store.url), synchronous="OFF", clock=clock) as recorded.store:
+        for name in ("first-fox", "second-stoat", "third-thrush"):
+            await recorded.begin(name)
+            clock.move(hours=2)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs")
+        columns = page.locator(".column:not(:disabled)")
+        await columns.nth(2).wait_for()
+        await columns.nth(0).hover()
+        await page.mouse.down()
+        await columns.nth(1).hover()
+        await page.mouse.up()
+        await page.get_by_role("link", name="third-thrush").wait_for(state="detached")
+        assert await page.locator("main .runs .entry").count() == 2
+        await page.get_by_role("button", name="×").click()
+        await page.get_by_role("link", name="third-thrush").wait_for()
 
 
 async def test_graphiql_shows(browser: Browser, url: str) -> None:

@@ -1,7 +1,7 @@
 // The model of the page, without a browser: run by node, started by test_model.py.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { axis, density, spans, stateAt, ticks, waits } from "../../../backends/server/ui/static/model/timeline.js";
+import { axis, density, spans, stateAt, ticks, waits, within } from "../../../backends/server/ui/static/model/timeline.js";
 import { inputs, readField } from "../../../backends/server/ui/static/model/form.js";
 import { encode, Typed } from "../../../backends/server/ui/static/model/json.js";
 import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
@@ -53,6 +53,12 @@ test("a task run that was restarted is not drawn in between, and has run for as 
   assert.equal(attempts(paused).length, 1);
   assert.deepEqual(drawn(paused, 99).map((each) => each.split(" ")[0]), ["waits", "waits", "waits", "runs", "ends"]);
   assert.deepEqual([-1, 0, 2, 30, 64, 99].map((seconds) => stateAt(restarted, zero + seconds * 1000)), ["not begun", "Pending", "Running", "Failed", "Running", "Success"]);
+});
+
+test("half of what is counted is within the bound of the bin where the half is reached", () => {
+  const bins = [[0.1, 3], [1, 4], [null, 1]].map(([up_to, count]) => ({ up_to, count }));
+  assert.deepEqual([0.1, 0.375, 0.5, 0.875, 1].map((part) => within(bins, part)), [0.1, 0.1, 1, 1, null]);
+  assert.equal(within([], 0.5), null);
 });
 
 test("attempts go from each Running to what came after it", () => {

@@ -25,8 +25,7 @@ export const GROUPS = [...new Set(SHAPES.map(([group]) => group))];
 
 export const FAILED = ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed"];
 export const WANTED = [...FAILED, "Paused", "Retrying"];
-export const FINISHED = [...FAILED, "Success", "Mapped", "Cached", "Finished", "Skipped", "Cancelled"];
-const OVER = new Set(FINISHED);
+const OVER = new Set([...FAILED, "Success", "Mapped", "Cached", "Finished", "Skipped", "Cancelled"]);
 
 /** @param {string | null | undefined} state @returns {Look} */
 export function look(state) {

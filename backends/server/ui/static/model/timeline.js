@@ -95,6 +95,16 @@ export function spans(states, now) {
   });
 }
 
+/**
+ * Within how many seconds a part of what is counted was done: a bound of the bins, or null for what is longer than all.
+ * @param {{up_to: number | null, count: number}[]} bins the short ones first @param {number} part
+ */
+export function within(bins, part) {
+  const all = bins.reduce((sum, each) => sum + each.count, 0);
+  let sum = 0;
+  return bins.find((each) => (sum += each.count) >= part * all)?.up_to ?? null;
+}
+
 /** What a task run was at a moment. @param {{state: string, timestamp: string}[]} states @param {number} moment */
 export function stateAt(states, moment) {
   return states.findLast((each) => (milliseconds(each.timestamp) ?? 0) <= moment)?.state ?? "not begun";

@@ -7,12 +7,11 @@ import { inputs, readField } from "../model/form.js";
 import { Dialog, Field, Words } from "./kit.js";
 import { who } from "./shell.js";
 
-export function Answer({ row, close }) {
+export function Answer({ row, close, told }) {
   const schema = row.serialized_state?.context?.answer_schema ?? null;
   const approve = useSignal(true);
   const note = useSignal("");
   const value = useSignal("");
-  const done = useSignal("");
   const key = useSignal(crypto.randomUUID?.() ?? String(Math.random())).peek();
   const [input] = inputs([{ name: "value", required: false, schema }], {});
   const run = async () => {
@@ -23,8 +22,8 @@ export function Answer({ row, close }) {
       given = found.value;
     }
     const { answer_task_run: answer } = await ask(ANSWER, { input: { task_run_id: row.id, version: row.version, approve: approve.value, note: note.value || null, value: given, idempotency_key: key } });
-    done.value = answer.picked_up_by === "nobody" ? "Recorded. Nobody will go on with this run: no live worker can take it." : "";
-    if (done.value) throw new Error(done.value);
+    told?.(approve.value ? "approved" : "declined");
+    if (answer.picked_up_by === "nobody") throw new Error("Recorded. Nobody will go on with this run: no live worker can take it.");
   };
   return html`<${Dialog} title=${`Answer ${row.task?.name ?? "the task run"}`} action=${approve.value ? "Approve" : "Decline"} danger=${!approve.value} close=${close} run=${run}>
     <p class="said"><${Words} text=${row.state_message} /></p>

@@ -8,25 +8,36 @@ import { Empty, Entry, Name, Problem, State, Time, What, Words, useAnswer, useTh
 import { Answer } from "./answer.js";
 import { may, paused } from "./shell.js";
 
+const STAYS = 5000;
+
 export function Inbox() {
   useTitle("Inbox");
   const { data, error, again } = useAnswer(INBOX);
   const problems = useAnswer(PROBLEMS);
   useThrottled(again, paused.value, 1000);
   const [answering, setAnswering] = useState(null);
-  const rows = data?.task_run ?? [];
+  const [answered, setAnswered] = useState([]);
+  const rows = [...(data?.task_run ?? [])];
+  for (const each of answered) if (!rows.some((row) => row.id === each.id)) rows.unshift(each);
+  // What was answered stays a while, so that nothing else comes under the mouse at once.
+  const told = (outcome) => {
+    const gone = { ...answering, outcome };
+    setAnswered((before) => [gone, ...before]);
+    setTimeout(() => setAnswered((before) => before.filter((each) => each !== gone)), STAYS);
+  };
+  const outcomeOf = (row) => answered.find((each) => each.id === row.id)?.outcome;
   return html`<h1>Inbox</h1>
     <${Problem} error=${error} again=${again} what="What waits" />
     <${Empty} of=${data && rows}>Nothing waits for anybody.<//>
-    <ul class="list inbox" aria-label="Task runs that wait">${rows.map((row) => html`<li key=${row.id} class="panel">
+    <ul class="list inbox" aria-label="Task runs that wait">${rows.map((row) => html`<li key=${row.id} class=${outcomeOf(row) ? "panel answered" : "panel"}>
       <p class="facts"><${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${What} name=${row.task.name} index=${row.map_index} /></a>
         <span class="faint"><${Name} of=${row.flow_run.flow.name} /> / <${Name} of=${row.flow_run.name} /></span>
         <span class="number">waits ${duration(now.value - (milliseconds(row.state_timestamp) ?? now.value))}</span></p>
       <p class="said"><${Words} text=${row.state_message} /></p>
       ${(row.flow_run.labels ?? []).length ? html`<p class="faint">goes on where there is ${row.flow_run.labels.join(", ")}</p>` : null}
-      ${may("answer") ? html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering(row)}>Answer…</button></p>` : null}
+      ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering(row)}>Answer…</button></p>` : null}
     </li>`)}</ul>
-    ${answering && html`<${Answer} row=${answering} close=${() => { setAnswering(null); again(); }} />`}
+    ${answering && html`<${Answer} row=${answering} told=${told} close=${() => { setAnswering(null); again(); }} />`}
     <section class="panel"><h2>Newest failures</h2>
       <${Problem} error=${problems.error} again=${problems.again} what="The failures" />
       <${Empty} of=${problems.data?.task_run}>Nothing has failed.<//>

@@ -2,7 +2,7 @@
 import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
-import { ask, locked } from "../api.js";
+import { ask, link, locked } from "../api.js";
 import { byGroup, isBusy, isFinished, look, shapeOf } from "../model/states.js";
 import { ran } from "../model/run.js";
 import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
@@ -14,15 +14,18 @@ export function useAnswer(text, variables = {}) {
   const [turn, setTurn] = useState(0);
   const key = JSON.stringify([text, variables]);
   const asked = useRef(0);
+  // what could not be asked is asked as soon as it can be
+  const isLocked = locked.value;
+  const isAway = state.error?.code === "AWAY" && link.value.mode === "away";
   useEffect(() => {
-    if (text === null || locked.value) return;
+    if (text === null || isLocked || isAway) return;
     const mine = (asked.current += 1);
     setState((before) => ({ ...before, loading: true }));
     ask(text, variables).then(
       (data) => mine === asked.current && setState({ data, error: null, loading: false, of: key }),
       (error) => mine === asked.current && setState((before) => ({ ...before, error, loading: false })),
     );
-  }, [key, turn, locked.value]);
+  }, [key, turn, isLocked, isAway]);
   return { ...state, again: () => setTurn((before) => before + 1) };
 }
 

@@ -161,15 +161,17 @@ function Histogram({ given, where, turn }) {
     }
     return [...found];
   }, [data, from, turn]);
+  const drag = useRef(null);
   const most = Math.max(1, ...bins.map(([, counts]) => [...counts.values()].reduce((a, b) => a + b, 0)));
   if (!data?.flow_run_counts?.length) return null;
   return html`<figure class="histogram"><div class="columns" key=${zone.value}>${bins.map(([at, counts]) => {
     const all = [...counts.values()].reduce((a, b) => a + b, 0);
     const label = `${clock(at)}: ${all} ${all === 1 ? "run" : "runs"}${[...counts].map(([state, count]) => `, ${count} ${state}`).join("")}`;
-    const place = `${new Date(at).toISOString()}~${new Date(at + width).toISOString()}`;
-    return html`<button key=${at} type="button" class="column" title=${label} aria-label=${label} disabled=${!all} onClick=${() => set({ between: place })}>
+    const only = (from, to) => set({ between: `${new Date(Math.min(from, to)).toISOString()}~${new Date(Math.max(from, to) + width).toISOString()}` });
+    return html`<button key=${at} type="button" class="column" title=${label} aria-label=${label} disabled=${!all} onClick=${() => only(at, at)}
+      onPointerDown=${() => (drag.current = at)} onPointerUp=${() => drag.current !== null && drag.current !== at && only(drag.current, at)}>
       <span class="fill" style=${{ height: `${(100 * all) / most}%` }}><${Bar} counts=${[...counts]} /></span></button>`;
-  })}</div><figcaption>Runs by the ${every}, ${most} at most; press a column to see its runs.</figcaption></figure>`;
+  })}</div><figcaption>Runs by the ${every}, ${most} at most; press a column, or drag over several, to see their runs.</figcaption></figure>`;
 }
 
 function Upcoming() {

@@ -4,10 +4,10 @@ import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, query, set, taskRunAddress } from "../model/route.js";
-import { FOUND, ROWS, TIMELINE } from "../model/queries.js";
+import { DURATIONS, FOUND, ROWS, TIMELINE } from "../model/queries.js";
 import { inOrder } from "../model/graph.js";
 import { byGroup, isFinished } from "../model/states.js";
-import { axis, density, spans, stateAt, ticks, waits } from "../model/timeline.js";
+import { axis, density, spans, stateAt, ticks, waits, within } from "../model/timeline.js";
 import { clock, duration, milliseconds, now, precise, zone } from "../model/time.js";
 import { attempts, sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
@@ -49,12 +49,24 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
         <label><input type="checkbox" checked=${fold} onChange=${() => set({ waits: fold ? "shown" : null })} /> fold waits</label></span></div>
     <${Problem} error=${error} again=${again} what="The timeline" />
     ${drawn && html`<${Drawing} key=${zone.value} run=${run} drawn=${drawn} rows=${rows} most=${most} />`}
-    ${drawn && !small && html`<details><summary>As a table</summary><${Facts} head=${["task", "began", "ended", "task runs", "with more than one attempt"]} rows=${drawn.lanes.map(({ task: { id, name } }) => {
-      const known = counts.get(id);
-      const at = (text) => (text ? precise(Date.parse(text)) : "–");
-      return [html`<a href=${taskRunAddress(run.id, id, -1)}>${visible(name)}</a>`, at(known?.start_time), at(known?.end_time), html`<${Counts} counts=${Object.entries(known?.states ?? {})} />`, number(known?.again ?? 0)];
-    })} /></details>`}
+    ${drawn && !small && html`<${AsTable} run=${run} lanes=${drawn.lanes} counts=${counts} stamp=${stamp} />`}
   </section>`;
+}
+
+/** What the drawing says, and how long the task runs took. */
+function AsTable({ run, lanes, counts, stamp }) {
+  const open = useSignal(false);
+  const { data, error, again } = useAnswer(open.value ? DURATIONS : null, { run: run.id });
+  useThrottled(again, stamp, 2000);
+  const at = (text) => (text ? precise(Date.parse(text)) : "–");
+  return html`<details onToggle=${(event) => (open.value = event.currentTarget.open)}><summary>As a table</summary>
+    <${Problem} error=${error} again=${again} what="How long they took" />
+    <${Facts} head=${["task", "began", "ended", "half of them took", "all of them took", "task runs", "with more than one attempt"]} rows=${lanes.map(({ task: { id, name } }) => {
+      const known = counts.get(id);
+      const bins = (data?.run_summary.durations ?? []).filter((each) => each.task_id === id);
+      const took = (part) => (bins.length ? (within(bins, part) === null ? "longer" : `≤ ${duration(within(bins, part) * 1000)}`) : "–");
+      return [html`<a href=${taskRunAddress(run.id, id, -1)}>${visible(name)}</a>`, at(known?.start_time), at(known?.end_time), took(0.5), took(1), html`<${Counts} counts=${Object.entries(known?.states ?? {})} />`, number(known?.again ?? 0)];
+    })} /></details>`;
 }
 
 /** The task runs in view with the states they went through: those of these tasks, and the first children of another. */
