@@ -28,7 +28,7 @@ TITLE = "From a flow run's creation to its first body on a worker of another pro
 
 PLACES = ("embedded, FULL", "HTTP, SQLite FULL", "HTTP, PostgreSQL")
 _COUNT = {"quick": 50, "full": 500}
-_QUEUED = 1_000
+QUEUED = 1_000
 _IDLE = 5.0
 """Seconds for which a worker without work is watched."""
 
@@ -53,7 +53,7 @@ def run(scale: str) -> list[Row]:
             share = asyncio.run(idle_share(place))
             rows.append(one_row("an idle worker", name, "% of a core", [share * 100]))
         queued = {name: functools.partial(emptied, place, options) for name, place in found.items()}
-        rows += compare("a full queue", queued, unit="flow runs/s", rounds=1, size=_QUEUED, warm_up=False)
+        rows += compare("a full queue", queued, unit="flow runs/s", rounds=1, size=QUEUED, warm_up=False)
     return rows
 
 
@@ -111,21 +111,26 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+async def fill_queue(backend: Backend, options: Settings) -> None:
+    """Create the flow runs of a full queue."""
+    await register_flow(flow, backend, settings=options)
+    for _ in range(QUEUED // 100):
+        await asyncio.gather(*(create_flow_run(flow, backend, settings=options) for _ in range(100)))
+
+
 def emptied(place: Place, options: Settings) -> Sample:
     """Queue flow runs, and return how many a second one worker takes and ends."""
 
     async def measured() -> float:
         async with open_backend(place, options) as backend:
-            await register_flow(flow, backend, settings=options)
-            for _ in range(_QUEUED // 100):
-                await asyncio.gather(*(create_flow_run(flow, backend, settings=options) for _ in range(100)))
+            await fill_queue(backend, options)
             start = time.monotonic()
             async with worker(place) as process:
                 first = await begun(process)
-                for _ in range(_QUEUED - 1):
+                for _ in range(QUEUED - 1):
                     last = await begun(process)
             assert first >= start
-            return (_QUEUED - 1) / (last - first)
+            return (QUEUED - 1) / (last - first)
 
     return Sample(asyncio.run(measured()))
 

@@ -22,6 +22,8 @@ import msgspec
 
 from flowloop.engine import Flow, Settings, Task
 
+from .dispatch import QUEUED, begun, fill_queue, worker
+from .flow_runs import flow_runs
 from .harness import Row, missing, one_row, seconds
 from .latency import chain
 from .recorded_run import recorded_seconds
@@ -55,6 +57,9 @@ _RECORDED = {
     "recorded diamond": ("embedded, FULL",),
     "strict chain": ("embedded, FULL", "HTTP, SQLite NORMAL"),
     "start": ("embedded, FULL", "HTTP, SQLite NORMAL"),
+    "flow runs": ("embedded, FULL", "HTTP, SQLite FULL", "HTTP, PostgreSQL"),
+    "one flow run": ("embedded, FULL", "HTTP, SQLite FULL"),
+    "full queue": ("embedded, FULL", "HTTP, PostgreSQL"),
 }
 
 _IDLE = (
@@ -153,13 +158,14 @@ class Sampler:
 
     def __init__(self, process: int, folder: Path) -> None:
         self.profile = Profile()
+        self.process = process
         self._file = folder / f"samples-{process}"
-        options = ["--native", "--rate", str(_RATE), "--format", "raw", "--output", str(self._file)]
-        self._command = [str(Path(sys.executable).parent / "py-spy"), "record", *options, "--pid", str(process)]
 
     def begin(self) -> None:
         """Return as soon as samples are taken."""
-        self._running = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        options = ["--native", "--rate", str(_RATE), "--format", "raw", "--output", str(self._file)]
+        command = [str(Path(sys.executable).parent / "py-spy"), "record", *options, "--pid", str(self.process)]
+        self._running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self._running.stdout is not None
         said = self._running.stdout.readline()
         if "Sampling" not in said:
@@ -177,6 +183,10 @@ class Samplers:
 
     def __init__(self, by_process: dict[str, Sampler]) -> None:
         self.by_process = by_process
+
+    def look_at(self, process: int) -> None:
+        """Look at another process in the place of this one, which only waits for it."""
+        next(iter(self.by_process.values())).process = process
 
     def begin(self) -> None:
         """Return as soon as all of them are sampled; until then they wait, which does not count."""
@@ -289,6 +299,27 @@ def _strict_chain(place: Place, options: Settings, samplers: Samplers) -> None:
     samplers.end()
 
 
+def _flow_runs(place: Place, options: Settings, samplers: Samplers, at_once: int = 100, count: int = 500) -> None:
+    samplers.begin()
+    flow_runs(place, options, at_once, count)
+    samplers.end()
+
+
+def _full_queue(place: Place, options: Settings, samplers: Samplers) -> None:
+    async def measured() -> None:
+        async with open_backend(place, options) as backend:
+            await fill_queue(backend, options)
+            async with worker(place) as process:
+                await begun(process)
+                samplers.look_at(process.pid)
+                samplers.begin()
+                for _ in range(QUEUED - 1):
+                    await begun(process)
+                samplers.end()
+
+    asyncio.run(measured())
+
+
 def _start(place: Place, options: Settings, samplers: Samplers) -> None:
     to_the_first_body(place, options, 10_000, samplers.begin, samplers.end)
 
@@ -299,6 +330,9 @@ _KINDS: dict[str, Callable[[Place, Settings, Samplers], None]] = {
     "recorded diamond": functools.partial(_recorded_run, workload="diamond, 10 kB", size=2_000),
     "strict chain": _strict_chain,
     "start": _start,
+    "flow runs": _flow_runs,
+    "one flow run": functools.partial(_flow_runs, at_once=1, count=100),
+    "full queue": _full_queue,
 }
 
 

@@ -112,7 +112,16 @@ def _rate(where: str, coroutines: str, at_least: float) -> Target:
 def _flow_runs(where: str, at_least: float, at_most: float | None) -> list[Target]:
     claim, unit = "flow_runs", "/s"
     what = f"flow runs of three tasks, {where}"
-    many = Target(f"{what}, 100 at once", claim, where, "100 at once", absolute=True, at_least=at_least, unit=unit)
+    many = Target(
+        f"{what}, 100 at once",
+        claim,
+        where,
+        "100 at once",
+        absolute=True,
+        at_least=at_least,
+        unit=unit,
+        profile=_processes("flow runs", where),
+    )
     if at_most is None:
         return [many]
     alone = Target(
@@ -123,6 +132,8 @@ def _flow_runs(where: str, at_least: float, at_most: float | None) -> list[Targe
         detail="p50 ms",
         at_most=at_most,
         unit="ms",
+        profile=_processes("one flow run", where),
+        bound="four commits, one after the other",
     )
     return [many, alone]
 
@@ -169,9 +180,10 @@ def _dispatched(where: str, p99: float) -> list[Target]:
     claim = "dispatch"
     what = f"from the creation of a flow run to its first body on a worker of another process, {where}"
     idle = {"claim": claim, "case": "an idle queue", "subject": where, "unit": "ms"}
+    bound = "commits, one after the other: of the flow run, its reservation, its Running and that of its task run"
     return [
-        Target(f"{what}, p50", **idle, detail="p50 ms", at_most=10),
-        Target(f"… their p99, {where}", **idle, detail="p99 ms", at_most=p99),
+        Target(f"{what}, p50", **idle, detail="p50 ms", at_most=10, bound=bound),
+        Target(f"… their p99, {where}", **idle, detail="p99 ms", at_most=p99, bound=bound),
         Target(
             f"an idle worker, {where}",
             claim,
@@ -189,6 +201,7 @@ def _dispatched(where: str, p99: float) -> list[Target]:
             absolute=True,
             at_least=1_500,
             unit="/s",
+            profile=_processes("full queue", where),
         ),
     ]
 
@@ -217,6 +230,7 @@ def _beside_a_map(detail: str, at_most: float) -> list[Target]:
             detail=detail,
             at_most=at_most,
             unit="ms",
+            bound="the map has the loop: a step of a small flow waits for its turn, and for batches that the map fills",
         )
     ]
 
@@ -343,6 +357,7 @@ TARGETS: tuple[Target, ...] = (
         subject="embedded, FULL",
         baseline="DBOS on SQLite",
         at_least=15,
+        profile=_processes("flow runs", "embedded, FULL"),
     ),
     *_flow_runs("HTTP, SQLite FULL", 1_000, 10),
     *_flow_runs("HTTP, PostgreSQL", 1_000, None),
