@@ -15,11 +15,23 @@ import msgspec
 from ..engine.backend import MOST_URGENT
 from ..engine.errors import BackendRejected
 
-__all__ = ["PATIENCE", "Turn", "Waiter", "ahead", "beginning", "checked_rate", "priority_in", "why_not_yet", "within"]
+__all__ = [
+    "PATIENCE",
+    "Turn",
+    "Waiter",
+    "ahead",
+    "beginning",
+    "checked_rate",
+    "pause",
+    "priority_in",
+    "why_not_yet",
+    "within",
+]
 
 PATIENCE = 10.0
 """For so many seconds a turn is kept for who was to ask for it and is late."""
 
+_SOONEST = 1.0
 _LONGEST_PERIOD = 366 * 86_400
 _MOST_IN_A_PERIOD = 10_000  # as many beginnings are kept for each rate
 
@@ -53,6 +65,21 @@ def ahead(waiter: Waiter, line: Iterable[Waiter], now: float) -> int:
     """Return how many of a line go before a waiter: what was to ask again and did not is passed over."""
     turn = waiter.turn
     return sum(one.turn < turn and one.run_id != waiter.run_id and one.due + PATIENCE >= now for one in line)
+
+
+def pause(waited: float, before: int, number: int, interval: float) -> float:
+    """Return in how many seconds who waits for a place asks again.
+
+    Nobody knows when one is free. Those who are next ask more often, in proportion to what they have waited, so that a
+    place lies idle for them no longer than for a small part of that.
+
+    Args:
+        - waited: for how many seconds it has waited
+        - before: how many go before it
+        - number: how many places there are; as many go next, and as many after them
+        - interval: in how many seconds it asks again at the latest, and else
+    """
+    return min(interval, max(_SOONEST, waited / 8)) if before < 2 * number and waited > 0 else interval
 
 
 def within(begun: Iterable[float], period: float, now: float) -> list[float]:

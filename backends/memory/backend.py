@@ -63,7 +63,7 @@ from ...engine.state import (
     Success,
 )
 from .._hub import Hub
-from .._line import Waiter, ahead, beginning, checked_rate, priority_in, why_not_yet, within
+from .._line import Waiter, ahead, beginning, checked_rate, pause, priority_in, why_not_yet, within
 from .rows import Entry, Flow, FlowRun, Run, TaskRun, Waiting, in_turn
 
 __all__ = ["MemoryBackend"]
@@ -961,7 +961,11 @@ class MemoryBackend:
         (kind, tag), at = max(closed.items(), key=lambda one: one[1])
         rate = self.task_rates.get(tag)
         if kind == "tag" or rate is None:
-            queued = self._queued(f"Queued: the limit of task runs tagged {tag!r} is reached")
+            before, interval = self._ahead(waiter, (kind, tag), now), self._queue_interval.total_seconds()
+            seconds = pause(now - waiter.since, before, self.task_tag_limits[tag], interval)
+            queued = self._queued(
+                f"Queued: the limit of task runs tagged {tag!r} is reached", datetime.timedelta(seconds=seconds)
+            )
         else:
             wait = min(datetime.timedelta(seconds=at - now), self._queue_interval)
             queued = self._queued(why_not_yet(tag, rate.count, rate.period, at), wait)

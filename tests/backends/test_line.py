@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowloop.backends._line import PATIENCE, Waiter, ahead, beginning, checked_rate, priority_in, why_not_yet, within
+from flowloop.backends._line import (
+    PATIENCE,
+    Waiter,
+    ahead,
+    beginning,
+    checked_rate,
+    pause,
+    priority_in,
+    why_not_yet,
+    within,
+)
 from flowloop.engine.backend import MOST_URGENT
 from flowloop.engine.errors import BackendRejected
 
@@ -67,6 +77,14 @@ def test_a_higher_priority_goes_first_and_then_who_waits_longest(
     alive = [one for one in line if now - one.due <= PATIENCE]
     turns = sorted([*alive, me], key=lambda one: (-one.priority, one.since, one.run_id))
     assert ahead(me, [*line, me], now) == turns.index(me)
+
+
+@pytest.mark.parametrize(
+    ("waited", "before", "seconds"),
+    [(0.0, 0, 30.0), (2.0, 0, 1.0), (40.0, 0, 5.0), (40.0, 5, 5.0), (40.0, 6, 30.0), (1000.0, 0, 30.0)],
+)
+def test_who_is_next_asks_more_often(waited: float, before: int, seconds: float) -> None:
+    assert pause(waited, before, 3, 30.0) == seconds
 
 
 @pytest.mark.parametrize(

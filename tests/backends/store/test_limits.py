@@ -297,6 +297,19 @@ async def test_who_was_late_keeps_its_place_in_the_line(world: World) -> None:
     assert [row["since"] for row in await world.rows("task_line")] == since
 
 
+async def test_those_who_are_next_ask_more_often(world: World) -> None:
+    await paced(world, 100, 1, tasks=4)
+    await world.store.update_task_tag_limit(ANYONE, tag="api", limit=1)
+    await world.task_state("t0", state("Running"), 1)
+    for slug in ("t1", "t2", "t3"):
+        await world.task_state(slug, state("Running"), 1)
+        assert await due(world, slug) == 30
+    world.clock.move(seconds=32)
+    for slug, seconds in (("t3", 30), ("t2", 4), ("t1", 4)):
+        await world.task_state(slug, state("Running"), 2)
+        assert await due(world, slug) == seconds
+
+
 async def test_who_waits_for_one_limit_keeps_no_place_under_another(world: World) -> None:
     await limited(world, db=1, web=0)
     assert (await world.task_state("b", state("Running"), 1)).status == "QUEUED"
