@@ -135,8 +135,10 @@ async def _run_timeline(call: Call, field: Field, given: dict[str, Any]) -> Any:
         of_run = run.flow_run_id == found.id
         if given.get("task_id"):
             of_run = sa.and_(of_run, run.task_id == given["task_id"])
-        edges = sa.select(sa.func.min(run.start_time), sa.func.max(sa.func.coalesce(run.end_time, run.state_timestamp)))
-        first, last = (await connection.execute(edges.where(run.flow_run_id == found.id))).one()
+        once, several = _is_attempted_once(run), sa.not_(_is_attempted_once(run))
+        over = sa.func.coalesce(run.end_time, run.state_timestamp)
+        edges = sa.select(sa.func.min(run.start_time), sa.func.max(over), sa.func.sum(sa.case((several, 1), else_=0)))
+        first, last, repeated = (await connection.execute(edges.where(run.flow_run_id == found.id))).one()
         begin = given.get("from") or found.start_time or first or call.store.clock.now()
         end = given.get("to") or max(
             last or begin, call.store.clock.now() if found.state not in FINISHED else found.state_timestamp
@@ -147,26 +149,27 @@ async def _run_timeline(call: Call, field: Field, given: dict[str, Any]) -> Any:
 
         async def count(name: str, moment: Any, state: Any, rows: Any, *where: Any) -> None:
             past = (_seconds(connection, moment) - begin.timestamp()) / width
-            place = sa.case((past < 0, -1), (past >= bins, bins - 1), else_=_whole(connection, past)).label("place")
-            grouped = sa.select(run.task_id, place, state.label("outcome"), sa.func.count()).select_from(rows)
-            grouped = grouped.where(of_run, *where).group_by(run.task_id, sa.text("place"), sa.text("outcome"))
+            place = sa.case((moment < begin, -1), (moment >= end, bins - 1), else_=_bin(connection, past, bins))
+            shown = run.task_id, place.label("place"), state.label("outcome"), sa.func.count()
+            grouped = sa.select(*shown).select_from(rows).where(of_run, *where)
+            grouped = grouped.group_by(run.task_id, sa.text("place"), sa.text("outcome"))
             for task_id, at, of, number in await connection.execute(grouped):
                 task = tasks.setdefault(task_id, {"task_id": task_id, "started": [], "stopped": [], "ended": []})
                 task[name].append([at, of, number] if name == "ended" else [at, number])
 
-        once, several, nothing = _is_attempted_once(run), sa.not_(_is_attempted_once(run)), sa.literal(0)
-        task_runs, over = run.id.table, sa.func.coalesce(run.end_time, run.state_timestamp)
+        task_runs, nothing = run.id.table, sa.literal(0)
         ended = run.state.in_(sorted(FINISHED))
         await count("started", run.start_time, nothing, task_runs, once, run.start_time.is_not(None))
         await count("stopped", over, nothing, task_runs, once, run.start_time.is_not(None), ended)
         await count("ended", over, run.state, task_runs, ended)
-        # those of several attempts neither run in between, nor while they wait for the next
-        one, after = metadata.tables["task_run_state"], metadata.tables["task_run_state"].alias()
-        states = task_runs.join(one, one.c.task_run_id == run.id)
-        follows = sa.and_(after.c.task_run_id == run.id, after.c.version == one.c.version + 1)
-        running = one.c.state == "Running"
-        await count("started", one.c.timestamp, nothing, states, several, running)
-        await count("stopped", after.c.timestamp, nothing, states.join(after, follows), several, running)
+        if repeated:
+            # those of several attempts neither run in between, nor while they wait for the next
+            one, after = metadata.tables["task_run_state"], metadata.tables["task_run_state"].alias()
+            states = task_runs.join(one, one.c.task_run_id == run.id)
+            follows = sa.and_(after.c.task_run_id == run.id, after.c.version == one.c.version + 1)
+            running = one.c.state == "Running"
+            await count("started", one.c.timestamp, nothing, states, several, running)
+            await count("stopped", after.c.timestamp, nothing, states.join(after, follows), several, running)
     return {"from": begin, "to": end, "bins": bins, "tasks": list(tasks.values())}
 
 
@@ -216,8 +219,11 @@ def _seconds(connection: AsyncConnection, moment: Any) -> Any:
     return sa.cast(whole, sa.Float) + sa.cast(fraction, sa.Float)
 
 
-def _whole(connection: AsyncConnection, number: Any) -> Any:
-    return sa.cast(sa.func.floor(number) if connection.dialect.name == "postgresql" else number, sa.Integer)
+def _bin(connection: AsyncConnection, number: Any, bins: int) -> Any:
+    """Return the whole number below, but never more than the last bin: what comes close to the end is not beyond it."""
+    if connection.dialect.name == "postgresql":
+        return sa.func.least(sa.cast(sa.func.floor(number), sa.Integer), bins - 1)
+    return sa.func.min(sa.cast(number, sa.Integer), bins - 1)
 
 
 def _prefix(connection: AsyncConnection, moment: Any, width: int) -> Any:

@@ -104,6 +104,12 @@ async def test_a_server_that_was_away_is_followed_again(browser: Browser, tmp_pa
             await page.locator(".total .of-success", has_text="60").wait_for()
             assert await page.evaluate("document.querySelector('.rows').scrollTop") == 700
             await visit.see("[25]")
+        # what is looked for meanwhile is asked as soon as there is somebody to ask
+        await page.wait_for_selector(".link.is-away")
+        await visit.go("inbox")
+        await visit.see("What waits could not be read")
+        async with serving(create_app(database, settings=OPEN), port):
+            await visit.see("Nothing waits for anybody.")
 
 
 @pytest.mark.parametrize(("streams", "mode"), [(True, "stream"), (False, "polling")])
