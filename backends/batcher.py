@@ -32,6 +32,17 @@ _TURNS_FOR_COMPANY = 2
 is put behind it.
 """
 
+_AMONG_OTHERS = 200
+"""Items of a batch, at most, while several lanes are busy: the few of a small run do not wait until the many of a large
+one are recorded.
+"""
+
+_OF_EACH = 4
+"""Items for each of many lanes, for which a batch has room all the same: as many as a small run puts at once."""
+
+_ALONE = 3
+"""After as many batches of a single lane in a row it is taken to be alone."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -95,6 +106,8 @@ class Batcher(Generic[T, R]):
         self._turns: deque[Hashable] = deque()
         """The lanes in the order of their next turns."""
         self._waiting = 0
+        self._alone = _ALONE
+        """How many batches in a row were taken while all that waited was of one lane."""
         self._flights: dict[int, list[_Entry[T, R]]] = {}
         self._keys: set[Hashable] = set()  # of what is in flight
         self._wake: asyncio.Future[None] | None = None
@@ -212,6 +225,9 @@ class Batcher(Generic[T, R]):
         taken: set[asyncio.Future[R]] = set()
         held: dict[Hashable, list[_Entry[T, R]]] = {}
         room, most = self._max_bytes, min(self._max_items, self._share())
+        self._alone = 0 if len(self._turns) > 1 else self._alone + 1
+        if self._alone < _ALONE:
+            most = min(most, max(_AMONG_OTHERS, _OF_EACH * len(self._turns)))
         while self._turns and len(batch) < most:
             lane = self._turns.popleft()
             queue = self._lanes[lane]

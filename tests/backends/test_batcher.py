@@ -338,6 +338,24 @@ def test_what_a_large_run_has_waiting_holds_up_no_small_one() -> None:
     run_virtually(main())
 
 
+def test_batches_are_short_while_several_lanes_are_busy_and_room_is_made_for_many() -> None:
+    async def sizes(large: int, small: int) -> list[int]:
+        recorder = Recorder()
+        async with Batcher(recorder.send, circuit()) as batcher:
+            waiting = [batcher.put(("large", number), lane="large") for number in range(large)]
+            waiting += [batcher.put(("small", number), lane=number) for number in range(small)]
+            await asyncio.wait(waiting)
+        return [len(batch) for batch in recorder.batches]
+
+    async def main() -> None:
+        assert await sizes(3_000, 0) == [1_000, 1_000, 1_000]
+        assert await sizes(3_000, 1) == [200, 200, 200, 1_000, 1_000, 401]
+        assert (await sizes(3_000, 99))[0] == 400
+        assert await sizes(0, 600) == [600]
+
+    run_virtually(main())
+
+
 @given(
     items=st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=60),
     most=st.integers(1, 7),
