@@ -28,5 +28,5 @@ SCENARIOS = (
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_the_answers_are_those_of_the_recording(scenario: str, postgres_url: str) -> None:
-    await check(scenario, postgres_url)
+async def test_the_answers_are_those_of_the_recording(scenario: str, emptied_postgres_url: str) -> None:
+    await check(scenario, emptied_postgres_url)

@@ -61,13 +61,15 @@ def extended(url: str, parameters: str) -> str:
         "statement_cache_size=0",
     ],
 )
-async def test_what_hosted_databases_put_into_their_urls_is_understood(postgres_url: str, parameters: str) -> None:
-    assert await told(extended(postgres_url, parameters), "SELECT 1") == "1"
+async def test_what_hosted_databases_put_into_their_urls_is_understood(
+    emptied_postgres_url: str, parameters: str
+) -> None:
+    assert await told(extended(emptied_postgres_url, parameters), "SELECT 1") == "1"
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "PostgreSQL", "postgresql+asyncpg", "postgresql+psycopg"])
-async def test_every_name_of_postgresql_is_understood(postgres_url: str, scheme: str) -> None:
-    assert await told(postgres_url.replace("postgresql", scheme, 1), "SELECT 1") == "1"
+async def test_every_name_of_postgresql_is_understood(emptied_postgres_url: str, scheme: str) -> None:
+    assert await told(emptied_postgres_url.replace("postgresql", scheme, 1), "SELECT 1") == "1"
 
 
 @pytest.mark.parametrize(
@@ -80,9 +82,9 @@ async def test_every_name_of_postgresql_is_understood(postgres_url: str, scheme:
     ],
 )
 async def test_settings_of_the_session_are_handed_on(
-    postgres_url: str, parameters: str, setting: str, value: str
+    emptied_postgres_url: str, parameters: str, setting: str, value: str
 ) -> None:
-    assert await told(extended(postgres_url, parameters), f"SHOW {setting}") == value
+    assert await told(extended(emptied_postgres_url, parameters), f"SHOW {setting}") == value
 
 
 @pytest.mark.parametrize(
@@ -94,9 +96,9 @@ async def test_settings_of_the_session_are_handed_on(
         ("no_such_setting=1", "no_such_setting"),
     ],
 )
-async def test_what_a_url_cannot_say_is_named(postgres_url: str, parameters: str, named: str) -> None:
+async def test_what_a_url_cannot_say_is_named(emptied_postgres_url: str, parameters: str, named: str) -> None:
     with pytest.raises(FlowloopError, match=named):
-        await told(extended(postgres_url, parameters), "SELECT 1")
+        await told(extended(emptied_postgres_url, parameters), "SELECT 1")
 
 
 def test_a_url_is_shown_without_what_is_secret() -> None:
