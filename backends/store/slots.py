@@ -106,7 +106,8 @@ class Slots:
             - run_ids: the runs
             - begin: those that want to begin
         """
-        names = {row[0]: (row[1], row[2] or []) for row in self.tx.connection.execute(self._names(run_ids))}
+        rows: Iterable[Any] = self.tx.connection.execute(self._names(run_ids))
+        names: dict[str, tuple[str, list[str]]] = {row[0]: (row[1], row[2] or []) for row in rows}
         relevant = {(tenant, name) for tenant, found in names.values() for name in found}
         if not relevant:
             return

@@ -462,6 +462,7 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
     run = await failed_run(recorded)
     await paused_run(recorded)
     await recorded.store.update_task_tag_limit(ANYONE, tag="db", limit=5)
+    await recorded.store.update_task_rate_limit(ANYONE, tag="api", limit=10, period=60.0)
     await recorded.store.reserve_flow_runs(ANYONE, worker_id="etl-1", limit=0, labels=["gpu"])
     rule = {"kind": "slack", "target": "https://slack.test/services/T0", "events": ["Failed", "late"], "after": 600.0}
     await recorded.store.set_notification(ANYONE, name="failures", **rule)
@@ -478,6 +479,8 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
                 assert re.search(r"failures\s+on Failed, late after 10 min.*\s+of any flow\s+slack: slack\.test", shown)
                 assert "T0" not in shown
                 assert re.search(r"etl-1\s+seen .*\s+0 runs, full", shown)
+                assert re.search(r"tag\s+db\s+0 of 5\s", shown)
+                assert re.search(r"rate\s+api\s+0 of 10 in 1 min", shown)
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, view
             assert await visit.nodes() < 1_500, view
             for theme in ("light", "dark"):

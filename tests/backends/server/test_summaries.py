@@ -7,8 +7,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from flowloop.backends.store import ANYONE, Caller, StateUpdate
+from flowloop.backends.store.schema import metadata
 
 from ..store.world import START, state
 from .served import OPEN, Served, World, serve_store
@@ -203,3 +205,22 @@ async def test_a_limit_says_how_full_it_is(served: Served, world: World) -> None
         {"kind": "task", "name": "db", "limit": 5, "used": 0},
         {"kind": "flow", "name": "big", "limit": 1, "used": 1},
     ]
+
+
+async def test_a_rate_says_how_many_have_begun_in_its_period(served: Served, world: World) -> None:
+    (task_run,) = await world.store.get_or_create_task_runs(
+        ANYONE, flow_run_id=world.run_id, task_id=world.tasks["a"], map_indices=[0]
+    )
+    await served.data(
+        "mutation ($input: update_task_rate_limit_input!) { update_task_rate_limit(input: $input) { id } }",
+        {"input": {"tag": "api", "limit": 2, "period": 30}},
+    )
+    tagged = update(metadata.tables["task"]).values(tags=["api"])
+    await world.store.write(ANYONE, lambda tx: tx.run(tagged))
+    await world.start()
+    assert (await world.task_state(task_run["id"], state("Running"), 1)).status == "SUCCESS"
+    shown = "{ limits { kind name limit used period } }"
+    rate = {"kind": "rate", "name": "api", "limit": 2, "period": 30.0}
+    assert (await served.data(shown))["limits"] == [{**rate, "used": 1}]
+    world.clock.move(seconds=30)
+    assert (await served.data(shown))["limits"] == [{**rate, "used": 0}]
