@@ -591,7 +591,7 @@ async def next_runs(flow: str, limit: int, backend: str | None, as_json: bool) -
 @json_option
 @click.pass_context
 def limits(ctx: click.Context, backend: str | None, as_json: bool) -> None:
-    """Show, and set, how much goes on at once, and how often it begins.
+    """Show, and set, how much goes on at once, or begins.
 
     Task runs by the tags of their tasks, flow runs by their labels.
     """
@@ -655,5 +655,4 @@ async def _set_limit(
 
 def _tell_limit(kind: str, name: str, limit: int | None, per: float | None, as_json: bool) -> None:
     shown = "no limit" if limit is None else f"{limit}" if per is None else f"{limit} per {per:g} s"
-    period = {} if per is None else {"period": per}
-    _told(as_json, f"{kind} {name}: {shown}", {"kind": kind, "name": name, "limit": limit, **period})
+    _told(as_json, f"{kind} {name}: {shown}", {"kind": kind, "name": name, "limit": limit, "period": per})
