@@ -278,10 +278,16 @@ async def test_the_end_of_a_flow_run_is_sent_behind_that_of_its_last_task(backen
 async def test_it_is_sent_once_behind_several_that_end_one_after_the_other(
     database: Backend, settings: Settings
 ) -> None:
+    is_ending = asyncio.Event()
+
+    @task
+    async def later() -> None:
+        await is_ending.wait()
+
     with Flow("several") as flow:
-        for x in range(5):
-            double(x)
-    overheard = Overheard(database)
+        double(1)
+        later()
+    overheard = Overheard(Noted(database, lambda state, _: is_ending.set() if isinstance(state, Success) else None))
     runner = CloudFlowRunner(flow, backend=overheard, settings=settings)
     assert (await runner.run()).is_successful()
     assert overheard.heard == ["Success"]

@@ -10,9 +10,10 @@ import pytest
 from flowloop.engine import Flow, Parameter, task
 from flowloop.engine.cache_validators import all_inputs, all_parameters
 from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.errors import BackendRejected
 from flowloop.engine.results import LocalResult
 from flowloop.engine.state import Cached, Failed, Success
-from flowloop.engine.testing import RecordingBackend
+from flowloop.engine.testing import FaultyBackend, RecordingBackend
 
 pytestmark = pytest.mark.virtual_time
 
@@ -182,3 +183,14 @@ async def test_a_target_that_is_there_serves_and_a_continued_run_takes_it_again(
     assert state.is_successful()
     assert state.result[used].result == {"a"}
     assert ran == ["a", "failed once"]
+
+
+async def test_caches_that_cannot_be_read_are_told_of_and_made_anew(memory, settings, caplog):
+    fetching = Fetching()
+    faulty = FaultyBackend(memory)
+    faulty.fail("get_latest_cached_states", BackendRejected("not today"))
+    for ran in (1, 1):  # the second time they can be read
+        _, used = await fetching.run(faulty, settings)
+        assert (used.result, fetching.ran[1]) == (1, ran)
+    told = [record.getMessage() for record in caplog.records if "cached states" in record.getMessage()]
+    assert told == ["the cached states of fetch could not be read: not today"]

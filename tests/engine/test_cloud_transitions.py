@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import re
 
 import anyio
 import pytest
@@ -18,6 +19,7 @@ from flowloop.engine.state import (
     ClientFailed,
     Failed,
     Looped,
+    Mapped,
     Paused,
     Pending,
     Queued,
@@ -109,6 +111,33 @@ async def test_one_read_serves_all_tasks_and_one_more_all_children(memory, setti
     assert len(backend.calls_of("get_flow_run_info")) == 1
     assert len(backend.calls_of("get_task_run_info")) == 0
     assert [list(call.arguments["map_indices"]) for call in backend.calls_of("get_task_run_infos")] == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize(("values", "ended"), [([], Mapped), (7, Failed)])
+async def test_where_there_are_no_children_none_are_asked_for(memory, settings, values, ended):
+    async def give():
+        return values
+
+    with Flow("mapped") as flow:
+        done = task(lambda n: n, name="child").map(task(give)())
+    backend = RecordingBackend(memory)
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run()
+    assert type(state.result[done]) is ended
+    assert ended is Mapped or "Cannot map over the result of task 'give'" in state.result[done].message
+    assert backend.calls_of("get_task_run_infos") == []
+
+
+async def test_a_task_runner_that_was_given_no_backend_takes_that_of_its_flow_run(memory, settings):
+    class Own(CloudFlowRunner):
+        def task_runner(self, task, state_handlers):
+            return CloudTaskRunner(task, state_handlers, settings=settings)
+
+    with Flow("own") as flow:
+        done = task(lambda: 7, name="seven")()
+    runner = Own(flow, backend=memory, settings=settings)
+    assert (await runner.run()).result[done].result == 7
+    [info] = (await memory.get_flow_run_info(runner.flow_run_id)).task_runs
+    assert type(info.state) is Success
 
 
 async def test_a_run_that_is_not_told_which_registers_the_flow_and_creates_one(memory, settings):
@@ -320,7 +349,9 @@ async def test_handlers_come_before_the_record_and_may_change_it(memory, setting
     assert "replaced" in {run.state.message for run in info.task_runs}
 
 
-async def test_a_state_that_cannot_be_recorded_is_replaced_by_a_small_failed_one_that_says_why(memory, settings):
+async def test_a_state_that_cannot_be_recorded_is_replaced_by_a_small_failed_one_that_says_why(
+    memory, settings, caplog
+):
     backend = FaultyBackend(memory)
     backend.fail("set_task_run_state", BackendRejected("no room"), where=of_task("first"), nth=2)
     one = One()
@@ -328,6 +359,7 @@ async def test_a_state_that_cannot_be_recorded_is_replaced_by_a_small_failed_one
     failed = state.result[one.first]
     assert type(failed) is Failed
     assert failed.message == "The state Success could not be recorded: no room"
+    assert re.search("the state of task run [0-9a-f-]+ could not be recorded: no room", caplog.text)
     assert [type(state), type(state.result[one.second])] == [Failed, TriggerFailed]
     assert (await histories(memory))["first-1"] == ["Pending", "Running", "Failed"]
 

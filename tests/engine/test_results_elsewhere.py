@@ -152,3 +152,36 @@ async def test_a_result_that_is_gone_is_made_again_on_request(tmp_path: Path, lo
         assert state.is_successful() is recompute
         again = {"numbers" if lost.startswith("numbers") else "doubled 2", "total"} if recompute else set()
         assert {name for name, times in runs.ran.items() if times == 2} == again
+
+
+async def test_a_result_that_cannot_be_looked_for_is_not_made_again(tmp_path: Path) -> None:
+    class Locked(LocalResult):
+        async def exists(self, location: str, /, **kwargs: Any) -> bool:
+            raise FlowloopError("there is no key for it")
+
+    ran: Counter[str] = Counter()
+
+    async def numbers() -> set[int]:
+        ran["numbers"] += 1
+        return {1, 2}
+
+    async def total(known: set[int]) -> int:
+        ran["total"] += 1
+        if ran["total"] == 1:
+            raise ValueError("not yet")
+        return sum(known)
+
+    with Flow("locked") as flow:
+        made = task(numbers, result=Locked(tmp_path / "numbers"))()
+        end = task(total)(made)
+    settings = Settings(home=str(tmp_path), recompute_missing=True)
+    async with connect("memory://", settings=settings) as backend:
+        flow_run_id = await create_flow_run(flow, backend)
+        for _ in range(2):
+            state = await CloudFlowRunner(flow, backend=backend, settings=settings).run(
+                context={"flow_run_id": flow_run_id}
+            )
+            if state.is_failed():
+                await backend.restart_flow_run(flow_run_id)
+    assert state.result[end].result == 3
+    assert ran == {"numbers": 1, "total": 2}
