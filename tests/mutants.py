@@ -86,10 +86,21 @@ _BOUND = "a bound for the work of one call, of which any number of this size wil
 _WAITED = "nobody takes it before it has waited for a moment more"
 
 _RACE = "it is seen only where another process comes between, as PostgreSQL lets it"
+_NEGATIVE = "any negative number says that it is no child"
 _SPEED = "it costs time, and nothing else is seen of it"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
     "engine/_run/gates.py": {"AHEAD = 1000 :: 1000 and one more": _BOUND},
+    "engine/_run/body.py": {
+        "if cancellation is not None and task is not None: :: And for Or": "both are there, or neither is",
+    },
+    "engine/_run/drive.py": {
+        "_FAR_AHEAD = 2_000 :: 2000 and one more": _BOUND,
+        "_MOST_TIMED = 2_000 :: 2000 and one more": _BOUND,
+        "if sys.version_info >= (3, 12): :: 12 and one more": _SPEED,
+        "self._starting = (-1, -1) :: 1 and one more": _NEGATIVE,
+        "self._start((number, -1), loop) :: 1 and one more": _NEGATIVE,
+    },
     "engine/_run/caching.py": {"if TYPE_CHECKING: :: if never": "it is what type checkers alone see"},
     "engine/_run/release.py": {
         "for plain, spread in zip(graph.plain_downstream, graph.spread_downstream, strict=True) :: True turned": (
@@ -104,6 +115,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         'own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"]) :: '
         "call left out": _SPEED,
         'own_steps(CloudTaskRunner, ["load_results"], idle=False) :: call left out': _SPEED,
+        "hands_on_errors = False :: False turned": "the flow runner says it of each",
     },
     "backends/store/transitions.py": {
         "if run.state == item.head.type and run.state in lifecycle.FINISHED: :: And for Or": _SPEED,
