@@ -427,9 +427,53 @@ async def test_runs_of_some_time_are_chosen_by_dragging_over_it(browser: Browser
         await columns.nth(1).hover()
         await page.mouse.up()
         await page.get_by_role("link", name="third-thrush").wait_for(state="detached")
-        assert await page.locator("main .runs .entry").count() == 2
+        for name in ("first-fox", "second-stoat"):
+            await page.get_by_role("link", name=name).wait_for()
         await page.get_by_role("button", name="×").click()
         await page.get_by_role("link", name="third-thrush").wait_for()
+
+
+async def test_no_address_breaks_the_page(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await failed_run(recorded)
+    task, nobody = run.tasks["price"], "00000000-0000-4000-8000-000000000000"
+    async with browser.visit() as visit:
+        await visit.open(f"{url}/ui/")
+        for address in (
+            "nonsense/../..",
+            "%E0%A4%A",
+            "__proto__",
+            "constructor",
+            "runs?between=yesterday~tomorrow&state=odd,failed&from=1e400&label=%00",
+            "runs?between=~",
+            "runs?between=yesterday",
+            "runs?text=%25%5C_%27%22",
+            "runs/constructor",
+            f"runs/{nobody}",
+            f"runs/{nobody}/tasks/{nobody}/0",
+            f"runs/{run.id}?tab=__proto__",
+            f"runs/{run.id}?tab=tasks&state=constructor&message=%25",
+            f"runs/{run.id}?tab=timeline&zoom=yesterday~tomorrow",
+            f"runs/{run.id}?tab=timeline&zoom=2026-01-01~tomorrow",
+            f"runs/{run.id}?tab=logs&level=LOUD&find=%5C",
+            f"runs/{run.id}/tasks/{task}/seven",
+            f"runs/{run.id}/tasks/{task}/9999?attempt=-3",
+            f"runs/{run.id}/tasks/{task}/7?attempt=1e400",
+            f"runs/{run.id}/tasks/{nobody}/0",
+            f"flows/{nobody}",
+            "flows/x?form=run&values=x",
+            f"flows/{recorded.flow_id}?values={nobody}",
+            "go/x",
+            f"go/{nobody}",
+            "search?q=%27%22%25%5C",
+            "tail?state=odd",
+        ):
+            await visit.go(address)
+            assert "undefined" not in await visit.text(), address
+            assert await visit.page.locator("header .brand").count() == 1, address
+            assert visit.problems == [], address
+        await visit.page.goto(f"{url}/ui/runs?zone=Mars%2FOlympus")
+        await visit.page.wait_for_selector("main h1")
+        assert await visit.page.get_by_label("Time zone").input_value() == "Europe/Berlin"
 
 
 async def test_graphiql_shows(browser: Browser, url: str) -> None:

@@ -63,6 +63,12 @@ export function milliseconds(text) {
   return Number.isNaN(moment) ? null : moment;
 }
 
+/** The two moments of an address, as they are written there; null if they are none. @param {string | null} text */
+export function interval(text) {
+  const ends = (text ?? "").split("~");
+  return ends.length === 2 && ends.every((each) => milliseconds(each) !== null) ? ends : null;
+}
+
 /** The time of day, with the date if it is another day. @param {number} moment */
 export function clock(moment) {
   const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);

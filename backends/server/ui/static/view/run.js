@@ -89,8 +89,9 @@ function View({ run, counts, error, again, task, index }) {
     parameters: "Parameters",
     history: "History",
   };
+  const isChosen = isId(task) && /^-?\d+$/.test(index ?? "");
   const shared = { run, counts, tasks, task, index: index === undefined ? undefined : Number(index), stamp };
-  return html`<div class=${task ? "run has-selection" : "run"}>
+  return html`<div class=${isChosen ? "run has-selection" : "run"}>
     <${Head} run=${run} counts=${counts} sums=${sums} again=${again} />
     <${Problem} error=${error} again=${again} what="What changed" />
     <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((each) => ({ id: each, label: labels[(each)] }))} />
@@ -108,7 +109,8 @@ function View({ run, counts, error, again, task, index }) {
         ${tab === "parameters" && html`<${Parameters} run=${run} />`}
         ${tab === "history" && html`<${States} run=${run} />`}
       </div>
-      ${task && isId(task) && html`<${TaskRun} key=${`${task} ${index}`} ...${shared} close=${href(["runs", run.id], { tab: query.value.get("tab") })} />`}
+      ${task && !isChosen && html`<p class="empty">There is no task run at this address.</p>`}
+      ${isChosen && html`<${TaskRun} key=${`${task} ${index}`} ...${shared} close=${href(["runs", run.id], { tab: query.value.get("tab") })} />`}
     </div>
   </div>`;
 }

@@ -7,7 +7,7 @@ import { href, query, set } from "../model/route.js";
 import { FLOW_NAMES, RUNS, RUNS_CHANGES, RUN_COUNTS, SUMMARY, UPCOMING } from "../model/queries.js";
 import { GROUPS, isFinished, look, statesOf } from "../model/states.js";
 import { before, containing, total } from "../model/run.js";
-import { clock, now, zone } from "../model/time.js";
+import { clock, interval, now, zone } from "../model/time.js";
 import { Bar, Chips, Empty, Entry, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
 import { paused } from "./shell.js";
 
@@ -30,8 +30,8 @@ function filter(given) {
   if (label) all.push({ labels: { _contains: [label] } });
   const from = given.get("from");
   if (from && SPANS.has(from)) all.push({ created: { _gte: new Date(Math.floor(now.peek() / 60e3) * 60e3 - (SPANS.get(from))).toISOString() } });
-  const [begin, end] = (given.get("between") ?? "").split("~");
-  if (begin && end) all.push({ created: { _gte: begin, _lt: end } });
+  const between = interval(given.get("between"));
+  if (between) all.push({ created: { _gte: between[0], _lt: between[1] } });
   return all;
 }
 
@@ -126,6 +126,7 @@ export function Runs() {
 function Filters({ given }) {
   const flows = useAnswer(FLOW_NAMES);
   const groups = (given.get("state") ?? "").split(",").filter(Boolean);
+  const between = interval(given.get("between"));
   return html`<form class="filters" role="search" aria-label="Filter the runs" onSubmit=${(event) => event.preventDefault()}>
     <${Chips} groups=${GROUPS.filter((group) => group !== "skipped")} chosen=${groups} press=${(group) => set({ state: (groups.includes(group) ? groups.filter((each) => each !== group) : [...groups, group]).join() })} />
     <label>Flow <select value=${given.get("flow") ?? ""} onChange=${(event) => set({ flow: event.currentTarget.value })}>
@@ -139,7 +140,7 @@ function Filters({ given }) {
     <label>Label <input type="text" size="8" value=${given.get("label") ?? ""} onChange=${(event) => set({ label: event.currentTarget.value })} /></label>
     <label>Text <input type="search" size="14" value=${given.get("text") ?? ""} placeholder="name or message" onChange=${(event) => set({ text: event.currentTarget.value })} /></label>
     <label><input type="checkbox" checked=${Boolean(given.get("parts"))} onChange=${() => set({ parts: given.get("parts") ? null : "shown" })} /> also runs inside others</label>
-    ${given.get("between") && html`<button type="button" onClick=${() => set({ between: null })}>only ${given.get("between")?.split("~").map((at) => clock(Date.parse(at))).join(" – ")} ×</button>`}
+    ${between && html`<button type="button" onClick=${() => set({ between: null })}>only ${between.map((at) => clock(Date.parse(at))).join(" – ")} ×</button>`}
   </form>`;
 }
 

@@ -8,7 +8,7 @@ import { DURATIONS, FOUND, ROWS, TIMELINE } from "../model/queries.js";
 import { inOrder } from "../model/graph.js";
 import { byGroup, isFinished } from "../model/states.js";
 import { axis, density, spans, stateAt, ticks, waits, within } from "../model/timeline.js";
-import { clock, duration, milliseconds, now, precise, zone } from "../model/time.js";
+import { clock, duration, interval, milliseconds, now, precise, zone } from "../model/time.js";
 import { attempts, sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { statesOfRows } from "./attempts.js";
@@ -21,8 +21,8 @@ const MOST = 60;
 const BINS = 300;
 
 export function Timeline({ run, counts, task, stamp, small = false }) {
-  const [begin, end] = (query.value.get("zoom") ?? "").split("~");
-  const span = begin && end && !Number.isNaN(Date.parse(begin)) ? { from: begin, to: end } : {};
+  const zoom = interval(query.value.get("zoom"));
+  const span = zoom ? { from: zoom[0], to: zoom[1] } : {};
   const { data, error, again } = useAnswer(run.start_time || counts.size ? TIMELINE : null, { run: run.id, bins: BINS, ...span });
   useThrottled(again, isFinished(run.state) ? `${stamp}${run.version}` : `${stamp}${Math.floor(now.value / 5000)}`, 1500);
   const fold = query.value.get("waits") !== "shown";
@@ -45,7 +45,7 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
   if (!run.start_time && !drawn?.lanes.length) return html`<section class="panel"><h2>Timeline</h2><p class="empty">Nothing has begun yet.</p></section>`;
   return html`<section class="panel timeline" aria-labelledby="timeline">
     <div class="title"><h2 id="timeline">Timeline ${drawn && html`<small class="faint">${duration(drawn.to - drawn.from)}</small>`}</h2>
-      <span class="tools">${begin && html`<button type="button" class="small" onClick=${() => set({ zoom: null })}>The whole run</button>`}
+      <span class="tools">${zoom && html`<button type="button" class="small" onClick=${() => set({ zoom: null })}>The whole run</button>`}
         <label><input type="checkbox" checked=${fold} onChange=${() => set({ waits: fold ? "shown" : null })} /> fold waits</label></span></div>
     <${Problem} error=${error} again=${again} what="The timeline" />
     ${drawn && html`<${Drawing} key=${zone.value} run=${run} drawn=${drawn} rows=${rows} most=${most} />`}
