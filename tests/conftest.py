@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("flowloop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--tries", type=int, default=4, help="how often each fault is tried in tests/faults")
+    parser.addoption("--tries", type=int, default=5, help="how often each fault is tried in tests/faults")
     parser.addoption("--seed", type=int, default=1, help="what the faults in tests/faults are chosen by")
 
 
