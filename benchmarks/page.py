@@ -184,6 +184,7 @@ async def _built(url: str, runs: int) -> dict[str, Any]:
         "flow": registered["id"],
         "id": child,
         "ids": [child],
+        "runs": [run_id],
         "states": ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed", "Paused", "Retrying"],
         "text": "salmon",
         "now": now.isoformat(),

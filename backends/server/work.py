@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from graphql import GraphQLSchema
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ...engine.errors import BackendRejected
 from ...engine.lifecycle import WAITING
 from .._line import within
-from ..store.queue import knows, suits
+from ..store.queue import ALIVE, knows, suits
 from ..store.schema import metadata
 from .database import reading
 from .execution import Resolver
@@ -22,9 +23,6 @@ from .summaries import resolver
 
 __all__ = ["resolvers"]
 
-_ALIVE = datetime.timedelta(seconds=200)
-"""A worker that was not seen for so long is taken to be gone."""
-
 _SHOWN = 200
 _QUEUED = 100
 
@@ -33,7 +31,7 @@ Row = Mapping[str, Any]
 
 def resolvers(schema: GraphQLSchema) -> dict[str, Resolver]:
     """Return how these fields are answered, by their names."""
-    answers = {"workers": _workers, "limits": _limits, "queue": _queue}
+    answers = {"workers": _workers, "limits": _limits, "queue": _queue, "going_on": _going_on}
     return {name: resolver(schema, name, answer) for name, answer in answers.items()}
 
 
@@ -66,10 +64,14 @@ async def _seen(connection: AsyncConnection, call: Call) -> list[dict[str, Any]]
             "flow_runs": runs.get(row["name"], [])[:_QUEUED],
             "started": row["created"],
             "seen": row["updated"],
-            "alive": row["updated"] > now - _ALIVE,
+            "alive": row["updated"] > now - ALIVE,
         }
         for row in found
     ]
+
+
+async def _alive(connection: AsyncConnection, call: Call) -> list[dict[str, Any]]:
+    return [worker for worker in await _seen(connection, call) if worker["alive"]]
 
 
 async def _limits(call: Call, field: Field, given: dict[str, Any]) -> list[dict[str, Any]]:
@@ -102,31 +104,20 @@ async def _rates(connection: AsyncConnection, call: Call) -> list[dict[str, Any]
 
 async def _queue(call: Call, field: Field, given: dict[str, Any]) -> dict[str, Any]:
     now = call.store.clock.now()
-    run, flow = metadata.tables["flow_run"].c, metadata.tables["flow"].c
+    run = metadata.tables["flow_run"].c
     waiting = run.state.in_(sorted(WAITING))
     async with reading(call.store, call.budget.seconds) as connection:
         counted = _mine(call, "flow_run", sa.select(sa.func.count()).where(waiting))
         ready = (await connection.execute(counted.where(run.state_start_time <= now))).scalar()
         later = (await connection.execute(counted.where(run.state_start_time > now))).scalar()
         due = (
-            sa.select(
-                run.id,
-                run.name,
-                run.state,
-                run.labels,
-                run.state_start_time,
-                flow.id.label("flow_id"),
-                flow.name.label("flow_name"),
-                run.owner,
-                run.lease_expires,
-            )
-            .join_from(metadata.tables["flow_run"], metadata.tables["flow"], flow.id == run.flow_id)
+            _runs(run.name, run.state, run.state_start_time)
             .where(waiting, run.state_start_time <= now)
             .order_by(run.state_start_time, run.id)
             .limit(_QUEUED)
         )
         rows = await _rows(connection, _mine(call, "flow_run", due))
-        workers = [worker for worker in await _seen(connection, call) if worker["alive"]]
+        workers = await _alive(connection, call)
         limits = (
             {row["name"]: row for row in await _limits(call, field, given) if row["kind"] == "flow"} if rows else {}
         )
@@ -146,26 +137,71 @@ async def _queue(call: Call, field: Field, given: dict[str, Any]) -> dict[str, A
     return {"ready": ready, "later": later, "flow_runs": runs}
 
 
+async def _going_on(call: Call, field: Field, given: dict[str, Any]) -> list[dict[str, Any]]:
+    wanted = given["flow_run_ids"]
+    if len(wanted) > _SHOWN:
+        raise BackendRejected(f"going_on tells of {_SHOWN} flow runs at once, not of {len(wanted)}")
+    now = call.store.clock.now()
+    async with reading(call.store, call.budget.seconds) as connection:
+        asked = _runs().where(metadata.tables["flow_run"].c.id.in_(wanted))
+        rows = await _rows(connection, _mine(call, "flow_run", asked))
+        workers = await _alive(connection, call) if rows else []
+    found = []
+    for row in rows:
+        lacks = None if _is_held(row, now) else _lacks(row, workers)
+        by = "runner" if _is_held(row, now) else "nobody" if lacks else "workers"
+        found.append({"flow_run_id": row["id"], "picked_up_by": by, "because": lacks})
+    return found
+
+
+def _runs(*more: Any) -> sa.Select[Any]:
+    """Select what says who may take a flow run."""
+    run, flow = metadata.tables["flow_run"].c, metadata.tables["flow"].c
+    named = flow.id.label("flow_id"), flow.name.label("flow_name")
+    return sa.select(run.id, run.labels, run.owner, run.lease_expires, *named, *more).join_from(
+        metadata.tables["flow_run"], metadata.tables["flow"], flow.id == run.flow_id
+    )
+
+
+def _is_held(row: Row, now: datetime.datetime) -> bool:
+    return row["owner"] is not None and row["lease_expires"] is not None and row["lease_expires"] > now
+
+
 def _why(row: Row, workers: Sequence[Row], limits: Mapping[str, Row], now: datetime.datetime) -> str:
     """Say in words why a flow run whose time has come has not begun."""
-    if row["owner"] is not None and row["lease_expires"] is not None and row["lease_expires"] > now:
+    if _is_held(row, now):
         return f"{row['owner']} has taken it"
     full = [name for name in row["labels"] or () if name in limits and limits[name]["used"] >= limits[name]["limit"]]
     if full:
         return f"the limit {full[0]!r} is full: {limits[full[0]]['used']} of {limits[full[0]]['limit']}"
+    lacks = _lacks(row, workers)
+    if lacks:
+        return lacks
+    if all(each["running"] >= each["concurrency"] for each in _able(row, workers)):
+        return "every worker that could take it is full"
+    return "a worker is about to take it"
+
+
+def _lacks(row: Row, workers: Sequence[Row]) -> str | None:
+    """Say in words why no live worker can take a flow run; None if one can."""
     if not workers:
         return "there is no live worker"
     fitting = [each for each in workers if suits(row, each["labels"], is_worker=True)]
     if not fitting:
         labels = ", ".join(row["labels"] or ())
         return f"no live worker has the labels {labels}" if labels else "all live workers have labels"
-    able = [each for each in fitting if knows(each, row["flow_id"], row["flow_name"])]
-    if not able:
-        others = any(row["flow_id"] in each["not_flow_ids"] for each in fitting)
-        return f"no live worker has {'this version of ' if others else ''}the flow {row['flow_name']!r}"
-    if all(each["running"] >= each["concurrency"] for each in able):
-        return "every worker that could take it is full"
-    return "a worker is about to take it"
+    if _able(row, fitting):
+        return None
+    others = any(row["flow_id"] in each["not_flow_ids"] for each in fitting)
+    return f"no live worker has {'this version of ' if others else ''}the flow {row['flow_name']!r}"
+
+
+def _able(row: Row, workers: Sequence[Row]) -> list[Row]:
+    return [
+        each
+        for each in workers
+        if suits(row, each["labels"], is_worker=True) and knows(each, row["flow_id"], row["flow_name"])
+    ]
 
 
 def _mine(call: Call, table: str, statement: Any) -> Any:

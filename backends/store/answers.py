@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -15,8 +14,6 @@ from .records import Payload
 from .tx import Tx, tables
 
 __all__ = ["answer_task_run"]
-
-_ALIVE = datetime.timedelta(minutes=1)
 
 
 def answer_task_run(
@@ -83,7 +80,7 @@ def _who_goes_on(tx: Tx, run: Any) -> str:
     name = tx.scalar(select(flow.name).where(flow.id == run["flow_id"]))
     seen = tx.all(
         select(worker.labels, worker.flow_names, worker.not_flow_ids).where(
-            tx.mine("worker"), worker.updated > tx.now - _ALIVE
+            tx.mine("worker"), worker.updated > tx.now - queue.ALIVE
         )
     )
     able = any(

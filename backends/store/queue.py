@@ -37,6 +37,9 @@ _LOOKED_AT_FIRST = 10
 _TASK_RUNS = 1_000
 """With so many task runs in all, flow runs come along with what their runners need to begin."""
 
+ALIVE = datetime.timedelta(seconds=200)
+"""A worker that was not seen for so long is taken to be gone; an idle one that is told of flow runs looks rarely."""
+
 AGENTLESS = "agentless-"
 """How a label begins that keeps agents from a flow run, and no worker."""
 

@@ -174,12 +174,17 @@ async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Reco
         await visit.open(f"{url}/ui/inbox")
         await visit.see("3 prices are above the limit")
         await page.wait_for_selector("nav .badge")
+        # who would go on is told before, and what it is about
+        await visit.see("Nobody will go on with this run: there is no live worker.")
+        await page.get_by_text("Inputs and log").click()
+        await page.get_by_role("log").get_by_text("three are above 0.9").wait_for()
+        await page.get_by_role("cell").get_by_role("link", name="NUMBERS").wait_for()
         await page.get_by_role("button", name="Answer…").click()
         await page.get_by_label("Note").fill("fine for this week")
         await page.get_by_label("Value").fill("0.95")
         await page.get_by_role("button", name="Approve").click()
         # No worker is there: it is said, and what was recorded stays recorded.
-        await visit.see("Nobody will go on with this run")
+        await visit.see("Recorded. Nobody will go on with this run")
         (row,) = [row for row in await _rows(recorded.store, run.id) if row["id"] == run.task_runs["price"]]
         assert row["state"] == "Resume"
         assert row["state_message"] == "Resumed: fine for this week"
@@ -188,6 +193,38 @@ async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Reco
         await page.locator(".answered", has_text="approved").wait_for()
         assert await page.get_by_role("button", name="Answer…").count() == 0
         await visit.see("Nothing waits for anybody.")
+
+
+async def test_the_same_question_is_answered_several_times_at_once(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    runs = [await paused_run(recorded, name) for name in ("calm-crab", "keen-koala", "wise-wolf")]
+    other = await recorded.begin("odd-owl")
+    await other.task("total", "Paused", message="publish?")
+    store = recorded.store
+    await store.reserve_flow_runs(ANYONE, worker_id="w", limit=0)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/inbox")
+        for name in ("calm-crab", "wise-wolf"):
+            await page.get_by_role("checkbox", name=f"Choose PRICE of {name}").check()
+        assert await page.get_by_role("checkbox", name="Choose TOTAL of odd-owl").is_disabled()
+        # one of them is answered by somebody else meanwhile
+        await runs[0].task("price", "Resume")
+        await page.get_by_role("button", name="Answer 2 chosen…").click()
+        dialog = page.get_by_role("dialog")
+        await dialog.get_by_text("wise-wolf").wait_for()
+        await dialog.get_by_label("decline").check()
+        await dialog.get_by_role("button", name="Decline 2").click()
+        await dialog.get_by_text("is Resume (version 3)").wait_for()
+        states = [(await _rows(store, run.id)) for run in runs]
+        price = [
+            next(row["state"] for row in rows if row["id"] == run.task_runs["price"])
+            for run, rows in zip(runs, states, strict=True)
+        ]
+        assert price == ["Resume", "Paused", "Failed"]
+        await dialog.get_by_role("button", name="Leave it").click()
+        await page.locator(".answered", has_text="declined").wait_for()
 
 
 async def test_what_people_may_ask_of_a_run_is_asked_by_buttons(browser: Browser, url: str, recorded: Recorded) -> None:

@@ -65,6 +65,7 @@ async def variables(store: Store) -> dict[str, Any]:
         "flow": recorded.flow_id,
         "id": run.task_runs["price"],
         "ids": list(run.task_runs.values()),
+        "runs": [run.id],
         "states": ["Failed", "Paused"],
         "text": "gannet",
         "now": "2021-01-01T00:00:00Z",

@@ -111,6 +111,8 @@ async def paused_run(recorded: Recorded, name: str = "modest-salmon") -> Run:
     """A run that waits for somebody."""
     run = await recorded.begin(name)
     await run.task("numbers", "Running", "Success")
+    line = {"task_run_id": run.task_runs["price"], "level": "INFO", "name": "prices", "message": "three are above 0.9"}
+    await run.store.write_run_logs(ANYONE, logs=[{"flow_run_id": run.id, **line}])
     await run.task("price", "Paused", message="3 prices are above the limit")
     await run.flow("Scheduled", "waits for its task runs")
     return run

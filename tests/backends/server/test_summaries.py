@@ -195,6 +195,29 @@ async def test_the_queue_says_why_a_run_has_not_begun(served: Served, world: Wor
     assert await why() == "there is no live worker"
 
 
+async def test_who_would_go_on_with_a_run_is_told_before_it_is_answered(served: Served, world: World) -> None:
+    async def told() -> tuple[str, str | None]:
+        query = "query ($r: [UUID!]!) { going_on(flow_run_ids: $r) { flow_run_id picked_up_by because } }"
+        (found,) = (await served.data(query, {"r": [world.run_id]}))["going_on"]
+        assert found["flow_run_id"] == world.run_id
+        return found["picked_up_by"], found["because"]
+
+    assert await told() == ("nobody", "there is no live worker")
+    await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=0, labels=["gpu"])
+    assert await told() == ("nobody", "all live workers have labels")
+    await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=0)
+    assert await told() == ("workers", None)
+    world.clock.move(minutes=3)  # one that has nothing to do looks rarely
+    assert await told() == ("workers", None)
+    world.clock.move(minutes=3)
+    assert await told() == ("nobody", "there is no live worker")
+    await world.store.reserve_flow_runs(ANYONE, worker_id="w", limit=1)
+    assert await told() == ("runner", None)
+    many = {"r": [world.run_id] * 201}
+    error = await served.error("query ($r: [UUID!]!) { going_on(flow_run_ids: $r) { because } }", many)
+    assert error["message"] == "going_on tells of 200 flow runs at once, not of 201"
+
+
 async def test_a_limit_says_how_full_it_is(served: Served, world: World) -> None:
     await world.store.update_task_tag_limit(ANYONE, tag="db", limit=5)
     await world.store.update_flow_concurrency_limit(ANYONE, name="big", limit=1)

@@ -89,7 +89,14 @@ export const NEXT_DATES = `query NextDates($schedule: JSON!) { preview_schedule(
 export const INBOX = `query Inbox {
   task_run(where: {state: {_eq: "Paused"}}, order_by: {updated: desc}, limit: 100) {
     id version map_index state_message state_timestamp serialized_state task { id name }
-    flow_run { id name state labels flow { name } } } }`;
+    flow_run { id name labels flow { name } } } }`;
+
+export const GOING_ON = `query GoingOn($runs: [UUID!]!) { going_on(flow_run_ids: $runs) { flow_run_id picked_up_by because } }`;
+
+export const INPUTS = `query Inputs($id: uuid!) {
+  task_run_by_pk(id: $id) {
+    task { upstream_edges(order_by: {id: asc}, limit: 100) { key mapped upstream_task { id slug name } } }
+    flow_run { id parameters flow { parameters } } } }`;
 
 export const PROBLEMS = `query Problems {
   task_run(where: {state: {_in: ["Failed", "TimedOut"]}}, order_by: {updated: desc}, limit: 20) {

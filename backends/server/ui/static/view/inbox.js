@@ -4,8 +4,8 @@ import { useState } from "../vendor/hooks.js";
 import { taskRunAddress } from "../model/route.js";
 import { INBOX, PROBLEMS } from "../model/queries.js";
 import { milliseconds, now, duration } from "../model/time.js";
-import { Empty, Entry, Name, Problem, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
-import { Answer } from "./answer.js";
+import { Empty, Entry, Fold, Name, Problem, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { About, Answer, Nobody, questionOf, useNobody } from "./answer.js";
 import { may, paused } from "./shell.js";
 
 const STAYS = 5000;
@@ -16,28 +16,34 @@ export function Inbox() {
   const problems = useAnswer(PROBLEMS);
   useThrottled(again, paused.value, 1000);
   const [answering, setAnswering] = useState(null);
+  const [chosen, setChosen] = useState(new Set());
   const [answered, setAnswered] = useState([]);
   const rows = [...(data?.task_run ?? [])];
   for (const each of answered) if (!rows.some((row) => row.id === each.id)) rows.unshift(each);
   // What was answered stays a while, so that nothing else comes under the mouse at once.
-  const told = (outcome) => {
-    const gone = { ...answering, outcome };
+  const told = (row, outcome) => {
+    const gone = { ...row, outcome };
     setAnswered((before) => [gone, ...before]);
     setTimeout(() => setAnswered((before) => before.filter((each) => each !== gone)), STAYS);
   };
   const outcomeOf = (row) => answered.find((each) => each.id === row.id)?.outcome;
+  const nobody = useNobody(rows.map((row) => row.flow_run.id));
+  const together = rows.filter((row) => chosen.has(row.id) && !outcomeOf(row));
+  const choose = (row) => setChosen((before) => new Set(before.has(row.id) ? [...before].filter((id) => id !== row.id) : [...before, row.id]));
   return html`<h1>Inbox</h1>
     <${Problem} error=${error} again=${again} what="What waits" />
     <${Empty} of=${data && rows}>Nothing waits for anybody.<//>
+    ${together.length > 0 && html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering(together)}>Answer ${together.length} chosen…</button></p>`}
     <ul class="list inbox" aria-label="Task runs that wait">${rows.map((row) => html`<li key=${row.id} class=${outcomeOf(row) ? "panel answered" : "panel"}>
-      <p class="facts"><${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${What} name=${row.task.name} index=${row.map_index} /></a>
+      <p class="facts">${may("answer") && !outcomeOf(row) && rows.length > 1 ? html`<input type="checkbox" aria-label=${`Choose ${row.task.name} of ${row.flow_run.name}`} checked=${chosen.has(row.id)} disabled=${together.length > 0 && questionOf(row) !== questionOf(together[0])} onChange=${() => choose(row)} />` : null}<${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${What} name=${row.task.name} index=${row.map_index} /></a>
         <span class="faint"><${Name} of=${row.flow_run.flow.name} /> / <${Name} of=${row.flow_run.name} /></span>
         <span class="number">waits ${duration(now.value - (milliseconds(row.state_timestamp) ?? now.value))}</span></p>
       <p class="said"><${Words} text=${row.state_message} /></p>
       ${(row.flow_run.labels ?? []).length ? html`<p class="faint">goes on where there is ${row.flow_run.labels.join(", ")}</p>` : null}
-      ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering(row)}>Answer…</button></p>` : null}
+      ${outcomeOf(row) ? null : html`<${Nobody} because=${nobody.get(row.flow_run.id)} /><${Fold} title="Inputs and log"><${About} row=${row} /><//>`}
+      ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering([row])}>Answer…</button></p>` : null}
     </li>`)}</ul>
-    ${answering && html`<${Answer} row=${answering} told=${told} close=${() => { setAnswering(null); again(); }} />`}
+    ${answering && html`<${Answer} rows=${answering} told=${told} close=${() => { setAnswering(null); again(); }} />`}
     <section class="panel"><h2>Newest failures</h2>
       <${Problem} error=${problems.error} again=${problems.again} what="The failures" />
       <${Empty} of=${problems.data?.task_run}>Nothing has failed.<//>

@@ -141,6 +141,12 @@ export function Field({ label, of, hint, ...more }) {
   return html`<label>${label} ${hint && html`<small class="faint">${hint}</small> `}<input type="text" value=${of.value} onInput=${(event) => (of.value = event.currentTarget.value)} ...${more} /></label>`;
 }
 
+/** What is there only while it is open. */
+export function Fold({ title, children }) {
+  const open = useSignal(false);
+  return html`<details onToggle=${(event) => (open.value = event.currentTarget.open)}><summary>${title}</summary>${open.value && children}</details>`;
+}
+
 /** A table of facts. */
 export function Facts({ head, rows }) {
   return html`<table class="facts">${head && html`<thead><tr>${head.map((name, at) => html`<th scope="col" key=${at}>${name}</th>`)}</tr></thead>`}

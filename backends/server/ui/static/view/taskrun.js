@@ -49,7 +49,7 @@ function Inside({ run, row, definition, again }) {
       <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
     ${row.state_message ? html`<p class="said"><${Words} text=${row.state_message} /></p>` : null}
     ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") ? html`<p><button type="button" class="primary" onClick=${() => (answering.value = true)}>Answer…</button></p>` : null}
-    ${answering.value && html`<${Answer} row=${{ ...row, task: definition, flow_run: run }} close=${() => { answering.value = false; again(); }} />`}
+    ${answering.value && html`<${Answer} rows=${[{ ...row, task: definition, flow_run: run }]} close=${() => { answering.value = false; again(); }} />`}
     ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></details>` : null}
     <h3>States</h3>
     <ol class="states">${row.states.map((state, at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] ? html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>` : null}</li>`)}</ol>
