@@ -66,7 +66,9 @@ async def call_handler(
         - ValueError: if it leaves the run in a state in which nobody goes on with it
     """
     try:
-        answer = await settle(handler(owner, old_state, new_state))
+        answer = handler(owner, old_state, new_state)
+        if not (answer is None or isinstance(answer, State)):
+            answer = await settle(answer)
     except BaseException as raised:
         end = meant(raised)
         if isinstance(end, ENDRUN) and not rules.is_the_end(end.state):

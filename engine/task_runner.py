@@ -181,13 +181,13 @@ class TaskRunner(BodyRunner):
                     facts = Facts(state, upstream_states, is_mapped_parent)
                     if cancellation is not None and cancellation.cause is not None:
                         return await self._cancelled(state)
-                    is_clear = not is_mapped_parent and _all_clear(state, upstream_states)
+                    is_clear = type(state) is Pending and not is_mapped_parent and _all_clear(upstream_states)
                     steps = plan.before_if_clear if is_clear else plan.before
                     if steps:
                         await self._walk(steps, facts)
                     if plan.is_quiet and scope.limits is None and not (watch is not None and watch.active):
                         if facts.inputs is None and plan.takes_values and current.get("checkpointing") is not True:
-                            body = self._outcome(self._arguments(upstream_states), _NONE)
+                            body = self._outcome(self._arguments(facts.upstream), _NONE)
                         else:
                             if facts.inputs is None:
                                 facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
@@ -285,6 +285,8 @@ class TaskRunner(BodyRunner):
 
     def _arguments(self, upstream_states: Mapping[Edge, State]) -> dict[str, Any]:
         arguments = self._constants.fresh() if self._gives_copies else {**self._constants}
+        if not upstream_states:
+            return arguments
         for edge, upstream in upstream_states.items():
             if edge.key is not None:
                 value = upstream.result
@@ -669,10 +671,9 @@ class TaskRunner(BodyRunner):
         return self._running(state)
 
     def _running(self, state: State) -> State:
-        notes = task_scope.get()
+        notes, current = task_scope.get(), current_values()
         is_handed_over = notes is not None and notes.facts is not None
         running = rules.submitted(state) if is_handed_over else rules.running(state)
-        current = _values.get()
         attempt = current.get("task_run_count", 1)
         if attempt > 1:  # whoever goes on with this run has to know
             running.context["task_run_count"] = attempt
@@ -790,9 +791,9 @@ def _names_of(task: Task[..., Any]) -> dict[str, Any]:
     }
 
 
-def _all_clear(state: State, upstream_states: Mapping[Edge, State]) -> bool:
-    if type(state) is not Pending:
-        return False
+def _all_clear(upstream_states: Mapping[Edge, State]) -> bool:
+    if not upstream_states:
+        return True
     # all() with a generator costs more than the rest of this function
     for upstream in upstream_states.values():  # noqa: SIM110
         if type(upstream) is not Success:

@@ -157,7 +157,7 @@ class Drive:
         self._began_at: dict[Key, float] = {}
         self._times: dict[Key, tuple[float, float]] = {}
         self._tells = _log.isEnabledFor(logging.DEBUG)
-        self._notes = True
+        self._times_left = _MOST_TIMED
         watch.total += len(plan.tasks)
 
     def final_states(self) -> dict[Task[..., Any], State]:
@@ -283,8 +283,11 @@ class Drive:
         return self._cancellation.cause is not None or self._failure is not None
 
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
-        if self._notes:
-            self._note_beginning(key)
+        if self._tells:
+            _log.debug("%s begins", self._name(key))
+        if self._times_left:
+            self._times_left -= 1
+            self._began_at[key] = monotonic()
         if self._ahead.runs and key[1] < 0 and (begun := self._ahead.runs.pop(key[0], None)) is not None:
             if begun not in self._in_flight:
                 self._settle(key, begun)
@@ -305,21 +308,6 @@ class Drive:
         else:
             self._in_flight[task] = key
             task.add_done_callback(self._done_callback, context=self._context)
-
-    def _note_beginning(self, key: Key) -> None:
-        if self._tells:
-            _log.debug("%s begins", self._name(key))
-        if len(self._began_at) + len(self._times) < _MOST_TIMED:
-            self._began_at[key] = monotonic()
-        else:
-            self._notes = self._tells
-
-    def _note_end(self, key: Key, state: State) -> None:
-        began = self._began_at.pop(key, None)
-        if began is not None:
-            self._times[key] = (began, monotonic())
-        if self._tells:
-            _log.debug("%s ends as %s", self._name(key), type(state).__name__)
 
     def _ended(self, task: asyncio.Task[State]) -> None:
         key = self._in_flight.pop(task, None)
@@ -377,7 +365,7 @@ class Drive:
         context = self._contexts.get(task) if self._contexts else None
         if child < 0:
             is_parent = self._plan.mapped[number]
-            upstream = self._upstream_states(number)
+            upstream = self._upstream_states(number) if self._plan.upstream[number] else {}
             state = self.states[number] or (self._initial.get(task) if self._initial else None)
             return runner.run(state, upstream, context, is_parent)
         parent = self.states[number]
@@ -411,8 +399,10 @@ class Drive:
             if gate.waiting:
                 self.ledger.ready.append(gate.waiting.take())
         self._watch.count(state)
-        if self._began_at or self._tells:
-            self._note_end(key, state)
+        if self._began_at and (began := self._began_at.pop(key, None)) is not None:
+            self._times[key] = (began, monotonic())
+        if self._tells:
+            _log.debug("%s ends as %s", self._name(key), type(state).__name__)
         if child < 0:
             self.states[number] = state
         else:

@@ -300,6 +300,22 @@ async def test_a_runner_that_records_nothing_is_refused(memory, settings):
         CloudFlowRunner(flow, backend=memory, settings=settings, task_runner_cls=TaskRunner)
 
 
+@pytest.mark.parametrize("also", [(), ("get_task_inputs",), ("check_task_trigger",)])
+async def test_a_body_gets_what_a_step_has_put_upstream(also):
+    class Tenfold(TaskRunner):
+        async def load_results(self, state, upstream_states):
+            return state, {edge: Success("", result=10 * one.result) for edge, one in upstream_states.items()}
+
+    for name in also:
+        setattr(Tenfold, name, audited(name, []))
+    with Flow("tenfold") as flow:
+        two = task(lambda: 2, name="two")()
+        added = task(lambda x, y: x + y, name="added")(two, 1)
+        mapped = task(lambda x: x, name="mapped").map([3, 4])
+    state = await FlowRunner(flow, task_runner_cls=Tenfold).run()
+    assert (state[added].result, state[mapped].result) == (21, [30, 40])
+
+
 async def test_steps_take_the_state_by_keyword():
     runner = TaskRunner(task(lambda: 1, name="one"))
     state, known = await runner.initialize_run(state=None, context={})
