@@ -28,6 +28,7 @@ __all__ = ["counts_of", "resolver", "resolvers", "run_of"]
 _BINS = 1_000
 _LONGEST = datetime.timedelta(days=31)
 _ATTEMPTED_ONCE = 3  # Pending, Running, and an end: with more states it may have been attempted again
+_LISTED = 1_000
 _STEPS = (1, 2, 5)
 _BOUNDS = tuple(step * 10.0**power for power in range(-3, 5) for step in _STEPS)
 """The upper ends of the bins of durations, in seconds."""
@@ -40,7 +41,12 @@ Counted = dict[str, Any]
 
 def resolvers(schema: GraphQLSchema) -> dict[str, Resolver]:
     """Return how these fields are answered, by their names."""
-    answers = {"run_summary": _run_summary, "run_timeline": _run_timeline, "flow_run_counts": _flow_run_counts}
+    answers = {
+        "run_summary": _run_summary,
+        "run_timeline": _run_timeline,
+        "flow_run_counts": _flow_run_counts,
+        "longest_task_runs": _longest_task_runs,
+    }
     return {name: resolver(schema, name, answer) for name, answer in answers.items()}
 
 
@@ -112,7 +118,7 @@ async def _run_summary(call: Call, field: Field, given: dict[str, Any]) -> Any:
 
 async def _durations(connection: AsyncConnection, flow_run_id: str) -> list[Counted]:
     run = metadata.tables["task_run"].c
-    took = _seconds(connection, run.end_time) - _seconds(connection, run.start_time)
+    took = _took(connection, run)
     place = sa.case(*((took <= bound, number) for number, bound in enumerate(_BOUNDS)), else_=len(_BOUNDS))
     grouped = (
         sa.select(run.task_id, place.label("place"), sa.func.count())
@@ -123,6 +129,32 @@ async def _durations(connection: AsyncConnection, flow_run_id: str) -> list[Coun
         {"task_id": task_id, "up_to": _BOUNDS[place] if place < len(_BOUNDS) else None, "count": count}
         for task_id, place, count in await connection.execute(grouped.order_by(run.task_id, sa.text("place")))
     ]
+
+
+async def _longest_task_runs(call: Call, field: Field, given: dict[str, Any]) -> Any:
+    if not 1 <= given["limit"] <= _LISTED:
+        raise BackendRejected(f"longest_task_runs tells of 1 to {_LISTED} task runs, not of {given['limit']}")
+    async with reading(call.store, call.budget.seconds) as connection:
+        of = await run_of(connection, call, given["flow_run_id"])
+        table, last = metadata.tables["task_run"], metadata.tables["task_run"].alias()
+        run = table.c
+        took = _took(connection, run)
+        wanted = sa.select(run.id, took).where(
+            run.flow_run_id == of.id, run.start_time.is_not(None), run.end_time.is_not(None)
+        )
+        condition = Filter(connection.dialect.name).where("task_run", table, given["where"])
+        if condition is not None:
+            wanted = wanted.where(condition)
+        after = given.get("after")
+        if after:
+            limit = (
+                sa.select(_took(connection, last.c))
+                .where(last.c.id == after, last.c.flow_run_id == of.id)
+                .scalar_subquery()
+            )
+            wanted = wanted.where(sa.or_(took < limit, sa.and_(took == limit, run.id > after)))
+        rows = await connection.execute(wanted.order_by(took.desc(), run.id).limit(given["limit"]))
+        return [{"task_run_id": run_id, "seconds": seconds} for run_id, seconds in rows]
 
 
 async def _run_timeline(call: Call, field: Field, given: dict[str, Any]) -> Any:
@@ -208,6 +240,11 @@ async def _flow_run_counts(call: Call, field: Field, given: dict[str, Any]) -> A
         {"key": state, "at": datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC), "count": count}
         for state, text, count in rows
     ]
+
+
+def _took(connection: AsyncConnection, run: Any) -> Any:
+    """Return how many seconds a run took."""
+    return _seconds(connection, run.end_time) - _seconds(connection, run.start_time)
 
 
 def _seconds(connection: AsyncConnection, moment: Any) -> Any:

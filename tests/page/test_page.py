@@ -135,6 +135,15 @@ async def test_what_failed_is_read_by_keys_alone(browser: Browser, url: str, rec
         await page.get_by_label("Message").press("Enter")
         await page.wait_for_url("**message=bad*")
         await visit.see("1 like that.")
+        await page.get_by_role("combobox", name="Order").select_option("took longest")
+        await visit.see("1 like that.")
+        await page.get_by_role("searchbox", name="Message").fill("")
+        await press("Enter")
+        # of all that have ended it took longest to fail three times
+        await page.get_by_role("table").locator("[aria-rowindex='2']", has_text="[7]").wait_for()
+        await page.get_by_role("combobox", name="Order").select_option("began last")
+        await page.get_by_text("32 of 33.").wait_for()
+        await page.get_by_role("searchbox", name="Message").focus()
         await press("Escape")  # out of the field
         await visit.settled()
         times = "[...document.querySelectorAll('main time')].map(each => [each.dateTime, each.textContent])"
@@ -489,6 +498,7 @@ async def test_no_address_breaks_the_page(browser: Browser, url: str, recorded: 
             f"runs/{nobody}/tasks/{nobody}/0",
             f"runs/{run.id}?tab=__proto__",
             f"runs/{run.id}?tab=tasks&state=constructor&message=%25",
+            f"runs/{run.id}?tab=tasks&order=constructor",
             f"runs/{run.id}?tab=timeline&zoom=yesterday~tomorrow",
             f"runs/{run.id}?tab=timeline&zoom=2026-01-01~tomorrow",
             f"runs/{run.id}?tab=logs&level=LOUD&find=%5C",

@@ -66,6 +66,7 @@ async def variables(store: Store) -> dict[str, Any]:
         "id": run.task_runs["price"],
         "ids": list(run.task_runs.values()),
         "runs": [run.id],
+        "order": [{"start_time": "desc"}, {"id": "desc"}],
         "states": ["Failed", "Paused"],
         "text": "gannet",
         "now": "2021-01-01T00:00:00Z",

@@ -127,11 +127,52 @@ async def test_flow_runs_are_counted_by_the_hour(served: Served, world: World) -
     assert error["message"].startswith("runs are counted over 31 days at most")
 
 
+async def test_task_runs_are_read_by_pages_the_longest_first(served: Served, world: World) -> None:
+    await world.start()
+    rows = await world.store.get_or_create_task_runs(
+        ANYONE, flow_run_id=world.run_id, task_id=world.tasks["a"], map_indices=range(12)
+    )
+
+    async def move(task_run_id: str, kind: str) -> None:
+        await world.store.set_task_run_states(ANYONE, [StateUpdate(task_run_id, state(kind))])
+
+    took: dict[str, float] = {}
+    for number, row in enumerate(rows):
+        await move(row["id"], "Running")
+        world.clock.move(seconds=number * 5 % 4 + 0.25)
+        if number < 10:
+            took[row["id"]] = number * 5 % 4 + 0.25
+            await move(row["id"], "Success" if number % 2 else "Failed")
+    query = """query ($r: UUID!, $w: task_run_bool_exp, $a: UUID) {
+        longest_task_runs(flow_run_id: $r, where: $w, after: $a, limit: 3) { task_run_id seconds } }"""
+
+    async def read(where: Any) -> list[tuple[str, float]]:
+        found: list[tuple[str, float]] = []
+        while page := (await served.data(query, {"r": world.run_id, "w": where, "a": found[-1][0] if found else None}))[
+            "longest_task_runs"
+        ]:
+            found += [(row["task_run_id"], round(row["seconds"], 6)) for row in page]
+        return found
+
+    longest = sorted(took.items(), key=lambda item: (-item[1], item[0]))
+    assert await read(None) == longest
+    good = {row["id"] for row in rows[1::2]}
+    assert await read({"state": {"_eq": "Success"}}) == [item for item in longest if item[0] in good]
+    error = await served.error(
+        "query ($r: UUID!) { longest_task_runs(flow_run_id: $r, limit: 0) { seconds } }", {"r": world.run_id}
+    )
+    assert error["message"] == "longest_task_runs tells of 1 to 1000 task runs, not of 0"
+
+
 async def test_a_run_of_others_has_no_summary(served: Served, world: World) -> None:
     other = (await served.store.create_tenant(ANYONE, name="o", slug="o"))["id"]
     key = await served.store.create_api_key(Caller(tenant_id=other), name="k")
     async with serve_store(served.store, OPEN.__class__(require_api_key=True)) as locked:
-        for query in (SUMMARY, "query ($r: UUID!) { run_timeline(flow_run_id: $r) { bins } }"):
+        for query in (
+            SUMMARY,
+            "query ($r: UUID!) { run_timeline(flow_run_id: $r) { bins } }",
+            "query ($r: UUID!) { longest_task_runs(flow_run_id: $r) { seconds } }",
+        ):
             error = await locked.error(query, {"r": world.run_id}, authorization=f"Bearer {key['key']}")
             assert error["message"] == f"Flow run {world.run_id} not found"
 

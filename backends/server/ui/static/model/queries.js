@@ -42,9 +42,12 @@ export const ROWS = `query Rows($run: uuid!, $task: uuid!, $from: Int!, $limit: 
   task_run(where: {flow_run_id: {_eq: $run}, task_id: {_eq: $task}, map_index: {_gte: $from}}, order_by: {map_index: asc}, limit: $limit) {
     id task_id map_index state state_message start_time end_time version } }`;
 
-export const FOUND = `query Found($where: task_run_bool_exp!, $limit: Int!) {
-  task_run(where: $where, order_by: [{task_id: asc}, {map_index: asc}], limit: $limit) {
+export const FOUND = `query Found($where: task_run_bool_exp!, $order: [task_run_order_by], $limit: Int!) {
+  task_run(where: $where, order_by: $order, limit: $limit) {
     id flow_run_id task_id map_index state state_message start_time end_time version } }`;
+
+export const LONGEST = `query Longest($run: UUID!, $where: task_run_bool_exp, $after: UUID, $limit: Int!) {
+  longest_task_runs(flow_run_id: $run, where: $where, after: $after, limit: $limit) { task_run_id } }`;
 
 export const TASK_RUN = `query TaskRun($run: uuid!, $task: uuid!, $index: Int!) {
   task_run(where: {flow_run_id: {_eq: $run}, task_id: {_eq: $task}, map_index: {_eq: $index}}, limit: 1) {

@@ -1,6 +1,6 @@
 // The frame around every view: where one can go, whether it is live, the zone, the theme, who is signed in.
 import { html } from "../html.js";
-import { useEffect, useRef } from "../vendor/hooks.js";
+import { useEffect, useLayoutEffect, useRef } from "../vendor/hooks.js";
 import { signal, useSignal } from "../vendor/signals.js";
 import { ask, link, locked, outdated, reconnect, signIn, signOut } from "../api.js";
 import { keep, kept } from "../model/kept.js";
@@ -186,7 +186,7 @@ function step(by) {
 export function useKeys(keys) {
   const current = useRef(keys);
   current.current = keys;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const hear = (event) => {
       const call = current.current[(event).detail];
       if (!call) return;

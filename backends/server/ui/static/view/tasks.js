@@ -4,10 +4,10 @@ import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, query, set, taskRunAddress } from "../model/route.js";
-import { FOUND, ROWS } from "../model/queries.js";
+import { FOUND, LONGEST, ROWS } from "../model/queries.js";
 import { GROUPS, look, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
-import { containing, sum } from "../model/run.js";
+import { before, containing, sum } from "../model/run.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Chips, Counts, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
 import { withAttempts } from "./attempts.js";
@@ -19,6 +19,7 @@ const COLUMNS = ["state", "task run", "message", "began", "took", ""];
 export function TaskRuns(props) {
   const group = query.value.get("state") ?? "";
   const text = query.value.get("message") ?? "";
+  const order = query.value.get("order") ?? "";
   const { run, counts } = props;
   const sums = useMemo(() => {
     const found = new Map();
@@ -37,9 +38,10 @@ export function TaskRuns(props) {
   return html`<div class="tools">
       <form onSubmit=${goTo}><label>Go to <select>${run.flow.tasks.map((each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label> <label class="hidden" for="go-index">Index</label><input id="go-index" type="number" min="0" placeholder="index" /> <button type="submit" class="small">Go</button></form>
       <label>Message <input type="search" size="14" value=${text} onChange=${(event) => set({ message: event.currentTarget.value })} /></label>
+      <label>Order <select value=${order} onChange=${(event) => set({ order: event.currentTarget.value })}><option value="">by task</option><option value="start">began last</option><option value="duration">took longest</option></select></label>
       <${Chips} groups=${GROUPS.filter((each) => shown.has(each) || each === group)} chosen=${group ? [group] : []} press=${(state) => set({ state })} of=${sums} all />
     </div>
-    ${GROUPS.includes(group) || text ? html`<${Found} key=${`${group} ${text}`} ...${props} group=${group} text=${text} all=${sums.get(group) ?? 0} />` : html`<${Tree} ...${props} />`}`;
+    ${GROUPS.includes(group) || text || order ? html`<${Found} key=${`${group} ${order} ${text}`} ...${props} group=${group} text=${text} order=${order} all=${group ? (sums.get(group) ?? 0) : sum(sums.values())} />` : html`<${Tree} ...${props} />`}`;
 }
 
 function Tree({ run, counts, task, index, stamp }) {
@@ -134,8 +136,22 @@ function children(lane) {
   return Math.max(0, sum(lane.states.map(([, count]) => count)) - 1);
 }
 
-/** The task runs of a group of states, read as far as one has scrolled. */
-function Found({ run, tasks, task, index, stamp, group, text, all }) {
+const page = async (where, order, limit) => (await ask(FOUND, { where, order, limit })).task_run;
+
+/** The next page in each order; those that have not begun have no start, those that go on no duration. */
+const byTask = (where, last, limit) => page({ ...where, ...(last && { _or: [{ task_id: { _gt: last.task_id } }, { task_id: { _eq: last.task_id }, map_index: { _gt: last.map_index } }] }) }, [{ task_id: "asc" }, { map_index: "asc" }], limit);
+const PAGES = new Map([
+  ["start", (where, last, limit) => page({ ...where, start_time: { _is_null: false }, ...(last && before("start_time", last)) }, [{ start_time: "desc" }, { id: "desc" }], limit)],
+  ["duration", async (where, last, limit) => {
+    const { longest_task_runs: found } = await ask(LONGEST, { run: where.flow_run_id._eq, where, after: last?.id ?? null, limit });
+    const ids = found.map((each) => each.task_run_id);
+    const rows = new Map((await page({ id: { _in: ids } }, null, limit)).map((row) => [row.id, row]));
+    return ids.map((id) => rows.get(id)).filter(Boolean);
+  }],
+]);
+
+/** The task runs of a group of states, or in another order, read as far as one has scrolled. */
+function Found({ run, tasks, task, index, stamp, group, text, order, all }) {
   const [rows, setRows] = useState([]);
   const [more, setMore] = useState(false);
   const [error, setError] = useState(null);
@@ -144,9 +160,9 @@ function Found({ run, tasks, task, index, stamp, group, text, all }) {
     if (busy.current) return;
     busy.current = true;
     const last = known.at(-1);
-    const where = { flow_run_id: { _eq: run.id }, ...(group && { state: { _in: statesOf(group) } }), ...(text && { state_message: containing(text) }), ...(last ? { _or: [{ task_id: { _gt: last.task_id } }, { task_id: { _eq: last.task_id }, map_index: { _gt: last.map_index } }] } : {}) };
+    const where = { flow_run_id: { _eq: run.id }, ...(group && { state: { _in: statesOf(group) } }), ...(text && { state_message: containing(text) }) };
     try {
-      const { task_run: found } = await ask(FOUND, { where, limit });
+      const found = await (PAGES.get(order) ?? byTask)(where, last, limit);
       setRows([...known, ...(await withAttempts(found, rows))]);
       setMore(found.length === limit);
       setError(null);
@@ -161,11 +177,11 @@ function Found({ run, tasks, task, index, stamp, group, text, all }) {
   }, []);
   useThrottled(() => read([], Math.min(1000, Math.max(200, rows.length))), stamp, 2000);
   return html`<${Problem} error=${error} again=${() => read([], 200)} what="The task runs" />
-    <${Rows} label=${`Task runs that are ${group || "like that"}`} count=${rows.length} columns=${COLUMNS} seen=${(_, to) => { if (to >= rows.length - 20 && more) read(rows, 200); }} row=${(place) => {
+    <${Rows} label=${group ? `Task runs that are ${group}` : "Task runs"} count=${rows.length} columns=${COLUMNS} seen=${(_, to) => { if (to >= rows.length - 20 && more) read(rows, 200); }} row=${(place) => {
       const row = rows[place];
       return html`<${Row} run=${run} task=${tasks.get(row.task_id)} index=${row.map_index} row=${row} selected=${row.task_id === task && row.map_index === index} />`;
     }} />
-    <p class="faint">${text ? `${number(rows.length)} like that${more ? ", and more: scroll" : ""}.` : `${number(Math.min(rows.length, all))} of ${number(all)} read${more ? "; scroll for more" : ""}.`}</p>`;
+    <p class="faint">${text || order ? `${number(rows.length)} ${text ? "like that" : `of ${number(all)}`}${more ? ", and more: scroll" : ""}.` : `${number(Math.min(rows.length, all))} of ${number(all)} read${more ? "; scroll for more" : ""}.`}</p>`;
 }
 
 function Row({ run, task, index, row, states, selected, child = false, fold = null }) {
