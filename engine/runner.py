@@ -14,7 +14,7 @@ from ._run.net import goes_on, is_let_through, meant, shown
 from .context import OwnLogger, OwnRunLogger
 from .explain import brief, with_reason
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
-from .state import Failed, Pending, State, _MetaState
+from .state import Failed, Mapped, Pending, State, _MetaState
 
 __all__ = [
     "ENDRUN",
@@ -109,7 +109,8 @@ def call_state_handlers(step: StepT) -> StepT:
         except ENDRUN as end:
             if end.state is state:
                 raise
-            end.state = self._as_end(end.state)
+            if not isinstance(end.state, Mapped):  # whose children are run next
+                end.state = self._as_end(end.state)
             raise ENDRUN(await self.handle_state_change(state, end.state)) from None
         if new_state is state:
             return state

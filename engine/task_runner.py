@@ -19,7 +19,7 @@ from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
 from .context import TaskScope, current_flow_scope, current_task_scope, current_values, flow_scope, now, task_scope
 from .context import values as _values
 from .edge import Edge
-from .errors import SerializationError
+from .errors import ExecutorError, SerializationError
 from .executors.place import priority_of
 from .remote import Remote
 from .result import NoResult, Result
@@ -243,21 +243,23 @@ class TaskRunner(BodyRunner):
                 changed = await call(self, facts.state, facts)
             except BaseException as raised:
                 if tells:
-                    await self._tell_of_end(facts.state, raised)
+                    await self._tell_of_end(facts, raised)
                 raise
             state = facts.state  # a body that begins elsewhere has changed it within its step
             if changed is not state:
                 facts.state = await self.handle_state_change(state, changed) if tells else changed
 
-    async def _tell_of_end(self, state: State, raised: BaseException) -> None:
+    async def _tell_of_end(self, facts: Facts, raised: BaseException) -> None:
         """Tell the handlers of the state that a step ends the run with, if it raised one.
 
         Raises:
             - ENDRUN: with what the handlers leave of it
         """
         end = meant(raised)
-        if isinstance(end, (ENDRUN, PrefectStateSignal)) and end.state is not state:
-            raise ENDRUN(await self.handle_state_change(state, self._as_end(end.state))) from None
+        if isinstance(end, (ENDRUN, PrefectStateSignal)) and end.state is not facts.state:
+            has_children = facts.is_parent and isinstance(end.state, Mapped)  # which are run next
+            state = end.state if has_children else self._as_end(end.state)
+            raise ENDRUN(await self.handle_state_change(facts.state, state)) from None
 
     async def _run_body(self, facts: Facts) -> None:
         """Run the body, and tell the handlers of Running and of what comes after it."""
@@ -265,7 +267,7 @@ class TaskRunner(BodyRunner):
             try:
                 facts.inputs = await self.get_task_inputs(facts.state, facts.upstream)
             except BaseException as raised:
-                await self._tell_of_end(facts.state, raised)
+                await self._tell_of_end(facts, raised)
                 raise
         scope = flow_scope.get()
         if self._begins_later(scope):
@@ -299,6 +301,23 @@ class TaskRunner(BodyRunner):
 
     async def _caught(self, state: State, raised: BaseException) -> State:
         """Return the state that a run ends with because of what was raised in it, whatever that is."""
+        try:
+            return await self._told_of(state, raised)
+        except BaseException as again:
+            if issubclass(type(again), asyncio.CancelledError) or goes_on(again) or is_let_through(again):
+                raise
+            return await self._failed_to_tell(state, type(raised).__qualname__, type(again).__qualname__)
+
+    async def _failed_to_tell(self, state: State, kind: str, again: str) -> State:
+        """Return the state of a run whose error failed once more while it was told: of it nothing is asked any more."""
+        message = f"Unexpected error while running task '{self.task.name}': {kind}, of which no more can be told"
+        error = ExecutorError(f"{kind} failed with {again} while it was told")
+        try:
+            return await self._record(state, Failed(f"{message}: {again}", result=error))
+        except ENDRUN as end:
+            return end.state
+
+    async def _told_of(self, state: State, raised: BaseException) -> State:
         error = meant(raised)
         if isinstance(error, (ENDRUN, PrefectStateSignal)):
             return error.state

@@ -137,13 +137,13 @@ class BodyRunner(Runner):
             return self._attempt_failed(TimedOut(str(error), result=error))
         if isinstance(error, LOOP):
             return await self._looped(error)
+        if isinstance(error, (ENDRUN, PrefectStateSignal)) and not self._may_end_as(error.state):
+            what = f"The task's body ended its run as {type(error.state).__name__}, {rules.NO_END}"
+            return self._attempt_failed(Failed(what, result=error))
         if isinstance(error, SUCCESS):
             return await self._signalled_success(error, inputs)
         if isinstance(error, PrefectStateSignal):
             return self._attempt_failed(error.state, error) if error.state.is_failed() else self._state_of(error)
-        if isinstance(error, ENDRUN) and not rules.is_the_end(error.state) and not self._was_told(error.state):
-            what = f"The task's body ended its run as {type(error.state).__name__}, {rules.NO_END}"
-            return self._attempt_failed(Failed(what, result=error))
         if isinstance(error, ENDRUN) or goes_on(error):
             raise error
         if is_let_through(error):
@@ -247,10 +247,10 @@ class BodyRunner(Runner):
             if not facts.state.is_running():
                 raise ENDRUN(facts.state)
 
-    def _was_told(self, state: State) -> bool:
-        """Whether a run was ended by what was said when its body began, and not by the body."""
+    def _may_end_as(self, state: State) -> bool:
+        """Whether a run may end in a state: its body may end it so, or was never begun, as the backend said so."""
         facts = current_task_scope().facts
-        return facts is not None and facts.state is state
+        return rules.is_the_end(state) or (facts is not None and facts.state is state)
 
     def _waited_too_long(self) -> TaskTimeoutSignal:
         seconds = self._needs.queue_timeout

@@ -31,7 +31,7 @@ from . import mapping
 from .ahead import Ahead
 from .gates import Gate, gates_of
 from .ledger import Graph, Key, Ledger
-from .net import Withdrawn, goes_on, meant, shown
+from .net import Withdrawn, goes_on, is_the_end, meant, shown
 from .release import Release
 
 __all__ = ["Drive", "Plan", "plan_of"]
@@ -525,7 +525,7 @@ def _element(edge: Edge, state: State, elements: mapping.Elements | None, child:
 
 def _unread(edge: Edge, raised: BaseException) -> State:
     error = meant(raised)
-    if isinstance(error, (ENDRUN, PrefectStateSignal)):
+    if isinstance(error, (ENDRUN, PrefectStateSignal)) and error.state.is_finished() and is_the_end(error.state):
         return error.state
     if goes_on(error):
         raise error

@@ -30,9 +30,10 @@ from ..state import (
     TimedOut,
     TriggerFailed,
 )
-from .net import shown
+from .net import NO_END, is_the_end, shown
 
 __all__ = [
+    "NO_END",
     "begun",
     "due_in",
     "is_retried",
@@ -48,17 +49,6 @@ __all__ = [
     "upstream_finished",
     "upstream_skipped",
 ]
-
-
-NO_END = (
-    "in which nobody goes on with it. End it with a finished state, or one that waits: Scheduled, Retrying, Paused."
-)
-"""What is wrong with the end of a run that `is_the_end` is False of, and the remedy."""
-
-
-def is_the_end(state: State) -> bool:
-    """Whether a run may end in a state: it is over, or it waits for a time or for somebody."""
-    return isinstance(state, (Finished, Scheduled, Queued)) and not isinstance(state, Looped)
 
 
 def may_replace(told: State, answer: State, *, loops: bool) -> bool:

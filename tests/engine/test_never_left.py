@@ -12,8 +12,9 @@ from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.task_runner import CloudTaskRunner
 from flowloop.engine.context import now
 from flowloop.engine.errors import FlowloopError
+from flowloop.engine.results import LocalResult
 from flowloop.engine.runner import Runner
-from flowloop.engine.signals import ENDRUN, LOOP
+from flowloop.engine.signals import ENDRUN, LOOP, SKIP
 from flowloop.engine.state import (
     Cancelled,
     Cancelling,
@@ -341,3 +342,142 @@ async def test_every_runner_begins_without_arguments(memory, settings):
             assert "task_run_id" not in current
     with pytest.raises(FlowloopError, match="name it as `flow_run_id` in the context"):
         await CloudTaskRunner(one, backend=memory, settings=settings).initialize_run()
+
+
+# -- odd ends, and errors that fail once more ---------------------------------------------------------------
+
+
+def no_moment():
+    state = Retrying("when?")
+    state.start_time = "tomorrow"
+    return state
+
+
+def no_time():
+    state = Scheduled("when?")
+    state.start_time = None
+    return state
+
+
+ODD_ENDS = {
+    "Running": Running,
+    "Pending": Pending,
+    "Submitted": Submitted,
+    "ClientFailed": ClientFailed,
+    "Queued": Queued,
+    "Queued with its time": lambda: Queued(state=Running(), start_time=now() + datetime.timedelta(seconds=1)),
+    "Mapped with a child that never ran": lambda: Mapped(map_states=[None, Success()], n_map_states=2),
+    "Mapped with a child that runs": lambda: Mapped(map_states=[Running(), Success()]),
+    "Mapped without its children": lambda: Mapped(n_map_states=3),
+    "Retrying at no moment": no_moment,
+    "Scheduled without a time": no_time,
+}
+
+
+class Asked(BaseException):
+    """What is raised by who is asked once too often."""
+
+
+class NoState(ENDRUN):
+    @property
+    def state(self):
+        raise Asked
+
+    @state.setter
+    def state(self, state):
+        pass
+
+
+class OnceState(NoState):
+    """Its state can be asked for once."""
+
+    def __init__(self):
+        super().__init__(Success())
+        self.states = [Success("once")]
+
+    @property
+    def state(self):
+        if not self.states:
+            raise Asked
+        return self.states.pop()
+
+    @state.setter
+    def state(self, state):
+        pass
+
+
+class NoClass(Exception):
+    def __getattribute__(self, name):
+        raise Asked
+
+
+def none_as_state():
+    skip = SKIP("none")
+    skip.state = None
+    return skip
+
+
+ODD_ERRORS = {
+    **{name: lambda make=make: ENDRUN(make()) for name, make in ODD_ENDS.items()},
+    "a state that cannot be asked for": lambda: NoState(Success()),
+    "a state that can be asked for once": OnceState,
+    "an error without a class": NoClass,
+    "None for a state": none_as_state,
+}
+
+
+class OddSequence:
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        raise self.error()
+
+    def __getitem__(self, index):
+        raise self.error()
+
+
+def at_every_place(error):
+    """Return a task for each place that runs code of users, which raises an error there."""
+
+    def raises(*_, **__):
+        raise error()
+
+    def at(kind):
+        return [lambda owner, old, new: raises() if type(new) is kind else None]
+
+    options = {
+        "trigger": {"trigger": raises},
+        "name": {"task_run_name": raises},
+        "target": {"target": raises, "result": LocalResult()},
+        "handler of Running": {"state_handlers": at(Running)},
+        "handler of Success": {"state_handlers": at(Success)},
+    }
+    tasks = {"body": task(lambda: raises(), name="body")()}
+    tasks |= {place: task(lambda: 1, name=place, **given)() for place, given in options.items()}
+    tasks["children"] = task(lambda _: raises(), name="children").map([1, 2])
+    seq = task(lambda: OddSequence(error), name="sequence", checkpoint=False)()
+    return tasks | {"mapped over": task(lambda x: x, name="mapped over").map(seq)}
+
+
+@pytest.mark.parametrize("name", ODD_ERRORS)
+async def test_what_is_raised_anywhere_belongs_to_one_task_run_which_ends_as_it_is_recorded(backend, settings, name):
+    with Flow("odd") as flow:
+        tasks = at_every_place(ODD_ERRORS[name])
+        other = task(lambda: 1, name="other")()
+        flow.set_reference_tasks([other])
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    with anyio.fail_after(3600):
+        state = await runner.run()
+    assert type(state) is Success, state
+    assert type(state.result[other]) is Success
+    recorded = {}
+    for run in (await backend.get_flow_run_history(runner.flow_run_id))[1]:
+        recorded[run.task_slug, run.map_index] = run.states[-1].state
+    for place, one in tasks.items():
+        ended, slug = state.result[one], flow.slugs[one]
+        assert recorded[slug, -1] == type(ended).__name__, place
+        children = ended.map_states if isinstance(ended, Mapped) else []
+        assert [recorded[slug, n] for n in range(len(children))] == [type(child).__name__ for child in children], place
+        for failed in children or [ended]:
+            assert failed.is_failed() or name.startswith("a state that can be"), f"{place}: {failed!r}"
