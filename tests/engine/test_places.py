@@ -125,6 +125,10 @@ def dask(**options):
     )
 
 
+SAID_BY_RAY = {}
+"""What Ray puts into the environment when it begins, for processes that join it: after a test that is taken back."""
+
+
 @pytest.fixture(scope="module")
 def ray():
     """A Ray of this process for all tests: it takes long to begin."""
@@ -137,6 +141,7 @@ def ray():
         object_store_memory=100_000_000,
         _node_ip_address="127.0.0.1",
     )
+    SAID_BY_RAY.update({name: value for name, value in os.environ.items() if name.startswith("RAY_")})
     yield found
     found.shutdown()
 
@@ -584,7 +589,7 @@ async def test_what_a_killed_process_left_on_ray_is_found_by_its_successor(ray, 
         ray.kill(ray.get_actor("flowloop", namespace="flowloop"))
     marks = tmp_path / "marks"
     command = [sys.executable, "-c", DRIVER, ray.get_runtime_context().gcs_address, str(marks), str(gate)]
-    async with await anyio.open_process(command, stderr=None) as driver:
+    async with await anyio.open_process(command, stderr=None, env={**os.environ, **SAID_BY_RAY}) as driver:
         stdout, said = anyio.streams.text.TextReceiveStream(driver.stdout), ""
         while "began\n" not in said:  # Ray says something there now and then, too
             said += await stdout.receive()

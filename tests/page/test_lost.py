@@ -263,7 +263,7 @@ async def test_a_key_that_is_revoked_is_asked_for_over_what_was_shown(
         await page.get_by_role("button", name="Sign in").click()
         await page.get_by_label("API key").wait_for(state="detached")
         await visit.live()
-        assert "bob" in await visit.text("header")
+        await page.locator("header").get_by_text("bob", exact=True).wait_for()
         assert await page.get_by_label("Labels").input_value() == "half written"
         await visit.go(f"runs/{run.id}")
         await visit.see("hidden-heron")
