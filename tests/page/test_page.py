@@ -361,6 +361,10 @@ async def test_what_was_restarted_shows_its_attempts_and_what_was_paused_has_one
                 clock.move(seconds=10)
                 await run.task(slug, kind)
         await run.flow("Success", "done")
+        again = await recorded.begin("again-auk")
+        for kind, seconds in (("Failed", 90), ("Scheduled", 120), ("Running", 0), ("Success", 5)):
+            clock.move(seconds=seconds)
+            await again.flow(kind)
     async with browser.visit() as visit:
         page = visit.page
         await visit.open(f"{url}/ui/runs/{run.id}?tab=timeline&waits=shown")
@@ -387,6 +391,10 @@ async def test_what_was_restarted_shows_its_attempts_and_what_was_paused_has_one
         await visit.go(f"runs/{run.id}?tab=tasks")
         await page.locator(".row", has_text="NUMBERS").get_by_text("↻ 2").wait_for()
         assert await page.get_by_text("↻").count() == 1
+        # a flow run that began twice took as long as it ran
+        for address in ("runs", "flows"):
+            await visit.go(address)
+            await page.get_by_text("1 min 35 s").wait_for()
 
 
 async def test_a_flow_is_run_with_the_values_of_a_form(browser: Browser, url: str, recorded: Recorded) -> None:
@@ -395,13 +403,16 @@ async def test_a_flow_is_run_with_the_values_of_a_form(browser: Browser, url: st
         await visit.open(f"{url}/ui/flows")
         await page.get_by_role("link", name="Run now…").click()
         await page.get_by_label("n *").fill("12345678901234567890")
+        await page.get_by_label("Time zone").select_option("Asia/Tokyo")
+        await page.get_by_label("When").fill("2031-01-01T06:00")
         await page.get_by_role("button", name="Run", exact=True).click()
         await page.wait_for_selector(".head")
-        run_id = page.url.rpartition("/")[2]
+        run_id = page.url.rpartition("/")[2].partition("?")[0]
         await page.get_by_role("link", name="Parameters").click()
         await page.wait_for_selector(".json")
         (parameters,) = [row for row in await _parameters(recorded.store) if row["id"] == run_id]
         assert parameters["parameters"] == {"n": 12345678901234567890}
+        assert parameters["scheduled_start_time"] == datetime.datetime(2030, 12, 31, 21, tzinfo=datetime.UTC)
 
 
 async def _parameters(store: Store) -> list[dict[str, Any]]:
@@ -411,7 +422,10 @@ async def _parameters(store: Store) -> list[dict[str, Any]]:
 
     run = metadata.tables["flow_run"].c
     async with store.engine.connect() as connection:
-        return [dict(row) for row in (await connection.execute(select(run.id, run.parameters))).mappings()]
+        return [
+            dict(row)
+            for row in (await connection.execute(select(run.id, run.parameters, run.scheduled_start_time))).mappings()
+        ]
 
 
 async def test_a_key_is_asked_for_and_forgotten(browser: Browser, tmp_path: Path, store: Store) -> None:

@@ -5,12 +5,12 @@ import { axis, density, spans, stateAt, ticks, waits, within } from "../../../ba
 import { inputs, readField } from "../../../backends/server/ui/static/model/form.js";
 import { encode, Typed } from "../../../backends/server/ui/static/model/json.js";
 import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
-import { alike, attempts, merged, ran, total } from "../../../backends/server/ui/static/model/run.js";
+import { alike, attempts, merged, ran, took, total } from "../../../backends/server/ui/static/model/run.js";
 import { byGroup, worst } from "../../../backends/server/ui/static/model/states.js";
 import { gist, pieces, safeLink, safePicture, visible } from "../../../backends/server/ui/static/model/text.js";
 import { inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
 import { json, limits } from "../../../backends/server/ui/static/model/steer.js";
-import { clock, duration, full, zone } from "../../../backends/server/ui/static/model/time.js";
+import { clock, duration, full, momentIn, zone } from "../../../backends/server/ui/static/model/time.js";
 
 let seed = 7;
 const random = (most) => (seed = (seed * 1103515245 + 12345) % 2147483648) % most;
@@ -44,6 +44,9 @@ test("a task run that was restarted is not drawn in between, and has run for as 
   assert.deepEqual(drawn(restarted, 100), ["waits Pending 0-1", "runs Running 1-3", "ends Failed 3-3", "waits Pending 60-62", "runs Running 62-65", "ends Success 65-65"]);
   assert.equal(ran(attempts(restarted), zero + 100_000), 5000);
   assert.equal(attempts(restarted).length, 2);
+  assert.equal(took({ start_time: at(1), end_time: at(65) }, attempts(restarted)), 5000);
+  assert.equal(took({ start_time: at(1), end_time: at(65) }, attempts(restarted.slice(3))), 64_000);
+  assert.equal(took({ start_time: at(1), end_time: null }), 0);
   // what goes on goes on to now, and what waits has not run since
   assert.deepEqual(drawn(restarted.slice(0, 5), 70).slice(-1), ["runs Running 62-70"]);
   assert.equal(ran(attempts(restarted.slice(0, 5)), zero + 70_000), 10_000);
@@ -53,6 +56,15 @@ test("a task run that was restarted is not drawn in between, and has run for as 
   assert.equal(attempts(paused).length, 1);
   assert.deepEqual(drawn(paused, 99).map((each) => each.split(" ")[0]), ["waits", "waits", "waits", "runs", "ends"]);
   assert.deepEqual([-1, 0, 2, 30, 64, 99].map((seconds) => stateAt(restarted, zero + seconds * 1000)), ["not begun", "Pending", "Running", "Failed", "Running", "Success"]);
+});
+
+test("a time that is typed is of the zone that is chosen, on both sides of where its clocks change", () => {
+  const told = (name, text) => new Date(momentIn(name, text)).toISOString().slice(0, 16);
+  assert.deepEqual(["2026-12-01T06:00", "2026-03-29T01:59", "2026-03-29T03:00", "2026-10-25T01:30", "2026-10-25T03:30"].map((text) => told("Europe/Berlin", text)),
+    ["2026-12-01T05:00", "2026-03-29T00:59", "2026-03-29T01:00", "2026-10-24T23:30", "2026-10-25T02:30"]);
+  assert.equal(told("UTC", "2026-12-01T00:00"), "2026-12-01T00:00");
+  assert.equal(told("Asia/Kolkata", "2026-01-01T00:00"), "2025-12-31T18:30");
+  assert.equal(told("America/Los_Angeles", "2026-12-31T23:59"), "2027-01-01T07:59");
 });
 
 test("half of what is counted is within the bound of the bin where the half is reached", () => {

@@ -60,6 +60,10 @@ export const ATTEMPTS = `query Attempts($ids: [uuid!]!) {
   task_run_state(where: {task_run_id: {_in: $ids}}, order_by: {version: asc}, limit: 20000) {
     task_run_id version state timestamp } }`;
 
+export const RUN_ATTEMPTS = `query RunAttempts($runs: [uuid!]!) {
+  flow_run_state(where: {flow_run_id: {_in: $runs}}, order_by: {version: asc}, limit: 20000) {
+    flow_run_id version state timestamp } }`;
+
 export const TIMELINE = `query Timeline($run: UUID!, $from: DateTime, $to: DateTime, $bins: Int!) {
   run_timeline(flow_run_id: $run, from: $from, to: $to, bins: $bins) { from to bins tasks { task_id started stopped ended } } }`;
 
@@ -85,7 +89,7 @@ export const OLDER = `query Older($id: uuid!) {
 
 export const LAST_RUNS = `query LastRuns($flow: uuid!) {
   flow_run(where: {flow_id: {_eq: $flow}, state: {_neq: "Scheduled"}}, order_by: {created: desc}, limit: 20) {
-    id name state start_time end_time } }`;
+    id name state version start_time end_time } }`;
 
 export const NEXT_DATES = `query NextDates($schedule: JSON!) { preview_schedule(schedule: $schedule, count: 5) }`;
 

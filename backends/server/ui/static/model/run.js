@@ -63,6 +63,12 @@ export function ran(tried, now) {
   return sum(tried.map((each) => Math.max(0, (each.to ?? now) - each.from)));
 }
 
+/** How long a run took that has ended; of several attempts, without what was between them. @param {{start_time: string | null, end_time: string | null}} run @param {Attempt[]} [tried] */
+export function took(run, tried = []) {
+  const end = milliseconds(run.end_time) ?? 0;
+  return tried.length > 1 ? ran(tried, end) : Math.max(0, end - (milliseconds(run.start_time) ?? 0));
+}
+
 /** The columns of a condition on the place after a row, newest first. @param {string} column @param {{id: string} & Record<string, any>} row */
 export function before(column, row) {
   return { _or: [{ [column]: { _lt: row[column] } }, { [column]: { _eq: row[column] }, id: { _lt: row.id } }] };

@@ -82,6 +82,16 @@ export function day(moment) {
   return `${of("year")}-${of("month")}-${of("day")}`;
 }
 
+/** The moment when the clocks of a zone show a time. @param {string} name @param {string} text as 2026-12-01T06:00 */
+export function momentIn(name, text) {
+  const wanted = Date.parse(`${text}Z`);
+  const shown = new Intl.DateTimeFormat("sv", { timeZone: name, dateStyle: "short", timeStyle: "medium" });
+  let moment = wanted;
+  // where clocks are put forward or back the first guess may be on the other side of it
+  for (let turn = 0; turn < 2; turn += 1) moment += wanted - Date.parse(`${shown.format(moment).replace(" ", "T")}Z`);
+  return moment;
+}
+
 /** In full, with milliseconds and the zone. @param {number} moment */
 export function full(moment) {
   const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);

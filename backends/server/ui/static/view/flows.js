@@ -8,9 +8,11 @@ import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, OLDER, SCHEDULE_OFF, SCHEDULE_ON, S
 import { inputs, readField } from "../model/form.js";
 import { Typed } from "../model/json.js";
 import { isFinished, look, shapeOf, worst } from "../model/states.js";
-import { milliseconds, duration } from "../model/time.js";
+import { took } from "../model/run.js";
+import { duration, momentIn, zone } from "../model/time.js";
 import { number } from "../model/text.js";
 import { Copy, Name, Problem, State, Words, Time, useAnswer, useTitle } from "./kit.js";
+import { useTried } from "./attempts.js";
 import { may } from "./shell.js";
 
 export function Flows() {
@@ -44,18 +46,19 @@ function Summary({ flow, again }) {
   const runs = data?.flow_run ?? [];
   const over = runs.filter((run) => isFinished(run.state));
   const good = over.filter((run) => look(run.state).group === "success").length;
-  const spans = over.map((run) => (milliseconds(run.end_time) ?? 0) - (milliseconds(run.start_time) ?? 0)).filter((span) => span > 0).sort((a, b) => a - b);
+  const tried = useTried(runs);
+  const all = runs.map((run) => took(run, tried.get(run.id)));
+  const spans = all.filter((span, at) => span > 0 && isFinished(runs[at].state)).sort((a, b) => a - b);
   return html`<div class="title"><h2><a data-row href=${href(["flows", flow.id])}><${Name} of=${flow.name} /></a> <small class="faint">version ${flow.version}</small></h2>
       <span class="buttons">${may("run") && html`<a class="button" href=${href(["flows", flow.id], { form: "run" })}>Run now…</a>`}</span></div>
-    <p class="facts"><${Sparks} runs=${runs} />
+    <p class="facts"><${Sparks} runs=${runs} spans=${all} />
       ${over.length ? html`<span>${Math.round((100 * good) / over.length)} % of the last ${over.length} successful</span>` : html`<span class="faint">no runs yet</span>`}
       ${spans.length ? html`<span class="faint">median ${duration(spans[Math.floor(spans.length / 2)])}</span>` : null}</p>
     <${Schedule} flow=${flow} again=${again} />`;
 }
 
 /** The last runs as bars: tall ones took long. */
-function Sparks({ runs }) {
-  const spans = runs.map((run) => Math.max(0, (milliseconds(run.end_time) ?? 0) - (milliseconds(run.start_time) ?? 0)));
+function Sparks({ runs, spans }) {
   const most = Math.max(1, ...spans);
   return html`<span class="sparks">${[...runs].reverse().map((run, at) => html`<a key=${run.id} href=${href(["runs", run.id])} title=${`${run.name}: ${run.state}`} aria-label=${`${run.name}: ${run.state}`}><span class=${`of-${look(run.state).group}`} style=${{ height: `${6 + (18 * spans[runs.length - 1 - at]) / most}px` }}></span></a>`)}</span>`;
 }
@@ -163,7 +166,7 @@ function Form({ flow }) {
     try {
       const given = values();
       setBusy(true);
-      const input = { flow_id: flow.id, flow_run_name: name || null, idempotency_key: key, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? new Date(when).toISOString() : null };
+      const input = { flow_id: flow.id, flow_run_name: name || null, idempotency_key: key, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? new Date(momentIn(zone.peek(), when)).toISOString() : null };
       const answer = await ask(START, { input: { ...input, parameters: given } });
       go(href(["runs", answer.create_flow_run.id]));
     } catch (refusal) {
@@ -187,7 +190,7 @@ function Form({ flow }) {
     </div>`)}
     ${!fields.length && html`<p class="faint">This flow has no parameters.</p>`}
     <div class="field"><label for="run-name">Name <small class="faint">two random words if empty</small></label><input id="run-name" type="text" value=${name} onInput=${(event) => setName(event.currentTarget.value)} /></div>
-    <div class="field"><label for="run-when">When <small class="faint">now if empty, else in the zone of this browser</small></label><input id="run-when" type="datetime-local" value=${when} onInput=${(event) => setWhen(event.currentTarget.value)} /></div>
+    <div class="field"><label for="run-when">When <small class="faint">now if empty, else in ${zone.value}</small></label><input id="run-when" type="datetime-local" value=${when} onInput=${(event) => setWhen(event.currentTarget.value)} /></div>
     <div class="field"><label for="run-labels">Labels <small class="faint">those of the flow if empty</small></label><input id="run-labels" type="text" value=${labels} onInput=${(event) => setLabels(event.currentTarget.value)} /></div>
     ${problem && html`<p class="problem" role="alert">${problem}</p>`}
     <div class="buttons"><button type="submit" class="primary" disabled=${busy}>Run</button> <a class="button" href=${href(["flows", flow.id])}>Leave it</a> <${Copy} text=${command()} label="as a command" /></div>

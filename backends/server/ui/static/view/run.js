@@ -10,6 +10,7 @@ import { alike, attempts, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Name, Problem, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { useTried } from "./attempts.js";
 import { Artifact } from "./markdown.js";
 import { Graph } from "./graph.js";
 import { Logs } from "./logs.js";
@@ -167,10 +168,11 @@ function Parts({ run, tasks, stamp }) {
   const { data, again } = useAnswer(PARTS, { run: run.id });
   useThrottled(again, stamp, 2000);
   const parts = data?.flow_run ?? [];
+  const tried = useTried(parts);
   if (!parts.length) return null;
   return html`<section class="panel" aria-labelledby="parts"><h2 id="parts">Flow runs inside</h2>
     <ul class="list">${parts.map((part) => html`<li key=${part.id}><${Entry} to=${href(["runs", part.id])} state=${part.state} name=${tasks.get(part.parent_task_run.task_id)?.name} index=${part.parent_task_run.map_index} message=${part.state_message}>
-      <${What} flow=${part.flow.name} name=${part.name} /><${Took} run=${part} /><//></li>`)}</ul>
+      <${What} flow=${part.flow.name} name=${part.name} /><${Took} run=${part} tried=${tried.get(part.id)} /><//></li>`)}</ul>
     ${parts.length === 50 ? html`<p class="faint">The first 50; the others are behind their task runs.</p>` : null}</section>`;
 }
 

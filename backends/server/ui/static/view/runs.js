@@ -9,6 +9,7 @@ import { GROUPS, isFinished, look, statesOf } from "../model/states.js";
 import { before, containing, total } from "../model/run.js";
 import { clock, interval, now, zone } from "../model/time.js";
 import { Bar, Chips, Empty, Entry, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
+import { useTried } from "./attempts.js";
 import { paused } from "./shell.js";
 
 const RUNS_AT_ONCE = 50;
@@ -92,6 +93,8 @@ export function Runs() {
     }, () => read([]));
   }, [key]);
 
+  const tried = useTried(rows);
+
   // The bars of what did not simply succeed, the first ones of them.
   const wanted = rows.filter((run) => look(run.state).group !== "success" && look(run.state).group !== "pending").slice(0, 20);
   const askedFor = useRef(new Map()).current;
@@ -116,7 +119,7 @@ export function Runs() {
     <ol class="list runs" aria-label="Flow runs">${rows.map((run) => html`<li key=${run.id}>
       <${Entry} to=${href(["runs", run.id])} state=${run.state} word flow=${run.flow.name} name=${run.name} message=${run.state_message}>
         <${Time} at=${run.start_time ?? run.created} />
-        <${Took} run=${run} />
+        <${Took} run=${run} tried=${tried.get(run.id)} />
         ${counts.has(run.id) ? html`<${Bar} counts=${counts.get(run.id)} />` : html`<span class="bar none"></span>`}
       <//></li>`)}</ol>
     ${more && html`<p><button type="button" onClick=${() => read(rows)}>Older runs</button></p>`}
