@@ -39,7 +39,9 @@ def has_its_own_way(error: BaseException) -> bool:
         return False
     try:
         return type(pickle.loads(pickle.dumps(error))) is kind  # noqa: S301 - it was written in this very line
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # what a class says of its pickles is code of users
         return False
 
 

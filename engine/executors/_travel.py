@@ -12,7 +12,6 @@ import pickle
 import sys
 import threading
 import time
-import traceback
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +22,11 @@ import cloudpickle
 
 from .._one_pass import gathered, needs_reading, read
 from .._pickler import Pickler
+from .._run.net import shown
 from ..context import context as run_context
 from ..context import values
 from ..errors import ExecutorError
+from ..explain import explained
 from ._errors import has_its_own_way, reduced
 from .place import Done, Lost, Outcome, Raised, Refused
 
@@ -226,10 +227,13 @@ def _folder(module: Any) -> str | None:
     return os.path.dirname(os.path.abspath(file)) if isinstance(file, str) else None
 
 
-def _problem(value: Any) -> Exception | None:
+def _problem(value: Any) -> BaseException | None:
+    """Return why a value cannot be pickled, which is code of users, or None."""
     try:
         _dumps(value)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return error
     return None
 
@@ -350,7 +354,7 @@ def _answer(request: Request, told: Told, lying: Sequence[Any]) -> Answer:
             asyncio.run(_store(request, value, inputs, told))
         return Answer("value", value)
     except BaseException as error:
-        return Answer("error", error, "".join(traceback.format_exception(error)))
+        return Answer("error", error, explained(error))
     finally:
         told.ended(time.monotonic() - began)
         values.reset(token)
@@ -366,7 +370,7 @@ def stored_here(request: Request, value: Any, inputs: dict[str, Any], told: Told
     try:
         asyncio.run(_store(request, value, inputs, told))
     except Exception as error:
-        return Answer("error", error, "".join(traceback.format_exception(error)))
+        return Answer("error", error, explained(error))
     return Answer("value", value)
 
 
@@ -394,19 +398,40 @@ async def _awaited(answer: Any, told: Told) -> Any:
 
 def written(answer: Answer) -> bytes:
     """Return an answer as a pickle; one that cannot be one says so."""
-    problem: Exception | None = None
+    problem: BaseException | None = None
     for is_careful in (False, True):
         try:
             frame = _dumps(answer, is_careful=is_careful)
             if answer.kind == "error":
                 pickle.loads(frame)  # noqa: S301 - some errors can be written, but not read
-        except Exception as error:
-            problem = problem or error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            problem = error if problem is None else problem
         else:
             return frame
     what = _kind(answer.content)
-    text = answer.detail or repr(answer.content)
-    return _dumps(Answer("unpicklable", (answer.kind, what, f"{_where(answer.content)}{problem}"), text))
+    text = answer.detail or shown(answer.content)
+    return _dumps(Answer("unpicklable", (answer.kind, what, f"{_place_of(answer.content)}{_text(problem)}"), text))
+
+
+def _place_of(value: Any) -> str:
+    """Say which part of a value cannot be pickled, if it lets itself be looked through."""
+    try:
+        return _where(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return ""
+
+
+def _text(problem: BaseException | None) -> str:
+    try:
+        return str(problem)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return shown(problem)
 
 
 # -- back again ----------------------------------------------------------------------------------------
@@ -416,8 +441,10 @@ def unpickled(frame: bytes) -> Answer:
     """Return an answer; one that cannot be read is an answer, too."""
     try:
         answer: Answer = pickle.loads(frame)  # noqa: S301
-    except Exception as error:
-        return Answer("unpicklable", ("value", "value", str(error)))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return Answer("unpicklable", ("value", "value", _text(error)))
     return answer
 
 
@@ -444,7 +471,12 @@ def outcome_of_answer(answer: Answer, name: str, *, has_begun: bool = True) -> O
 def _told(error: BaseException, story: str, name: str) -> BaseException:
     """Return an error as it is raised here."""
     if isinstance(error, Exception):
-        error.add_note(f"In the process that ran the task:\n{story}")
+        try:
+            BaseException.add_note(error, f"In the process that ran the task:\n{story}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: S110 - what an error makes of its notes is code of users
+            pass
     if isinstance(error, KeyboardInterrupt):  # nobody at a keyboard interrupted this process
         return ExecutorError(f"task {name!r} raised KeyboardInterrupt in the process that ran it")
     return error
