@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._at_once import gives_coroutines
 from .errors import FlowDefinitionError
 from .result import Result
 from .retries import delay_after
@@ -149,7 +150,7 @@ def _template(value: Any) -> Any:
 
 
 def _not_async(value: Any) -> Any:
-    if inspect.iscoroutinefunction(value):
+    if gives_coroutines(value):
         raise ValueError(f"is asked for at once and not awaited, so it is no async function as {value!r} is")
     return value
 

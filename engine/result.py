@@ -6,11 +6,11 @@ the process. Its subclasses in `flowloop.engine.results` read and write somewher
 
 from __future__ import annotations
 
-import inspect
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, final
 
+from ._at_once import answered, gives_coroutines
 from .context import now, values
 from .errors import FlowloopError, SerializationError
 from .serializers import PickleSerializer, Serializer
@@ -221,12 +221,16 @@ Result.wire_types["Result"] = Result
 def _location(given: str | Callable[..., str] | None) -> tuple[str | None, Callable[..., str] | None]:
     if given is None or isinstance(given, str):
         return given, None
-    if callable(given) and not inspect.iscoroutinefunction(given):
+    if callable(given) and not gives_coroutines(given):
         return None, given
     raise TypeError(f"a result's location is a str or a function that is not async, not {given!r}")
 
 
 def _said(location: Any) -> str | None:
+    try:
+        location = answered(location, "the function of a result's location, or of a task's target,")
+    except TypeError as error:
+        raise SerializationError(str(error)) from None
     if location is not None and not isinstance(location, str):
         raise SerializationError(f"the function of a result's location gave {location!r}, which is no text")
     return location

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from ._at_once import answered
 from .errors import FlowDefinitionError
 
 __all__ = ["RetryDelay", "delay_after", "doubling_delay", "exponential_backoff"]
@@ -56,9 +57,10 @@ def delay_after(delay: RetryDelay, run_count: int, task_name: str) -> datetime.t
 
     Raises:
         - FlowDefinitionError: if that is no delay: something else, less than nothing, or more than a hundred years
+        - TypeError: if it would have to be awaited
     """
     if callable(delay):
-        chosen: object = delay(run_count)
+        chosen: object = answered(delay(run_count), f"task {task_name!r}: the function retry_delay")
     elif isinstance(delay, Sequence):
         chosen = delay[min(run_count, len(delay)) - 1]
     else:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import anyio
 
 from . import telemetry
+from ._at_once import answered
 from ._containers import COPIED, OwnCopies, own_copy
 from ._run import caching, mapping, rules
 from ._run.body import BodyRunner
@@ -534,7 +535,8 @@ class TaskRunner(BodyRunner):
         if template is not None:
             known = self._template_values(task_inputs)
             try:
-                name = str(template(**known) if callable(template) else template.format(**known))
+                given = template(**known) if callable(template) else template.format(**known)
+                name = str(answered(given, "the function"))
             except BaseException as raised:
                 error = failure(raised)
                 message = f"The task_run_name of task '{self.task.name}' failed: {shown(error)}"

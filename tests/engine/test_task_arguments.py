@@ -1,6 +1,7 @@
 """What a task is made of, and what it refuses to be made of."""
 
 import datetime
+import functools
 import inspect
 import json
 import pickle
@@ -15,7 +16,7 @@ from flowloop.engine.errors import FlowDefinitionError
 from flowloop.engine.executors import LocalExecutor
 from flowloop.engine.result import Result
 from flowloop.engine.results import LocalResult
-from flowloop.engine.state import Failed, Success
+from flowloop.engine.state import Cached, Failed, Success
 from flowloop.engine.triggers import all_finished, all_successful
 
 HOUR = datetime.timedelta(hours=1)
@@ -93,6 +94,12 @@ def test_a_task_is_named_after_its_class_or_function():
 async def waits(*args, **kwargs): ...
 
 
+class Waiting:
+    """Async, as can be seen of its class alone."""
+
+    async def __call__(self, *args, **kwargs): ...
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -146,6 +153,9 @@ async def waits(*args, **kwargs): ...
         ({"target": 5}, "target is a text or a function"),
         ({"target": waits}, "target is asked for at once and not awaited, so it is no async function"),
         ({"task_run_name": waits}, "task_run_name is asked for at once"),
+        ({"task_run_name": functools.partial(waits)}, "task_run_name is asked for at once"),
+        ({"task_run_name": Waiting()}, "task_run_name is asked for at once"),
+        ({"target": functools.partial(Waiting())}, "target is asked for at once"),
         ({"max_retries": 1, "retry_delay": waits}, "retry_delay is asked for at once"),
         ({"task_run_name": 5}, "task_run_name is a text or a function"),
         ({"nout": -1}, "nout is a whole number"),
@@ -659,3 +669,64 @@ def test_calling_outside_a_flow_says_what_to_do():
     for call in (one, one.map, one.bind, lambda: one[0], lambda: one + 1, lambda: one.set_upstream(one.copy())):
         with pytest.raises(FlowDefinitionError, match=r"outside a flow: call it inside `with Flow\(\.\.\.\)`"):
             call()
+
+
+async def later(answer):
+    return answer
+
+
+async def drips():
+    yield "a name"
+
+
+def fails():
+    raise ValueError("again")
+
+
+AT_ONCE = {
+    "task_run_name": {"task_run_name": lambda **_: later("a name")},
+    "task_run_name that drips": {"task_run_name": lambda **_: drips()},
+    "target": {"target": lambda **_: later("a.json"), "result": LocalResult()},
+    "location": {"result": LocalResult(location=lambda **_: later("a.json"))},
+    "retry_delay": {"max_retries": 1, "retry_delay": lambda attempt: later(0)},
+}
+
+
+@pytest.mark.parametrize("field", AT_ONCE)
+async def test_a_function_that_would_have_to_be_awaited_is_refused_where_it_is_asked_at_once(field, tmp_path):
+    options = dict(AT_ONCE[field])
+    if "result" in options:
+        options["result"].dir = str(tmp_path)
+    body = fails if field == "retry_delay" else lambda: 1
+    state = await TaskRunner(task(body, name="mine", **options)).run(context={"checkpointing": True})
+    assert type(state) is Failed
+    assert "has to be awaited" in state.message
+    assert "let it be a function that is not async" in state.message
+    assert field == "retry_delay" or "task 'mine'" in state.message
+    assert field.split()[0] in state.message
+
+
+AWAITED = {
+    "trigger": lambda called: {"trigger": lambda upstream: called("trigger", True)},
+    "validator": lambda called: {
+        "cache_for": HOUR,
+        "cache_validator": lambda *_: called("validator", True),
+    },
+    "state_handlers": lambda called: {"state_handlers": [lambda *_: called("state_handlers", None)]},
+    "on_failure": lambda called: {"on_failure": lambda *_: called("on_failure", None)},
+}
+
+
+@pytest.mark.parametrize("field", AWAITED)
+async def test_what_a_function_gives_to_await_is_awaited_where_it_may_be(field):
+    heard = []
+
+    async def called(name, answer):
+        heard.append(name)
+        return answer
+
+    one = task(fails if field == "on_failure" else lambda: 1, name="mine", **AWAITED[field](called))
+    known = Cached(result=1) if field == "validator" else None
+    state = await TaskRunner(one).run(known)
+    assert type(state) is (Failed if field == "on_failure" else Cached if known else Success)
+    assert set(heard) == {field}
