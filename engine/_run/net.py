@@ -23,6 +23,7 @@ __all__ = [
     "failure",
     "goes_on",
     "is_let_through",
+    "is_moment",
     "is_the_end",
     "meant",
     "shown",
@@ -38,17 +39,18 @@ NO_END = (
 def is_the_end(state: State) -> bool:
     """Whether the code of users may end a run in a state: it is over, or it waits for a time or for somebody.
 
-    Only a backend holds a run back (Queued), and only a finished child counts as one: nobody would run the others.
+    What has begun is not held back (Queued), and only a finished child counts as one: nobody would run the others.
     """
     if isinstance(state, Mapped):
         children = state.map_states
         return len(children) == state.n_map_states and all(isinstance(child, Finished) for child in children)
     if isinstance(state, Scheduled):
-        return _is_moment(state.start_time) or (isinstance(state, Paused) and state.start_time is None)
+        return is_moment(state.start_time) or (isinstance(state, Paused) and state.start_time is None)
     return isinstance(state, Finished) and not isinstance(state, Looped)
 
 
-def _is_moment(time: object) -> bool:
+def is_moment(time: object) -> bool:
+    """Whether a time, which the code of users may have set, is one."""
     return isinstance(time, datetime.datetime) and time.tzinfo is not None
 
 

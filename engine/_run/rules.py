@@ -30,7 +30,7 @@ from ..state import (
     TimedOut,
     TriggerFailed,
 )
-from .net import NO_END, is_the_end, shown
+from .net import NO_END, is_moment, is_the_end, shown
 
 __all__ = [
     "NO_END",
@@ -52,8 +52,11 @@ __all__ = [
 
 
 def may_replace(told: State, answer: State, *, loops: bool) -> bool:
-    """Whether a handler may put a state in the place of the one it was told: the run ends in it, or goes on from it."""
-    if is_the_end(answer):
+    """Whether a handler may put a state in the place of the one it was told: the run ends in it, or goes on from it.
+
+    A handler may hold a run back as a backend does: it is Queued until its time.
+    """
+    if is_the_end(answer) or (isinstance(answer, Queued) and is_moment(answer.start_time)):
         return True
     if isinstance(answer, Looped):
         return loops and told.is_finished()  # the next round begins
