@@ -8,6 +8,7 @@ import pytest
 
 from flowloop.backends.store import ANYONE, Store
 
+from ..backends.store.world import flow_document
 from .conftest import Browser, Visit
 from .world import Recorded, Run
 
@@ -150,6 +151,82 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
             assert await visit.nodes() < 1_500
         await visit.see("[99999]")
         assert await heap_of(visit) <= 1.2 * before
+
+
+TICKS = """{
+  const every = setInterval;
+  globalThis.ticks = 0;
+  globalThis.setInterval = (call, wait) => every(wait === 1000 ? () => { ticks += 1; call(); } : call, wait);
+}"""
+"""What is told of ages changes once a second: how often it did."""
+
+
+async def test_an_answer_is_laid_out_twice_at_most(browser: Browser, url: str, store: Store) -> None:
+    run, ids = await large_run(store, 200)
+    async with browser.visit() as visit:
+        page = visit.page
+        await page.add_init_script(TICKS)
+        answers: list[Any] = []
+        page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: answers.append(frame)))
+        page.on("requestfinished", lambda request: answers.append(request))
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=tasks")
+        await visit.live()
+        await page.get_by_role("button", name="children of PRICE").click()
+        await visit.settled()
+        session = await page.context.new_cdp_session(page)
+        await session.send("Performance.enable")
+
+        async def counted() -> dict[str, float]:
+            metrics = (await session.send("Performance.getMetrics"))["metrics"]
+            found = {
+                each["name"]: each["value"] for each in metrics if each["name"] in ("LayoutCount", "RecalcStyleCount")
+            }
+            return found | {"answers": len(answers) + await page.evaluate("ticks")}
+
+        before = await counted()
+        for number in range(8):
+            await run.all(ids[112 + number * 10 : 122 + number * 10], "Success")
+            await page.locator(".total .of-success", has_text=f"{112 + number * 10}").wait_for()
+        await visit.settled()
+        after = await counted()
+        more = {name: after[name] - before[name] for name in after}
+        assert more["answers"] >= 8
+        assert more["LayoutCount"] <= 2 * more["answers"], more
+        assert more["RecalcStyleCount"] <= 2 * more["answers"], more
+
+
+async def test_a_graph_of_a_thousand_tasks_is_drawn_as_far_as_it_is_in_view(
+    browser: Browser, url: str, store: Store
+) -> None:
+    recorded = Recorded(store)
+    document = flow_document("begin", *(f"step-{number}" for number in range(1_000)), "end", name="wide")
+    steps = [{"slug": task["slug"]} for task in document["tasks"][1:-1]]
+    begin, end = {"slug": "begin"}, {"slug": "end"}
+    edges = [{"upstream_task": begin, "downstream_task": step, "key": "x"} for step in steps]
+    edges += [{"upstream_task": step, "downstream_task": end, "key": None} for step in steps]
+    project = await store.get_or_create_project(ANYONE, name="demo")
+    flow = await store.create_flow(ANYONE, project_id=project["id"], serialized_flow=document | {"edges": edges})
+    recorded.flow_id = flow["id"]
+    run = await recorded.begin("wide-whale", parameters={})
+    await run.task("begin", "Running", "Success")
+    await run.task("step-7", "Running", "Failed")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=graph")
+        await visit.see("1,002 tasks and 2,000 edges: it is drawn in columns")
+        group = page.locator(".node.mapped.of-failed", has_text="STEP …")
+        await group.wait_for()
+        await group.press("Enter")
+        await page.locator(".node", has_text="STEP-7").wait_for()
+        assert await visit.nodes() < 1_500
+        # an arrow key leads to what was out of view
+        await page.locator(".node", has_text="BEGIN").focus()
+        await page.keyboard.press("ArrowRight")
+        for number in range(1, 40):
+            await page.locator(".node:focus", has_text=f"STEP-{number - 1}:").wait_for()
+            await page.keyboard.press("ArrowDown")
+        await page.locator(".node:focus", has_text="STEP-39:").wait_for()
+        assert await visit.nodes() < 1_500
 
 
 HOSTILE = [

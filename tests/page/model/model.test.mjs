@@ -8,7 +8,7 @@ import { inline, parse } from "../../../backends/server/ui/static/model/markdown
 import { alike, attempts, merged, ran, took, total } from "../../../backends/server/ui/static/model/run.js";
 import { byGroup, worst } from "../../../backends/server/ui/static/model/states.js";
 import { gist, pieces, safeLink, safePicture, visible } from "../../../backends/server/ui/static/model/text.js";
-import { inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
+import { NODE, drawn, inColumns, inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
 import { json, limits } from "../../../backends/server/ui/static/model/steer.js";
 import { clock, duration, full, momentIn, zone } from "../../../backends/server/ui/static/model/time.js";
 
@@ -65,6 +65,25 @@ test("a time that is typed is of the zone that is chosen, on both sides of where
   assert.equal(told("UTC", "2026-12-01T00:00"), "2026-12-01T00:00");
   assert.equal(told("Asia/Kolkata", "2026-01-01T00:00"), "2025-12-31T18:30");
   assert.equal(told("America/Los_Angeles", "2026-12-31T23:59"), "2027-01-01T07:59");
+});
+
+test("a large graph has a column for each depth, and a node for what is called alike until it is opened", () => {
+  const task = (id, name = id) => ({ id, name, mapped: false });
+  const steps = Array.from({ length: 1500 }, (_, at) => task(`s${at}`, `step-${at}`));
+  const tasks = [task("end"), ...steps, task("begin"), task("alone")];
+  const edge = (from, to) => ({ upstream_task_id: from, downstream_task_id: to, mapped: false, key: null });
+  const edges = steps.flatMap(({ id }) => [edge("begin", id), edge(id, "end")]);
+  assert.deepEqual([drawn(tasks, edges), drawn(steps.slice(0, 400), []), drawn([...steps, ...steps, task("x")], [])], ["columns", "whole", null]);
+  const folded = inColumns(tasks, edges, new Set());
+  assert.deepEqual(folded.tasks.map((each) => each.name).sort(), ["alone", "begin", "end", "step …"]);
+  const group = folded.tasks.find((each) => each.of);
+  assert.deepEqual(new Set(group.of), new Set(steps));
+  assert.deepEqual(folded.edges.map(({ from, to }) => [from, to]), [["begin", group.id], [group.id, "end"]]);
+  const open = inColumns(tasks, edges, new Set([group.id]));
+  assert.deepEqual([open.tasks.length, open.edges.length], [tasks.length, edges.length]);
+  const places = [...open.nodes.values()].map(({ x, y }) => `${x} ${y}`);
+  assert.equal(new Set(places).size, places.length, "no node is on another");
+  for (const { from, to } of open.edges) assert.ok(open.nodes.get(from).x + NODE.width < open.nodes.get(to).x);
 });
 
 test("half of what is counted is within the bound of the bin where the half is reached", () => {

@@ -2,15 +2,65 @@
 
 export const NODE = { width: 190, height: 54 };
 const LARGEST = 400;
+const LARGEST_IN_COLUMNS = 3000;
 const MOST_EDGES = 1200;
 
 /** @typedef {{id: string, name: string, mapped: boolean}} Task */
 /** @typedef {{upstream_task_id: string, downstream_task_id: string, mapped: boolean, key: string | null}} Edge */
 /** @typedef {{width: number, height: number, nodes: Map<string, {x: number, y: number}>, edges: {from: string, to: string, path: string, mapped: boolean}[]}} Layout */
 
-/** Whether a graph can be drawn so that it can be read. @param {Task[]} tasks @param {Edge[]} edges */
-export function isDrawable(tasks, edges) {
-  return tasks.length <= LARGEST && edges.length <= MOST_EDGES;
+/** How a graph can be drawn so that it can be read: as a whole, in columns, or not at all. @param {Task[]} tasks @param {Edge[]} edges @returns {"whole" | "columns" | null} */
+export function drawn(tasks, edges) {
+  if (tasks.length <= LARGEST && edges.length <= MOST_EDGES) return "whole";
+  return tasks.length <= LARGEST_IN_COLUMNS && edges.length <= 10 * MOST_EDGES ? "columns" : null;
+}
+
+/** What names that differ in their number alone have in common. @param {string} name */
+const stem = (name) => name.replace(/[\W_]*\d+\W*$/, "") || name;
+
+/**
+ * A column for each depth; tasks of one that are called alike have one node together until it is opened.
+ * @param {Task[]} tasks @param {Edge[]} edges @param {Set<string>} opened the ids of such nodes
+ * @returns {Layout & {tasks: (Task & {of?: Task[]})[]}}
+ */
+export function inColumns(tasks, edges, opened) {
+  const depth = new Map(tasks.map((task) => [task.id, 0]));
+  /** @type {Map<string, string[]>} */
+  const after = new Map(tasks.map((task) => [task.id, []]));
+  for (const edge of edges) after.get(edge.upstream_task_id)?.push(edge.downstream_task_id);
+  /** @type {Map<string, Task[]>} */
+  const alike = new Map();
+  for (const task of inOrder(tasks, edges)) {
+    const own = depth.get(task.id) ?? 0;
+    for (const next of after.get(task.id) ?? []) depth.set(next, Math.max(depth.get(next) ?? 0, own + 1));
+    const key = `${own} ${stem(task.name)}`;
+    alike.set(key, [...(alike.get(key) ?? []), task]);
+  }
+  const found = { width: 0, height: 0, nodes: new Map(), edges: /** @type {Layout["edges"]} */ ([]), tasks: /** @type {(Task & {of?: Task[]})[]} */ ([]) };
+  const home = new Map();
+  /** @type {Map<number, number>} */
+  const filled = new Map();
+  for (const [key, group] of alike) {
+    const column = depth.get(group[0].id) ?? 0;
+    const isFolded = group.length > 3 && !opened.has(key);
+    for (const task of group) home.set(task.id, isFolded ? key : task.id);
+    for (const node of isFolded ? [{ id: key, name: `${stem(group[0].name)} …`, mapped: true, of: group }] : group) {
+      const row = filled.get(column) ?? 0;
+      filled.set(column, row + 1);
+      const place = { x: 8 + column * (NODE.width + 48), y: 8 + row * (NODE.height + 18) };
+      found.nodes.set(node.id, place);
+      found.tasks.push(node);
+      found.width = Math.max(found.width, place.x + NODE.width + 12);
+      found.height = Math.max(found.height, place.y + NODE.height + 12);
+    }
+  }
+  for (const edge of new Map(edges.map((each) => [`${home.get(each.upstream_task_id)}\n${home.get(each.downstream_task_id)}`, each])).values()) {
+    const [from, to] = [home.get(edge.upstream_task_id), home.get(edge.downstream_task_id)];
+    const [start, end] = [found.nodes.get(from), found.nodes.get(to)];
+    const points = [{ x: start.x + NODE.width, y: start.y + NODE.height / 2 }, { x: end.x, y: end.y + NODE.height / 2 }];
+    found.edges.push({ from, to, mapped: edge.mapped, path: curve(points) });
+  }
+  return found;
 }
 
 /** @param {any} dagre @param {Task[]} tasks @param {Edge[]} edges @returns {Layout} */

@@ -2,22 +2,24 @@
 import { html } from "../html.js";
 import { useEffect, useMemo, useState } from "../vendor/hooks.js";
 import { compare } from "../api.js";
-import { taskRunAddress } from "../model/route.js";
-import { NODE, inOrder, isDrawable, layOut } from "../model/graph.js";
+import { href, taskRunAddress } from "../model/route.js";
+import { NODE, drawn, inColumns, inOrder, layOut } from "../model/graph.js";
 import { byGroup, look, shapeOf, worst } from "../model/states.js";
-import { sum } from "../model/run.js";
+import { sum, total } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { Bar, Counts, Name, Problem } from "./kit.js";
 
 export function Graph({ run, counts, task, stamp }) {
   const { tasks, edges, id } = run.flow;
-  const drawable = isDrawable(tasks, edges);
-  const [layout, setLayout] = useState(null);
+  const how = drawn(tasks, edges);
+  const [whole, setWhole] = useState(null);
+  const [opened, setOpened] = useState(new Set());
+  const [view, setView] = useState({ x: 0, y: 0 });
   const [problem, setProblem] = useState(null);
   useEffect(() => {
-    if (!drawable || !tasks.length) return;
+    if (how !== "whole" || !tasks.length) return;
     let wanted = true;
-    import("../vendor/dagre.js").then((dagre) => wanted && setLayout(layOut(dagre, tasks, edges)), (error) => {
+    import("../vendor/dagre.js").then((dagre) => wanted && setWhole({ ...layOut(dagre, tasks, edges), tasks }), (error) => {
       setProblem(error);
       compare(); // a newer server has not this version of it
     });
@@ -25,29 +27,33 @@ export function Graph({ run, counts, task, stamp }) {
       wanted = false;
     };
   }, [id]);
-  const ordered = useMemo(() => inOrder(tasks, edges), [id]);
+  const layout = useMemo(() => (how === "columns" ? inColumns(tasks, edges, opened) : whole), [id, whole, opened]);
+  const ordered = useMemo(() => (how === "whole" ? inOrder(tasks, edges) : []), [id]);
   if (!tasks.length) return null;
   const statesOf = (key) => (Object.entries(counts.get(key)?.states ?? {}));
+  // Of many only those in view are there.
+  const inView = ({ x, y }) => how === "whole" || (Math.abs(x - view.x - innerWidth / 2) < innerWidth / 2 + NODE.width && y > view.y - NODE.height && y < view.y + innerHeight * 0.7);
   return html`<section class="panel graph" aria-labelledby="graph">
     <h2 id="graph">Graph <small class="faint">${counted(tasks.length, "task")}</small></h2>
-    ${!drawable && html`<p class="faint">The graph has ${counted(tasks.length, "task")} and ${counted(edges.length, "edge")}: it is listed instead of drawn.</p>`}
+    ${how !== "whole" && html`<p class="faint">The graph has ${counted(tasks.length, "task")} and ${counted(edges.length, "edge")}: ${how ? "it is drawn in columns, tasks that are called alike together" : "it is too large to be drawn"}. <a href=${href(["runs", run.id], { tab: "tasks" })}>All tasks as a list</a></p>`}
     <${Problem} error=${problem} again=${() => location.reload()} what="What draws the graph" />
-    ${layout && html`<div class="drawing" tabindex="0" role="group" aria-label="Graph of the flow; the list of tasks below says the same">
+    ${layout && html`<div class="drawing" tabindex="0" role="group" aria-label="Graph of the flow; the list of tasks says the same" onScroll=${how === "columns" ? (event) => setView({ x: event.currentTarget.scrollLeft, y: event.currentTarget.scrollTop }) : null}>
       <svg width=${layout.width} height=${layout.height} viewBox=${`0 0 ${layout.width} ${layout.height}`} onKeyDown=${(event) => walk(event, layout)}>
-        ${layout.edges.map((edge) => html`<path key=${`${edge.from} ${edge.to}`} class=${edge.mapped ? "edge mapped" : "edge"} d=${edge.path} />`)}
-        ${tasks.map((each) => {
+        ${how === "columns" ? html`<path class="edge" d=${layout.edges.map((edge) => edge.path).join("")} />` : layout.edges.map((edge) => html`<path key=${`${edge.from} ${edge.to}`} class=${edge.mapped ? "edge mapped" : "edge"} d=${edge.path} />`)}
+        ${layout.tasks.filter((each) => inView(layout.nodes.get(each.id))).map((each) => {
           const place = (layout.nodes.get(each.id));
+          if (each.of) return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${[...total(each.of.map((one) => counts.get(one.id)).filter(Boolean))]} again=${0} open=${() => setOpened(new Set([...opened, each.id]))} stamp=${stamp} />`;
           return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
         })}
       </svg></div>`}
-    <details class="as-list" open=${!drawable || problem || matchMedia("(max-width: 600px)").matches}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
-      <span class="what"><${Name} of=${each.name} />${each.mapped ? " ▤" : ""}</span><${Bar} counts=${statesOf(each.id)} /><${Counts} counts=${statesOf(each.id)} /></a></li>`)}</ul></details>
+    ${how === "whole" && html`<details class="as-list" open=${problem || matchMedia("(max-width: 600px)").matches}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
+      <span class="what"><${Name} of=${each.name} />${each.mapped ? " ▤" : ""}</span><${Bar} counts=${statesOf(each.id)} /><${Counts} counts=${statesOf(each.id)} /></a></li>`)}</ul></details>`}
   </section>`;
 }
 
-function TaskNode({ run, task, x, y, states, again, selected }) {
+function TaskNode({ run, task, x, y, states, again, selected, open }) {
   const all = sum(states.map(([, count]) => count));
-  const children = Math.max(0, all - 1);
+  const children = task.of ? task.of.length : Math.max(0, all - 1);
   const isMapped = task.mapped || children > 0;
   const group = states.length ? worst(states) : "pending";
   const only = states.length === 1 && all === 1 ? states[0][0] : null;
@@ -61,7 +67,8 @@ function TaskNode({ run, task, x, y, states, again, selected }) {
     return part;
   });
   const symbol = only ? look(only).symbol : shapeOf(group);
-  return html`<a href=${taskRunAddress(run.id, task.id, -1)} data-task=${task.id} class=${`node of-${group}${selected ? " selected" : ""}${isMapped ? " mapped" : ""}`} transform=${`translate(${x} ${y})`} aria-label=${`${visible(task.name)}: ${words}`}>
+  const press = open && ((event) => { event.preventDefault(); open(); });
+  return html`<a href=${open ? href(["runs", run.id], { tab: "tasks" }) : taskRunAddress(run.id, task.id, -1)} onClick=${press} data-task=${task.id} class=${`node of-${group}${selected ? " selected" : ""}${isMapped ? " mapped" : ""}`} transform=${`translate(${x} ${y})`} aria-label=${`${visible(task.name)}: ${words}`}>
     <title>${visible(task.name)}: ${words}</title>
     ${isMapped && html`<rect class="behind" x="4" y="4" width=${NODE.width} height=${NODE.height} rx="7" />`}
     <rect class="box" width=${NODE.width} height=${NODE.height} rx="7" />
@@ -88,7 +95,13 @@ function walk(event, layout) {
   })();
   if (!next.length) return;
   event.preventDefault();
-  const element = document.querySelector(`.graph [data-task="${CSS.escape(next[0])}"]`);
-  if (element instanceof SVGElement) element.focus();
+  const focus = () => {
+    const element = document.querySelector(`.graph [data-task="${CSS.escape(next[0])}"]`);
+    if (element instanceof SVGElement) element.focus();
+  };
+  const place = layout.nodes.get(next[0]);
+  const box = event.currentTarget.parentElement;
+  if (Math.abs(place.x - own.x) > NODE.width || Math.abs(place.y - own.y) > NODE.height) box.scrollTo(place.x - box.clientWidth / 2, place.y - box.clientHeight / 2);
+  setTimeout(focus, 50); // what comes into view is drawn first
 }
 
