@@ -109,7 +109,7 @@ def call_state_handlers(step: StepT) -> StepT:
         except ENDRUN as end:
             if end.state is state:
                 raise
-            if not isinstance(end.state, Mapped):  # whose children are run next
+            if not (self.loops and isinstance(end.state, Mapped)):  # the children of a task are run next
                 end.state = self._as_end(end.state)
             raise ENDRUN(await self.handle_state_change(state, end.state)) from None
         if new_state is state:

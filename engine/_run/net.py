@@ -68,6 +68,13 @@ def meant(raised: BaseException) -> BaseException:
     ``asyncio.TaskGroup`` and anyio's task groups hand on in such a group what was raised inside them. A signal that
     has no state is an error like any other.
     """
+    try:
+        _ = raised.__class__  # which whoever asks what it is asks for, and may be code of users
+    except BaseException as problem:
+        if goes_on(problem):
+            raise
+        said = f"{type(raised).__qualname__} was raised, of which nothing can be asked: that raises"
+        return TypeError(f"{said} {type(problem).__qualname__}")
     error = _meant_by(raised) if isinstance(raised, BaseExceptionGroup) else raised
     return _with_state(error) if isinstance(error, (ENDRUN, PrefectStateSignal)) else error
 

@@ -481,3 +481,17 @@ async def test_what_is_raised_anywhere_belongs_to_one_task_run_which_ends_as_it_
         assert [recorded[slug, n] for n in range(len(children))] == [type(child).__name__ for child in children], place
         for failed in children or [ended]:
             assert failed.is_failed() or name.startswith("a state that can be"), f"{place}: {failed!r}"
+
+
+@pytest.mark.parametrize("name", ODD_ERRORS)
+async def test_a_flow_run_whose_last_word_is_odd_ends_as_it_is_recorded(memory, settings, name):
+    def raises(*_):
+        raise ODD_ERRORS[name]()
+
+    with Flow("odd", terminal_state_handler=raises) as flow:
+        task(lambda: 1, name="one")()
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+    state = await runner.run()
+    recorded = (await memory.get_flow_run_info(runner.flow_run_id)).state
+    assert type(recorded) is type(state)
+    assert state.is_failed() or name == "a state that can be asked for once"
