@@ -493,6 +493,36 @@ async def test_runs_of_some_time_are_chosen_by_dragging_over_it(browser: Browser
         await page.get_by_role("link", name="third-thrush").wait_for()
 
 
+async def test_the_tail_tells_what_a_flow_does_and_what_one_of_its_runs_logs(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/tail")
+        await visit.live()
+        run = await recorded.begin("loud-lark")
+        await recorded.register("other")
+        await recorded.begin("dull-dodo")
+        await page.get_by_role("link", name="dull-dodo").first.wait_for()
+        await page.get_by_role("combobox", name="Flow").select_option("prices")
+        await page.get_by_role("link", name="dull-dodo").first.wait_for(state="detached")
+        await page.get_by_role("button", name="Its log").first.click()
+        await page.wait_for_url(f"**run={run.id}*")
+        await page.get_by_role("combobox", name="Log at least").select_option("WARNING")
+        await page.wait_for_url("**level=WARNING*")
+        line = {"flow_run_id": run.id, "name": "prices"}
+        lines = [line | {"level": level, "message": f"{level} of a row"} for level in ("INFO", "ERROR")]
+        for _ in range(500):  # what was written before it is followed is not told
+            await recorded.store.write_run_logs(ANYONE, logs=lines)
+            await visit.settled()
+            if await page.get_by_text("ERROR of a row").count():
+                break
+        await page.get_by_text("ERROR of a row").first.wait_for()
+        assert await page.get_by_text("INFO of a row").count() == 0
+        await page.get_by_role("button", name="Without the log").click()
+        await page.get_by_role("button", name="Its log").first.wait_for()
+
+
 async def test_no_address_breaks_the_page(browser: Browser, url: str, recorded: Recorded) -> None:
     run = await failed_run(recorded)
     task, nobody = run.tasks["price"], "00000000-0000-4000-8000-000000000000"

@@ -18,6 +18,8 @@ export const RUN_COUNTS = `query Counts($from: DateTime!, $every: String!, $wher
 export const FLOW_NAMES = `query FlowNames {
   flow(where: {archived: {_eq: false}}, distinct_on: [name], order_by: [{name: asc}, {version: desc}], limit: 500) { id name } }`;
 
+export const NAMES = `query Names($ids: [uuid!]!) { flow(where: {id: {_in: $ids}}, limit: 500) { id name } }`;
+
 export const HEAD = `query Head($run: uuid!) {
   flow_run_by_pk(id: $run) {
     ${STATE} serialized_state heartbeat parameters context labels scheduled_start_time auto_scheduled times_resurrected created

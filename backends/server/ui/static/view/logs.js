@@ -12,7 +12,7 @@ import { counted } from "../model/text.js";
 import { Problem, What, Words } from "./kit.js";
 import { useKeys } from "./shell.js";
 
-const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
+export const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 const LINES_AT_ONCE = 500;
 const LINES_KEPT = 3000;
 
@@ -119,7 +119,7 @@ export function Lines({ run, tasks, taskRun, window, live, tall }) {
     </div>`;
 }
 
-function Line({ line, of, tasks }) {
+export function Line({ line, of, tasks }) {
   const at = milliseconds(line.timestamp) ?? 0;
   return html`<div class=${`line is-${line.level}`}><time datetime=${line.timestamp} title=${full(at)}>${precise(at)}</time> <span class="level">${line.level}</span> <span class="logger">${line.name ?? ""}</span> ${of && html`<a href=${taskRunAddress(of.flow_run_id, of.task_id, of.map_index)}><${What} name=${tasks.get(of.task_id)?.name} index=${of.map_index} /></a> `}<span class="text"><${Words} text=${line.message} /></span></div>`;
 }

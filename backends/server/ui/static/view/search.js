@@ -4,10 +4,11 @@ import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
 import { go, href, isId, parts, query, set, taskRunAddress } from "../model/route.js";
-import { RUNS_CHANGES, SEARCH, TASK_OF } from "../model/queries.js";
+import { NAMES, RUNS_CHANGES, RUN_LOGS, SEARCH, TASK_OF } from "../model/queries.js";
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
 import { Chips, Empty, Entry, Problem, Time, useAnswer, useTitle } from "./kit.js";
+import { LEVELS, Line } from "./logs.js";
 import { paused, useKeys } from "./shell.js";
 
 const KINDS = new Map([["flow_run", "Flow runs"], ["flow", "Flows"], ["task_run", "Task runs"]]);
@@ -55,26 +56,44 @@ const KEPT = 500;
 
 export function Tail() {
   useTitle("Tail");
-  const group = query.value.get("state") ?? "";
+  const given = query.value;
+  const group = given.get("state") ?? "";
+  const flow = given.get("flow") ?? "";
+  const level = given.get("level") ?? "";
+  const run = isId(given.get("run")) ? given.get("run") : null;
+  const [names, setNames] = useState(new Map());
   const [lines, setLines] = useState([]);
   const held = useSignal(false);
   const missed = useSignal(0);
+  const take = (fresh) => {
+    if (held.peek()) missed.value += fresh.length;
+    else if (fresh.length) setLines((known) => [...fresh.slice(-KEPT).reverse(), ...known].slice(0, KEPT));
+  };
+  useEffect(() => follow(RUNS_CHANGES, {}, (change) => {
+    paused.value = change.paused;
+    take(change.flow_runs);
+  }, () => {}), []);
   useEffect(() => {
-    return follow(RUNS_CHANGES, {}, (change) => {
-      paused.value = change.paused;
-      if (held.peek()) missed.value += change.flow_runs.length;
-      else if (change.flow_runs.length) setLines((known) => [...change.flow_runs.slice(-KEPT).reverse(), ...known].slice(0, KEPT));
-    }, () => {});
-  }, []);
+    const least = LEVELS.indexOf(level);
+    if (run) return follow(RUN_LOGS, { run, taskRun: null, levels: least > 0 ? LEVELS.slice(least) : null }, (change) => take(change.lines), () => {});
+  }, [run, level]);
+  const unknown = [...new Set(lines.map((line) => line.flow_id))].filter((id) => id && !names.has(id));
+  useEffect(() => {
+    if (unknown.length) ask(NAMES, { ids: unknown }).then((data) => setNames((known) => new Map([...known, ...data.flow.map((each) => [each.id, each.name])])), () => {});
+  }, [unknown.join()]);
   const hold = () => {
     held.value = !held.value;
     missed.value = 0;
   };
   useKeys({ " ": hold });
-  const shown = group ? lines.filter((line) => look(line.state).group === group) : lines;
-  return html`<h1>Tail</h1><p class="faint">The states of all flow runs, as they come; the newest ${KEPT} are kept.</p>
+  const shown = lines.filter((line) => line.level || ((!group || look(line.state).group === group) && (!flow || names.get(line.flow_id) === flow)));
+  const choice = (label, name, chosen, all, options) => html`<label>${label} <select value=${chosen} onChange=${(event) => set({ [name]: event.currentTarget.value })}><option value="">${all}</option>${options.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}</select></label>`;
+  return html`<h1>Tail</h1><p class="faint">The states of all flow runs, and what one of them logs, as they come; the newest ${KEPT} are kept.</p>
     <div class="tools"><button type="button" aria-pressed=${held.value ? "true" : "false"} onClick=${hold}>${held.value ? `Go on (${number(missed.value)} passed)` : "Hold"}</button>
+      ${choice("Flow", "flow", flow, "any", [...new Set([flow, ...names.values()])].filter(Boolean).sort())}
+      ${run && html`${choice("Log at least", "level", level, "everything", LEVELS.slice(1))} <button type="button" class="small" onClick=${() => set({ run: null })}>Without the log</button>`}
       <${Chips} groups=${GROUPS.filter((each) => each !== "skipped")} chosen=${group ? [group] : []} press=${(state) => set({ state })} all /></div>
     <${Empty} of=${shown}>Nothing has happened yet; this page waits.<//>
-    <ol class="list" aria-label="What happened">${shown.map((line) => html`<li key=${`${line.id} ${line.version}`}><${Entry} to=${href(["runs", line.id])} state=${line.state} word name=${line.name} message=${line.message}><${Time} at=${line.timestamp} /><//></li>`)}</ol>`;
+    <ol class="list" aria-label="What happened">${shown.map((line) => line.level ? html`<li key=${line.id} class="lines"><${Line} line=${line} /></li>` : html`<li key=${`${line.id} ${line.version}`}><${Entry} to=${href(["runs", line.id])} state=${line.state} word flow=${names.get(line.flow_id)} name=${line.name} message=${line.message}><${Time} at=${line.timestamp} /><//>
+      ${run !== line.id && html`<button type="button" class="small" onClick=${() => set({ run: line.id })}>Its log</button>`}</li>`)}</ol>`;
 }
