@@ -511,7 +511,7 @@ async def test_the_tail_tells_what_a_flow_does_and_what_one_of_its_runs_logs(
         await page.get_by_role("combobox", name="Log at least").select_option("WARNING")
         await page.wait_for_url("**level=WARNING*")
         line = {"flow_run_id": run.id, "name": "prices"}
-        lines = [line | {"level": level, "message": f"{level} of a row"} for level in ("INFO", "ERROR")]
+        lines = [line | {"level": level, "message": f"{level} of a row" + 300 * "-"} for level in ("INFO", "ERROR")]
         for _ in range(500):  # what was written before it is followed is not told
             await recorded.store.write_run_logs(ANYONE, logs=lines)
             await visit.settled()
@@ -519,6 +519,8 @@ async def test_the_tail_tells_what_a_flow_does_and_what_one_of_its_runs_logs(
                 break
         await page.get_by_text("ERROR of a row").first.wait_for()
         assert await page.get_by_text("INFO of a row").count() == 0
+        fits = "[...document.querySelectorAll('li.lines')].every(each => each.scrollWidth <= each.clientWidth)"
+        assert await page.evaluate(fits)
         await page.get_by_role("button", name="Without the log").click()
         await page.get_by_role("button", name="Its log").first.wait_for()
 

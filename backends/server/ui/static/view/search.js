@@ -94,6 +94,6 @@ export function Tail() {
       ${run && html`${choice("Log at least", "level", level, "everything", LEVELS.slice(1))} <button type="button" class="small" onClick=${() => set({ run: null })}>Without the log</button>`}
       <${Chips} groups=${GROUPS.filter((each) => each !== "skipped")} chosen=${group ? [group] : []} press=${(state) => set({ state })} all /></div>
     <${Empty} of=${shown}>Nothing has happened yet; this page waits.<//>
-    <ol class="list" aria-label="What happened">${shown.map((line) => line.level ? html`<li key=${line.id} class="lines"><${Line} line=${line} /></li>` : html`<li key=${`${line.id} ${line.version}`}><${Entry} to=${href(["runs", line.id])} state=${line.state} word flow=${names.get(line.flow_id)} name=${line.name} message=${line.message}><${Time} at=${line.timestamp} /><//>
+    <ol class="list" aria-label="What happened">${shown.map((line) => line.level ? html`<li key=${line.id} class="lines wrapped"><${Line} line=${line} /></li>` : html`<li key=${`${line.id} ${line.version}`}><${Entry} to=${href(["runs", line.id])} state=${line.state} word flow=${names.get(line.flow_id)} name=${line.name} message=${line.message}><${Time} at=${line.timestamp} /><//>
       ${run !== line.id && html`<button type="button" class="small" onClick=${() => set({ run: line.id })}>Its log</button>`}</li>`)}</ol>`;
 }
