@@ -126,6 +126,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database that has the store's tables, once on SQLite and once on PostgreSQL."""
     if request.param == "postgresql":
-        return str(request.getfixturevalue("emptied_postgres_url"))
+        is_new = request.node.get_closest_marker("new_database") is not None
+        return str(request.getfixturevalue("postgres_url" if is_new else "emptied_postgres_url"))
     path = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "flowloop.db")
     return f"sqlite:///{path}"

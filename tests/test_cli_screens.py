@@ -165,7 +165,7 @@ def test_a_run_is_a_table_that_is_kept_up_to_date_and_left_as_it_ended(home: Pat
 
 def test_ctrl_c_leaves_the_terminal_as_it_was(home: Path) -> None:
     with terminal("run", "flows.py:prices", cwd=home) as it:
-        it.read(lambda screen: "1 Running" in screen)
+        it.read(lambda screen: "1 Running" in screen and "ValueError: bad row 1" in screen)
         it.type("\x03")
         screen = it.read()
         assert it.process.wait(60) == 130
