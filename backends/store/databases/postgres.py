@@ -12,7 +12,7 @@ import datetime
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -56,6 +56,9 @@ _PROOF = 2.0
 
 _CONNECTING = 60.0
 """Seconds that a connection may take at most, unless the URL says how long."""
+
+_GIVEN_BACK = 2.0
+"""Seconds for which a store that is closed waits for its connections."""
 
 _RELISTEN = 1.0
 """Seconds until a lost connection that listens is made anew."""
@@ -229,7 +232,12 @@ class PostgresDatabase(Database):
             raise FlowloopError(f"the database {self.shown} cannot be opened: {_root(error)}") from error
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, those that somebody is about to give back, too: the engine would leave them open."""
+        pool: Any = self.engine.pool
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GIVEN_BACK):
+                while pool.checkedout():  # noqa: ASYNC110 - a pool tells nobody
+                    await asyncio.sleep(0.01)
         await self.engine.dispose()
 
     async def read(self, work: Callable[[Connection], R]) -> R:

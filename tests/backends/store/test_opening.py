@@ -484,3 +484,25 @@ async def test_a_server_that_does_not_answer_is_waited_for_as_long_as_the_patien
     ):
         async with Store(f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/db", patience=0.05):
             pass
+
+
+async def test_a_connection_that_is_about_to_be_given_back_is_closed_with_the_others(postgres_url: str) -> None:
+    """A reader that is cancelled twice leaves the giving back to a task of SQLAlchemy's own."""
+    store = Store(postgres_url)
+    await store.__aenter__()
+    held, given_back = asyncio.Event(), asyncio.Event()
+    found: list[Any] = []
+
+    async def reads() -> None:
+        async with store.engine.connect() as connection:
+            found.append((await connection.get_raw_connection()).driver_connection)
+            held.set()
+            await given_back.wait()
+
+    reading = asyncio.create_task(reads())
+    await held.wait()
+    closing_store = asyncio.create_task(store.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    given_back.set()
+    await asyncio.gather(reading, closing_store)
+    assert found[0].is_closed()
