@@ -356,6 +356,7 @@ async def test_its_processes_are_kept_for_the_next_bodies_and_end_with_their_wor
 
 
 @at(["dask"])
+@pytest.mark.heavy
 async def test_a_body_that_was_stopped_tidies_up_undisturbed(opened, gate):
     ticket = await opened.submit(job(tidies_up, inputs={"path": str(gate)}, grace=PATIENCE))
     await here(gate)
