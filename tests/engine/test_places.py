@@ -356,10 +356,10 @@ async def test_its_processes_are_kept_for_the_next_bodies_and_end_with_their_wor
 
 
 @at(["dask"])
-@pytest.mark.heavy
 async def test_a_body_that_was_stopped_tidies_up_undisturbed(opened, gate):
     ticket = await opened.submit(job(tidies_up, inputs={"path": str(gate)}, grace=PATIENCE))
     await here(gate)
+    assert await ticket.began()  # whom nobody has heard to begin gets no grace
     async with anyio.create_task_group() as group:
         group.start_soon(ticket.stop, "user", PATIENCE)
         await asyncio.sleep(0.3)  # it is told meanwhile
