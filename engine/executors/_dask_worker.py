@@ -117,11 +117,9 @@ class _Body(Speaker):
             self._is_stopped = True
             if self._task is not None and self._loop is not None:
                 self._loop.call_soon_threadsafe(self._task.cancel)
-            elif self._process is not None and self._is_under_way:
+            elif self._process is not None:
                 self._process.interrupt()
                 self.worker.loop.call_later(self._grace, self._kill)
-            elif self._process is not None:
-                self._process.kill()
 
     def _kill(self) -> None:
         with self._lock:

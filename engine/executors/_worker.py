@@ -17,6 +17,7 @@ import signal
 import struct
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from ._travel import Told, run
@@ -126,7 +127,12 @@ class _Input:
 
 
 def main() -> None:
-    """Run bodies until the input ends."""
+    """Run bodies until the input ends, or whoever is to stop one interrupts the process where none runs."""
+    with suppress(KeyboardInterrupt):
+        _run_bodies()
+
+
+def _run_bodies() -> None:
     output = _Output(os.fdopen(os.dup(1), "wb"))
     told = _Told(output)
     frames = _Input(os.fdopen(os.dup(0), "rb"))

@@ -438,13 +438,14 @@ class _DaskPlace(Place):
     async def _stopped(self, sent: _Sent, future: Any) -> Fate | None:
         """Stop a body over there, and return what became of it; None if it ended, or never began."""
         try:
-            if not sent.ticket.is_under_way:
+            was_under_way = sent.ticket.is_under_way
+            if not was_under_way:
                 # whoever begins it from now on finds that it has begun
                 await self._client.scheduler.event_set(name=sent.name)
-                await self._client.run(_STOP, _OVER_THERE, sent.name)  # it may be about to
+            # it is not known where one is that was begun for somebody else, or begins in this moment
+            found = await self._client.run(_STOP, _OVER_THERE, sent.name, workers=sent.worker and [sent.worker])
+            if not was_under_way and not any(found.values()):
                 return None
-            # of one that was begun for somebody else it is not known where
-            await self._client.run(_STOP, _OVER_THERE, sent.name, workers=sent.worker and [sent.worker])
             with anyio.move_on_after(sent.job.grace + (0.0 if sent.job.is_async else _HEARD)):
                 await (sent.ended.wait() if sent.worker else importlib.import_module("distributed").wait(future))
                 return Fate.KILLED if sent.was_killed else None

@@ -188,13 +188,15 @@ class ProcessWorker:
             return self._process
 
     def interrupt(self) -> None:
-        """Raise a KeyboardInterrupt in the body; end the process where nothing can raise one."""
+        """Raise a KeyboardInterrupt in the body; begin no process for it, and end one where nothing can raise one."""
         if sys.platform == "win32":
             self.kill()
             return
         with self._lock:
             self.is_fit = False  # what comes too late for this body must not reach the next one
-            if self._process is not None and self._process.poll() is None:
+            if self._process is None:
+                self._is_killed = True
+            elif self._process.poll() is None:
                 self._process.send_signal(signal.SIGINT)
 
     def kill(self) -> bool:

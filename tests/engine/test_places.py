@@ -347,6 +347,25 @@ async def test_a_body_that_does_not_hear_of_its_stop_is_killed_after_the_grace(o
 
 
 @at(["dask"])
+async def test_a_body_that_is_stopped_before_it_was_heard_to_begin_tidies_up_all_the_same(opened, gate, monkeypatch):
+    from flowloop.engine.executors import _dask_worker
+
+    is_told = threading.Event()
+    begins = _dask_worker._Body.begins
+    monkeypatch.setattr(_dask_worker._Body, "begins", lambda body: is_told.wait(PATIENCE) and begins(body))
+    ticket = await opened.submit(job(tidies_up, inputs={"path": str(gate)}, grace=PATIENCE))
+    await here(gate)
+    async with anyio.create_task_group() as group:
+        group.start_soon(ticket.stop, "user", PATIENCE)
+        while not any(body.was_stopped for body in _dask_worker._running.values()):  # noqa: ASYNC110 - in a thread
+            await asyncio.sleep(0.01)
+        (gate.parent / "tidy").touch()
+        is_told.set()
+    assert isinstance(await ticket.outcome(), place.Raised)
+    assert (gate.parent / "tidied").exists()
+
+
+@at(["dask"])
 async def test_its_processes_are_kept_for_the_next_bodies_and_end_with_their_worker(opened):
     first, second = [(await outcome(opened, os.getpid)).value for _ in range(2)]
     assert first == second != os.getpid()
@@ -359,7 +378,6 @@ async def test_its_processes_are_kept_for_the_next_bodies_and_end_with_their_wor
 async def test_a_body_that_was_stopped_tidies_up_undisturbed(opened, gate):
     ticket = await opened.submit(job(tidies_up, inputs={"path": str(gate)}, grace=PATIENCE))
     await here(gate)
-    assert await ticket.began()  # whom nobody has heard to begin gets no grace
     async with anyio.create_task_group() as group:
         group.start_soon(ticket.stop, "user", PATIENCE)
         await asyncio.sleep(0.3)  # it is told meanwhile
