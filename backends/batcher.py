@@ -268,7 +268,7 @@ class Batcher(Generic[T, R]):
         return -(-waiting // max(1, batches))
 
     async def _deliver(self, batch: list[_Entry[T, R]]) -> None:
-        batch = [entry for entry in batch if not (entry[4] and _fails_with_what_it_rests_on(entry))]
+        batch = [entry for entry in batch if not (entry[4] and _falls_with_another(entry))]
         if not batch:
             return
         items = [entry[0] for entry in batch]
@@ -292,13 +292,14 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             _fail(batch, error)
         else:
-            for (_, _, _, future, _), outcome in zip(batch, outcomes, strict=True):
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                future = entry[3]
                 if future.done():
                     continue
-                if isinstance(outcome, BackendRejected):
-                    future.set_exception(outcome)
-                else:
+                if not isinstance(outcome, BackendRejected):
                     future.set_result(outcome)
+                elif not (entry[4] and _falls_with_another(entry)):
+                    future.set_exception(outcome)
 
     def _abandon(self) -> None:
         left = [*itertools.chain(*self._flights.values()), *self._take_all()]
@@ -313,10 +314,12 @@ def _is_ahead(entry: _Entry[T, R], taken: set[asyncio.Future[R]]) -> bool:
     return any(not one.done() and one not in taken for one in entry[4])
 
 
-def _fails_with_what_it_rests_on(entry: _Entry[T, R]) -> bool:
+def _falls_with_another(entry: _Entry[T, R]) -> bool:
+    """Fail an entry of which something that it rests on was not recorded, and return whether that is so."""
     for one in entry[4]:
         if one.done() and (one.cancelled() or one.exception() is not None):
-            _fail([entry], UpstreamRefused("a state that this one rests on was not recorded"))
+            if not entry[3].done():
+                entry[3].set_exception(UpstreamRefused("a state that this one rests on was not recorded"))
             return True
     return False
 
@@ -324,8 +327,9 @@ def _fails_with_what_it_rests_on(entry: _Entry[T, R]) -> bool:
 def _fail(batch: list[_Entry[T, R]], error: Exception) -> None:
     """Raise an error of their own, with the common cause, in all that still wait for an item of the batch."""
     kind = type(error) if isinstance(error, BackendError) else BackendError
-    for _, _, _, future, _ in batch:
-        if not future.done():
+    is_away = isinstance(error, BackendUnavailable)
+    for entry in batch:
+        if not entry[3].done() and (is_away or not (entry[4] and _falls_with_another(entry))):
             own = kind(str(error))
             own.__cause__ = error
-            future.set_exception(own)
+            entry[3].set_exception(own)

@@ -165,8 +165,6 @@ class RecordingFlowRunner(FlowRunner):
         try:
             # the caller may be cancelled while the state is on its way: what becomes of it is waited for
             answer = await (sending if new_state.is_finished() else undisturbed(sending, self.settings.cancel_grace))
-        except UpstreamRefused:
-            return await self._record(old_state, new_state)
         except OwnershipLost:
             self._lose()
             raise ENDRUN(new_state) from None
@@ -175,19 +173,9 @@ class RecordingFlowRunner(FlowRunner):
         except BaseException as error:  # to write a state calls what users gave it, too
             if is_outside(error):
                 raise
-            self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, cut(error))
-            if old_state.is_finished() and isinstance(error, BackendRejected):
-                return old_state  # a handler's second thoughts: what is recorded stands
-            if isinstance(error, BackendUnavailable):
-                self._cancellation.lose(error)
-            elif new_state.is_finished() and is_too_much(new_state):
-                instead = small(new_state, error, new_state.result)
-                try:
-                    return await self._record(old_state, instead)
-                except ENDRUN as end:
-                    if end.state is not instead:
-                        raise
-            raise ENDRUN(new_state) from error
+            if ahead is not None and isinstance(error, UpstreamRefused):
+                return await self._record(old_state, new_state)
+            return await self._instead(old_state, new_state, error)
         if isinstance(answer, Queued):
             answer.state = old_state
             raise ENDRUN(answer)
@@ -197,6 +185,28 @@ class RecordingFlowRunner(FlowRunner):
             ownership.given_up = type(new_state).__name__ not in KEEPS_OWNER
         _values.set({**current, "flow_run_version": None if version is None else version + 1})
         return new_state
+
+    async def _instead(self, old_state: State, refused: State, error: BaseException) -> State:
+        """Record a small state that says why in the place of one that could not be.
+
+        Raises:
+            - ENDRUN: if that cannot be recorded either: with the end that the tasks have made, or with what keeps the
+              flow run from going on
+        """
+        flow_run_id = _values.get()["flow_run_id"]
+        self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, cut(error))
+        if old_state.is_finished() and isinstance(error, BackendRejected):
+            return old_state  # a handler's second thoughts: what is recorded stands
+        if isinstance(error, BackendUnavailable):
+            self._cancellation.lose(error)
+        elif is_too_much(refused):
+            instead = small(refused, error, refused.result)
+            try:
+                return await self._record(old_state, instead)
+            except ENDRUN as end:
+                if end.state is not instead or refused.is_running():
+                    raise
+        raise ENDRUN(refused) from error
 
     def _send_end(self, states: dict[Task[..., Any], State], posted: Sequence[Post]) -> None:
         """Send the Success of the flow run behind the last states of its tasks: they share a commit.

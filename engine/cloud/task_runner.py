@@ -338,8 +338,6 @@ class CloudTaskRunner(TaskRunner):
                 answer, is_claim = new_state, False
             if is_claim and ownership is not None and not ownership.acknowledged(asked):
                 await ownership.renew()  # nothing begins when somebody else may have the flow run
-        except UpstreamRefused as error:
-            raise Withdrawn from error
         except OwnershipLost as error:
             self._lose(ownership)
             raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
@@ -348,6 +346,8 @@ class CloudTaskRunner(TaskRunner):
         except BaseException as error:  # to write a state calls what users gave it, too
             if is_outside(error):
                 raise
+            if self._goes_ahead and isinstance(error, UpstreamRefused):
+                raise Withdrawn from error
             if old_state.is_finished() and isinstance(error, BackendRejected):
                 return old_state  # a handler's second thoughts: what is recorded stands
             instead = await self._instead(new_state, error)

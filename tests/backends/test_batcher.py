@@ -767,3 +767,22 @@ async def test_halving_keeps_what_rests_on_a_refused_item_from_being_sent_alone(
         found = await outcomes_of(first, second)
     assert [type(one) for one in found] == [BackendRejected, UpstreamRefused]
     assert recorder.recorded == []
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("of_each", [True, False])
+async def test_what_is_refused_with_what_it_rests_on_says_so(of_each: bool) -> None:
+    """Whether a server refuses each of a batch, or the batch as a whole."""
+
+    async def refuse(items: list[str], key: str) -> list[BackendRejected]:
+        if of_each:
+            return [BackendRejected(f"no {item}") for item in items]
+        raise BackendRejected("nothing of that")
+
+    batcher: Batcher[str, str] = Batcher(refuse, circuit())
+    async with batcher:
+        first, other = batcher.put("first", lane="run"), batcher.put("other", lane="run")
+        second = batcher.put("second", lane="run", rests_on=[first])
+        third = batcher.put("third", lane="run", rests_on=[second])
+        found = await outcomes_of(first, other, second, third)
+    assert [type(one) for one in found] == [BackendRejected, BackendRejected, UpstreamRefused, UpstreamRefused]

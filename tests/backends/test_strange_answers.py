@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,11 +17,12 @@ from flowloop.backends import connect
 from flowloop.backends.client.backend import GraphQLBackend
 from flowloop.backends.server import ServerSettings, create_app
 from flowloop.backends.store import Store
-from flowloop.engine import Flow, task
+from flowloop.engine import Flow, Parameter, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, FlowloopError
 from flowloop.engine.settings import Settings
+from flowloop.engine.state import Success
 
 SETTINGS = Settings(outage_limit=60, heartbeat_interval=300)
 JSON = {"Content-Type": "application/json"}
@@ -104,6 +106,43 @@ async def test_a_run_survives_every_kind_of_strange_answer(between: Between) -> 
             await backend.get_flow_run_state(run_id)
         assert between.told == len(STRANGE)
         assert (await backend.get_flow_run_state(run_id)).is_successful()
+
+
+class Refusing(httpx.AsyncBaseTransport):
+    """Refuses, as the server would, one request that has the end of a task run in it."""
+
+    def __init__(self, server: httpx.AsyncBaseTransport, answer: httpx.Response) -> None:
+        self._server = server
+        self.waiting = [answer]
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.waiting and b'"type":"Success"' in request.content:
+            return self.waiting.pop()
+        return await self._server.handle_async_request(request)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (401, {"errors": [{"message": "who are you?"}]}),
+        (404, {}),
+        (400, {"errors": [{"message": "no"}]}),
+        (200, {"data": {"set_task_run_states": None}, "errors": [{"message": "no", "path": ["set_task_run_states"]}]}),
+    ],
+)
+async def test_a_state_that_is_refused_with_the_one_before_it_begins_anew(
+    between: Between, status: int, answer: dict[str, Any]
+) -> None:
+    with Flow("given") as given:
+        add(Parameter("x", default=1))
+    refusing = Refusing(between, httpx.Response(status, json=answer, headers={"X-FLOWLOOP-VERSION": "1"}))
+    async with GraphQLBackend("http://server", settings=SETTINGS, transport=refusing) as backend:
+        runner = CloudFlowRunner(given, backend=backend)
+        state = await runner.run()
+        assert refusing.waiting == []
+        assert (state.message, state.is_successful()) == ("All reference tasks succeeded.", True)
+        info = await backend.get_flow_run_info(runner.flow_run_id or "")
+        assert {type(one.state) for one in info.task_runs} == {Success}
 
 
 WORTH_A_WAIT = {"502 in HTML", "nothing", "half of an answer", "half of gzip"}

@@ -9,7 +9,7 @@ import pytest
 
 from flowloop.engine import Flow, Parameter, context, task
 from flowloop.engine.cloud import CloudFlowRunner, CloudTaskRunner, create_flow_run
-from flowloop.engine.errors import BackendRejected, BackendUnavailable, VersionLockMismatch
+from flowloop.engine.errors import BackendRejected, BackendUnavailable, UpstreamRefused, VersionLockMismatch
 from flowloop.engine.executors import Needs
 from flowloop.engine.results import LocalResult, PrefectResult
 from flowloop.engine.serialization import decode_state
@@ -396,6 +396,31 @@ async def test_a_state_of_a_flow_that_is_refused_is_replaced_too_or_else_returne
     [run] = await memory.list_flow_runs()
     assert run.state == recorded
     assert "could not be recorded: no room" in caplog.text
+
+
+@pytest.mark.parametrize(("refusals", "recorded"), [(1, "Failed"), (None, "Scheduled")])
+async def test_a_flow_run_that_may_not_begin_has_failed_and_is_nobodys(memory, settings, refusals, recorded):
+    backend = FaultyBackend(memory)
+    backend.fail("set_flow_run_state", BackendRejected("not here"), times=refusals)
+    one = One()
+    state = await one.run(backend, settings)
+    assert (type(state), state.message) == (Failed, "The state Running could not be recorded: not here")
+    assert one.ran == []
+    [run] = await memory.list_flow_runs()
+    assert run.state == recorded
+    assert (await memory.get_flow_run_info(run.id)).owner is None
+
+
+@pytest.mark.parametrize("operation", ["set_task_run_state", "set_flow_run_state"])
+async def test_what_is_refused_as_if_it_rested_on_another_state_is_not_sent_for_ever(memory, settings, operation):
+    backend = FaultyBackend(memory)
+    is_success = lambda sent: isinstance(sent["state"], Success)  # noqa: E731
+    backend.fail(operation, UpstreamRefused("that was refused"), where=is_success, times=None)
+    state = await One().run(backend, settings)
+    assert type(state) is Failed
+    assert "that was refused" in state.message
+    [run] = await memory.list_flow_runs()
+    assert run.state == "Failed"
 
 
 async def test_a_message_too_large_to_record_is_cut_and_its_length_noted(backend, settings):
