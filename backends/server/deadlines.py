@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Iterable
@@ -12,7 +13,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .settings import ServerSettings
 
-__all__ = ["close_overdue", "protocol_with"]
+try:
+    import resource
+except ImportError:  # not on Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["close_overdue", "protocol_with", "room_for"]
+
+logger = logging.getLogger("flowloop.server")
+
+_OTHER_FILES = 100
+"""For so many files beside connections there is room: those of the database, of results, and of the interpreter."""
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -60,3 +71,40 @@ def close_overdue(connections: Iterable[Any]) -> None:
     for connection in tuple(connections):
         if getattr(connection, "due", math.inf) < now:
             connection.transport.abort()
+
+
+def room_for(connections: int) -> int:
+    """Have this process open as many files as that many connections need, as far as the system lets it.
+
+    A login, or a service, often has 1,024 of the many thousands that it may ask for. Without a file for it a connection
+    is dropped without a word, and a database cannot be opened.
+
+    Args:
+        - connections: how many there may be
+
+    Returns:
+        - int: how many there is room for
+    """
+    if resource is None:
+        return connections
+    wanted = connections + _OTHER_FILES
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not _is_enough(now, wanted):
+        now = wanted if _is_enough(most, wanted) else most
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
+        except (ValueError, OSError):  # macOS allows fewer than it says
+            now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _is_enough(now, wanted):
+        return connections
+    fitting = max(1, now - _OTHER_FILES)
+    logger.info(
+        "there may be %d connections at once, not %d: for more, let this process open more files (ulimit -n)",
+        fitting,
+        connections,
+    )
+    return fitting
+
+
+def _is_enough(limit: int, wanted: int) -> bool:
+    return limit >= wanted or (resource is not None and limit == resource.RLIM_INFINITY)

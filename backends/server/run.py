@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...engine.errors import FlowloopError
 from .app import create_app, open_store
-from .deadlines import close_overdue, protocol_with
+from .deadlines import close_overdue, protocol_with, room_for
 from .errors import BadRequest
 from .operations import version
 from .settings import ServerSettings
@@ -63,6 +63,7 @@ async def serve(
         - FlowloopError: if the port is in use or the database cannot be used: one line that says why
     """
     settings = _with_keys(settings or ServerSettings(), host)
+    settings = msgspec.structs.replace(settings, connection_limit=room_for(settings.connection_limit))
     with contextlib.closing(_listen(host, port)) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         async with open_store(db_url, **store_options) as store:

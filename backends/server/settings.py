@@ -36,7 +36,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long the body of a request may take to arrive."""
 
     connection_limit: int = 20_000
-    """How many connections there may be at once; who opens one more is told to try again."""
+    """How many connections there may be at once, files permitting; who opens one more is told to try again."""
 
     depth_limit: int = 12
     """How deep the selections of a query may nest."""

@@ -1,11 +1,13 @@
 """A mapped flow that says what it does, a line each: ``began`` when a body begins, ``acked`` when a state is recorded.
 
-As a script it runs a flow run: ``python mapped.py DATABASE FLOW_RUN_ID``.
+As a script, ``python mapped.py``, it reads lines ``DATABASE FLOW_RUN_ID``, and runs each in a process that it forks: to
+import all takes far longer than to run. That one says ``process PID`` first, and this one ``ended CODE``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -115,11 +117,24 @@ async def history(backend: Backend, flow_run_id: str) -> dict[str, list[str]]:
     return {f"{run.task_slug}[{run.map_index}]": [one.state for one in run.states] for run in task_runs}
 
 
-async def _main(url: str, flow_run_id: str) -> None:
+async def _run(url: str, flow_run_id: str) -> None:
     async with connect(url) as backend:
         state = await runner(mapped_flow(to_pipe), backend, to_pipe).run(context={"flow_run_id": flow_run_id})
         assert state.is_successful(), state
 
 
+def _fork_runners() -> None:
+    for name in ("flowloop.backends.embedded", "flowloop.backends.client", "sqlalchemy.dialects.postgresql.asyncpg"):
+        importlib.import_module(name)
+    while line := sys.stdin.readline():
+        pid = os.fork()
+        if pid == 0:
+            to_pipe(f"process {os.getpid()}")
+            asyncio.run(_run(*line.split()))
+            return
+        _, status = os.waitpid(pid, 0)
+        to_pipe(f"ended {os.waitstatus_to_exitcode(status)}")
+
+
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+    _fork_runners()

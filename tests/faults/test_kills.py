@@ -1,15 +1,16 @@
 """The runner, or the server, is killed again and again: the run goes on, and nothing is lost or done twice.
 
-``--tries`` says how often.
+``--tries`` says how often, ``--seed`` when; each test says how many kills there were.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import subprocess
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,13 +18,22 @@ import anyio
 import pytest
 
 from flowloop.backends import connect
+from flowloop.backends.server.app import create_app
+from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine import Settings
 from flowloop.engine.cloud import create_flow_run
 
+from ..backends.serving import serve
 from ..commands import environment
-from .mapped import check, history, mapped_flow, runner
+from .mapped import CHILDREN, check, history, mapped_flow, runner
 
-pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(7200)]
+
+
+LINES = 3 * CHILDREN
+"""As many lines a run says at least: of each child that it begins, and its two states."""
+
+KILLS_OF_ONE_RUN = 25
 
 
 def quiet(line: str) -> None: ...
@@ -34,52 +44,108 @@ def tries(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--tries"))
 
 
-async def test_a_runner_that_is_killed_again_and_again(tmp_path: Path, tries: int) -> None:
-    rng = random.Random(20)
-    url = f"sqlite:///{tmp_path / 'runs.db'}"
-    flow, kills = mapped_flow(quiet), 0
-    while kills < tries:
-        async with connect(url) as backend:
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    return random.Random(int(request.config.getoption("--seed")))
+
+
+@pytest.fixture(params=["sqlite", "http", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "postgresql":
+        yield str(request.getfixturevalue("postgres_url"))
+        return
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    if request.param == "sqlite":
+        yield database
+        return
+    with serve(create_app(database, settings=ServerSettings(require_api_key=False))) as served:
+        yield served
+
+
+async def test_a_runner_that_is_killed_again_and_again(
+    url: str, tmp_path: Path, tries: int, rng: random.Random, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow, runs, kills, amid = mapped_flow(quiet), 0, 0, 0
+    async with connect(url) as backend, Runners.forked(tmp_path) as runners:
+        while kills < tries:
             flow_run_id = await create_flow_run(flow, backend)
-        lines: list[str] = []
-        while True:
-            heard = rng.randrange(120) if kills < tries else None
-            said, killed = run_and_kill(url, flow_run_id, tmp_path, heard)
-            lines += said
-            kills += killed
-            if not killed:
-                break
-        async with connect(url) as backend:
+            runs += 1
+            lines: list[str] = []
+            while True:
+                kill_at = rng.randrange(-20, 120) if kills < tries else None
+                said, killed = await runners.run(url, flow_run_id, kill_at)
+                lines += said
+                kills += killed
+                amid += killed and bool(said)
+                if not killed:
+                    break
             assert (await backend.get_flow_run_state(flow_run_id)).is_successful()
             check(lines, await history(backend, flow_run_id), again=True)
+    with capsys.disabled():
+        print(f"killed runners: {kills} kills of {runs} runs, {amid} while bodies ran")
 
 
-def run_and_kill(url: str, flow_run_id: str, folder: Path, heard: int | None) -> tuple[list[str], bool]:
-    """Run the flow run in a process, and kill that when it has said so many lines.
+class Runners:
+    """Processes that run a flow run each, one after the other."""
 
-    Returns:
-        - all lines, and whether it was killed
-    """
-    command = [sys.executable, str(Path(__file__).parent / "mapped.py"), url, flow_run_id]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(folder)) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line.strip())
-            if len(lines) == heard:
-                process.kill()
-    assert process.returncode in (0, -9), "the runner failed by itself"
-    return lines, process.returncode == -9
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    @asynccontextmanager
+    async def forked(cls, folder: Path) -> AsyncIterator[Runners]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(Path(__file__).parent / "mapped.py")),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment(folder),
+        )
+        try:
+            yield cls(process)
+        finally:
+            process.kill()
+            await process.wait()
+
+    async def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = (await self._process.stdout.readline()).decode().strip()
+        assert line, "the runners have ended"
+        return line
+
+    async def run(self, url: str, flow_run_id: str, kill_at: int | None) -> tuple[list[str], bool]:
+        """Run a flow run in a process, and kill that when it has said so many lines; below 0: before it says any.
+
+        Returns:
+            - what it said, and whether it was killed
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{url} {flow_run_id}\n".encode())
+        pid = int((await self._line()).removeprefix("process "))
+        lines: list[str] = []
+        if kill_at is not None and kill_at < 0:
+            await asyncio.sleep(-kill_at * 0.005)
+            os.kill(pid, signal.SIGKILL)
+        while not (line := await self._line()).startswith("ended "):
+            lines.append(line)
+            if len(lines) == kill_at:
+                os.kill(pid, signal.SIGKILL)
+        assert line in ("ended 0", f"ended {-signal.SIGKILL}"), "the runner failed by itself"
+        return lines, line != "ended 0"
 
 
 class KilledServer:
     """``flowloop server`` on a database, always at the same address."""
 
-    def __init__(self, db: str, folder: Path) -> None:
+    def __init__(self, db: str, folder: Path, extra: Mapping[str, str] | None = None) -> None:
         self._db = db
-        self._folder = folder
+        self._environment = environment(folder, extra)
         self._process: asyncio.subprocess.Process | None = None
         self.url = ""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def start(self) -> None:
         code = "from flowloop.backends.cli import main; main()"
@@ -87,27 +153,29 @@ class KilledServer:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", code, "server", "--db", self._db, "--port", port),
             stdout=asyncio.subprocess.PIPE,
-            env=environment(self._folder),
+            env=self._environment,
         )
         assert self._process.stdout is not None
         line = (await self._process.stdout.readline()).decode()
         assert line.startswith("flowloop serves "), line
         self.url = line.split()[2]
 
-    async def kill(self) -> None:
+    async def end(self, by: signal.Signals = signal.SIGKILL) -> int:
+        """End it by a signal, and return its exit code."""
         assert self._process is not None
-        self._process.kill()
-        await self._process.wait()
+        if self._process.returncode is None:
+            self._process.send_signal(by)
+        return await self._process.wait()
 
 
 @asynccontextmanager
-async def killed_server(tmp_path: Path) -> AsyncIterator[KilledServer]:
-    server = KilledServer(f"sqlite:///{tmp_path / 'runs.db'}", tmp_path)
+async def killed_server(tmp_path: Path, extra: Mapping[str, str] | None = None) -> AsyncIterator[KilledServer]:
+    server = KilledServer(f"sqlite:///{tmp_path / 'runs.db'}", tmp_path, extra)
     await server.start()
     try:
         yield server
     finally:
-        await server.kill()
+        await server.end()
 
 
 class Lines(list[str]):
@@ -134,7 +202,7 @@ async def run_while(server: KilledServer, tmp_path: Path, away: list[tuple[int, 
     async def haunt() -> None:
         for count, seconds in away:
             await lines.reach(count)
-            await server.kill()
+            await server.end()
             await asyncio.sleep(seconds)
             await server.start()
 
@@ -149,10 +217,17 @@ async def run_while(server: KilledServer, tmp_path: Path, away: list[tuple[int, 
         check(lines, await history(backend, flow_run_id), again=False)
 
 
-async def test_a_server_that_is_killed_again_and_again(tmp_path: Path, tries: int) -> None:
-    rng = random.Random(21)
+async def test_a_server_that_is_killed_again_and_again(
+    tmp_path: Path, tries: int, rng: random.Random, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, runs = tries, 0
     async with killed_server(tmp_path) as server:
-        await run_while(server, tmp_path, [(count, 0) for count in sorted(rng.sample(range(5, 850), tries))])
+        while left > 0:
+            kills = sorted(rng.sample(range(5, LINES - 50), min(left, KILLS_OF_ONE_RUN)))
+            await run_while(server, tmp_path, [(count, 0) for count in kills])
+            left, runs = left - len(kills), runs + 1
+    with capsys.disabled():
+        print(f"killed servers: {tries} kills amid {runs} runs")
 
 
 async def test_a_server_that_is_away_for_some_seconds(tmp_path: Path) -> None:

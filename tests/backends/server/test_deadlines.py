@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import httpx
 import pytest
@@ -64,3 +66,20 @@ async def test_one_connection_too_many_is_told_so(tmp_path: object) -> None:
         assert (await client.get(f"{url}/health")).status_code == 200
         for writer in (second[1], third):
             writer.close()
+
+
+ROOM = """
+import resource
+
+from flowloop.backends.server.deadlines import room_for
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 1000))
+print(room_for(50), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+print(room_for(500), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+print(room_for(5000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def test_there_are_no_more_connections_than_files_may_be_open() -> None:
+    said = subprocess.run([sys.executable, "-c", ROOM], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == ["50 200", "500 600", "900 1000"]
