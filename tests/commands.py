@@ -63,7 +63,7 @@ def serving(db: str, *, cwd: Path, extra: Mapping[str, str] | None = None) -> It
                 raise AssertionError("the server did not start:\n" + "".join(seen))
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
 
 
 _MAIN = "from flowloop.backends.cli import main; main()"

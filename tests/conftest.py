@@ -14,6 +14,7 @@ from unittest import mock
 import hypothesis
 import pytest
 
+from flowloop.engine import watchdog
 from flowloop.engine._run.drive import Drive
 from flowloop.engine.testing import VirtualLoop
 
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_time: runs on flowloop.engine.testing.VirtualLoop")
     Drive.keeps_story = True
+    watchdog._PATIENCE *= 60  # a busy machine blocks a loop for a second by itself, and tests look at what is logged
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # as where a shell runs the tests in its background; whatever they start would hear of no Ctrl-C either
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -199,7 +199,7 @@ def test_a_stopped_run_ends_with_its_states_written(folder: Path, number: signal
         while "asleep" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == (130 if number is signal.SIGINT else 1)
     listed = flowloop("runs", cwd=folder)
     assert re.search(rf"{flow} +Cancelled", listed.stdout)
@@ -212,12 +212,12 @@ async def test_a_worker_runs_what_others_create_until_it_is_stopped(folder: Path
         async with connect(f"sqlite:///{folder / 'work.db'}") as backend:
             flow = runpy.run_path(str(folder / "flows.py"))["doubles"]
             flow_run_id = await create_flow_run(flow, backend, {"numbers": [1, 2]})
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not (await backend.get_flow_run_state(flow_run_id)).is_finished():
                     await asyncio.to_thread(process.stdout.readline)  # the worker logs the beginning and the end
             assert (await backend.get_flow_run_state(flow_run_id)).is_successful()
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -355,10 +355,11 @@ def test_a_port_in_use_is_said_and_no_database_made(folder: Path) -> None:
 
 
 def test_a_server_that_is_not_there_is_waited_for_and_then_said(folder: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     limit = {"FLOWLOOP_OUTAGE_LIMIT": "0.5"}
-    done = flowloop("run", "flows.py:sleeper", "--backend", url, cwd=folder, extra=limit)
+    with socket.socket() as bound:  # nobody listens there, and nobody else can
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        done = flowloop("run", "flows.py:sleeper", "--backend", url, cwd=folder, extra=limit)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"Error: {url} is unavailable, and was waited for 0.5 s")

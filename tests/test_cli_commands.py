@@ -537,7 +537,7 @@ def test_a_failure_is_explained_in_the_log_of_a_worker(home: Path) -> None:
         seen.append(process.stdout.readline())
         assert seen[-1], seen
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     check("".join(seen))
     assert "of 'failing' is Failed: 1 of 1 reference tasks failed: transform[0] (ValueError: row 4" in seen[-1]
 
@@ -646,7 +646,7 @@ def test_ctrl_c_while_the_file_is_imported_is_one_line(home: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert output.splitlines() == ["flowloop: interrupted"]
 
@@ -678,7 +678,7 @@ def test_sigterm_is_honoured_while_the_server_is_away(
         while "asleep" not in (line := process.stdout.readline()):
             assert line, "it has ended"
         server.kill()
-        server.communicate(timeout=30)
+        server.communicate(timeout=60)
     for _ in range(signals):
         process.terminate()
         if signals > 1:  # each is heard by itself once the first one has been told of

@@ -196,7 +196,7 @@ async def served(app: Any) -> AsyncIterator[httpx.AsyncClient]:
     try:
         await started.wait()
         port = server.servers[0].sockets[0].getsockname()[1]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
     finally:
         server.should_exit = True
@@ -207,7 +207,7 @@ async def until(backend: Backend, flow_run_id: str, name: str) -> None:
     """Wait until the newest state of a flow run is of this kind."""
     watched = backend.watch_flow_run(flow_run_id)
     assert watched is not None
-    async with asyncio.timeout(20), watched as states:
+    async with asyncio.timeout(60), watched as states:
         async for state in states:
             if type(state).__name__ == name:
                 return
@@ -269,7 +269,7 @@ def service_process(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]
 async def test_a_service_that_is_killed_in_the_middle_of_a_map_finishes_it_by_itself(database: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with connect(database) as backend, httpx.AsyncClient(base_url=url, timeout=20) as client:
+        async with connect(database) as backend, httpx.AsyncClient(base_url=url, timeout=60) as client:
             with service_process(listener):
                 flow_run_id = (await client.post("/countdowns", params={"start": 3})).json()["id"]
                 await until_a_child_runs(backend, flow_run_id)
@@ -284,7 +284,7 @@ async def test_a_service_that_is_killed_in_the_middle_of_a_map_finishes_it_by_it
 
 
 async def until_a_child_runs(backend: Backend, flow_run_id: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             _, task_runs = await backend.get_flow_run_history(flow_run_id)
             if any(run.map_index >= 0 and run.states[-1].state == "Running" for run in task_runs):

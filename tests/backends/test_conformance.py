@@ -1275,7 +1275,7 @@ async def test_who_waits_for_runs_is_told_of_new_ones(backend: Backend) -> None:
     waiting = backend.watch_ready()
     assert waiting is not None
     async with waiting as told:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
 
                 async def create() -> None:

@@ -85,7 +85,7 @@ async def test_a_body_that_raises_stop_iteration_has_failed():
 
 async def test_as_many_bodies_run_at_once_as_there_may_be_and_no_more():
     running, most = 0, 0
-    together, lock = threading.Barrier(3, timeout=30), threading.Lock()
+    together, lock = threading.Barrier(3, timeout=60), threading.Lock()
 
     def body(n):
         nonlocal running, most
@@ -115,7 +115,7 @@ async def test_the_threads_end_with_the_last_flow_run():
             await executor.submit(int)
         await executor.submit(int)
         (thread,) = set(body_threads()) - others
-    await anyio.to_thread.run_sync(thread.join, 10)
+    await anyio.to_thread.run_sync(thread.join, 60)
     assert not thread.is_alive()
 
 
@@ -123,7 +123,7 @@ async def test_an_abandoned_thread_gives_its_place_and_its_result_up():
     go_on, ended = threading.Event(), threading.Event()
 
     def stuck():
-        go_on.wait(30)
+        go_on.wait(60)
         ended.set()
         return "late"
 
@@ -140,7 +140,7 @@ async def test_an_abandoned_thread_gives_its_place_and_its_result_up():
     assert state.result[after].result == "on time"
     assert not ended.is_set()
     go_on.set()
-    assert await anyio.to_thread.run_sync(ended.wait, 30)
+    assert await anyio.to_thread.run_sync(ended.wait, 60)
     assert isinstance(state.result[late], TimedOut)
 
 
@@ -160,7 +160,7 @@ def test_a_process_does_not_wait_for_what_was_abandoned(end):
         run(flow)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.split() == ["Running", "TimedOut" if end == "pass" else "Cancelled"]
 
@@ -170,11 +170,11 @@ async def test_a_body_that_was_cancelled_before_it_had_a_thread_does_not_run():
 
     def first():
         begun.set()
-        go_on.wait(30)
+        go_on.wait(60)
 
     async with (executor := LocalExecutor(1)).start(), anyio.create_task_group() as group:
         group.start_soon(executor.submit, first)
-        await anyio.to_thread.run_sync(begun.wait, 30)
+        await anyio.to_thread.run_sync(begun.wait, 60)
         waiting = asyncio.create_task(executor.submit(ran.append, 1))
         await anyio.wait_all_tasks_blocked()
         waiting.cancel()
@@ -187,11 +187,11 @@ async def test_a_body_that_was_cancelled_before_it_had_a_thread_does_not_run():
 async def test_a_work_that_is_cancelled_in_the_queue_is_not_done():
     pool, ran = BodyThreads(), []
     busy = threading.Event()
-    first = pool.submit(busy.wait, 30)
+    first = pool.submit(busy.wait, 60)
     second = pool.submit(ran.append, 1)
-    assert second.result(30) is None
+    assert second.result(60) is None
     busy.set()
-    assert first.result(30) is True
+    assert first.result(60) is True
     assert ran == [1]
     pool.shutdown()
 
@@ -336,7 +336,7 @@ async def test_a_sync_body_that_ended_in_time_is_not_late_because_the_loop_was()
 
     @task
     async def blocks():
-        await anyio.to_thread.run_sync(begun.wait, 30)
+        await anyio.to_thread.run_sync(begun.wait, 60)
         time.sleep(1.2)  # noqa: ASYNC251 - that is what it is about
 
     with Flow("busy") as flow:

@@ -40,11 +40,11 @@ async def one(body, *, executor=None, runner_options=None, **inputs):
 def caller():
     """Where a body says that it began; the line goes dead when its process does."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(30)
+        server.settimeout(60)
 
         def accepted():
             line, _ = server.accept()
-            line.settimeout(30)
+            line.settimeout(60)
             assert line.recv(100) == b"here"
             return line
 
@@ -685,6 +685,6 @@ def test_the_processes_end_with_the_one_that_started_them(caller, how):
     with caller() as line:
         os.killpg(child.pid, getattr(signal, how))
         assert line.recv(1) == b""
-    out, _ = child.communicate(timeout=30)
+    out, _ = child.communicate(timeout=60)
     told = [state for state in out.split() if state != "Running"]  # a body can begin before that is told
     assert told == ["Submitted", *(["Cancelled"] if how == "SIGINT" else [])]

@@ -88,6 +88,12 @@ class Visit:
         await self.page.wait_for_selector("main h1, main .empty")
         await self.settled()
 
+    async def sign_in(self, key: str) -> None:
+        """Give the first key that is right: the page loads anew, for nothing could be read before."""
+        await self.page.get_by_label("API key").fill(key)
+        async with self.page.expect_event("load"):
+            await self.page.get_by_role("button", name="Sign in").click()
+
     async def live(self) -> None:
         await self.page.wait_for_selector(".link.is-live")
 
@@ -117,7 +123,7 @@ class Browser:
             reduced_motion="reduce",
             **options,
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         visit = Visit(await context.new_page())
         try:
             yield visit

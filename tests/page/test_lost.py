@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,17 @@ HIDE = """isHidden => {
 pytestmark = [pytest.mark.browser, pytest.mark.heavy]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nobody else gets while the test lasts, where a server may come and go."""
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, port: int) -> AsyncIterator[str]:
+async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     config = uvicorn.Config(app, port=port, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
@@ -49,7 +53,7 @@ async def serving(app: ASGIApp, port: int) -> AsyncIterator[str]:
         if task.done():
             await task
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield "http://{}:{}".format(*server.servers[0].sockets[0].getsockname())
     finally:
         server.should_exit = True
         await task
@@ -79,12 +83,14 @@ class Between:
         await self.app(scope, receive, send)
 
 
-async def test_a_server_that_was_away_is_followed_again(browser: Browser, tmp_path: Path, store: Store) -> None:
+async def test_a_server_that_was_away_is_followed_again(
+    browser: Browser, tmp_path: Path, store: Store, port: int
+) -> None:
     recorded = Recorded(store)
     await recorded.register()
     run = await recorded.begin("brave-badger")
     ids = await run.map("price", 60)
-    database, port = f"sqlite:///{tmp_path / 'flowloop.db'}", free_port()
+    database = f"sqlite:///{tmp_path / 'flowloop.db'}"
     async with browser.visit() as visit:
         visit.allowed += ["WebSocket", "ERR_"]
         page = visit.page
@@ -99,7 +105,8 @@ async def test_a_server_that_was_away_is_followed_again(browser: Browser, tmp_pa
         await run.all(ids, "Running")
         await run.all(ids, "Success")
         async with serving(create_app(database, settings=OPEN), port):
-            await page.get_by_role("button", name="now").click()
+            # it may be back by itself before it is asked to be, and then there is no button any more
+            await page.evaluate("document.querySelector('.link button')?.click()")
             await visit.live()
             await page.locator(".total .of-success", has_text="60").wait_for()
             assert await page.evaluate("document.querySelector('.rows').scrollTop") == 700
@@ -121,7 +128,7 @@ async def test_a_proxy_that_drops_sockets(
     run = await recorded.begin("patient-pike")
     app = create_app(f"sqlite:///{tmp_path / 'flowloop.db'}", settings=OPEN)
     async with (
-        serving(Between(app, sockets=False, streams=streams), free_port()) as url,
+        serving(Between(app, sockets=False, streams=streams)) as url,
         browser.visit() as visit,
     ):
         visit.allowed += ["WebSocket", "502"]
@@ -137,7 +144,7 @@ async def test_a_proxy_that_holds_streams_back(browser: Browser, tmp_path: Path,
     run = await recorded.begin("patient-pike")
     app = create_app(f"sqlite:///{tmp_path / 'flowloop.db'}", settings=OPEN)
     async with (
-        serving(Between(app, sockets=False, streams=None), free_port()) as url,
+        serving(Between(app, sockets=False, streams=None)) as url,
         browser.visit() as visit,
     ):
         visit.allowed += ["WebSocket"]
@@ -161,7 +168,7 @@ async def test_a_server_with_too_many_readers_is_asked_now_and_then(
     run = await recorded.begin("crowded-crane")
     settings = msgspec.structs.replace(OPEN, subscriber_limit=1)
     app = create_app(f"sqlite:///{tmp_path / 'flowloop.db'}", settings=settings)
-    async with serving(app, free_port()) as url, browser.visit() as visit:
+    async with serving(app) as url, browser.visit() as visit:
         await visit.open(f"{url}/ui/runs/{run.id}")
         await visit.page.wait_for_selector(".link.is-polling")
         assert "too many subscriptions" in await visit.text(".link")
@@ -170,12 +177,12 @@ async def test_a_server_with_too_many_readers_is_asked_now_and_then(
 
 
 async def test_another_version_of_the_page_is_told_of_and_waits(
-    browser: Browser, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, tmp_path: Path, store: Store, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = Recorded(store)
     await recorded.register()
     await recorded.begin("brave-badger")
-    database, port = f"sqlite:///{tmp_path / 'flowloop.db'}", free_port()
+    database = f"sqlite:///{tmp_path / 'flowloop.db'}"
     files = {name: asset.body for name, asset in Assets.load().files.items()}
     newer = Assets("<!doctype html><title>newer</title><main><h1>newer</h1></main>", files)
     async with browser.visit() as visit:
@@ -248,12 +255,11 @@ async def test_a_key_that_is_revoked_is_asked_for_over_what_was_shown(
     first, second = [await store.create_api_key(ANYONE, name=name) for name in ("ada", "bob")]
     locked = msgspec.structs.replace(OPEN, require_api_key=True, key_cache_seconds=0)
     app = create_app(f"sqlite:///{tmp_path / 'flowloop.db'}", settings=locked)
-    async with serving(app, free_port()) as url, browser.visit() as visit:
+    async with serving(app) as url, browser.visit() as visit:
         visit.allowed += ["401", "WebSocket"]
         page = visit.page
         await page.goto(f"{url}/ui/flows/{recorded.flow_id}?form=run")
-        await page.get_by_label("API key").fill(first["key"])
-        await page.get_by_role("button", name="Sign in").click()
+        await visit.sign_in(first["key"])
         await visit.live()
         await page.get_by_label("Labels").fill("half written")
         await store.delete_api_key(ANYONE, key_id=first["id"])
@@ -280,7 +286,7 @@ async def test_below_any_path(browser: Browser, tmp_path: Path, store: Store, wa
         app.mount("/a/b", flows)  # type: ignore[attr-defined]
     else:
         app = Between(flows, prefix="/a/b")
-    async with serving(app, free_port()) as url, browser.visit() as visit:
+    async with serving(app) as url, browser.visit() as visit:
         await visit.open(f"{url}/a/b/")
         await visit.live()
         await visit.page.get_by_role("link", name="nimble-newt").click()

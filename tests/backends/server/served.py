@@ -60,6 +60,7 @@ class Served:
 async def listening(url: str, settings: ServerSettings = OPEN, **store_options: Any) -> AsyncIterator[str]:
     """Serve a database on loopback, as ``flowloop server`` does, while the block lasts; give the URL."""
     where: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    before = signal.getsignal(signal.SIGTERM)
 
     async def started(at: str) -> None:
         where.set_result(at)
@@ -71,7 +72,7 @@ async def listening(url: str, settings: ServerSettings = OPEN, **store_options: 
     try:
         yield where.result()
     finally:
-        if not server.done():
+        if signal.getsignal(signal.SIGTERM) is not before:  # else it is about to end, and does not hear of it any more
             os.kill(os.getpid(), signal.SIGTERM)
         await server
 

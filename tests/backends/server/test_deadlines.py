@@ -56,7 +56,7 @@ async def test_a_second_request_has_its_deadline_too(tmp_path: object) -> None:
 
 async def test_one_connection_too_many_is_told_so(tmp_path: object) -> None:
     few = ServerSettings(require_api_key=False, connection_limit=2, **QUIET)
-    async with listening(f"sqlite:///{tmp_path}/f.db", few) as url, httpx.AsyncClient() as client:
+    async with listening(f"sqlite:///{tmp_path}/f.db", few) as url, httpx.AsyncClient(timeout=60) as client:
         assert (await client.get(f"{url}/health")).status_code == 200
         second = await connected(url)
         reader, third = await connected(url)

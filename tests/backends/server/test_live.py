@@ -72,7 +72,8 @@ async def _messages(connection: ClientConnection) -> AsyncIterator[str | bytes]:
 
 @asynccontextmanager
 async def connected(url: str, **options: Any) -> AsyncIterator[Socket]:
-    async with connect(url.replace("http", "ws"), subprotocols=[PROTOCOL], **options) as connection:
+    given = {"subprotocols": [PROTOCOL], "open_timeout": 60, **options}
+    async with connect(url.replace("http", "ws"), **given) as connection:
         yield Socket(connection)
 
 
@@ -92,7 +93,7 @@ async def url(database_url: str, world: World) -> AsyncIterator[str]:
 
 
 async def post(url: str, query: str, **variables: Any) -> Any:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         answer = (await client.post(url, json={"query": query, "variables": variables})).json()
     assert "errors" not in answer, answer
     return answer["data"]
@@ -177,7 +178,7 @@ async def test_all_flow_runs_are_followed_from_now_on(url: str, world: World, st
 
 
 async def until_subscribed(url: str, number: int) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         while True:
             if f"flowloop_subscriptions {number}.0\n" in (await client.get(f"{url}/metrics")).text:
                 return
@@ -268,7 +269,7 @@ async def test_a_connection_needs_the_protocol_and_no_foreign_page(url: str) -> 
         {"subprotocols": [PROTOCOL], "origin": Origin("http://elsewhere.test")},
     ):
         with pytest.raises(InvalidStatus) as refused:
-            async with connect(url.replace("http", "ws"), **options):
+            async with connect(url.replace("http", "ws"), open_timeout=60, **options):
                 pass
         assert refused.value.response.status_code == 403
     async with connected(url, origin=Origin(url)) as socket:
@@ -278,7 +279,7 @@ async def test_a_connection_needs_the_protocol_and_no_foreign_page(url: str) -> 
 
 async def test_a_subscription_is_also_an_event_stream(url: str, world: World) -> None:
     body = {"query": FLOW_RUN, "variables": {"id": world.run_id}}
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         request = client.stream("POST", url, json=body, headers={"Accept": "text/event-stream"})
         async with request as response, aclosing(response.aiter_lines()) as lines:
             assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -289,7 +290,7 @@ async def test_a_subscription_is_also_an_event_stream(url: str, world: World) ->
 
 
 async def test_events_of_a_run_can_be_had_with_a_get(url: str, world: World) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         request = client.stream("GET", f"{url}/events", params={"flow_run_id": world.run_id})
         async with request as response, aclosing(response.aiter_lines()) as lines:
             seen = []
@@ -308,7 +309,7 @@ async def test_events_of_a_run_can_be_had_with_a_get(url: str, world: World) -> 
 
 async def test_a_stopping_server_ends_its_subscriptions(database_url: str, world: World) -> None:
     async with listening(database_url, QUICK, synchronous="OFF") as url:
-        connection = await connect(url.replace("http", "ws"), subprotocols=[PROTOCOL])
+        connection = await connect(url.replace("http", "ws"), subprotocols=[PROTOCOL], open_timeout=60)
         socket = Socket(connection)
         await socket.send(type="connection_init")
         await socket.receive()

@@ -26,7 +26,7 @@ KEYS = ServerSettings(require_api_key=True, **QUIET)
 
 
 async def ask(url: str, body: Any = HELLO, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         return await client.post(url, json=body, headers=headers)
 
 

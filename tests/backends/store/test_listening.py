@@ -36,7 +36,7 @@ class Ear:
         self._told.set()
 
     async def next(self) -> Collection[str]:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await self._told.wait()
         self._told.clear()
         return self.heard[-1]
