@@ -23,7 +23,7 @@ import functools
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, cast
@@ -244,7 +244,7 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
             "task_name": current.get("task_full_name"),
             "task_run_id": current.get("task_run_id"),
             "map_index": current.get("map_index"),
-            **kwargs.get("extra", {}),
+            **(kwargs.get("extra") or {}),
         }
         return msg, kwargs
 
@@ -268,12 +268,29 @@ class OwnRunLogger(OwnLogger, RunLogger):
     """The same, with the ids of the run."""
 
 
-def _message(record: logging.LogRecord) -> str:
+def text_of(record: logging.LogRecord, form: Callable[[logging.LogRecord], str] = logging.LogRecord.getMessage) -> str:
+    """Return the text of a line; one that cannot be written out, which is code of users, is told as it was called.
+
+    Args:
+        - record: the line
+        - form: writes it out
+    """
     try:
-        return record.getMessage()
-    except Exception as error:
+        return form(record)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         # what the logging module itself does: complain, and never raise
-        return f"{record.msg!s} {record.args!s} (this line is malformed: {error})"
+        return f"{_told(record.msg)} {_told(record.args)} (this line is malformed: {_told(error)})"
+
+
+def _told(value: object) -> str:
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"<{type(value).__name__}>"
 
 
 class _Masking(logging.Filter):
@@ -283,8 +300,8 @@ class _Masking(logging.Filter):
         """Change the record, and let it pass."""
         mask = hiding.get()
         if mask is not None and mask.hides_anything:
-            record.msg, record.args = mask.masked(_message(record)), None
-            if record.exc_info and record.exc_info[1] is not None:
+            record.msg, record.args = mask.masked(text_of(record)), None
+            if record.exc_info and isinstance(record.exc_info[1], BaseException):
                 record.exc_text = mask.masked("".join(traceback.format_exception(record.exc_info[1])).rstrip())
         return True
 

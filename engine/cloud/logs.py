@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import anyio
 
 from ..backend import Backend, LogRecord
 from ..cancellation import undisturbed
-from ..context import OwnLogger, unheard
+from ..context import OwnLogger, text_of, unheard
 from ..errors import BackendRejected, BackendUnavailable
 from ..masking import masked
 from ..serialization.text import storable
@@ -21,6 +22,8 @@ __all__ = ["LogShipper"]
 
 _MOST_LINES = 100_000
 _MOST_CHARACTERS = 50_000_000
+_LONGEST_LINE = 100_000
+"""What a line may have of them: one that drives out all others tells of nothing."""
 _BATCH = 500
 _LEVELS = (
     (logging.CRITICAL, "CRITICAL"),
@@ -71,6 +74,7 @@ class LogShipper(logging.Handler):
         self._flow_run_id = flow_run_id
         self._lines: deque[LogRecord] = deque()
         self._characters = 0
+        self._counting = threading.RLock()  # what is finalized meanwhile may log, too
         self._dropped = 0
         self._refused = 0
         self._is_away = False
@@ -91,31 +95,40 @@ class LogShipper(logging.Handler):
             if not any(isinstance(handler, LogShipper) for handler in _flowloop.handlers):
                 _flowloop.removeHandler(_last_resort)
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Keep a line, if it is one of this flow run's; nobody waits while another thread writes out a slow one."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line, if it is one of this flow run's."""
-        if getattr(record, "flow_run_id", None) != self._flow_run_id:
-            return
+        try:
+            if getattr(record, "flow_run_id", None) == self._flow_run_id:
+                self._keep(self._line(record))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # whoever makes the records of an application may have made anything of this one
+            self._refused += 1
+            self.handleError(record)
+
+    def _line(self, record: logging.LogRecord) -> LogRecord:
         task_run_id = getattr(record, "task_run_id", None)
-        line = LogRecord(
+        return LogRecord(
             flow_run_id=self._flow_run_id,
             task_run_id=storable(task_run_id) if isinstance(task_run_id, str) else None,
             timestamp=datetime.datetime.fromtimestamp(record.created, datetime.UTC),
             name=storable(record.name),
             level=next((name for level, name in _LEVELS if record.levelno >= level), "DEBUG"),
-            message=storable(masked(self._text(record))),
+            message=_bounded(storable(masked(text_of(record, self.format)))),
         )
-        self._lines.append(line)
-        self._characters += len(line.message)
-        while len(self._lines) > _MOST_LINES or self._characters > _MOST_CHARACTERS:
-            self._characters -= len(self._lines.popleft().message)
-            self._dropped += 1
 
-    def _text(self, record: logging.LogRecord) -> str:
-        try:
-            return self.format(record)
-        except Exception as error:
-            # what the logging module itself does: complain, and never raise
-            return f"{_shown(record.msg)} {_shown(record.args)} (this line is malformed: {_shown(error)})"
+    def _keep(self, line: LogRecord) -> None:
+        with self._counting:
+            self._lines.append(line)
+            self._characters += len(line.message)
+            while len(self._lines) > _MOST_LINES or self._characters > _MOST_CHARACTERS:
+                self._characters -= len(self._lines.popleft().message)
+                self._dropped += 1
 
     async def ship(self, interval: float, grace: float) -> None:
         """Send what there is every `interval` seconds; once cancelled, a request under way has `grace` seconds."""
@@ -168,33 +181,28 @@ class LogShipper(logging.Handler):
 
     def _take(self) -> list[LogRecord]:
         """Take the next lines, and in the place of those that were dropped a line that says so."""
-        self.acquire()
-        try:
+        with self._counting:
             batch = [self._lines.popleft() for _ in range(min(_BATCH, len(self._lines)))]
             self._characters -= sum(len(line.message) for line in batch)
-            if self._dropped:
-                batch.insert(0, self._notice(batch[0].timestamp))
-                self._dropped = 0
-            return batch
-        finally:
-            self.release()
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            batch.insert(0, self._notice(dropped, batch[0].timestamp))
+        return batch
 
     def _put_back(self, batch: list[LogRecord]) -> None:
-        self.acquire()
-        try:
+        with self._counting:
             self._lines.extendleft(reversed(batch))
             self._characters += sum(len(line.message) for line in batch)
-        finally:
-            self.release()
 
-    def _notice(self, moment: datetime.datetime) -> LogRecord:
-        text = f"{self._dropped:,} lines were dropped here: they came faster than they could be stored"
+    def _notice(self, dropped: int, moment: datetime.datetime) -> LogRecord:
+        text = f"{dropped:,} lines were dropped here: they came faster than they could be stored"
         _log.warning("flow run %s: %s", self._flow_run_id, text)
         return LogRecord(self._flow_run_id, None, moment, _log.name, "WARNING", text)
 
 
-def _shown(value: object) -> str:
-    try:
-        return value if isinstance(value, str) else repr(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
+def _bounded(text: str) -> str:
+    """Return the text of a line; of one that is too long the beginning, and how long it is."""
+    if len(text) <= _LONGEST_LINE:
+        return text
+    told = f" ... ({len(text):,} characters)"
+    return text[: _LONGEST_LINE - len(told)] + told

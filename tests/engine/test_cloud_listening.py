@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 import anyio
 import msgspec
@@ -11,6 +12,7 @@ from flowloop.engine import Flow, context, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.logs import LogShipper
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, FlowRunOwned, OwnershipLost
+from flowloop.engine.masking import hide
 from flowloop.engine.signals import FAIL
 from flowloop.engine.state import Cancelled, Failed, Pending, Running, Success
 from flowloop.engine.testing import FaultyBackend
@@ -463,6 +465,17 @@ class Unshowable:
     __repr__ = __str__
 
 
+class Panic(BaseException):
+    pass
+
+
+class Panicking:
+    def __str__(self):
+        raise Panic(self)
+
+    __repr__ = __str__
+
+
 @pytest.mark.parametrize(
     ("text", "args", "stored"),
     [
@@ -471,6 +484,8 @@ class Unshowable:
         ("no place", ("extra",), "no place ('extra',)"),
         (Unshowable(), (), "<Unshowable>"),
         ("%s", (Unshowable(),), "%s <tuple>"),
+        (Panicking(), (), "<Panicking>"),
+        ("%s", (Panicking(),), "%s <tuple> (this line is malformed: <Panic>)"),
         ("a file b\udcff.txt", (), "a file b\\udcff.txt"),
         ("a \x00 byte", (), "a \ufffd byte"),
     ],
@@ -481,6 +496,81 @@ async def test_a_line_that_cannot_be_written_is_kept_as_it_was_called(memory, te
     await shipper.send()
     (line,) = memory.logs
     assert line.message.startswith(stored)
+
+
+async def test_no_line_drives_out_all_others(memory, monkeypatch):
+    monkeypatch.setattr("flowloop.engine.cloud.logs._MOST_CHARACTERS", 1_000)
+    monkeypatch.setattr("flowloop.engine.cloud.logs._LONGEST_LINE", 100)
+    shipper = LogShipper(memory, "run")
+    for text in ("before", "x" * 2_000, "after"):
+        shipper.emit(logged(text))
+    await shipper.send()
+    before, long, after = (line.message for line in memory.logs)
+    assert (before, len(long), after) == ("before", 100, "after")
+    assert long.endswith("xx ... (2,000 characters)")
+
+
+async def test_a_record_of_which_no_line_can_be_made_harms_nobody(memory, caplog, capsys):
+    class Odd:
+        def __eq__(self, other):
+            raise Panic
+
+        __hash__ = None
+
+    shipper = LogShipper(memory, "run")
+    for attribute, value in [("created", float("nan")), ("name", None), ("levelno", "INFO"), ("flow_run_id", Odd())]:
+        record = logged("odd")
+        setattr(record, attribute, value)
+        shipper.handle(record)
+    shipper.handle(logged("a line"))
+    await shipper.send()
+    assert [line.message for line in memory.logs] == ["a line"]
+    shipper.conclude()
+    assert "4 log lines of flow run run were dropped" in caplog.text
+    assert capsys.readouterr().err.count("--- Logging error ---") == 4
+
+
+async def test_a_line_that_is_slow_to_write_out_holds_nobody_up(memory):
+    begun, ends = threading.Event(), threading.Event()
+
+    class Slow:
+        def __str__(self):
+            begun.set()
+            assert ends.wait(60)
+            return "slow"
+
+    shipper = LogShipper(memory, "run")
+    writing = threading.Thread(target=shipper.handle, args=(logged("%s", Slow()),))
+    writing.start()
+    assert begun.wait(60)
+    shipper.handle(logged("quick"))
+    await shipper.send()
+    ends.set()
+    writing.join()
+    await shipper.send()
+    assert [line.message for line in memory.logs] == ["quick", "slow"]
+
+
+@pytest.mark.usefixtures("info_level")
+async def test_odd_lines_harm_no_body_that_has_secrets_either(memory, settings, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("flowloop"), "propagate", False)  # pytest's own handler raises
+
+    @task
+    async def talk():
+        hide("swordfish")
+        context.logger.info(Unshowable())
+        context.logger.info("%s", Panicking())
+        context.logger.info("the %s", "swordfish", extra=None)
+        context.logger.error("failed", exc_info=(ValueError, "swordfish", None))
+        return "said"
+
+    with Flow("talk") as flow:
+        talked = talk()
+    state = await CloudFlowRunner(flow, backend=memory, settings=settings).run()
+    assert state.result[talked].result == "said"
+    lines = [line.message for line in memory.logs]
+    assert [line[:13] for line in lines] == ["<Unshowable> ", "%s <tuple> (t", "the ***", "failed None ("]
+    assert "swordfish" not in "".join(lines)
 
 
 async def test_a_level_of_ones_own_is_stored_as_the_level_below(memory):
