@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from flowloop.backends.server.ui.bundle import bundled, lean, lean_style
+from flowloop.backends.server.ui.bundle import bundled, joined, lean, lean_style, short
 
 from ..commands import ROOT
 
@@ -42,13 +42,77 @@ const found = JSON.parse(require("node:fs").readFileSync(0, "utf8")).map(([writt
 });
 console.log(JSON.stringify(found));
 """
+RESOLVE = r"""
+const { parse } = require("internal/deps/acorn/acorn/dist/acorn");
+const bound = (pattern) => ({
+  Identifier: () => [pattern.name],
+  ObjectPattern: () => pattern.properties.flatMap((each) => bound(each.value ?? each)),
+  ArrayPattern: () => pattern.elements.filter(Boolean).flatMap(bound),
+  AssignmentPattern: () => bound(pattern.left),
+  RestElement: () => bound(pattern.argument),
+})[pattern.type]();
+const declared = (nodes) => nodes.flatMap((node) => {
+  if (node?.type === "VariableDeclaration") return node.declarations.flatMap((each) => bound(each.id));
+  if (node?.type === "ImportDeclaration") return node.specifiers.map((each) => each.local.name);
+  return /^(Function|Class)Declaration$/.test(node?.type) ? [node.id.name] : [];
+});
+const scope = (node) => {
+  if (/^(Program|BlockStatement)$/.test(node.type)) return declared(node.body);
+  if (node.type === "SwitchStatement") return declared(node.cases.flatMap((each) => each.consequent));
+  if (/^For/.test(node.type)) return declared([node.init ?? node.left]);
+  if (node.type === "CatchClause") return node.param ? bound(node.param) : [];
+  if (/Function/.test(node.type)) return [...node.params.flatMap(bound), ...(node.id ? [node.id.name] : [])];
+  return node.type === "ClassExpression" && node.id ? [node.id.name] : null;
+};
+const isProperty = (node, key) => (!node.computed && (
+  (node.type === "MemberExpression" && key === "property") || (key === "key" && node.value !== undefined)
+)) || key === "imported" || node.type === "MetaProperty";
+// of each name the place where it is declared, and of one that is not, or of a property, itself
+const read = (source) => {
+  const found = [];
+  const visit = (node, scopes) => {
+    const own = scope(node);
+    if (own) scopes = [...scopes, own];
+    for (const [key, child] of Object.entries(node)) {
+      if (key === "start" || key === "end" || key === "shorthand") continue;
+      for (const each of [child].flat()) {
+        if (each?.type !== "Identifier") {
+          if (each?.type) visit(each, scopes);
+          else found.push(typeof each === "object" ? JSON.stringify(each) : String(each));
+          continue;
+        }
+        const at = isProperty(node, key) ? -1 : scopes.findLastIndex((names) => names.includes(each.name));
+        found.push(at < 0 ? each.name : [at, scopes[at].indexOf(each.name)].join());
+      }
+    }
+  };
+  visit(parse(source, { ecmaVersion: "latest", sourceType: "module", allowReturnOutsideFunction: true }), []);
+  return found.join("\n");
+};
+const pairs = JSON.parse(require("node:fs").readFileSync(0, "utf8"));
+const found = pairs.map(([written, sent]) => {
+  try { read(written); } catch (problem) { return `unreadable: ${problem.message}`; }
+  try {
+    return read(sent) === read(written) ? "same" : "other";
+  } catch (problem) { return `broken: ${problem.message}`; }
+});
+console.log(JSON.stringify(found));
+"""
 
 
 def compared(written: Sequence[str]) -> list[str]:
     """Return for each module whether it reads the same without what is left out of it."""
-    pairs = json.dumps([(each, lean(each)) for each in written])
-    command = [*NODE, "--expose-internals", "-e", COMPARE]
-    done = subprocess.run(command, input=pairs, capture_output=True, text=True, check=True)
+    return _asked(COMPARE, [(each, lean(each)) for each in written])
+
+
+def renamed(written: Sequence[str]) -> list[str]:
+    """Return for each module whether each of its names means the same when they are short."""
+    return _asked(RESOLVE, [(each, short(each)) for each in written])
+
+
+def _asked(script: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    command = [*NODE, "--expose-internals", "-e", script]
+    done = subprocess.run(command, input=json.dumps(pairs), capture_output=True, text=True, check=True)
     found: list[str] = json.loads(done.stdout)
     return found
 
@@ -80,6 +144,42 @@ def test_our_modules_read_the_same_without_what_is_there_for_readers() -> None:
     assert compared(written) == ["same"] * len(written)
     assert "as it is" in lean(TRICKY[6])
     assert "kept\n     as" in lean(TRICKY[6])
+
+
+NAMED = (
+    "const first = (one, { two, three: four = two, ...five }, [six, , seven = one] = []) => ({ one, two: four });",
+    "let one = 1; for (const each of [one]) for (let at = 0; at < each; at += 1) { const one = at; go(one.at) }",
+    "const first = (name) => name ? { name } : { [name]: name, name() { return name } };",
+    "function name(value) { switch (value) { case name: { const inner = 1; return inner } default: { value = 2; } } }",
+    'import { one, two as other } from "./a.js"; import whole from "./b.js"; const three = { one, other, whole };',
+    "let first; try { first() } catch { first = 1; } try {} catch (problem) { go(problem.problem) } finally { go() }",
+    "class First extends Second { constructor(value) { this.value = value } static of() { return First } }",
+    "const first = html`<${First} name=${(name) => ({ name })} ...${rest} /> ${[1].map((name) => `${name}`)}`;",
+    "const first = { get second() { return third }, async third(fourth) { return await fourth } }; const third = 1;",
+    "const first = async (one) => { const { two = one } = await one; return one.two ?? two };\nconst a = (two) => two",
+    "const first = function second(third) { return third ? second(third - 1) : fourth }",
+    "const one = (status) => status; const second = () => status; const third = (name) => { if (name) { name = 1 } }",
+    "const first = (one) => one ? { one } : two; const three = (one) => one\nconst four = (two) => two",
+)
+
+
+def test_short_names_mean_what_the_long_ones_meant() -> None:
+    written = [*map(lean, NAMED), *TRICKY, joined(SOURCES, "main.js")]
+    assert renamed(written) == ["same"] * len(written)
+    assert short("const first = (second, third) => ({ second, more: third.more });") == (
+        "const aa = (a, b) => ({ second:a, more: b.more });"
+    )
+
+
+def test_short_names_are_seen_to_mean_something_else() -> None:
+    pairs = [
+        ("const a = 1; b = (c) => c", "const a = 1; b = (c) => d"),
+        ("const f = (a, b) => a", "const f = (a, b) => b"),
+        ("const f = (a) => a.b", "const f = (a) => a.c"),
+        ("const f = (a) => () => { const b = a; return b }", "const f = (a) => () => { const a = a; return a }"),
+        ("const f = (a) => ({ a })", "const f = (b) => ({ b })"),
+    ]
+    assert _asked(RESOLVE, pairs) == ["other"] * len(pairs)
 
 
 class Writer:
@@ -170,20 +270,21 @@ def test_modules_are_joined_in_the_order_in_which_they_begin() -> None:
         ),
         "a.js": "// first\nexport const a = 1;\nexport async function c() {}\n",
     }
-    assert bundled(modules, "main.js") == (
+    assert joined(modules, "main.js") == (
         'import{s}from"./vendor/s.js";\nimport{default as h}from"./vendor/h.js";\n'
-        "const a=1;\nasync function c(){}\n"
+        "const a=1;async function c(){}\n"
         'const b=()=>import("./vendor/late.js");\n'
         "h(a,b);\n"
     )
     with pytest.raises(ValueError, match=r"a\.js and deep/b\.js both have a c"):
-        bundled({**modules, "deep/b.js": modules["deep/b.js"] + "const c = 2;\n"}, "main.js")
+        joined({**modules, "deep/b.js": modules["deep/b.js"] + "const c = 2;\n"}, "main.js")
 
 
 def test_nothing_of_our_modules_is_lost_where_they_become_one() -> None:
-    sent = bundled(SOURCES, "main.js")
+    sent = joined(SOURCES, "main.js")
     command = [*NODE, "--input-type=module", "--check"]
-    assert subprocess.run(command, input=sent, text=True, check=False).returncode == 0
+    for each in (sent, bundled(SOURCES, "main.js")):
+        assert subprocess.run(command, input=each, text=True, check=False).returncode == 0
     assert "export" not in sent
     for source in SOURCES.values():
         for line in source.splitlines():

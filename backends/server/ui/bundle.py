@@ -1,16 +1,19 @@
 """The modules of the page as one: in the order in which they begin, without what is there for readers.
 
-Nothing is renamed and no expression is changed, so that a fault that a browser shows can be found by its names. The
-modules share one scope: a name that two of them have at their top is refused.
+No expression is changed. The modules share one scope: a name that two of them have at their top is refused. Names are
+made short, each the same wherever it stands, so that no scope needs to be known: two that differed differ still.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, product
+from string import ascii_letters
 
-__all__ = ["bundled", "lean", "lean_style"]
+__all__ = ["bundled", "joined", "lean", "lean_style", "short"]
 
 _IMPORT = re.compile(r'^import (?:\{ ([^}]+) \}|(\w+)) from "([^"]+)";\n', re.MULTILINE)
 _LAZY = re.compile(r'\bimport\("([^"]+)"\)')
@@ -33,14 +36,38 @@ _WANTS_A_VALUE = frozenset(
 )
 """After these words a slash begins a pattern; after all others it divides."""
 
-_OPEN = frozenset("{([,=&|?:")
+_OPEN = frozenset("{([,=&|?:;")
 _CLOSED = frozenset(")]},;.?:=&|")
 _APART = re.compile(r"[\w$/]{2}|\+\+|--")
 _BREAK = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)|\s*(\n)\s*")
 _STYLE = re.compile(r'("[^"]*")|/\*.*?\*/|\s*([{};,])\s*|(:)\s+|\s+', re.DOTALL)
 
 
+_FIXED = frozenset(
+    "arguments as async await break case catch class const continue debugger default delete do else enum export"  # noqa: SIM905
+    " extends false finally for from function get if import in instanceof let new null of return set static super"
+    " switch this throw true try typeof undefined var void while with yield".split()
+)
+"""Words that mean something by themselves, always or in some places."""
+
+_BEGINS = frozenset(("async", "class", "const", "for", "function", "if", "let"))
+"""With these a statement begins, where the one before it has ended with a brace."""
+
+
 def bundled(modules: Mapping[str, str], first: str) -> str:
+    """Join modules to one with short names.
+
+    Args:
+        - modules: their sources by name
+        - first: the name of the one that imports the others
+
+    Returns:
+        - str: one module; what is imported from where no source is given stays imported
+    """
+    return short(joined(modules, first))
+
+
+def joined(modules: Mapping[str, str], first: str) -> str:
     """Join modules to one.
 
     Args:
@@ -88,11 +115,152 @@ def lean(source: str) -> str:
         if kind == "blank":
             blank = text
             continue
-        if blank and before:
+        if text == "}" and before == ";":
+            sent.pop()  # a brace ends a statement as well
+        elif blank and before:
             sent.append(_between(before[-1], blank, text[0]))
         sent.append(_BREAK.sub(lambda found: found[1] or "", text) if kind == "markup" else text)
         before, blank = text, ""
     return "".join(sent)
+
+
+def short(source: str) -> str:
+    """Give what a module declares short names, the often used ones the shortest; properties keep theirs.
+
+    A name that is declared at the top is the same wherever it stands, and no other name is like it. The others are the
+    same throughout one statement of the top. So what differed differs still, and no scope need be known, if within
+    one statement no name is declared that elsewhere in it is one of the browser's.
+    """
+    tokens = [*_tokens(source)]
+    words = _Words([token for token in tokens if token[0] != "blank"])
+    taken = {text for kind, text in tokens if kind == "word"} | _FIXED
+    placed = [*words.placed()]
+    declared = {(at, text) for at, text in words.declared() if text not in _FIXED}
+    top = {text for at, text in declared if at is None}
+    often = Counter((None if text in top else at, text) for at, text, place in placed if place != "property")
+    unused: dict[int | None, Iterator[str]] = {}
+    names: dict[tuple[int | None, str], str] = {}
+    for (at, text), _ in often.most_common():
+        if (at, text) in declared:
+            free = unused.setdefault(at, (each for each in _names() if (len(each) == 2) == (at is None)))
+            names[at, text] = next(each for each in free if each not in taken)
+    renamed = ((text, names.get((None if text in top else at, text), text), place) for at, text, place in placed)
+    return "".join(_written(*next(renamed)) if kind == "word" else text for kind, text in tokens)
+
+
+def _written(text: str, name: str, place: str) -> str:
+    if place == "property" or name == text:
+        return text
+    return {"plain": "", "both": f"{text}:", "import": f"{text} as "}[place] + name
+
+
+def _names() -> Iterator[str]:
+    for length in count(1):
+        for letters in product(ascii_letters, repeat=length):
+            yield "".join(letters)
+
+
+class _Words:
+    """Which words of a module are names of properties, which are declared, and which are both at once."""
+
+    def __init__(self, tokens: Sequence[tuple[str, str]]) -> None:
+        self._tokens = [("sign", ";"), ("sign", ";"), *tokens, ("sign", ";"), ("sign", ";")]
+        self._ends: dict[int, int] = {}
+        self._inside: list[str] = []
+        self._statements: list[int] = []
+        statement = 0
+        open_: list[tuple[int, str]] = []
+        for at, (kind, text) in enumerate(self._tokens):
+            is_piece = kind in ("template", "markup")
+            before = self._tokens[at - 1][1]
+            if not open_ and text != "else" and (before == ";" or (before == "}" and text in _BEGINS)):
+                statement += 1
+            if text in (")", "]", "}") or (is_piece and text[0] == "}"):
+                self._ends[open_.pop()[0]] = at
+            self._inside.append(open_[-1][1] if open_ else "top")
+            self._statements.append(statement)
+            if text in ("(", "[") or (is_piece and text[-1] == "{"):
+                open_.append((at, text))
+            elif text == "{":
+                open_.append((at, self._brace(at)))
+
+    def placed(self) -> Iterator[tuple[int, str, str]]:
+        """Yield of each word the statement of the top, itself, and where it stands."""
+        for at, (kind, text) in enumerate(self._tokens):
+            if kind == "word":
+                yield self._statements[at], text, self._place(at)
+
+    def declared(self) -> Iterator[tuple[int | None, str]]:
+        """Yield each name that is declared, and the statement that it is within, or None for the top itself."""
+        for at, is_top in self._declared():
+            yield None if is_top else self._statements[at], self._tokens[at][1]
+
+    def _place(self, at: int) -> str:
+        before, text, after = (self._tokens[at + by][1] for by in (-1, 0, 1))
+        if text[0].isdigit() or before == "#" or (before == "." and self._tokens[at - 2][1] != "."):
+            return "property"
+        inside = self._inside[at]
+        if inside in ("class", "object") and after == "(" and before in ("async", "get", "set", "static"):
+            return "property"
+        if inside == "class":
+            return "property" if before in "{};" else "plain"
+        if inside in ("object", "import") and before in "{,":
+            if after in (":", "(", "as"):
+                return "property"
+            return "import" if inside == "import" else "both"
+        return "plain"
+
+    def _brace(self, at: int) -> str:
+        """Tell what a brace begins."""
+        kind, before = self._tokens[at - 1]
+        if kind == "word":
+            if before in ("catch", "do", "else", "finally", "try"):
+                return "block"
+            if before == "import":
+                return "import"
+            return "object" if before in _WANTS_A_VALUE or before in ("const", "let") else "class"
+        if before == ":":
+            at -= 2
+            while self._tokens[at][1] not in "?,;({}":
+                if self._inside[at] != "object" and self._tokens[at][1] in ("case", "default"):
+                    return "block"
+                at -= 1
+            return "object"
+        is_arrow = self._tokens[at - 2][1] + before == "=>"
+        return "block" if kind == "sign" and (before in ");{}" or is_arrow) else "object"
+
+    def _declared(self) -> Iterator[tuple[int, bool]]:
+        """Yield where something is declared, and whether that is at the top."""
+        for at, (kind, text) in enumerate(self._tokens[:-2]):
+            after = self._tokens[at + 1][1]
+            if kind == "word" and text in ("const", "let", "function", "class", "as") and after != "(":
+                is_top = self._inside[at] in ("top", "import")
+                yield from ((each, is_top) for each in self._bound(at + 1, self._ends.get(at + 1, at + 1) + 1))
+            elif kind == "word" and after + self._tokens[at + 2][1] == "=>":
+                yield at, False
+            elif text == "{" and self._tokens[at - 1][1] == "import":
+                yield from ((each, True) for each in range(at, self._ends[at]) if self._place(each) == "import")
+            elif text == "(":
+                end, called = self._ends[at], self._tokens[at - 1][1]
+                is_arrow = self._tokens[end + 1][1] + self._tokens[end + 2][1] == "=>"
+                if is_arrow or called in ("function", "catch") or self._tokens[at - 2][1] == "function":
+                    yield from ((each, False) for each in self._bound(at + 1, end))
+
+    def _bound(self, at: int, end: int) -> Iterator[int]:
+        """Yield where a pattern, or several of them, have the names that they bind."""
+        while at < end:
+            kind, text = self._tokens[at]
+            after = self._ends.get(at, at) + 1
+            if text == "=":  # a default
+                while at < end and self._tokens[at][1] != ",":
+                    at = self._ends.get(at, at) + 1
+                continue
+            if self._tokens[after][1] != ":":
+                if kind == "word":
+                    yield at
+                elif at in self._ends:
+                    yield from self._bound(at + 1, after - 1)
+            at = after
 
 
 def lean_style(source: str) -> str:
