@@ -137,7 +137,8 @@ class Circuit:
                 self._close()
                 return answer
             await anyio.sleep(delay)
-            self.state = CircuitState.HALF_OPEN
+            if self.state is CircuitState.OPEN:  # else it has answered somebody else meanwhile
+                self.state = CircuitState.HALF_OPEN
 
     def _waited(self, patience: float, error: BackendUnavailable) -> BackendUnavailable:
         message = f"{self.name} is unavailable, and was waited for {patience:g} s: {error}"

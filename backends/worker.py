@@ -22,7 +22,7 @@ from ..engine.results.default import default_result_in
 from ..engine.runner import settle
 from ..engine.settings import Settings
 from ..engine.state import Failed, Scheduled, State
-from .isolation import Isolation
+from .isolation import LEFT, Isolation
 from .services import look_after
 
 __all__ = ["FlowLoader", "Worker"]
@@ -106,7 +106,7 @@ class Worker:
         self._alone_until = 0.0
         self._backend = backend
         self._flow_names = list(flows) if isinstance(flows, Mapping) else None
-        self._flow_of: FlowLoader = (lambda taken: flows[taken.flow_name]) if isinstance(flows, Mapping) else flows
+        self._flow_of: FlowLoader = (lambda taken: flows.get(taken.flow_name)) if isinstance(flows, Mapping) else flows
         self._concurrency = concurrency
         self._labels = labels
         self._poll_interval = poll_interval
@@ -240,21 +240,24 @@ class Worker:
             - taken: the flow run, which is claimed; the next one that is ready if None
 
         Returns:
-            - str | None: its id; None if none is ready
+            - str | None: its id; None if none is ready, or the one that was given is left to others
         """
-        reserved = await self._reserved(1) if taken is None else [taken]
-        if not reserved:
-            return None
-        self._begin(reserved[0])
-        try:
-            while self._runs and not self._stopping.is_set():
-                self._has_room.clear()
-                await _first_of(self._has_room, self._stopping)
-            await self._wait_for_runs()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._hand_over()
-        return reserved[0].flow_run_id
+        while reserved := await self._reserved(1) if taken is None else [taken]:
+            self._begin(reserved[0])
+            try:
+                while self._runs and not self._stopping.is_set():
+                    self._has_room.clear()
+                    await _first_of(self._has_room, self._stopping)
+                await self._wait_for_runs()
+            finally:
+                if self._runs:
+                    with anyio.CancelScope(shield=True):
+                        await self._hand_over()
+            if self._suits.get(reserved[0].flow_id, True):
+                return reserved[0].flow_run_id
+            if taken is not None or self._stopping.is_set():
+                break
+        return None
 
     def _begin(self, taken: FlowRunReservation) -> None:
         if taken.alone and self._isolation is None:
@@ -291,7 +294,11 @@ class Worker:
             if self._isolation is not None and self._isolation.takes(taken):
                 keeping = asyncio.create_task(self._keep(taken))
                 try:
-                    await self._isolation.run(taken)
+                    code = await self._isolation.run(taken)
+                    if code == LEFT:
+                        self._suits[taken.flow_id] = False
+                    elif code != 0:  # if it could not even claim the run, it is not to be begun again at once
+                        await _first_of(self._stopping, seconds=self._poll_interval)
                 finally:
                     keeping.cancel()
                     await asyncio.wait([keeping])
@@ -359,10 +366,10 @@ class Worker:
         suits = self._suits.get(taken.flow_id)
         if suits is None:
             flow = await settle(self._flow_of(taken))
-            assert flow is not None
             info = taken.info or await self._backend.get_flow_run_info(taken.flow_run_id)
             in_project = info.project.name == self._settings.project
-            suits = in_project and {known.task_slug for known in info.task_runs} == set(flow.slugs.values())
+            slugs = None if flow is None else set(flow.slugs.values())
+            suits = in_project and {known.task_slug for known in info.task_runs} == slugs
             self._suits[taken.flow_id] = suits
             if not suits:
                 other = "version" if in_project else f"project ({info.project.name!r})"

@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from flowloop.backends import connect
 from flowloop.backends.cli.commands import flowloop as command
 from flowloop.backends.cli.display import history, safe
+from flowloop.backends.isolation import LEFT
 from flowloop.backends.store import Store
 from flowloop.engine.backend import Backend, FlowRunSummary, LogRecord, StateRecord, TaskRunHistory
 from flowloop.engine.schedules import IntervalSchedule, serialize_schedule
@@ -687,3 +688,29 @@ def test_sigterm_is_honoured_while_the_server_is_away(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert f"flowloop: stopped after 1 s: {said}" in output
+
+
+# -- one run of a worker -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "said"),
+    [
+        ("def broken(:", 1, "SyntaxError"),
+        ("raise OSError('no model')", 1, "no model"),
+        ("from flowloop.engine import Flow\nflow = Flow('other')", LEFT, None),
+    ],
+)
+def test_a_run_whose_file_changed_fails_with_the_reason_or_is_left(
+    home: Path, file: str, code: int, said: str | None
+) -> None:
+    run = recorded(home)
+    (home / "flows.py").write_text(file)
+    invoke("worker", "--once", "--run", run.id, str(home / "flows.py"), code=code)
+    state = on_database(home, lambda backend: backend.get_flow_run_state(run.id))
+    if said is None:
+        assert not state.is_finished()
+        assert "no flow run of other is ready" in invoke("worker", "--once", str(home / "flows.py")).output
+    else:
+        assert state.is_failed()
+        assert said in str(state.message)

@@ -17,9 +17,10 @@ from ...engine.backend import FlowRunReservation
 from ...engine.cloud import register_flow
 from ...engine.errors import FlowloopError
 from ...engine.flow import Flow
+from ...engine.presence import new_owner
 from ...engine.settings import Settings, read_settings
-from ..isolation import Isolation
-from ..worker import Worker
+from ..isolation import LEFT, Isolation
+from ..worker import FlowLoader, Worker
 from . import looking, migrating, notifying, secrets, steering
 from .common import (
     as_async,
@@ -138,11 +139,29 @@ def worker(
     if schedules and (once or not has_database(settings.default_backend_url)):
         raise FlowloopError("--schedules is for workers that stay and have the database open; a server plans by itself")
     set_up_logging(settings, Console(stderr=True))
-    flows = {flow.name: flow for flow in map(load_flow, targets)}  # before there is a loop, so that Ctrl-C ends it
+    # if loading its flow ends this process, it has died of the flow run
+    taken = None if flow_run_id is None else _claimed(flow_run_id, settings)
+    try:
+        found = [load_flow(target) for target in targets]  # while there is no loop, so that Ctrl-C ends it
+    except FlowloopError as error:
+        if taken is None:
+            raise
+        sys.exit(_work_once(_refusing(error), taken, labels, settings))
+    flows = {flow.name: flow for flow in found}
     if once:
-        sys.exit(0 if _work_once(flows, flow_run_id, labels, settings) else 1)
-    isolation = Isolation(targets, settings.default_backend_url, everything=isolate)
+        sys.exit(_work_once(flows, taken, labels, settings))
+    of_names = {flow.name: target for flow, target in zip(found, targets, strict=True)}
+    isolation = Isolation(of_names, settings.default_backend_url, everything=isolate)
     _work(flows, concurrency, labels, settings, isolation, schedules)
+
+
+def _refusing(error: FlowloopError) -> FlowLoader:
+    """Find no flow, so that its run becomes Failed with the reason."""
+
+    def refuse(_: FlowRunReservation) -> Flow:
+        raise error
+
+    return refuse
 
 
 @as_async
@@ -166,32 +185,35 @@ async def _work(
 
 
 @as_async
-async def _work_once(
-    flows: dict[str, Flow], flow_run_id: str | None, labels: tuple[str, ...], settings: Settings
-) -> bool:
-    """Run one flow run, and return whether all is well."""
-    async with opened(settings) as open_backend:
-        if flow_run_id is None:
-            for flow in flows.values():
-                await register_flow(flow, open_backend, settings=settings)
-        taking = Worker(
-            open_backend, flows, labels=labels, settings=settings, grace=30.0 if flow_run_id is None else 0.0
+async def _claimed(flow_run_id: str, settings: Settings) -> FlowRunReservation:
+    """Take a flow run, whoever has it."""
+    async with opened(settings) as backend:
+        info = await backend.get_flow_run_info(flow_run_id)
+        name = (await backend.find_flow_run(flow_run_id)).flow_name
+        claim = await backend.claim_flow_run(
+            flow_run_id, new_owner(), lease_seconds=settings.lease_seconds, takeover=True
         )
-        taken = None
+        return FlowRunReservation(flow_run_id, info.flow_id, name, False, claim)
+
+
+@as_async
+async def _work_once(
+    flows: dict[str, Flow] | FlowLoader, taken: FlowRunReservation | None, labels: tuple[str, ...], settings: Settings
+) -> int:
+    """Run one flow run, and return the exit code."""
+    async with opened(settings) as backend:
+        for flow in flows.values() if taken is None and isinstance(flows, dict) else ():
+            await register_flow(flow, backend, settings=settings)
+        taking = Worker(backend, flows, labels=labels, settings=settings, grace=30.0 if taken is None else 0.0)
         with _stopped_by_signals(taking, settings):
-            if flow_run_id is not None:
-                info = await open_backend.get_flow_run_info(flow_run_id)
-                claim = await open_backend.claim_flow_run(
-                    flow_run_id, taking.id, lease_seconds=settings.lease_seconds, takeover=True
-                )
-                name = (await open_backend.find_flow_run(flow_run_id)).flow_name
-                taken = FlowRunReservation(flow_run_id, info.flow_id, name, False, claim)
             ran = await taking.run_one(taken)
         if ran is None:
-            click.echo(f"no flow run of {', '.join(flows)} is ready")
-            return True
-        state = await open_backend.get_flow_run_state(ran)
-        return state.is_successful() or not state.is_finished()
+            if taken is not None:
+                return LEFT
+            click.echo(f"no flow run of {', '.join(flows) if isinstance(flows, dict) else ''} is ready")
+            return 0
+        state = await backend.get_flow_run_state(ran)
+        return 0 if state.is_successful() or not state.is_finished() else 1
 
 
 @contextmanager

@@ -186,6 +186,7 @@ class Live:
         self._told: set[anyio.Event] = set()
         self._feed_changes = Changes(store, settings.poll_seconds)
         self._reading = 0
+        self._is_over = False
         metrics.gauge("subscriptions", self._count)
 
     def _count(self) -> int:
@@ -237,7 +238,8 @@ class Live:
                 await anyio.sleep(self._settings.poll_seconds)
 
     def end(self) -> None:
-        """End every subscription, because the server is about to stop."""
+        """End every subscription, those that only begin, too, because the server is about to stop."""
+        self._is_over = True
         self._feed_changes.close()
         for feed in self._feeds.values():
             for watcher in feed.watchers:
@@ -314,6 +316,8 @@ class Live:
         feed = await self._feed(flow_run_id)
         watcher = _Watcher(kinds, tenants, self._settings.queue_size)
         feed.watchers.add(watcher)
+        if self._is_over:
+            watcher.end()
         if self._unwatch is None:
             self._unwatch = self._store.watch(self.publish)
         feed.look()

@@ -609,6 +609,27 @@ def test_an_outage_is_waited_out_and_seen(caplog: pytest.LogCaptureFixture) -> N
     run_virtually(main())
 
 
+def test_an_answer_to_somebody_else_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        line = circuit()
+        fails = [True, False]
+
+        async def write() -> None:
+            if fails.pop(0):
+                raise BackendUnavailable("it only reads")
+
+        async def read() -> None:
+            pass
+
+        waits = asyncio.ensure_future(line.call(write))
+        await asyncio.sleep(0)
+        await line.call(read)
+        await waits
+        assert sum("answers again" in message for message in caplog.messages) == 1
+
+    run_virtually(main())
+
+
 def test_after_the_limit_all_that_wait_fail_and_later_calls_may_succeed(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

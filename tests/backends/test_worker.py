@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from flowloop.backends import connect
+from flowloop.backends.isolation import LEFT, Isolation
 from flowloop.backends.memory.backend import MemoryBackend
 from flowloop.backends.worker import Worker
 from flowloop.engine import Flow, Limits, Parameter, Settings, context, task
-from flowloop.engine.backend import Backend
+from flowloop.engine.backend import Backend, FlowRunReservation
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.creation import register_flow
 from flowloop.engine.errors import BackendUnavailable
@@ -492,6 +493,53 @@ async def test_a_run_of_another_version_waits_for_a_worker_that_has_it(
         async with Worker(backend, {"quick": flows.quick}, settings=settings):
             assert await ended(backend, old) == ["Success"] * 3
     assert flows.ran["another"] == 1
+
+
+async def test_one_run_is_taken_past_those_of_another_version(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    old = [await create_flow_run(flows.quick, backend, settings=settings) for _ in range(2)]
+    new = await create_flow_run(another_version(flows), backend, settings=settings)
+    assert await Worker(backend, {"quick": another_version(flows)}, settings=settings).run_one() == new
+    assert await Worker(backend, {"quick": another_version(flows)}, settings=settings).run_one() is None
+    [taken] = await backend.reserve_flow_runs("parent")
+    assert await Worker(backend, {"slow": flows.slow}, settings=settings).run_one(taken) is None
+    assert await Worker(backend, {"quick": flows.quick}, settings=settings).run_one() in old
+
+
+class Processes(Isolation):
+    """Processes that end with a code before they have claimed their flow runs."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__({}, "", everything=True)
+        self.code = code
+        self.begun: list[str] = []
+
+    async def run(self, taken: FlowRunReservation) -> int:
+        self.begun.append(taken.flow_run_id)
+        return self.code
+
+
+async def test_what_a_process_leaves_to_others_is_left_to_them(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    ids = [await create_flow_run(flows.quick, backend, settings=settings) for _ in range(3)]
+    processes = Processes(LEFT)
+    async with Worker(backend, flows.by_name(), concurrency=1, settings=settings, isolation=processes):
+        await anyio.sleep(10)
+        assert len(processes.begun) == 1
+        async with Worker(backend, flows.by_name(), settings=settings):
+            assert await ended(backend, ids) == ["Success"] * 3
+
+
+async def test_a_process_that_cannot_begin_is_not_started_all_the_time(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    await create_flow_run(flows.quick, backend, settings=settings)
+    processes = Processes(1)
+    async with Worker(backend, flows.by_name(), poll_interval=10, settings=settings, isolation=processes):
+        await anyio.sleep(35)
+    assert 1 < len(processes.begun) < 5
 
 
 async def test_a_version_with_the_same_tasks_is_run(backend: Backend, flows: Flows, settings: Settings) -> None:

@@ -178,3 +178,12 @@ async def test_a_stopping_server_ends_its_feeds(feeds: Feeds, world: World) -> N
         with pytest.raises(ShuttingDown):
             await anext(stream)
     assert world.store._watchers == []
+
+
+async def test_what_is_subscribed_while_a_server_stops_ends_too(feeds: Feeds, world: World) -> None:
+    feeds.live.end()
+    for query in (RUN, STATES, "subscription { flow_run_states { state } }"):
+        async with aclosing(feeds.subscribe(query, r=world.run_id)) as stream:
+            with pytest.raises(ShuttingDown):
+                async for _ in stream:
+                    pass
