@@ -4,7 +4,7 @@
 #   make simulate  ten thousand random flows against what plain Python computes, about half an hour
 #   make fuzz    ten thousand requests by chance to the server, a minute
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
-#   make faults  runners that meet, stop and die, 100 tries of each: ARGS='--tries 20 --seed 7' for others
+#   make faults  100 tries of each, and half an hour of small flows: ARGS='--tries 20 --seed 7 --soak 0' for others
 #   make places-full  bodies on a Dask cluster: 100,000 children, large values, kills; half an hour
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes an hour
 #   make check   format, lint and types, also of the page: page-check alone needs npm's registry
@@ -49,7 +49,7 @@ prefect1: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/prefect1 $(ARGS)
 
 faults: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/faults -m faults --tries 100 $(ARGS)
+	$(BIN)/python -m pytest tests/faults -m faults --tries 100 --soak 30 $(ARGS)
 
 places-full: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.places_full $(ARGS)

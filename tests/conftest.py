@@ -30,6 +30,7 @@ hypothesis.settings.load_profile("flowloop")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tries", type=int, default=5, help="how often each fault is tried in tests/faults")
+    parser.addoption("--soak", type=float, default=0, help="for how many minutes tests/faults/test_soak.py runs flows")
     parser.addoption("--seed", type=int, default=1, help="what the faults in tests/faults are chosen by")
 
 

@@ -15,14 +15,10 @@ from pathlib import Path
 import pytest
 
 from flowloop.backends import connect
-from flowloop.backends.server.app import create_app
-from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine import Flow, Settings, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.state import Cancelled
-
-from ..backends.serving import serve
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(3600)]
 
@@ -31,17 +27,11 @@ LATEST_END = 20.0
 """Seconds, far less than the interval at which a run asks for its cancellation."""
 
 
-@pytest.fixture(params=["sqlite", "http"])
-async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
+@pytest.fixture
+async def backend(url: str, tmp_path: Path) -> AsyncIterator[Backend]:
     settings = Settings(home=str(tmp_path), check_cancellation_interval=3600, cancel_grace=10)
-    url = f"sqlite:///{tmp_path / 'runs.db'}"
-    if request.param == "sqlite":
-        async with connect(url, settings=settings) as opened:
-            yield opened
-        return
-    with serve(create_app(url, settings=ServerSettings(require_api_key=False))) as served:
-        async with connect(served, settings=settings) as opened:
-            yield opened
+    async with connect(url, settings=settings) as opened:
+        yield opened
 
 
 class Try:
@@ -108,9 +98,8 @@ class Try:
 
 @pytest.mark.parametrize("how", ["api", "caller", "timeout", "runner"])
 async def test_no_run_is_left_unfinished(
-    backend: Backend, tmp_path: Path, how: str, request: pytest.FixtureRequest
+    backend: Backend, tmp_path: Path, how: str, tries: int, request: pytest.FixtureRequest
 ) -> None:
-    tries = int(request.config.getoption("--tries"))
     rng = random.Random(f"{how} {request.config.getoption('--seed')}")
     settings = Settings(home=str(tmp_path), check_cancellation_interval=3600, cancel_grace=10)
     # a quick machine is through the beginning in a fraction of that

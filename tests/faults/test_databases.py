@@ -36,16 +36,6 @@ LINES = 3 * CHILDREN
 
 
 @pytest.fixture
-def tries(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--tries"))
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> random.Random:
-    return random.Random(int(request.config.getoption("--seed")))
-
-
-@pytest.fixture
 def own_postgres() -> Iterator[Any]:
     """A server that nobody else uses."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="pg-") as folder:

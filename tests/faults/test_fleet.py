@@ -32,11 +32,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(3600)]
 HASTY = {"FLOWLOOP_HEARTBEAT_INTERVAL": "1"}
 
 
-@pytest.fixture
-def tries(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--tries"))
-
-
 async def ended(backend: Backend, flow_run_ids: list[str]) -> Counter[str]:
     """Wait until all are finished, and count their states."""
     while True:

@@ -101,10 +101,8 @@ async def refusals(url: str, number: int) -> int:
     return len(refused)
 
 
-async def test_idle_connections(
-    tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    count = 100 * int(request.config.getoption("--tries"))
+async def test_idle_connections(tmp_path: Path, tries: int, capsys: pytest.CaptureFixture[str]) -> None:
+    count = 100 * tries
     limits = {"FLOWLOOP_SERVER_CONNECTION_LIMIT": count + SPARE, "FLOWLOOP_SERVER_SUBSCRIBER_LIMIT": count}
     extra = {name: str(limit) for name, limit in limits.items()}
     async with AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,12 +18,9 @@ import anyio
 import pytest
 
 from flowloop.backends import connect
-from flowloop.backends.server.app import create_app
-from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine import Settings
 from flowloop.engine.cloud import create_flow_run
 
-from ..backends.serving import serve
 from ..commands import environment
 from .mapped import CHILDREN, check, history, mapped_flow, runner
 
@@ -37,29 +34,6 @@ KILLS_OF_ONE_RUN = 25
 
 
 def quiet(line: str) -> None: ...
-
-
-@pytest.fixture
-def tries(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--tries"))
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> random.Random:
-    return random.Random(int(request.config.getoption("--seed")))
-
-
-@pytest.fixture(params=["sqlite", "http", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "postgresql":
-        yield str(request.getfixturevalue("postgres_url"))
-        return
-    database = f"sqlite:///{tmp_path / 'runs.db'}"
-    if request.param == "sqlite":
-        yield database
-        return
-    with serve(create_app(database, settings=ServerSettings(require_api_key=False))) as served:
-        yield served
 
 
 async def test_a_runner_that_is_killed_again_and_again(

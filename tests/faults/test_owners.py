@@ -12,48 +12,22 @@ import random
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from flowloop.backends import connect
-from flowloop.backends.server.app import create_app
-from flowloop.backends.server.settings import ServerSettings
 from flowloop.engine.backend import Backend, StateRecord
 from flowloop.engine.cloud import create_flow_run
 
-from ..backends.serving import serve
 from ..commands import ROOT, environment
 from .owners import CHILDREN, owned_flow
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(3600)]
 
 KEYS = ("numbers-1[-1]", "total-1[-1]", *(f"work-1[{n}]" for n in range(CHILDREN)))
-
-
-@pytest.fixture(params=["sqlite", "http", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "postgresql":
-        yield asyncio.run(request.getfixturevalue("postgres_server").make_database())
-        return
-    database = f"sqlite:///{tmp_path / 'runs.db'}"
-    if request.param == "sqlite":
-        yield database
-        return
-    with serve(create_app(database, settings=ServerSettings(require_api_key=False))) as served:
-        yield served
-
-
-@pytest.fixture
-def tries(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--tries"))
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> random.Random:
-    return random.Random(int(request.config.getoption("--seed")))
 
 
 class Owner:
