@@ -247,7 +247,7 @@ class FlowRunner(Runner):
             - State: the new state
         """
         for handler in self.flow.state_handlers:
-            new_state = await call_handler(handler, self.flow, old_state, new_state)
+            new_state = await call_handler(handler, self.flow, old_state, new_state, self)
         return new_state
 
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
@@ -257,7 +257,7 @@ class FlowRunner(Runner):
         return await (undisturbed(change, self.settings.cancel_grace) if new_state.is_finished() else change)
 
     def _state_of(self, signal: PrefectStateSignal) -> State:
-        return self._as_end(signal.state)  # a flow has no rounds
+        return self._as_end(super()._state_of(signal))  # a flow has no rounds
 
     def _tell_item(self, item: Item) -> None:
         if self._watch.active:
@@ -673,7 +673,7 @@ class FlowRunner(Runner):
             if answer is not final and not rules.may_replace(final, answer, loops=False):
                 what = f"the terminal_state_handler {handler_name(handler)} ended the flow run"
                 raise ValueError(f"{what} as {type(answer).__name__}, {rules.NO_END}")
-            final = answer
+            final = self._held_back(answer)
         return final
 
     def _failures(self, drive: Drive) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import functools
 import inspect
 import logging
@@ -10,11 +11,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, TypeVar, cast
 
 from ._run import rules
-from ._run.net import goes_on, is_let_through, meant, shown
-from .context import OwnLogger, OwnRunLogger
+from ._run.net import goes_on, is_let_through, is_moment, meant, shown
+from .context import OwnLogger, OwnRunLogger, now
 from .explain import brief, with_reason
+from .settings import Settings
 from .signals import ENDRUN, PAUSE, PrefectStateSignal
-from .state import Failed, Mapped, Pending, State, _MetaState
+from .state import Failed, Mapped, Pending, Queued, Scheduled, State, _MetaState
 
 __all__ = [
     "ENDRUN",
@@ -50,7 +52,7 @@ def is_outside(error: BaseException) -> bool:
 
 
 async def call_handler(
-    handler: Callable[..., Any], owner: Any, old_state: State, new_state: State, *, loops: bool = False
+    handler: Callable[..., Any], owner: Any, old_state: State, new_state: State, runner: Runner
 ) -> State:
     """Call one state handler, sync or async, and return the state it leaves.
 
@@ -59,7 +61,7 @@ async def call_handler(
         - owner: what it is told of: a task, a flow, or their runner
         - old_state: the old (previous) state
         - new_state: the new (current) state
-        - loops: whether what is run has rounds
+        - runner: the runner that makes the change
 
     Raises:
         - TypeError: if it returns something that is neither a state nor None
@@ -81,9 +83,11 @@ async def call_handler(
             f"the state handler {handler_name(handler)} returned {shown(answer)}; a handler returns a state, or None "
             "to keep it"
         )
-    if answer is not new_state and not rules.may_replace(new_state, answer, loops=loops):
+    if answer is new_state:
+        return answer
+    if not rules.may_replace(new_state, answer, loops=runner.loops):
         raise _no_end(handler, f"put {type(answer).__name__} in the place of {type(new_state).__name__}")
-    return answer
+    return answer if isinstance(new_state, (Scheduled, Queued)) else runner._held_back(answer)
 
 
 def _no_end(handler: Callable[..., Any], what: str) -> ValueError:
@@ -144,6 +148,7 @@ class Runner:
 
     loops: ClassVar[bool] = False
     """Whether what is run has rounds, after each of which it is Looped."""
+    settings = Settings()
 
     def __init__(self, state_handlers: Iterable[Callable[..., Any]] | None = None) -> None:
         if callable(state_handlers):
@@ -220,7 +225,7 @@ class Runner:
         new_state, end = told, None
         try:
             for handler in self.state_handlers:
-                new_state = await call_handler(handler, self, old_state, new_state, loops=self.loops)
+                new_state = await call_handler(handler, self, old_state, new_state, self)
         except BaseException as raised:
             end = self._ended_by(raised)
             new_state = end.state
@@ -244,6 +249,7 @@ class Runner:
             error.state = self._state_of(error)
             return error
         if isinstance(error, ENDRUN):
+            error.state = self._held_back(error.state)
             return error
         if is_outside(error) or is_let_through(error):
             raise error
@@ -254,7 +260,20 @@ class Runner:
 
     def _state_of(self, signal: PrefectStateSignal) -> State:
         """Return the state that a signal sets."""
-        return signal.state
+        return self._held_back(signal.state)
+
+    def _held_back(self, state: State) -> State:
+        """Return a state that the code of users has made; one that waits for nothing waits for a moment.
+
+        Who makes it may make it each time: the run would go round and round without a pause.
+        """
+        if isinstance(state, (Scheduled, Queued)) and is_moment(state.start_time) and state.start_time <= now():
+            state.start_time = now() + self._pause_before(state)
+        return state
+
+    def _pause_before(self, state: State) -> datetime.timedelta:
+        """Return how long a run waits that is held back without a word on when it goes on: as where a backend does."""
+        return datetime.timedelta(seconds=self.settings.queue_interval)
 
     async def _record(self, old_state: State, new_state: State) -> State:
         """Record a state; here there is nothing to record it in.

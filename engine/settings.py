@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A retry or a queued run that is due within this time is waited for; a later one ends the run as not finished."""
 
     queue_interval: float = 30.0
-    """How long a run that the backend has queued waits before it asks again."""
+    """How long a run that the backend has queued waits before it asks again, or one that a state handler holds back."""
 
     late_runs: str = "all"
     """Which planned runs are run whose time came more than a minute ago, while nobody was there: ``all``, the

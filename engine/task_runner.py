@@ -124,7 +124,7 @@ class TaskRunner(BodyRunner):
             - State: the new state
         """
         for handler in self.task.state_handlers:
-            new_state = await call_handler(handler, self.task, old_state, new_state, loops=True)
+            new_state = await call_handler(handler, self.task, old_state, new_state, self)
         return new_state
 
     def _tell(self, old_state: State, new_state: State) -> None:
@@ -338,10 +338,17 @@ class TaskRunner(BodyRunner):
             return end.state
 
     def _state_of(self, signal: PrefectStateSignal) -> State:
-        if isinstance(signal, RETRY) and not signal.says_when:
-            assert isinstance(signal.state, Retrying)
+        if not isinstance(signal, RETRY):
+            return super()._state_of(signal)
+        assert isinstance(signal.state, Retrying)
+        if not signal.says_when:
             signal.state.start_time, signal.says_when = now() + self._delay_of_a_retry(), True
+        elif _values.get().get("task_run_count", 1) >= _MANY_ATTEMPTS:  # nobody means that many without a pause
+            return self._held_back(signal.state)
         return signal.state
+
+    def _pause_before(self, state: State) -> datetime.timedelta:
+        return self._delay_of_a_retry() if isinstance(state, Retrying) else super()._pause_before(state)
 
     def _delay_of_a_retry(self) -> datetime.timedelta:
         """Return how long to wait where a RETRY does not say until when."""

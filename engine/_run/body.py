@@ -144,7 +144,10 @@ class BodyRunner(Runner):
             return await self._signalled_success(error, inputs)
         if isinstance(error, PrefectStateSignal):
             return self._attempt_failed(error.state, error) if error.state.is_failed() else self._state_of(error)
-        if isinstance(error, ENDRUN) or goes_on(error):
+        if isinstance(error, ENDRUN):
+            error.state = self._held_back(error.state)
+            raise error
+        if goes_on(error):
             raise error
         if is_let_through(error):
             raise error

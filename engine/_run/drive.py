@@ -288,7 +288,7 @@ class Drive:
         if self._times_left:
             self._times_left -= 1
             self._began_at[key] = monotonic()
-        if self._ahead.runs and key[1] < 0 and (begun := self._ahead.runs.pop(key[0], None)) is not None:
+        if self._ahead.runs and (begun := self._ahead.runs.pop(key[0], None)) is not None:
             if begun not in self._in_flight:
                 self._settle(key, begun)
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..context import values
 from ..signals import ENDRUN, PrefectSignal, PrefectStateSignal
@@ -49,7 +49,7 @@ def is_the_end(state: State) -> bool:
     return isinstance(state, Finished) and not isinstance(state, Looped)
 
 
-def is_moment(time: object) -> bool:
+def is_moment(time: object) -> TypeGuard[datetime.datetime]:
     """Whether a time, which the code of users may have set, is one."""
     return isinstance(time, datetime.datetime) and time.tzinfo is not None
 

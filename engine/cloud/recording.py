@@ -177,7 +177,7 @@ class RecordingFlowRunner(FlowRunner):
                 return await self._record(old_state, new_state)
             return await self._instead(old_state, new_state, error)
         if isinstance(answer, Queued):
-            answer.state = old_state
+            answer.state = Pending() if old_state.is_running() else old_state
             raise ENDRUN(answer)
         if ownership is not None:
             if new_state.is_running():

@@ -358,7 +358,7 @@ class CloudTaskRunner(TaskRunner):
                     end.state.state = new_state
                 raise
         if isinstance(answer, Queued):
-            answer.state = old_state
+            answer.state = Pending() if old_state.is_running() else old_state
             raise ENDRUN(answer)
         # in place: these values are this run's alone, and one dict less for each run that waits is felt
         current["task_run_version"] = None if version is None else version + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,26 @@ import anyio
 import pytest
 
 from flowloop.engine import Flow, FlowRunner, TaskRunner, context, task
+from flowloop.engine.backend import Backend
+from flowloop.engine.cloud import CloudFlowRunner
+from flowloop.engine.context import now
 from flowloop.engine.runner import Runner, call_state_handlers
+from flowloop.engine.settings import Settings
 from flowloop.engine.signals import ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS
-from flowloop.engine.state import Cancelled, Failed, Paused, Pending, Running, Skipped, State, Success
+from flowloop.engine.state import (
+    Cancelled,
+    Failed,
+    Paused,
+    Pending,
+    Queued,
+    Resume,
+    Retrying,
+    Running,
+    Scheduled,
+    Skipped,
+    State,
+    Success,
+)
 from flowloop.engine.task import Task
 
 pytestmark = pytest.mark.virtual_time
@@ -435,3 +453,102 @@ async def test_a_terminal_state_handler_that_fails_fails_the_flow() -> None:
     state = await FlowRunner(flow).run()
     assert type(state) is Failed
     assert "in the end" in str(state.message)
+
+
+# -- held back, and without a word on when it goes on ----------------------------------------------------
+
+TIMES = {
+    Queued: [0, 30, 60, 90],
+    Scheduled: [0, 30, 60, 90],
+    Resume: [0, 30, 60, 90],
+    Retrying: [0, 1, 3, 7],
+}
+
+
+def holding(kind: type[State], times: list[float], *, raises: bool) -> Handler:
+    """Return a handler that holds a run back each time that it begins, but for the fourth."""
+
+    def handler(owner: Any, old: State, new: State) -> State | None:
+        if not isinstance(new, Running):
+            return None
+        times.append(anyio.current_time())
+        if len(times) == 4:
+            return None
+        if raises:
+            raise ENDRUN(kind("not yet"))
+        return kind("not yet")
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("kind", "raises"),
+    [(kind, raises) for kind in TIMES for raises in (False, True) if not (raises and kind is Queued)],
+)
+@pytest.mark.parametrize("whose", ["task", "runner", "flow"])
+async def test_a_run_that_is_held_back_without_a_time_waits_for_a_while(
+    whose: str, kind: type[State], raises: bool
+) -> None:
+    times: list[float] = []
+    handlers = [holding(kind, times, raises=raises)]
+    with Flow("held back", state_handlers=handlers if whose == "flow" else []) as flow:
+        task(nothing)(task_args={"state_handlers": handlers if whose == "task" else []})
+    state = await flow.run(task_runner_state_handlers=handlers if whose == "runner" else [])
+    assert state.is_successful()
+    assert times == (TIMES[Scheduled] if whose == "flow" else TIMES[kind])
+
+
+@pytest.mark.parametrize("whose", ["task", "runner", "flow"])
+@pytest.mark.parametrize("kind", TIMES)
+async def test_a_recorded_run_is_given_the_time_at_which_it_goes_on(
+    memory: Backend, settings: Settings, whose: str, kind: type[State]
+) -> None:
+    times: list[float] = []
+    handlers = [holding(kind, times, raises=False)]
+    with Flow("held back", state_handlers=handlers if whose == "flow" else []) as flow:
+        task(nothing)(task_args={"state_handlers": handlers if whose == "task" else []})
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+    state: Any = await runner.run(task_runner_state_handlers=handlers if whose == "runner" else [])
+    if kind is Queued or (kind is Retrying and whose != "flow"):
+        assert state.is_successful()
+        assert times == TIMES[kind]
+    else:
+        assert (state.start_time - now()).total_seconds() == 30
+        recorded: Any = await memory.get_flow_run_state(str(runner.flow_run_id))
+        assert recorded.start_time == state.start_time
+
+
+async def test_a_time_that_is_given_stands_and_what_waits_anyway_is_left_as_it_is() -> None:
+    times: list[float] = []
+
+    def handler(owner: Any, old: State, new: State) -> State | None:
+        if isinstance(new, Running):
+            times.append(anyio.current_time())
+        if isinstance(new, Running) and len(times) == 1:
+            return Queued(start_time=now() + datetime.timedelta(seconds=5))
+        return Retrying("at once", start_time=new.start_time) if isinstance(new, Retrying) else None
+
+    def fails_once() -> None:
+        if context.task_run_count == 1:
+            raise OSError
+
+    with Flow("held back") as flow:
+        task(fails_once, max_retries=1, retry_delay=0)(task_args={"state_handlers": [handler]})
+    assert (await flow.run()).is_successful()
+    assert times == [0, 5, 5]
+
+
+async def test_a_body_that_asks_to_be_run_at_once_for_ever_is_slowed_down_in_the_end() -> None:
+    times: list[float] = []
+
+    async def again() -> None:
+        times.append(anyio.current_time())
+        if len(times) < 13:
+            raise RETRY("at once", start_time=now())
+
+    with Flow("again") as flow:
+        task(again)()
+    assert (await flow.run()).is_successful()
+    assert times[:10] == [0] * 10
+    assert times[10] == 60
+    assert times[12] == 180
