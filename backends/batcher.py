@@ -225,6 +225,7 @@ class Batcher(Generic[T, R]):
         taken: set[asyncio.Future[R]] = set()
         held: dict[Hashable, list[_Entry[T, R]]] = {}
         room, most = self._max_bytes, min(self._max_items, self._share())
+        is_beside = bool(self._flights)  # else nothing is ahead of what is first in its lane
         self._alone = 0 if len(self._turns) > 1 else self._alone + 1
         if self._alone < _ALONE:
             most = min(most, max(_AMONG_OTHERS, _OF_EACH * len(self._turns)))
@@ -234,15 +235,17 @@ class Batcher(Generic[T, R]):
             turn_ends = len(batch) + 1 if self._turns else most
             while queue and len(batch) < turn_ends:
                 entry = queue[0]
-                if entry[2] in self._keys or (entry[4] and _is_ahead(entry, taken)):
+                size = entry[1]
+                if is_beside and (entry[2] in self._keys or (entry[4] and _is_ahead(entry, taken))):
                     held.setdefault(lane, []).append(queue.popleft())
-                elif batch and entry[1] > room:
+                elif size > room and batch:
                     most = 0  # what is left of this turn comes first in the next batch
                     break
                 else:
                     batch.append(queue.popleft())
-                    taken.add(entry[3])
-                    room -= entry[1]
+                    room -= size
+                    if is_beside:
+                        taken.add(entry[3])
             if queue:
                 (self._turns.append if most else self._turns.appendleft)(lane)
             elif lane not in held:

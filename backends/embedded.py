@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import random
 import uuid
@@ -380,10 +381,11 @@ class StoreBackend:
         flow_run_id: str | None,
         rests_on: Sequence[Post] = (),
     ) -> Post:
-        document = encode_state(state)
-        ids = tuple([one.run_id for one in rests_on]) if rests_on else ()
-        awaited = [one.sent for one in rests_on] if rests_on else ()
-        result = state._result
+        document, result = encode_state(state), state._result
+        ids: tuple[str, ...] = ()
+        awaited: Sequence[asyncio.Future[Any]] = ()
+        if rests_on:
+            ids, awaited = tuple([one.run_id for one in rests_on]), [one.sent for one in rests_on]
         write = _Write(kind, StateUpdate(run_id, document, version, epoch, ids), result if result.is_unsynced else None)
         sent = self._outbox.put(write, len(document) + _ITEM_OVERHEAD, lane=flow_run_id, rests_on=awaited)
         return Post(run_id, state, sent, _recorded)

@@ -316,7 +316,7 @@ class Drive:
             if not task.cancelled():
                 task.exception()
             return
-        if self._ahead.runs.get(key[0]) is not task:  # else it is settled in its turn
+        if not self._ahead.runs or self._ahead.runs.get(key[0]) is not task:  # else it is settled in its turn
             self._settle(key, task)
         self.wake()
 

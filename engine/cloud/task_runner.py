@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import _signature
@@ -111,6 +111,7 @@ class CloudTaskRunner(TaskRunner):
         super().__init__(task, state_handlers, flow_result, constants=constants, settings=settings)
         self.backend = backend
         self._children: dict[tuple[str, int], TaskRunInfoResult] | None = None
+        self._is_parameter = isinstance(task, Parameter)
 
     @property
     def _port(self) -> Backend:
@@ -169,7 +170,7 @@ class CloudTaskRunner(TaskRunner):
                 await self._give(state)
             if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
                 state._result = NotStored
-            elif type(state) is Success and state._result.location is None and isinstance(self.task, Parameter):
+            elif type(state) is Success and state._result.location is None and self._is_parameter:
                 state.result = await self.task.run()  # too large for a state, it lies with the flow run alone
             elif type(state) is Cached:
                 current_task_scope().was_cached = True
@@ -312,31 +313,42 @@ class CloudTaskRunner(TaskRunner):
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:
             return new_state  # what could not be read cannot be recorded
-        is_claim = isinstance(new_state, (Running, Submitted))
-        if is_claim:
+        ownership: Ownership | None = scope.ownership
+        sent, asked = new_state, None
+        if isinstance(new_state, _CLAIMS):
             # without it, the same words of another runner would pass for this one's said twice
             new_state.context[RUNNER] = scope.runner_id
-        elif type(old_state) in (Running, Submitted) and isinstance(new_state, Failed):
-            self._mark_retry(new_state)
-        if self.hands_on_errors and isinstance(new_state, (Failed, Skipped)) and RETRY_FOLLOWS not in new_state.context:
-            await self._keep_what_was_left(new_state)
-        ownership: Ownership | None = scope.ownership
-        epoch = None if ownership is None else ownership.claim.epoch
-        asked = asyncio.get_running_loop().time() if is_claim else 0.0
-        sent = new_state
-        if type(new_state) is Success and isinstance(self.task, Parameter):
-            sent = without_value(new_state)
+            asked = asyncio.get_running_loop().time()
+        elif type(new_state) is Success:
+            if self._is_parameter:
+                sent = without_value(new_state)
+        elif isinstance(new_state, (Failed, Skipped)):
+            await self._note_failure(old_state, new_state)
         try:
-            if ownership is not None and ownership.lost:
-                raise OwnershipLost("the flow run has another owner since")
-            sending = self._send(task_run_id, version, sent, epoch, current.get("flow_run_id"))
+            epoch = None
+            if ownership is not None:
+                epoch = ownership.claim.epoch
+                if ownership.lost:
+                    raise OwnershipLost("the flow run has another owner since")
+            resting = current_rest()
+            sending = (self.backend or self._port).set_task_run_state(
+                task_run_id,
+                version,
+                sent,
+                self.task.cache_for,
+                epoch=epoch,
+                flow_run_id=current.get("flow_run_id"),
+                rests_on=resting,
+            )
+            if resting:
+                resting_on.set(())
             if not isinstance(sending, Post):
                 answer = await sending
             elif current.get("map_index") is not None or self._is_waited_for(new_state, sending):
                 answer = await sending.recorded(await sending.sent)
             else:
-                answer, is_claim = new_state, False
-            if is_claim and ownership is not None and not ownership.acknowledged(asked):
+                answer, asked = new_state, None
+            if asked is not None and ownership is not None and not ownership.acknowledged(asked):
                 await ownership.renew()  # nothing begins when somebody else may have the flow run
         except OwnershipLost as error:
             self._lose(ownership)
@@ -364,18 +376,6 @@ class CloudTaskRunner(TaskRunner):
         current["task_run_version"] = None if version is None else version + 1
         return new_state
 
-    def _send(
-        self, task_run_id: str, version: int | None, state: State, epoch: int | None, flow_run_id: str | None
-    ) -> Coroutine[Any, Any, State]:
-        """Send a state, with what it rests on."""
-        send, resting = (self.backend or self._port).set_task_run_state, current_rest()
-        if not resting:
-            return send(task_run_id, version, state, self.task.cache_for, epoch=epoch, flow_run_id=flow_run_id)
-        cache_for = self.task.cache_for
-        sent = send(task_run_id, version, state, cache_for, epoch=epoch, flow_run_id=flow_run_id, rests_on=resting)
-        resting_on.set(())
-        return sent
-
     def _is_waited_for(self, state: State, sending: Post) -> bool:
         """Let what follows be sent behind a state, and tell whether it waits until this one is acknowledged."""
         if not (self._goes_ahead and self._plan.ends_at_once):
@@ -397,6 +397,13 @@ class CloudTaskRunner(TaskRunner):
         cancellation: Cancellation | None = flow_scope.get().cancellation
         if cancellation is not None:
             cancellation.request("handover")
+
+    async def _note_failure(self, old_state: State, state: State) -> None:
+        """Add to a state without a result what whoever goes on with the flow run has to know."""
+        if type(old_state) in _CLAIMS and isinstance(state, Failed):
+            self._mark_retry(state)
+        if self.hands_on_errors and RETRY_FOLLOWS not in state.context:
+            await self._keep_what_was_left(state)
 
     async def _keep_what_was_left(self, state: State) -> None:
         """Store the error of a run, so that whoever is given it gets the same where the flow run is continued."""
@@ -453,9 +460,8 @@ class CloudTaskRunner(TaskRunner):
                 if type(loaded) is Success and GIVEN in loaded.context:
                     await self._give(loaded)
                 return loaded
-            is_claim = type(refused) in (Running, Submitted)
             is_free = flow_scope.get().took_over or type(state) is Pending
-            if await self._owns_flow_run() and is_claim and is_free:
+            if await self._owns_flow_run() and type(refused) in _CLAIMS and is_free:
                 # somebody has set it back, or the runner before this one was still heard while it was shut out
                 current = _values.get()
                 info = await self._port.get_task_run_info(
@@ -608,6 +614,9 @@ class CloudTaskRunner(TaskRunner):
             except Exception as error:
                 self.logger.warning("the name of task run %s could not be set: %s", current["task_run_id"], error)
 
+
+_CLAIMS = (Running, Submitted)
+"""The states by which a runner makes a task run its own."""
 
 _SEEN_BY_NOBODY = (Parameter, DateTimeParameter)
 """The tasks whose bodies do nothing but look a value up."""
