@@ -173,20 +173,27 @@ class OpenLimits:
         found += [self._tags[tag] for tag in sorted(task.tags) if tag in self._tags and tag not in held]
         return found if task.runs_a_flow else [*found, *self._all.values()]  # of a flow, the tasks are counted
 
+    def entered(self, task: Task[..., Any]) -> Slot | None:
+        """Return what a run of this task holds where there is nothing to wait for; None where it has to `enter`."""
+        if isinstance(task, _UNLIMITED) or not self.are_none:
+            return None
+        slot = _slot_of(task)
+        self._note(slot, _NOTHING)
+        return slot
+
     async def enter(self, task: Task[..., Any]) -> Slot | None:
         """Return what a run of this task holds, once it has all the places that it needs; `leave` gives them back."""
-        if isinstance(task, (Parameter, _Generated)):
+        if isinstance(task, _UNLIMITED):
             return None
-        slot = Slot(task, values.get().get("task_slug") or task.name)
-        if not self.are_none:
-            try:
-                with interruptible():
-                    await self._take_places(slot)
-                    if not task.runs_a_flow:
-                        await self._wait_for_rate(priority_of(task.needs))
-            except BaseException:
-                self.leave(slot)
-                raise
+        slot = _slot_of(task)
+        try:
+            with interruptible():
+                await self._take_places(slot)
+                if not task.runs_a_flow:
+                    await self._wait_for_rate(priority_of(task.needs))
+        except BaseException:
+            self.leave(slot)
+            raise
         self._note(slot, _NOTHING)
         return slot
 
@@ -258,6 +265,14 @@ class Slot(msgspec.Struct, eq=False, gc=False):
         """Give back all its places."""
         while self.places:
             self.places.pop().give_back()
+
+
+_UNLIMITED = (Parameter, _Generated)
+"""The tasks that do no work of the user's."""
+
+
+def _slot_of(task: Task[..., Any]) -> Slot:
+    return Slot(task, values.get().get("task_slug") or task.name)
 
 
 def _resized(places: dict[str, Places], limits: Mapping[str, int | None]) -> list[Places]:

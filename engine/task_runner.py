@@ -127,6 +127,12 @@ class TaskRunner(BodyRunner):
             new_state = await call_handler(handler, self.task, old_state, new_state, self)
         return new_state
 
+    async def _change_unheard(self, old_state: State, new_state: State) -> State:
+        """Record a change of which no handler hears, and tell whoever watches; see `handle_state_change`."""
+        new_state = await self._record(old_state, new_state)
+        self._tell(old_state, new_state)
+        return new_state
+
     def _tell(self, old_state: State, new_state: State) -> None:
         watch = flow_scope.get().watch
         if watch is not None and watch.active:
@@ -239,6 +245,7 @@ class TaskRunner(BodyRunner):
 
     async def _walk(self, steps: Iterable[Planned], facts: Facts) -> None:
         """Take a run through steps; the handlers are told of each change of its state, also of one that ends it."""
+        change = self._plan.change
         for call, tells in steps:
             try:
                 changed = await call(self, facts.state, facts)
@@ -248,7 +255,7 @@ class TaskRunner(BodyRunner):
                 raise
             state = facts.state  # a body that begins elsewhere has changed it within its step
             if changed is not state:
-                facts.state = await self.handle_state_change(state, changed) if tells else changed
+                facts.state = await change(self, state, changed) if tells else changed
 
     async def _tell_of_end(self, facts: Facts, raised: BaseException) -> None:
         """Tell the handlers of the state that a step ends the run with, if it raised one.
@@ -278,7 +285,7 @@ class TaskRunner(BodyRunner):
             await self._walk(self._plan.body, facts)
             return
         try:
-            slot = await limits.enter(self.task)
+            slot = limits.entered(self.task) or await limits.enter(self.task)
         except ENDRUN as end:
             raise ENDRUN(await self._cancelled(facts.state)) from end
         try:

@@ -182,7 +182,7 @@ AFTER = (
     Step("check_for_retry", with_inputs, _always, _always),
     Step("check_task_is_looping", with_both, _always, _always),
 )
-_AROUND = ("initialize_run", "handle_state_change", "call_runner_target_handlers")
+_CHANGE = ("handle_state_change", "call_runner_target_handlers")
 
 _UNHEARD = frozenset({"load_results", "get_task_inputs"})
 _RETURNS_NO_STATE = frozenset({"get_task_inputs", "set_task_run_name"})
@@ -200,7 +200,8 @@ def own_steps(runner_class: type[Any], names: Iterable[str] | None = None, *, id
         - names: the names of the steps; all of them if None
         - idle: whether they pass where their rows say so
     """
-    for name in [*(step.name for step in (*BEFORE, *BODY, *AFTER)), *_AROUND] if names is None else names:
+    every = (*(step.name for step in (*BEFORE, *BODY, *AFTER)), "initialize_run", *_CHANGE)
+    for name in every if names is None else names:
         _own[getattr(runner_class, name)] = idle
 
 
@@ -224,6 +225,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
         - after: the steps after the body
         - after_success: whether they have something to do for a Success
         - is_quiet: whether nobody hears of changes of the state, unless somebody watches
+        - change: `handle_state_change`, without what would have nothing to do in it
         - begins_plainly: whether a new run begins with Pending, whatever its context
         - takes_values: whether the body can have its arguments straight from upstream if nothing is stored
         - begins_unheard: whether nobody could tell that a run for which all is clear has got as far as Running
@@ -236,6 +238,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     after: tuple[Planned, ...]
     after_success: bool
     is_quiet: bool
+    change: Callable[[Any, State, State], Awaitable[State]]
     begins_plainly: bool
     takes_values: bool
     begins_unheard: bool
@@ -276,13 +279,15 @@ def _compiled(runner_class: type[Any], task: Task[..., Any], is_heard: bool) -> 
     names = {step.name for step in if_clear}
     body_is_own = all(method(step.name) in _own for step in BODY)
     after_success = not all(_own.get(method(step.name)) and step.idle(task) for step in AFTER)
+    changes_unheard = not is_heard and all(method(name) in _own for name in _CHANGE)
     return Plan(
         before=tuple(map(planned, before)),
         before_if_clear=tuple(map(planned, if_clear)),
         body=tuple(map(planned, BODY)),
         after=tuple(map(planned, AFTER)),
         after_success=after_success,
-        is_quiet=not is_heard and body_is_own and all(_own.get(method(name)) for name in _AROUND[1:]),
+        is_quiet=changes_unheard and body_is_own and all(_own[method(name)] for name in _CHANGE),
+        change=method("_change_unheard" if changes_unheard else "handle_state_change"),
         begins_plainly=_own.get(method("initialize_run"), False),
         takes_values="get_task_inputs" not in names,
         begins_unheard=not is_heard and all(name in _UNHEARD and method(name) in _own for name in names),

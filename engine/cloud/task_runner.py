@@ -623,7 +623,7 @@ _SEEN_BY_NOBODY = (Parameter, DateTimeParameter)
 
 
 own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"])
-own_steps(CloudTaskRunner, ["load_results"], idle=False)
+own_steps(CloudTaskRunner, ["load_results", "call_runner_target_handlers"], idle=False)
 
 
 def heard(sent: asyncio.Future[Any]) -> None:
