@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["ROOT", "environment", "flowloop", "serving", "start"]
+__all__ = ["ROOT", "environment", "flowloop", "heard", "own_port", "serving", "start"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,23 +48,35 @@ def start(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) ->
     )
 
 
+def heard(process: subprocess.Popen[str], beginning: str) -> str:
+    """Wait until a command has said a line with this beginning, and return it: before, it may not hear of a signal."""
+    assert process.stdout is not None
+    said: list[str] = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith(beginning):
+            return line
+    raise AssertionError(f"it ended without a word of {beginning!r}:\n" + "".join(said))
+
+
 @contextmanager
 def serving(db: str, *, cwd: Path, extra: Mapping[str, str] | None = None) -> Iterator[str]:
     """Run ``flowloop server`` in a process of its own; the value is its URL."""
     with start("server", "--db", db, "--port", "0", cwd=cwd, extra=extra) as process:
         try:
-            assert process.stdout is not None
-            seen: list[str] = []
-            for line in process.stdout:
-                seen.append(line)
-                if line.startswith("flowloop serves "):
-                    yield line.split()[2]
-                    break
-            else:
-                raise AssertionError("the server did not start:\n" + "".join(seen))
+            yield heard(process, "flowloop serves ").split()[2]
         finally:
             process.terminate()
             process.communicate(timeout=60)
+
+
+@contextmanager
+def own_port() -> Iterator[int]:
+    """A port that nobody else gets while the block lasts, where a server may come and go."""
+    with socket.socket() as bound:  # it does not listen: who asks there finds nobody, or the server
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
 
 
 _MAIN = "from flowloop.backends.cli import main; main()"

@@ -16,7 +16,8 @@ import pytest
 __all__ = ["Postgres", "database_url", "emptied_postgres_url", "postgres_server", "postgres_url", "sqlite_template"]
 
 _EMPTY = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$
 DECLARE name text;
 BEGIN

@@ -22,7 +22,7 @@ from flowloop.backends.cli import commands
 from flowloop.backends.cli.commands import flowloop as command
 from flowloop.engine.cloud import create_flow_run
 
-from .commands import flowloop, serving, start
+from .commands import flowloop, own_port, serving, start
 
 FLOWS = """
 import asyncio
@@ -356,9 +356,8 @@ def test_a_port_in_use_is_said_and_no_database_made(folder: Path) -> None:
 
 def test_a_server_that_is_not_there_is_waited_for_and_then_said(folder: Path) -> None:
     limit = {"FLOWLOOP_OUTAGE_LIMIT": "0.5"}
-    with socket.socket() as bound:  # nobody listens there, and nobody else can
-        bound.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    with own_port() as port:
+        url = f"http://127.0.0.1:{port}"
         done = flowloop("run", "flows.py:sleeper", "--backend", url, cwd=folder, extra=limit)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]

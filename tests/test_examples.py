@@ -12,9 +12,10 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import anyio
 import httpx
 import nbformat
 import pytest
@@ -243,6 +244,7 @@ async def test_a_long_flow_goes_on_in_the_background_and_can_be_cancelled(databa
 
 async def test_what_still_runs_when_the_service_stops_goes_on_at_its_next_launch(database: str) -> None:
     service = load("fastapi_service")
+    service.anyio = SimpleNamespace(sleep=lambda _: anyio.sleep_forever())  # it is stopped before a second has passed
     async with served(service.app) as client:
         flow_run_id = (await client.post("/countdowns", params={"start": 2})).json()["id"]
         await until(service.app.state.backend, flow_run_id, "Running")
@@ -252,10 +254,22 @@ async def test_what_still_runs_when_the_service_stops_goes_on_at_its_next_launch
         await until(backend, flow_run_id, "Success")
 
 
+HELD = """
+import types, anyio
+from examples import fastapi_service
+
+fastapi_service.anyio = types.SimpleNamespace(sleep=lambda _: anyio.sleep_forever())
+app = fastapi_service.app
+"""
+"""The service, but what takes a second lasts until it is killed."""
+
+
 @contextmanager
-def service_process(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+def service_process(
+    listener: socket.socket, app: str = "examples.fastapi_service:app"
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the example as its page says, in a process of its own, on a socket that is bound already."""
-    command = [sys.executable, "-m", "uvicorn", "examples.fastapi_service:app", "--fd", str(listener.fileno())]
+    command = [sys.executable, "-m", "uvicorn", app, "--fd", str(listener.fileno())]
     process = subprocess.Popen(
         [*command, "--log-level", "warning"], cwd=ROOT, pass_fds=[listener.fileno()], env=os.environ
     )
@@ -266,11 +280,15 @@ def service_process(listener: socket.socket) -> Iterator[subprocess.Popen[bytes]
         process.wait()
 
 
-async def test_a_service_that_is_killed_in_the_middle_of_a_map_finishes_it_by_itself(database: str) -> None:
+async def test_a_service_that_is_killed_in_the_middle_of_a_map_finishes_it_by_itself(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "held_service.py").write_text(HELD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with connect(database) as backend, httpx.AsyncClient(base_url=url, timeout=60) as client:
-            with service_process(listener):
+            with service_process(listener, "held_service:app"):
                 flow_run_id = (await client.post("/countdowns", params={"start": 3})).json()["id"]
                 await until_a_child_runs(backend, flow_run_id)
             assert type(await backend.get_flow_run_state(flow_run_id)).__name__ == "Running"

@@ -67,24 +67,31 @@ class BodyThreads(concurrent.futures.Executor):
                 continue
             if work is None:
                 return
-            _do(*work)
+            tell = _done(*work)
             del work
             with self._lock:
-                if self._is_shut_down:
-                    return
-                self._idle += 1
+                is_over = self._is_shut_down
+                self._idle += not is_over  # before it is told: whoever hears of it may have work for this thread
+            tell()
+            del tell
+            if is_over:
+                return
 
 
-def _do(future: concurrent.futures.Future[Any], call: Callable[[], Any]) -> None:
+def _done(future: concurrent.futures.Future[Any], call: Callable[[], Any]) -> Callable[[], None]:
+    """Do a work, and return what tells what became of it."""
     if not future.set_running_or_notify_cancel():
-        return
+        return _nothing
     try:
-        future.set_result(call())
+        return functools.partial(future.set_result, call())
     except StopIteration as error:
         # no future can carry one
         stopped = RuntimeError("the body raised StopIteration")
         stopped.__cause__ = error
-        future.set_exception(stopped)
+        return functools.partial(future.set_exception, stopped)
     except BaseException as error:
         # signals are no Exceptions, and have to arrive where the body is awaited, as everything else
-        future.set_exception(error)
+        return functools.partial(future.set_exception, error)
+
+
+def _nothing() -> None: ...

@@ -1221,7 +1221,7 @@ async def test_who_watches_sees_each_state_beginning_with_the_newest(backend: Ba
     run = await started(backend)
     watching = backend.watch_flow_run(run.id)
     assert watching is not None
-    async with asyncio.timeout(20), watching as states:
+    async with asyncio.timeout(60), watching as states:
         assert (await anext(states)).message == "go"
         await backend.cancel_flow_run(run.id)
         assert isinstance(await anext(states), Cancelling)
@@ -1260,7 +1260,7 @@ async def test_who_watches_is_told_again_once_other_limits_hold(backend: Backend
     run = await started(backend)
     watching = backend.watch_flow_run(run.id)
     assert watching is not None
-    async with asyncio.timeout(20), watching as states:
+    async with asyncio.timeout(60), watching as states:
         assert (await anext(states)).message == "go"
         await backend.direct_flow_run(run.id, "set_limits", value={"concurrency": 2})
         assert (await anext(states)).message == "go"
@@ -1312,7 +1312,7 @@ async def test_two_watchers_see_the_same_and_neither_sees_another_run(backend: B
     first, second = backend.watch_flow_run(run.id), backend.watch_flow_run(run.id)
     assert first is not None
     assert second is not None
-    async with asyncio.timeout(20), first as one, second as two:
+    async with asyncio.timeout(60), first as one, second as two:
         for states in (one, two):
             assert (await anext(states)).message == "go"
         await backend.set_flow_run_state(other.id, None, Success("the other one"))

@@ -72,7 +72,7 @@ async def heard(script: Script) -> list[State]:
         async with GraphQLBackend(url, settings=SETTINGS) as backend:
             watching = backend.watch_flow_run("the-run")
             assert watching is not None
-            async with asyncio.timeout(20), watching as states:
+            async with asyncio.timeout(60), watching as states:
                 return [state async for state in states]
 
 
@@ -203,7 +203,7 @@ async def test_many_listeners_take_no_turn_from_the_requests() -> None:
             await silent.wait()
 
     with scripted(Silent([])) as url:
-        async with GraphQLBackend(url, settings=SETTINGS) as backend, asyncio.timeout(20):
+        async with GraphQLBackend(url, settings=SETTINGS) as backend, asyncio.timeout(60):
             watching = [backend.watch_flow_run("the-run") for _ in range(6)]
             for one in watching:
                 assert one is not None

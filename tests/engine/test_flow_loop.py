@@ -696,7 +696,7 @@ def test_ctrl_c_ends_the_run_with_its_states_written(how, body):
     with script_that_runs(script) as child:
         assert [child.stdout.readline() for _ in range(2)] == ["flow Running None\n", "task Running None\n"]
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=30)
+        out, err = child.communicate(timeout=60)
     assert out == "task Cancelled shutdown\nflow Cancelled shutdown\n"
     assert "KeyboardInterrupt" in err
     assert "never retrieved" not in err
@@ -719,7 +719,7 @@ def test_an_idle_loop_does_not_sleep_through_a_ctrl_c_that_another_thread_got(ho
     indented = textwrap.indent(textwrap.dedent(body), "    ").strip()
     script = "import asyncio, signal, threading\n" + textwrap.dedent(INTERRUPTED).format(body=indented, run=how)
     with script_that_runs(script) as child:
-        out, err = child.communicate(timeout=30)
+        out, err = child.communicate(timeout=60)
     assert out.splitlines()[2:] == ["task Cancelled shutdown", "flow Cancelled shutdown"]
     assert "KeyboardInterrupt" in err
 
@@ -743,7 +743,7 @@ def test_somebody_at_the_terminal_is_asked():
     )
     os.close(theirs)
     os.write(ours, b"yes\n")
-    out, _ = child.communicate(timeout=30)
+    out, _ = child.communicate(timeout=60)
     os.close(ours)
     assert b"Task 'gate' is paused (" in out
     assert b"Resume it? [y/N] through" in out.replace(b"\n", b" ").replace(b"  ", b" ") or out.endswith(b"through\n")

@@ -25,11 +25,9 @@ from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import create_flow_run, register_flow
 from flowloop.engine.schedules import IntervalSchedule
 
-from ..commands import start
+from ..commands import heard, own_port, start
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(3600)]
-
-HASTY = {"FLOWLOOP_HEARTBEAT_INTERVAL": "1"}
 
 
 async def ended(backend: Backend, flow_run_ids: list[str]) -> Counter[str]:
@@ -66,30 +64,26 @@ FLOW = """
 class Fleet:
     """Two servers on one database, and three workers, each a process."""
 
-    def __init__(self, db: str, folder: Path) -> None:
-        self._db, self._folder = db, folder
-        self._extra = {"HERE": str(folder), **HASTY}
-        self.urls = ["", ""]
+    def __init__(self, db: str, ports: tuple[int, int], folder: Path) -> None:
+        self._db, self._ports, self._folder = db, ports, folder
+        self._extra = {"HERE": str(folder)}
+        self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.killed: set[int] = set()
         self.servers = [self._serve(number) for number in range(2)]
         self.workers = [self._work(number) for number in range(3)]
 
     def _serve(self, number: int) -> subprocess.Popen[str]:
-        port = self.urls[number].rpartition(":")[2] or "0"
+        port = str(self._ports[number])
         server = start("server", "--db", self._db, "--port", port, cwd=self._folder, extra=self._extra)
-        assert server.stdout is not None
-        said = []
-        for line in server.stdout:
-            said.append(line)
-            if line.startswith("flowloop serves "):
-                self.urls[number] = line.split()[2]
-                return server
-        raise AssertionError("".join(said))
+        heard(server, "flowloop serves ")
+        return server
 
     def _work(self, number: int) -> subprocess.Popen[str]:
         url = self.urls[number % 2]
         command = ("worker", "flows.py:flow", "--concurrency", "3", "--backend", url)
-        return start(*command, cwd=self._folder, extra=self._extra)
+        worker = start(*command, cwd=self._folder, extra=self._extra)
+        heard(worker, "flowloop works on ")
+        return worker
 
     def restart(self) -> None:
         """Restart each process after the other as an upgrade does, and in the end one that is killed."""
@@ -112,17 +106,17 @@ class Fleet:
 
     def close(self) -> None:
         for process in (*self.workers, *self.servers):
-            if process.poll() is None:
+            with process:
                 process.kill()
-                process.communicate()
 
 
 @pytest.fixture
 def fleet(postgres_url: str, tmp_path: Path) -> Iterator[Fleet]:
     (tmp_path / "flows.py").write_text(textwrap.dedent(FLOW))
-    made = Fleet(postgres_url, tmp_path)
-    yield made
-    made.close()
+    with own_port() as one, own_port() as other:
+        made = Fleet(postgres_url, (one, other), tmp_path)
+        yield made
+        made.close()
 
 
 async def test_a_rolling_restart_doubles_nothing(fleet: Fleet, tmp_path: Path, tries: int) -> None:

@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -21,7 +21,7 @@ from flowloop.backends import connect
 from flowloop.engine import Settings
 from flowloop.engine.cloud import create_flow_run
 
-from ..commands import environment
+from ..commands import environment, own_port
 from .mapped import CHILDREN, check, history, mapped_flow, runner
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(7200)]
@@ -98,20 +98,27 @@ class Runners:
         lines: list[str] = []
         if kill_at is not None and kill_at < 0:
             await asyncio.sleep(-kill_at * 0.005)
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
         while not (line := await self._line()).startswith("ended "):
             lines.append(line)
             if len(lines) == kill_at:
-                os.kill(pid, signal.SIGKILL)
+                kill(pid)
         assert line in ("ended 0", f"ended {-signal.SIGKILL}"), "the runner failed by itself"
         return lines, line != "ended 0"
+
+
+def kill(pid: int) -> None:
+    """Kill a process, unless it has ended: what it said last may be heard later."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 class KilledServer:
     """``flowloop server`` on a database, always at the same address."""
 
-    def __init__(self, db: str, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(self, db: str, port: int, folder: Path, extra: Mapping[str, str] | None = None) -> None:
         self._db = db
+        self._port = port
         self._environment = environment(folder, extra)
         self._process: asyncio.subprocess.Process | None = None
         self.url = ""
@@ -123,9 +130,8 @@ class KilledServer:
 
     async def start(self) -> None:
         code = "from flowloop.backends.cli import main; main()"
-        port = self.url.rpartition(":")[2] or "0"
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", code, "server", "--db", self._db, "--port", port),
+            *(sys.executable, "-c", code, "server", "--db", self._db, "--port", str(self._port)),
             stdout=asyncio.subprocess.PIPE,
             env=self._environment,
         )
@@ -144,12 +150,13 @@ class KilledServer:
 
 @asynccontextmanager
 async def killed_server(tmp_path: Path, extra: Mapping[str, str] | None = None) -> AsyncIterator[KilledServer]:
-    server = KilledServer(f"sqlite:///{tmp_path / 'runs.db'}", tmp_path, extra)
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.end()
+    with own_port() as port:
+        server = KilledServer(f"sqlite:///{tmp_path / 'runs.db'}", port, tmp_path, extra)
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.end()
 
 
 class Lines(list[str]):

@@ -15,13 +15,14 @@ from flowloop.backends.cli.flow_file import load_flow
 from flowloop.engine import Settings
 from flowloop.engine.cloud import create_flow_run
 
-from ..commands import start
+from ..commands import heard, start
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(300)]
 
 WORKERS = 3
 NEIGHBOURS = 4
-HASTY = {"FLOWLOOP_HEARTBEAT_INTERVAL": "1"}
+HASTY = {"FLOWLOOP_HEARTBEAT_INTERVAL": "5"}
+"""Not hastier: a worker on a busy machine must not lose what it runs."""
 
 FLOWS = """
     import os
@@ -75,6 +76,8 @@ async def test_poison_in_a_fleet_of_three(tmp_path: Path, monkeypatch: pytest.Mo
 
         workers = [working() for _ in range(WORKERS)]
         try:
+            for worker in workers:
+                await asyncio.to_thread(heard, worker, "flowloop works on ")
             while not all([(await backend.get_flow_run_state(one)).is_finished() for one in (poisonous, *ids)]):
                 await asyncio.sleep(0.2)
                 for number, worker in enumerate(workers):  # as what supervises them would
@@ -83,6 +86,7 @@ async def test_poison_in_a_fleet_of_three(tmp_path: Path, monkeypatch: pytest.Mo
                         worker.communicate()
                         deaths += 1
                         workers[number] = working()
+                        await asyncio.to_thread(heard, workers[number], "flowloop works on ")
         finally:
             for worker in workers:
                 worker.send_signal(signal.SIGTERM)

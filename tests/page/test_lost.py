@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime
 import re
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from flowloop.backends.server import create_app
 from flowloop.backends.server.ui.assets import Assets
 from flowloop.backends.store import ANYONE, Store
 
+from ..commands import own_port
 from .conftest import OPEN, Browser
 from .world import Recorded
 
@@ -35,11 +35,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.heavy]
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port that nobody else gets while the test lasts, where a server may come and go."""
-    with socket.socket() as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", 0))
-        yield int(bound.getsockname()[1])
+    with own_port() as found:
+        yield found
 
 
 @asynccontextmanager

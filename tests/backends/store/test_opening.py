@@ -389,7 +389,7 @@ async def test_connections_that_the_server_has_cut(postgres_server: Postgres, po
 
         async def cut() -> None:
             await postgres_server.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
                 f"WHERE datname = '{postgres_url.split('?')[0].rsplit('/', 1)[1]}'"
             )
 
