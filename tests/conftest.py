@@ -23,8 +23,8 @@ from .databases import database_url, emptied_postgres_url, postgres_server, post
 # here they are one for all files: a fixture that each file imports is made anew for it
 __all__ = ["database_url", "emptied_postgres_url", "postgres_server", "postgres_url", "sqlite_template"]
 
-# how long an example takes says how busy the machine is
-hypothesis.settings.register_profile("flowloop", deadline=None)
+# how long an example takes, or is looked for, says how busy the machine is
+hypothesis.settings.register_profile("flowloop", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("flowloop")
 
 

@@ -6,9 +6,9 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,6 +22,8 @@ from flowloop.engine import Flow, Settings, task
 from flowloop.engine.backend import Backend
 from flowloop.engine.cloud import CloudFlowRunner
 from flowloop.engine.errors import BackendRejected
+
+from ...commands import own_port
 
 pytestmark = pytest.mark.heavy
 
@@ -45,8 +47,11 @@ def pooler(postgres_server: Any, tmp_path_factory: pytest.TempPathFactory) -> It
         pytest.skip("there is no pgbouncer on this machine")
     where = parse_qs(urlsplit(postgres_server.server.get_uri("postgres")).query)["host"][0]
     folder = tmp_path_factory.mktemp("pooler")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    with own_port() as port:
+        yield from _pooling(program, where, folder, port)
+
+
+def _pooling(program: str, where: str, folder: Path, port: int) -> Iterator[int]:
     (folder / "users").write_text('"postgres" ""\n')
     (folder / "pgbouncer.ini").write_text(
         f"[databases]\n* = host={where} user=postgres\n"
