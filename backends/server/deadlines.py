@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Iterable
@@ -19,8 +18,6 @@ except ImportError:  # not on Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
 __all__ = ["close_overdue", "protocol_with", "room_for"]
-
-logger = logging.getLogger("flowloop.server")
 
 _OTHER_FILES = 100
 """For so many files beside connections there is room: those of the database, of results, and of the interpreter."""
@@ -95,15 +92,7 @@ def room_for(connections: int) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
         except (ValueError, OSError):  # macOS allows fewer than it says
             now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if _is_enough(now, wanted):
-        return connections
-    fitting = max(1, now - _OTHER_FILES)
-    logger.info(
-        "there may be %d connections at once, not %d: for more, let this process open more files (ulimit -n)",
-        fitting,
-        connections,
-    )
-    return fitting
+    return connections if _is_enough(now, wanted) else max(1, now - _OTHER_FILES)
 
 
 def _is_enough(limit: int, wanted: int) -> bool:

@@ -63,14 +63,16 @@ async def serve(
         - FlowloopError: if the port is in use or the database cannot be used: one line that says why
     """
     settings = _with_keys(settings or ServerSettings(), host)
-    settings = msgspec.structs.replace(settings, connection_limit=room_for(settings.connection_limit))
+    room = room_for(settings.connection_limit)
+    few = "" if room == settings.connection_limit else f"; {room} connections at most, as few files may be open"
+    settings = msgspec.structs.replace(settings, connection_limit=room)
     with contextlib.closing(_listen(host, port)) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         async with open_store(db_url, **store_options) as store:
             starlette = create_app(store, settings=settings)
             app: ASGIApp = starlette if settings.require_api_key else _LocalNames(starlette, host)
             keys = "API keys are required" if settings.require_api_key else "no API keys: open to this machine"
-            logger.info("flowloop %s serves %s at %s (%s)", version(), store.url, url, keys)
+            logger.info("flowloop %s serves %s at %s (%s)%s", version(), store.url, url, keys, few)
             server = _Server(_config(app, settings), starlette.state.live.close, started, url)
             await server.serve(sockets=[listener])
     if not server.was_started:
