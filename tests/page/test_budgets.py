@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -227,6 +228,33 @@ async def test_a_graph_of_a_thousand_tasks_is_drawn_as_far_as_it_is_in_view(
             await page.keyboard.press("ArrowDown")
         await page.locator(".node:focus", has_text="STEP-39:").wait_for()
         assert await visit.nodes() < 1_500
+
+
+async def test_the_list_of_a_graph_holds_what_is_in_view(browser: Browser, url: str, store: Store) -> None:
+    recorded = Recorded(store)
+    names = [f"step-{number}" for number in range(160)]
+    document = flow_document(*names, name="long")
+    edges = [
+        {"upstream_task": {"slug": one}, "downstream_task": {"slug": two}, "key": None}
+        for one, two in itertools.pairwise(names)
+    ]
+    project = await store.get_or_create_project(ANYONE, name="demo")
+    flow = await store.create_flow(ANYONE, project_id=project["id"], serialized_flow=document | {"edges": edges})
+    recorded.flow_id = flow["id"]
+    run = await recorded.begin("long-lynx", parameters={})
+    for width in (1440, 390):
+        async with browser.visit(width) as visit:
+            page = visit.page
+            await visit.open(f"{url}/ui/runs/{run.id}?tab=graph")
+            if width > 600:
+                await page.locator(".node", has_text="STEP-0").first.wait_for()
+                await page.get_by_text("As a list").click()
+            rows = page.get_by_role("table", name="Tasks")
+            await rows.get_by_role("link", name="STEP-0").first.wait_for()
+            assert await visit.nodes() < 1_500
+            await rows.evaluate("rows => { rows.scrollTop = rows.scrollHeight }")
+            await rows.get_by_role("link", name="STEP-159").wait_for()
+            assert await visit.nodes() < 1_500
 
 
 HOSTILE = [

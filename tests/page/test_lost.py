@@ -200,7 +200,7 @@ async def test_another_version_of_the_page_is_told_of_and_waits(
             await visit.go("runs")
             await page.get_by_role("link", name="brave-badger").click()
             await visit.see("What draws the graph could not be read")
-            await page.locator(".as-list .entry").first.wait_for()
+            await page.locator(".as-list .row a").first.wait_for()
             await page.get_by_role("button", name="Reload").click()
             await page.get_by_role("heading", name="newer").wait_for()
 

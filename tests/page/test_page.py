@@ -18,12 +18,16 @@ from flowloop.engine.serialization import decode_state
 from ..backends.server.served import QUIET, listening
 from ..backends.store.world import ManualClock
 from ..commands import ROOT
+from . import layouts
 from .axe import axe_source
 from .conftest import Browser
 from .world import Recorded, failed_run, paused_run
 
 PICTURES = Path(os.environ["FLOWLOOP_PICTURES"]) if os.environ.get("FLOWLOOP_PICTURES") else None
 """Where to leave pictures of all views, to be looked at."""
+
+KEEP_LAYOUTS = bool(os.environ.get("FLOWLOOP_KEEP_LAYOUTS"))
+"""Whether the layouts of all views are to be kept as they are now."""
 
 WCAG = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]
 
@@ -172,7 +176,7 @@ async def test_what_failed_is_read_by_keys_alone(browser: Browser, url: str, rec
         await visit.open(f"{url}/ui/runs/{run.id}?zone=Asia%2FTokyo")
         assert await visit.page.get_by_label("Time zone").input_value() == "Asia/Tokyo"
         # where there is no room for the graph there is the list
-        await visit.page.locator(".as-list .entry").first.wait_for()
+        await visit.page.locator(".as-list .row a").first.wait_for()
         assert not await visit.page.locator(".drawing").is_visible()
 
 
@@ -603,6 +607,8 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
     rule = {"kind": "slack", "target": "https://slack.test/services/T0", "events": ["Failed", "late"], "after": 600.0}
     await recorded.store.set_notification(ANYONE, name="failures", **rule)
     found: dict[str, Any] = {}
+    views: dict[str, list[layouts.Part]] = {}
+    colours: dict[str, Any] = {}
     async with browser.visit(width) as visit:
         page = visit.page
         await visit.open(f"{url}/ui/")
@@ -619,9 +625,11 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
                 assert re.search(r"rate\s+api\s+0 of 10 in 1 min", shown)
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, view
             assert await visit.nodes() < 1_500, view
+            views[view] = layouts.parts(await page.evaluate(layouts.LOOK))
             for theme in ("light", "dark"):
                 await page.emulate_media(color_scheme=theme)
                 await visit.settled()
+                colours[theme] = await page.evaluate(layouts.COLOURS)
                 if PICTURES:
                     await page.screenshot(path=str(PICTURES / f"{view}-{width}-{theme}.png"))
                 # the themes differ in colours alone
@@ -630,3 +638,11 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
                 if findings:
                     found[f"{view} {theme}"] = findings
     assert found == {}
+    if KEEP_LAYOUTS:
+        layouts.keep(width, views, colours)
+    kept = layouts.read(width)
+    assert colours == kept["colours"]
+    changed = {view: layouts.differences(kept["views"].get(view, []), parts, width) for view, parts in views.items()}
+    assert {view: told for view, told in changed.items() if told} == {}, (
+        "Was that meant? Then keep it: FLOWLOOP_KEEP_LAYOUTS=1 pytest tests/page/test_page.py -k each_view"
+    )

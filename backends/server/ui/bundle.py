@@ -39,8 +39,11 @@ _WANTS_A_VALUE = frozenset(
 _OPEN = frozenset("{([,=&|?:;")
 _CLOSED = frozenset(")]},;.?:=&|")
 _APART = re.compile(r"[\w$/]{2}|\+\+|--")
+_PIECES = ("template", "markup", "query")
+_ASKED = re.compile(r"(^\}|\$\{$)|\s*([{}()\[\]:,])\s*|\s+")
+_QUERY = re.compile(r"`(?:query|mutation|subscription) ")
 _BREAK = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)|\s*(\n)\s*")
-_STYLE = re.compile(r'("[^"]*")|/\*.*?\*/|\s*([{};,])\s*|(:)\s+|\s+', re.DOTALL)
+_STYLE = re.compile(r'("[^"]*")|/\*.*?\*/|[\s;]*(\})\s*|\s*([{;,>])\s*|(:)\s+|(?<![\w.])0(\.\d)|\s+', re.DOTALL)
 
 
 _FIXED = frozenset(
@@ -107,7 +110,8 @@ def joined(modules: Mapping[str, str], first: str) -> str:
 def lean(source: str) -> str:
     """Leave out comments, and blanks that separate nothing. Strings, patterns and templates stay as they are.
 
-    Markup is the exception: htm takes no notice of the blanks around a line break, so that these go as well.
+    Markup is the exception: htm takes no notice of the blanks around a line break, so that these go as well. Of the
+    questions in the language of the API one blank is as good as many.
     """
     sent: list[str] = []
     before = blank = ""
@@ -119,7 +123,11 @@ def lean(source: str) -> str:
             sent.pop()  # a brace ends a statement as well
         elif blank and before:
             sent.append(_between(before[-1], blank, text[0]))
-        sent.append(_BREAK.sub(lambda found: found[1] or "", text) if kind == "markup" else text)
+        if kind == "markup":
+            text = _BREAK.sub(lambda found: found[1] or "", text)
+        elif kind == "query":
+            text = _ASKED.sub(lambda found: found[0] if found[1] else found[2] or " ", text)
+        sent.append(text)
         before, blank = text, ""
     return "".join(sent)
 
@@ -171,7 +179,7 @@ class _Words:
         statement = 0
         open_: list[tuple[int, str]] = []
         for at, (kind, text) in enumerate(self._tokens):
-            is_piece = kind in ("template", "markup")
+            is_piece = kind in _PIECES
             before = self._tokens[at - 1][1]
             if not open_ and text != "else" and (before == ";" or (before == "}" and text in _BEGINS)):
                 statement += 1
@@ -266,7 +274,7 @@ class _Words:
 def lean_style(source: str) -> str:
     """Leave out comments and blanks of a style sheet that separate nothing."""
     return _STYLE.sub(
-        lambda found: found[1] or found[2] or found[3] or (" " if found[0].isspace() else ""), source
+        lambda found: next(filter(None, found.groups()), " " if found[0].isspace() else ""), source
     ).strip()
 
 
@@ -286,7 +294,8 @@ def _tokens(source: str) -> Iterator[tuple[str, str]]:
             kind, found = "pattern", _PATTERN.match(source, at)
         elif text == "`" or (text == "}" and outer and not braces):
             if text == "`":
-                kind = "markup" if last[1] == "html" else "template"
+                is_query = _QUERY.match(source, at)
+                kind = "markup" if last[1] == "html" else "query" if is_query else "template"
             else:
                 kind, braces = outer.pop()
             found = _PIECE.match(source, at)

@@ -2,9 +2,11 @@
 
 /** @typedef {{symbol: string, group: string}} Look */
 
+export const FAILED = ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed"];
+
 /** @type {[string, string, string[]][]} */
 const SHAPES = [
-  ["failed", "✕", ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed"]],
+  ["failed", "✕", FAILED],
   ["paused", "‖", ["Paused"]],
   ["retrying", "↻", ["Retrying"]],
   ["running", "◐", ["Running"]],
@@ -23,7 +25,6 @@ const LOOKS = new Map(SHAPES.flatMap(([group, symbol, names]) => names.map((name
 /** The groups, what is wrong first. */
 export const GROUPS = [...new Set(SHAPES.map(([group]) => group))];
 
-export const FAILED = ["Failed", "TriggerFailed", "TimedOut", "ValidationFailed"];
 export const WANTED = [...FAILED, "Paused", "Retrying"];
 const OVER = new Set([...FAILED, "Success", "Mapped", "Cached", "Finished", "Skipped", "Cancelled"]);
 

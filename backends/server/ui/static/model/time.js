@@ -63,6 +63,11 @@ export function milliseconds(text) {
   return Number.isNaN(moment) ? null : moment;
 }
 
+/** As the server reads a moment. @param {number} moment */
+export function iso(moment) {
+  return new Date(moment).toISOString();
+}
+
 /** The two moments of an address, as they are written there; null if they are none. @param {string | null} text */
 export function interval(text) {
   const ends = (text ?? "").split("~");
@@ -71,8 +76,12 @@ export function interval(text) {
 
 /** The time of day, with the date if it is another day. @param {number} moment */
 export function clock(moment) {
-  const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
-  return day(moment) === day(now.peek()) ? time : `${day(moment)} ${time}`;
+  return day(moment) === day(now.peek()) ? ofDay(moment) : `${day(moment)} ${ofDay(moment)}`;
+}
+
+/** @param {number} moment */
+function ofDay(moment) {
+  return format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
 }
 
 /** @param {number} moment */
@@ -94,16 +103,14 @@ export function momentIn(name, text) {
 
 /** In full, with milliseconds and the zone. @param {number} moment */
 export function full(moment) {
-  const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
   const offset = format("offset", { timeZoneName: "longOffset" }).formatToParts(moment);
   const name = offset.find((part) => part.type === "timeZoneName")?.value ?? "";
-  return `${day(moment)} ${time}.${String(Math.floor(moment) % 1000).padStart(3, "0")} ${zone.value} (${name.replace("GMT", "UTC")})`;
+  return `${day(moment)} ${precise(moment)} ${zone.value} (${name.replace("GMT", "UTC")})`;
 }
 
 /** The time of day with milliseconds, as beside a line of a log. @param {number} moment */
 export function precise(moment) {
-  const time = format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
-  return `${time}.${String(Math.floor(moment) % 1000).padStart(3, "0")}`;
+  return `${ofDay(moment)}.${String(Math.floor(moment) % 1000).padStart(3, "0")}`;
 }
 
 /** How long, in two units at most. @param {number} ms */

@@ -9,8 +9,8 @@ import { inputs, readField } from "../model/form.js";
 import { Typed } from "../model/json.js";
 import { isFinished, look, shapeOf, worst } from "../model/states.js";
 import { took } from "../model/run.js";
-import { duration, momentIn, zone } from "../model/time.js";
-import { number } from "../model/text.js";
+import { duration, iso, momentIn, zone } from "../model/time.js";
+import { counted, number } from "../model/text.js";
 import { Copy, Name, Problem, State, Words, Time, useAnswer, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { may } from "./shell.js";
@@ -52,7 +52,7 @@ function Summary({ flow, again }) {
   return html`<div class="title"><h2><a data-row href=${href(["flows", flow.id])}><${Name} of=${flow.name} /></a> <small class="faint">version ${flow.version}</small></h2>
       <span class="buttons">${may("run") && html`<a class="button" href=${href(["flows", flow.id], { form: "run" })}>Run now…</a>`}</span></div>
     <p class="facts"><${Sparks} runs=${runs} spans=${all} />
-      ${over.length ? html`<span>${Math.round((100 * good) / over.length)} % of the last ${over.length} successful</span>` : html`<span class="faint">no runs yet</span>`}
+      ${over.length ? html`<span>${good} of the last ${over.length} successful</span>` : html`<span class="faint">no runs yet</span>`}
       ${spans.length ? html`<span class="faint">median ${duration(spans[Math.floor(spans.length / 2)])}</span>` : null}</p>
     <${Schedule} flow=${flow} again=${again} />`;
 }
@@ -121,7 +121,7 @@ function Grid({ flow }) {
     );
   }, [data]);
   if (!grid) return null;
-  return html`<section class="panel"><h2>Tasks in the last ${runs.length} runs</h2><div class="scroll" tabindex="0"><table class="grid"><thead><tr><th scope="col">task</th>
+  return html`<section class="panel"><h2>Tasks in the last ${counted(runs.length, "run")}</h2><div class="scroll" tabindex="0"><table class="grid"><thead><tr><th scope="col">task</th>
       ${runs.map((run) => html`<th scope="col" key=${run.id}><a href=${href(["runs", run.id])} aria-label=${run.name}><${State} state=${run.state} bare /></a></th>`)}</tr></thead>
     <tbody>${grid.tasks.map((task) => html`<tr key=${task.id}><th scope="row"><${Name} of=${task.name} />${task.mapped ? " ▤" : ""}</th>
       ${runs.map((run, at) => {
@@ -166,7 +166,7 @@ function Form({ flow }) {
     try {
       const given = values();
       setBusy(true);
-      const input = { flow_id: flow.id, flow_run_name: name || null, idempotency_key: key, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? new Date(momentIn(zone.peek(), when)).toISOString() : null };
+      const input = { flow_id: flow.id, flow_run_name: name || null, idempotency_key: key, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? iso(momentIn(zone.peek(), when)) : null };
       const answer = await ask(START, { input: { ...input, parameters: given } });
       go(href(["runs", answer.create_flow_run.id]));
     } catch (refusal) {

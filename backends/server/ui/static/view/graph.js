@@ -7,7 +7,11 @@ import { NODE, drawn, inColumns, inOrder, layOut } from "../model/graph.js";
 import { byGroup, look, shapeOf, worst } from "../model/states.js";
 import { sum, total } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
-import { Bar, Counts, Name, Problem } from "./kit.js";
+import { Bar, Counts, Fold, Name, Problem } from "./kit.js";
+import { Rows } from "./table.js";
+
+/** Of more tasks only those in view are there. */
+const ALL_THERE = 100;
 
 export function Graph({ run, counts, task, stamp }) {
   const { tasks, edges, id } = run.flow;
@@ -31,23 +35,24 @@ export function Graph({ run, counts, task, stamp }) {
   const ordered = useMemo(() => (how === "whole" ? inOrder(tasks, edges) : []), [id]);
   if (!tasks.length) return null;
   const statesOf = (key) => (Object.entries(counts.get(key)?.states ?? {}));
-  // Of many only those in view are there.
-  const inView = ({ x, y }) => how === "whole" || (Math.abs(x - view.x - innerWidth / 2) < innerWidth / 2 + NODE.width && y > view.y - NODE.height && y < view.y + innerHeight * 0.7);
+  const isSmall = tasks.length <= ALL_THERE;
+  const inView = ({ x, y }) => isSmall || (Math.abs(x - view.x - innerWidth / 2) < innerWidth / 2 + NODE.width && y > view.y - NODE.height && y < view.y + innerHeight * 0.7);
   return html`<section class="panel graph" aria-labelledby="graph">
     <h2 id="graph">Graph <small class="faint">${counted(tasks.length, "task")}</small></h2>
     ${how !== "whole" && html`<p class="faint">The graph has ${counted(tasks.length, "task")} and ${counted(edges.length, "edge")}: ${how ? "it is drawn in columns, tasks that are called alike together" : "it is too large to be drawn"}. <a href=${href(["runs", run.id], { tab: "tasks" })}>All tasks as a list</a></p>`}
     <${Problem} error=${problem} again=${() => location.reload()} what="What draws the graph" />
-    ${layout && html`<div class="drawing" tabindex="0" role="group" aria-label="Graph of the flow; the list of tasks says the same" onScroll=${how === "columns" ? (event) => setView({ x: event.currentTarget.scrollLeft, y: event.currentTarget.scrollTop }) : null}>
+    ${layout && html`<div class="drawing" tabindex="0" role="group" aria-label="Graph of the flow; the list of tasks says the same" onScroll=${!isSmall && ((event) => setView({ x: event.currentTarget.scrollLeft, y: event.currentTarget.scrollTop }))}>
       <svg width=${layout.width} height=${layout.height} viewBox=${`0 0 ${layout.width} ${layout.height}`} onKeyDown=${(event) => walk(event, layout)}>
-        ${how === "columns" ? html`<path class="edge" d=${layout.edges.map((edge) => edge.path).join("")} />` : layout.edges.map((edge) => html`<path key=${`${edge.from} ${edge.to}`} class=${edge.mapped ? "edge mapped" : "edge"} d=${edge.path} />`)}
+        ${[false, true].map((mapped) => html`<path key=${mapped} class=${mapped ? "edge mapped" : "edge"} d=${layout.edges.filter((edge) => !edge.mapped === !mapped).map((edge) => edge.path).join("")} />`)}
         ${layout.tasks.filter((each) => inView(layout.nodes.get(each.id))).map((each) => {
           const place = (layout.nodes.get(each.id));
           if (each.of) return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${[...total(each.of.map((one) => counts.get(one.id)).filter(Boolean))]} again=${0} open=${() => setOpened(new Set([...opened, each.id]))} stamp=${stamp} />`;
           return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
         })}
       </svg></div>`}
-    ${how === "whole" && html`<details class="as-list" open=${problem || matchMedia("(max-width: 600px)").matches}><summary>As a list</summary><ul class="list">${ordered.map((each) => html`<li key=${each.id}><a class="entry" href=${taskRunAddress(run.id, each.id, -1)}>
-      <span class="what"><${Name} of=${each.name} />${each.mapped ? " ▤" : ""}</span><${Bar} counts=${statesOf(each.id)} /><${Counts} counts=${statesOf(each.id)} /></a></li>`)}</ul></details>`}
+    ${how === "whole" && html`<${Fold} key=${problem} title="As a list" class="as-list" open=${problem || matchMedia("(max-width: 600px)").matches}>
+      <${Rows} label="Tasks" count=${ordered.length} columns=${["task", "task runs"]} row=${(at) => html`<span role="cell"><a data-row class="stretched" href=${taskRunAddress(run.id, ordered[at].id, -1)}><${Name} of=${ordered[at].name} /></a>${ordered[at].mapped ? " ▤" : ""}</span>
+        <span role="cell"><${Bar} counts=${statesOf(ordered[at].id)} /> <${Counts} counts=${statesOf(ordered[at].id)} /></span>`} /><//>`}
   </section>`;
 }
 
@@ -74,8 +79,8 @@ function TaskNode({ run, task, x, y, states, again, selected, open }) {
     <rect class="box" width=${NODE.width} height=${NODE.height} rx="7" />
     <text class="shape" x="10" y="22">${symbol}</text>
     <foreignObject x="28" y="5" width=${NODE.width - 34} height="24"><div class="node-name" dir="auto">${visible(task.name)}</div></foreignObject>
-    ${isMapped && children > 0 ? html`${parts.map((part) => html`<rect key=${part.group} class=${`fill of-${part.group}`} x=${part.x} y="34" width=${part.width} height="6" />`)}
-      <text class="small-text" x="10" y="50">${number(children)}${again ? ` · ${number(again)} ↻` : ""}</text>` : html`<text class="small-text" x="10" y="44">${words}${again ? " ↻" : ""}</text>`}
+    ${isMapped && children > 0 ? html`${parts.map((part) => html`<rect key=${part.group} class=${`fill of-${part.group}`} x=${part.x} y="31" width=${part.width} height="6" />`)}
+      <text class="small-text" x="10" y="48">${number(children)}${again ? ` · ${number(again)} ↻` : ""}</text>` : html`<text class="small-text" x="10" y="44">${words}${again ? " ↻" : ""}</text>`}
   </a>`;
 }
 

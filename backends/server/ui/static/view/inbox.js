@@ -4,7 +4,7 @@ import { useState } from "../vendor/hooks.js";
 import { taskRunAddress } from "../model/route.js";
 import { INBOX, PROBLEMS } from "../model/queries.js";
 import { milliseconds, now, duration } from "../model/time.js";
-import { Empty, Entry, Fold, Name, Problem, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Button, Empty, Entry, Fold, Name, Problem, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { About, Answer, Nobody, questionOf, useNobody } from "./answer.js";
 import { may, paused } from "./shell.js";
 
@@ -33,7 +33,7 @@ export function Inbox() {
   return html`<h1>Inbox</h1>
     <${Problem} error=${error} again=${again} what="What waits" />
     <${Empty} of=${data && rows}>Nothing waits for anybody.<//>
-    ${together.length > 0 && html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering(together)}>Answer ${together.length} chosen…</button></p>`}
+    ${together.length > 0 && html`<p class="buttons"><${Button} class="primary" onClick=${() => setAnswering(together)}>Answer ${together.length} chosen…<//></p>`}
     <ul class="list inbox" aria-label="Task runs that wait">${rows.map((row) => html`<li key=${row.id} class=${outcomeOf(row) ? "panel answered" : "panel"}>
       <p class="facts">${may("answer") && !outcomeOf(row) && rows.length > 1 ? html`<input type="checkbox" aria-label=${`Choose ${row.task.name} of ${row.flow_run.name}`} checked=${chosen.has(row.id)} disabled=${together.length > 0 && questionOf(row) !== questionOf(together[0])} onChange=${() => choose(row)} />` : null}<${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${What} name=${row.task.name} index=${row.map_index} /></a>
         <span class="faint"><${Name} of=${row.flow_run.flow.name} /> / <${Name} of=${row.flow_run.name} /></span>
@@ -41,7 +41,7 @@ export function Inbox() {
       <p class="said"><${Words} text=${row.state_message} /></p>
       ${(row.flow_run.labels ?? []).length ? html`<p class="faint">goes on where there is ${row.flow_run.labels.join(", ")}</p>` : null}
       ${outcomeOf(row) ? null : html`<${Nobody} because=${nobody.get(row.flow_run.id)} /><${Fold} title="Inputs and log"><${About} row=${row} /><//>`}
-      ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><button type="button" class="primary" onClick=${() => setAnswering([row])}>Answer…</button></p>` : null}
+      ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><${Button} class="primary" onClick=${() => setAnswering([row])}>Answer…<//></p>` : null}
     </li>`)}</ul>
     ${answering && html`<${Answer} rows=${answering} told=${told} close=${() => { setAnswering(null); again(); }} />`}
     <section class="panel"><h2>Newest failures</h2>

@@ -5,7 +5,8 @@ import { useSignal } from "../vendor/signals.js";
 import { ask, link, locked } from "../api.js";
 import { byGroup, isBusy, isFinished, look, shapeOf } from "../model/states.js";
 import { ran } from "../model/run.js";
-import { clock, duration, full, milliseconds, now, relative } from "../model/time.js";
+import { clock, duration, full, iso, milliseconds, now, relative } from "../model/time.js";
+import { query, set } from "../model/route.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
 
 /** The answer to a question, asked again when its variables change; what was answered before stays until then. */
@@ -38,7 +39,7 @@ export function useTitle(title) {
 export function Problem({ error, again, what }) {
   if (!error) return null;
   return html`<p class="problem" role="alert">
-    ${what} could not be read: ${error.message} <button type="button" onClick=${again}>Try again</button>
+    ${what} could not be read: ${error.message} <${Button} onClick=${again}>Try again<//>
   </p>`;
 }
 
@@ -50,18 +51,17 @@ export function State({ state, bare = false }) {
 export function Time({ at, ago = false }) {
   const moment = typeof at === "number" ? at : milliseconds(at);
   if (moment === null || moment === undefined) return html`<span class="faint">–</span>`;
-  const iso = new Date(moment).toISOString();
-  return html`<time datetime=${iso} title=${`${full(moment)}\n${iso}`}>${ago ? relative(moment) : clock(moment)}</time>`;
+  return html`<time datetime=${iso(moment)} title=${`${full(moment)}\n${iso(moment)}`}>${ago ? relative(moment) : clock(moment)}</time>`;
 }
 
 /** How long a run has taken, in all its attempts if these are known: it goes on counting while it runs. */
 export function Took({ run, tried }) {
-  if (tried?.length > 1) return html`<span class="number">${duration(ran(tried, now.value))}${tried.at(-1).to === null ? " …" : ""}</span>`;
+  const said = (span, goesOn) => html`<span class="number">${span === null ? "" : duration(span)}${goesOn ? " …" : ""}</span>`;
+  if (tried?.length > 1) return said(ran(tried, now.value), tried.at(-1).to === null);
   const from = milliseconds(run.start_time);
-  if (from === null) return null;
   const over = isFinished(run.state) ? milliseconds(run.end_time) : isBusy(run.state) ? now.value : null;
-  if (over === null) return null; // what is mapped has no end of its own, and what waits to begin again does not run
-  return html`<span class="number">${duration(over - from)}${isFinished(run.state) ? "" : " …"}</span>`;
+  // what is mapped has no end of its own, and what waits to begin again does not run
+  return from === null || over === null ? said(null) : said(over - from, !isFinished(run.state));
 }
 
 /** A bar of how many are in each group of states. */
@@ -89,7 +89,7 @@ export function Words({ text, limit = LONG }) {
   return html`${pieces(shown).map((piece) => piece.href
     ? html`<a href=${piece.href} target="_blank" rel="noopener noreferrer" class=${piece.style || null}>${piece.text}</a>`
     : piece.style ? html`<span class=${piece.style}>${piece.text}</span>` : piece.text)}
-  ${isLong && html`<button type="button" class="small" onClick=${() => (open.value = !open.value)}>${open.value ? "show less" : `… show all ${bytes(text.length)}`}</button>`}`;
+  ${isLong && html`<${Small} onClick=${() => (open.value = !open.value)}>${open.value ? "show less" : `… show all ${bytes(text.length)}`}<//>`}`;
 }
 
 /** A name, with what cannot be seen made visible. */
@@ -109,7 +109,7 @@ export function Copy({ text, label = "copy" }) {
     done.value = true;
     setTimeout(() => (done.value = false), 1500);
   };
-  return html`<button type="button" class="small" onClick=${copy}>${done.value ? "copied" : label}</button>`;
+  return html`<${Small} onClick=${copy}>${done.value ? "copied" : label}<//>`;
 }
 
 /** What a list says while there is nothing in it. */
@@ -124,14 +124,14 @@ export function What({ flow, name, index = -1 }) {
 
 /** A line of a list, that leads somewhere. */
 export function Entry({ to, state, word, message, current, children, ...what }) {
-  return html`<a class="entry" data-row href=${to} aria-current=${current ? "true" : null}>
+  return html`<a class="entry" data-row href=${to} aria-current=${Boolean(current)}>
     ${state !== undefined && html`<${State} state=${state} bare />`}<${What} ...${what} />
-    ${word && html`<span class="word"><${State} state=${state} /></span>`}${message !== undefined && html`<span class="message">${message}</span>`}${children}</a>`;
+    ${word && html`<span class=${`word of-${look(state).group}`} aria-hidden="true">${state}</span>`}${message !== undefined && html`<span class="message">${message}</span>`}${children}</a>`;
 }
 
 /** A choice among groups of states: of one, or of several. */
 export function Chips({ groups, chosen, press, of, all }) {
-  const chip = (group, words, isChosen, to) => html`<button key=${group} type="button" class=${`chip of-${group}`} aria-pressed=${isChosen ? "true" : "false"} onClick=${() => press(to)}>${words}</button>`;
+  const chip = (group, words, isChosen, to) => html`<${Button} key=${group} class=${`chip of-${group}`} aria-pressed=${isChosen} onClick=${() => press(to)}>${words}<//>`;
   return html`<span class="chips" role="group" aria-label="State">${all && chip("all", "all", !chosen.length, null)}
     ${groups.map((group) => chip(group, of ? html`${group} <span class="number">${number(of.get(group) ?? 0)}</span>` : group, chosen.includes(group), group))}</span>`;
 }
@@ -141,10 +141,33 @@ export function Field({ label, of, hint, ...more }) {
   return html`<label>${label} ${hint && html`<small class="faint">${hint}</small> `}<input type="text" value=${of.value} onInput=${(event) => (of.value = event.currentTarget.value)} ...${more} /></label>`;
 }
 
+/** A choice, kept in the address where nothing else is done with it. */
+export function Choice({ label, name, value = query.value.get(name) ?? "", change = (chosen) => set({ [name]: chosen }), all, options }) {
+  return html`<label>${label} <select value=${value} onChange=${(event) => change(event.currentTarget.value)}>
+    ${all && html`<option value="">${all}</option>`}${options.map((each) => {
+      const [id, words = id] = [each].flat();
+      return html`<option key=${id} value=${id}>${words}</option>`;
+    })}</select></label>`;
+}
+
+/** A piece of text to look for, kept in the address. */
+export function Find({ label, name, ...more }) {
+  return html`<label>${label} <input type="search" size="14" value=${query.value.get(name) ?? ""} onChange=${(event) => set({ [name]: event.currentTarget.value })} ...${more} /></label>`;
+}
+
+/** A button that sends no form. */
+export function Button({ children, ...more }) {
+  return html`<button type="button" ...${more}>${children}</button>`;
+}
+
+export function Small(props) {
+  return html`<${Button} class="small" ...${props} />`;
+}
+
 /** What is there only while it is open. */
-export function Fold({ title, children }) {
-  const open = useSignal(false);
-  return html`<details onToggle=${(event) => (open.value = event.currentTarget.open)}><summary>${title}</summary>${open.value && children}</details>`;
+export function Fold({ title, open = false, children, ...more }) {
+  const isOpen = useSignal(open);
+  return html`<details open=${isOpen.value} onToggle=${(event) => (isOpen.value = event.currentTarget.open)} ...${more}><summary>${title}</summary>${isOpen.value && children}</details>`;
 }
 
 /** A table of facts. */
@@ -182,7 +205,7 @@ export function Dialog({ title, action, close, run, children, danger = false }) 
       ${children}
       ${problem.value && html`<p class="problem" role="alert">${problem.value}</p>`}
       <div class="buttons">
-        <button type="button" onClick=${close}>Leave it</button>
+        <${Button} onClick=${close}>Leave it<//>
         <button type="submit" class=${danger ? "danger" : "primary"} disabled=${busy.value}>${action}</button>
       </div>
     </form>

@@ -3,13 +3,13 @@ import { html } from "../html.js";
 import { useEffect, useLayoutEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
-import { query, set, taskRunAddress } from "../model/route.js";
+import { query, taskRunAddress } from "../model/route.js";
 import { FOUND, LINES, RUN_LOGS } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { before, containing } from "../model/run.js";
 import { full, milliseconds, precise, zone } from "../model/time.js";
 import { counted } from "../model/text.js";
-import { Problem, What, Words } from "./kit.js";
+import { Button, Choice, Find, Problem, Small, What, Words } from "./kit.js";
 import { useKeys } from "./shell.js";
 
 export const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
@@ -105,15 +105,15 @@ export function Lines({ run, tasks, taskRun, window, live, tall }) {
     URL.revokeObjectURL(link.href);
   };
   return html`<div class="tools">
-      <label>At least <select value=${level} onChange=${(event) => set({ level: event.currentTarget.value })}><option value="">everything</option>${LEVELS.slice(1).map((each) => html`<option key=${each}>${each}</option>`)}</select></label>
-      <label>Text <input type="search" size="12" value=${text} onChange=${(event) => set({ find: event.currentTarget.value })} /></label>
+      <${Choice} label="At least" name="level" all="everything" options=${LEVELS.slice(1)} />
+      <${Find} label="Text" name="find" />
       <label><input type="checkbox" checked=${wrap.value} onChange=${() => (wrap.value = !wrap.value)} /> wrap</label>
-      <button type="button" class="small" onClick=${download} disabled=${!lines.length}>Save</button>
-      ${unseen.value > 0 && html`<button type="button" class="small primary" onClick=${resume}>${counted(unseen.value, "new line")} ↓</button>`}
+      <${Small} onClick=${download} disabled=${!lines.length}>Save<//>
+      ${unseen.value > 0 && html`<${Button} class="small primary" onClick=${resume}>${counted(unseen.value, "new line")} ↓<//>`}
     </div>
     <${Problem} error=${error} again=${() => read(lines)} what="The log" />
     <div class=${`lines ${tall ? "tall" : ""} ${wrap.value ? "wrapped" : ""}`} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Log lines" aria-live="off">
-      ${older && html`<button type="button" class="small" onClick=${() => read(lines)}>Older lines</button>`}
+      ${older && html`<${Small} onClick=${() => read(lines)}>Older lines<//>`}
       ${loaded && !lines.length ? html`<p class="empty">No lines${level || text || window ? " like that" : ""}.</p>` : null}
       ${lines.map((line) => html`<${Line} key=${line.id} line=${line} of=${taskRuns.get(line.task_run_id)} tasks=${tasks} zone=${zone.value} />`)}
     </div>`;

@@ -27,31 +27,23 @@ function Table({ rows }) {
   return html`<div class="scroll" tabindex="0"><${Facts} head=${columns.map(visible)} rows=${rows.map((row) => columns.map((name) => cell(row, name)))} /></div>`;
 }
 
+const ELEMENTS = new Map([["paragraph", "p"], ["quote", "blockquote"], ["rule", "hr"], ["item", "li"], ["strong", "strong"], ["emphasis", "em"]]);
+
 function shown(node, at) {
   const inside = node.children?.map(shown);
+  const element = ELEMENTS.get(node.type);
+  if (element) return h(element, { key: at }, inside);
   switch (node.type) {
     case "text":
       return visible(node.text ?? "");
     case "heading":
       return h(`h${Math.min(6, (node.level ?? 1) + 2)}`, { key: at }, inside);
-    case "paragraph":
-      return html`<p key=${at}>${inside}</p>`;
     case "code":
       return html`<pre key=${at} tabindex="0"><code>${visible(node.text ?? "")}</code></pre>`;
     case "inline-code":
       return html`<code key=${at}>${visible(node.text ?? "")}</code>`;
-    case "quote":
-      return html`<blockquote key=${at}>${inside}</blockquote>`;
-    case "rule":
-      return html`<hr key=${at} />`;
     case "list":
       return h(node.ordered ? "ol" : "ul", { key: at }, inside);
-    case "item":
-      return html`<li key=${at}>${inside}</li>`;
-    case "strong":
-      return html`<strong key=${at}>${inside}</strong>`;
-    case "emphasis":
-      return html`<em key=${at}>${inside}</em>`;
     case "link":
       return node.href ? html`<a key=${at} href=${node.href} target="_blank" rel="noopener noreferrer">${inside}</a>` : inside;
     case "picture":

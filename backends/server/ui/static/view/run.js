@@ -9,7 +9,7 @@ import { WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, attempts, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Name, Problem, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Name, Problem, Small, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { Artifact } from "./markdown.js";
 import { Graph } from "./graph.js";
@@ -80,22 +80,13 @@ function View({ run, counts, error, again, task, index }) {
   const address = (to) => (task ? taskRunAddress(run.id, task, Number(index), to) : href(["runs", run.id], { tab: to === "overview" ? null : to }));
   useKeys({ n: () => move(1), p: () => move(-1), l: () => go(address("logs")), t: () => go(address("tasks")) });
 
-  const labels = {
-    overview: "Overview",
-    tasks: html`Task runs <span class="faint">${number(sum(sums.values()))}</span>`,
-    timeline: "Timeline",
-    graph: "Graph",
-    logs: "Logs",
-    artifacts: "Artifacts",
-    parameters: "Parameters",
-    history: "History",
-  };
+  const label = (id) => (id === "tasks" ? html`Task runs <span class="faint">${number(sum(sums.values()))}</span>` : id[0].toUpperCase() + id.slice(1));
   const isChosen = isId(task) && /^-?\d+$/.test(index ?? "");
   const shared = { run, counts, tasks, task, index: index === undefined ? undefined : Number(index), stamp };
   return html`<div class=${isChosen ? "run has-selection" : "run"}>
     <${Head} run=${run} counts=${counts} sums=${sums} again=${again} />
     <${Problem} error=${error} again=${again} what="What changed" />
-    <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((each) => ({ id: each, label: labels[(each)] }))} />
+    <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((id) => ({ id, label: label(id) }))} />
     <div class="split">
       <div class="left">
         ${tab === "overview" && html`<${Attention} rows=${rows} ...${shared} total=${sum([...sums].filter(([state]) => WANTED.includes(state)).map(([, count]) => count))} />
@@ -130,8 +121,8 @@ function Head({ run, counts, sums, again }) {
     <nav class="crumbs" aria-label="Where this is"><a href=${href(["runs"])}>Runs</a> / <a href=${href(["runs"], { flow: run.flow.name })}><${Name} of=${run.flow.name} /></a> /</nav>
     <div class="title"><h1><${Name} of=${run.name} /></h1>
       <span class="buttons">
-        ${steered && !over && run.state !== "Cancelling" ? html`<button type="button" class="danger" onClick=${() => (asks.value = "cancel")}>Cancel…</button>` : null}
-        ${steered && over ? html`<button type="button" onClick=${() => (asks.value = "restart")} disabled=${!wrong}>Run again from failed…</button>` : null}
+        ${steered && !over && run.state !== "Cancelling" ? html`<${Button} class="danger" onClick=${() => (asks.value = "cancel")}>Cancel…<//>` : null}
+        ${steered && over ? html`<${Button} onClick=${() => (asks.value = "restart")} disabled=${!wrong}>Run again from failed…<//>` : null}
         ${may("run") ? html`<a class="button" href=${href(["flows", run.flow.id], { values: run.id })}>Run with these values…</a>` : null}
       </span></div>
     ${steered ? html`<${SteerRun} run=${run} again=${again} />` : null}
@@ -139,7 +130,7 @@ function Head({ run, counts, sums, again }) {
       ${run.state === "Cancelling" ? html`<span class="number">for ${duration(now.value - (milliseconds(run.state_timestamp) ?? now.value))}</span>` : null}
       <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over ? html` → <${Time} at=${run.end_time} />` : null}</span>
       <${Took} run=${run} tried=${attempts([...run.states].reverse())} />
-      <span class="faint">version ${run.version} of the state · flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
+      <span class="faint">flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
       ${(run.labels ?? []).filter((label) => !label.startsWith("agentless-")).map((label) => html`<span class="label" key=${label}>${label}</span>`)}
       ${parent ? html`<span>part of <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
       <${Copy} text=${run.id} label="copy id" />
@@ -199,7 +190,7 @@ function Alike({ group, run, tasks, task, index }) {
   const shown = open.value ? group.rows : [group.first];
   return html`<li>${shown.map((row) => html`<${Entry} key=${row.id} to=${taskRunAddress(run.id, row.task_id, row.map_index)} state=${row.state} name=${tasks.get(row.task_id)?.name} index=${row.map_index} message=${row.state_message} current=${row.task_id === task && row.map_index === index}>
       <${Time} at=${row.state_timestamp} /><//>`)}
-    ${group.rows.length > 1 && html`<button type="button" class="small" aria-expanded=${open.value ? "true" : "false"} onClick=${() => (open.value = !open.value)}>${open.value ? "only the first" : `same message: ${counted(group.rows.length, "task run")}`}</button>`}
+    ${group.rows.length > 1 && html`<${Small} aria-expanded=${open.value} onClick=${() => (open.value = !open.value)}>${open.value ? "only the first" : `same message: ${counted(group.rows.length, "task run")}`}<//>`}
   </li>`;
 }
 

@@ -7,13 +7,17 @@ import { href, query, set } from "../model/route.js";
 import { FLOW_NAMES, RUNS, RUNS_CHANGES, RUN_COUNTS, SUMMARY, UPCOMING } from "../model/queries.js";
 import { GROUPS, isFinished, look, statesOf } from "../model/states.js";
 import { before, containing, total } from "../model/run.js";
-import { clock, interval, now, zone } from "../model/time.js";
-import { Bar, Chips, Empty, Entry, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
+import { counted } from "../model/text.js";
+import { clock, interval, iso, now, zone } from "../model/time.js";
+import { Bar, Button, Chips, Choice, Empty, Entry, Find, Fold, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { paused } from "./shell.js";
 
 const RUNS_AT_ONCE = 50;
 const SPANS = new Map([["1 h", 3_600e3], ["24 h", 86_400e3], ["7 d", 7 * 86_400e3], ["30 d", 30 * 86_400e3]]);
+
+/** When this minute began: what is asked for is the same for so long. */
+const minute = () => Math.floor(now.peek() / 60e3) * 60e3;
 
 /** The filter that the address asks for. */
 function filter(given) {
@@ -21,7 +25,7 @@ function filter(given) {
   const groups = (given.get("state") ?? "").split(",").filter((group) => GROUPS.includes(group));
   // What is planned for later has not happened: it is shown apart.
   if (groups.length) all.push({ state: { _in: groups.flatMap(statesOf) } });
-  else all.push({ _or: [{ state: { _neq: "Scheduled" } }, { scheduled_start_time: { _lte: new Date(Math.floor(now.peek() / 60e3) * 60e3 + 60e3).toISOString() } }] });
+  else all.push({ _or: [{ state: { _neq: "Scheduled" } }, { scheduled_start_time: { _lte: iso(minute() + 60e3) } }] });
   if (!given.get("parts")) all.push({ parent_task_run_id: { _is_null: true } });
   const flow = given.get("flow");
   if (flow) all.push({ flow: { name: { _eq: flow } } });
@@ -30,7 +34,7 @@ function filter(given) {
   const label = given.get("label");
   if (label) all.push({ labels: { _contains: [label] } });
   const from = given.get("from");
-  if (from && SPANS.has(from)) all.push({ created: { _gte: new Date(Math.floor(now.peek() / 60e3) * 60e3 - (SPANS.get(from))).toISOString() } });
+  if (from && SPANS.has(from)) all.push({ created: { _gte: iso(minute() - SPANS.get(from)) } });
   const between = interval(given.get("between"));
   if (between) all.push({ created: { _gte: between[0], _lt: between[1] } });
   return all;
@@ -114,7 +118,7 @@ export function Runs() {
     <${Filters} given=${given} />
     <${Histogram} given=${given} where=${where} turn=${loaded} />
     <${Problem} error=${error} again=${() => read([])} what="The runs" />
-    <p class="above" aria-live="polite">${above.value.size > 0 && html`<button type="button" onClick=${() => read([])}>⟳ ${above.value.size} new above</button>`}</p>
+    <p class="above" aria-live="polite">${above.value.size > 0 && html`<${Button} onClick=${() => read([])}>⟳ ${above.value.size} new above<//>`}</p>
     <${Empty} of=${loaded && rows}>No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}<//>
     <ol class="list runs" aria-label="Flow runs">${rows.map((run) => html`<li key=${run.id}>
       <${Entry} to=${href(["runs", run.id])} state=${run.state} word flow=${run.flow.name} name=${run.name} message=${run.state_message}>
@@ -122,8 +126,8 @@ export function Runs() {
         <${Took} run=${run} tried=${tried.get(run.id)} />
         ${counts.has(run.id) ? html`<${Bar} counts=${counts.get(run.id)} />` : html`<span class="bar none"></span>`}
       <//></li>`)}</ol>
-    ${more && html`<p><button type="button" onClick=${() => read(rows)}>Older runs</button></p>`}
-    <${Upcoming} />`;
+    ${more && html`<p><${Button} onClick=${() => read(rows)}>Older runs<//></p>`}
+    <${Fold} title=${html`<h2>Upcoming</h2>`} class="panel"><${Upcoming} /><//>`;
 }
 
 function Filters({ given }) {
@@ -132,18 +136,12 @@ function Filters({ given }) {
   const between = interval(given.get("between"));
   return html`<form class="filters" role="search" aria-label="Filter the runs" onSubmit=${(event) => event.preventDefault()}>
     <${Chips} groups=${GROUPS.filter((group) => group !== "skipped")} chosen=${groups} press=${(group) => set({ state: (groups.includes(group) ? groups.filter((each) => each !== group) : [...groups, group]).join() })} />
-    <label>Flow <select value=${given.get("flow") ?? ""} onChange=${(event) => set({ flow: event.currentTarget.value })}>
-      <option value="">all</option>
-      ${(flows.data?.flow ?? []).map((flow) => html`<option key=${flow.id} value=${flow.name}>${flow.name}</option>`)}
-    </select></label>
-    <label>Since <select value=${given.get("from") ?? ""} onChange=${(event) => set({ from: event.currentTarget.value, between: null })}>
-      <option value="">ever</option>
-      ${[...SPANS.keys()].map((span) => html`<option key=${span} value=${span}>${span}</option>`)}
-    </select></label>
-    <label>Label <input type="text" size="8" value=${given.get("label") ?? ""} onChange=${(event) => set({ label: event.currentTarget.value })} /></label>
-    <label>Text <input type="search" size="14" value=${given.get("text") ?? ""} placeholder="name or message" onChange=${(event) => set({ text: event.currentTarget.value })} /></label>
+    <${Choice} label="Flow" name="flow" all="all" options=${(flows.data?.flow ?? []).map((flow) => flow.name)} />
+    <${Choice} label="Since" name="from" change=${(from) => set({ from, between: null })} all="ever" options=${[...SPANS.keys()]} />
+    <${Find} label="Label" name="label" size="8" />
+    <${Find} label="Text" name="text" placeholder="name, message" />
     <label><input type="checkbox" checked=${Boolean(given.get("parts"))} onChange=${() => set({ parts: given.get("parts") ? null : "shown" })} /> also runs inside others</label>
-    ${between && html`<button type="button" onClick=${() => set({ between: null })}>only ${between.map((at) => clock(Date.parse(at))).join(" – ")} ×</button>`}
+    ${between && html`<${Button} onClick=${() => set({ between: null })}>only ${between.map((at) => clock(Date.parse(at))).join(" – ")} ×<//>`}
   </form>`;
 }
 
@@ -153,7 +151,7 @@ function Histogram({ given, where, turn }) {
   const every = span <= 3_600e3 ? "minute" : span <= 2 * 86_400e3 ? "hour" : "day";
   const width = { minute: 60e3, hour: 3_600e3, day: 86_400e3 }[every];
   const hour = Math.floor(now.peek() / width) * width;
-  const from = new Date(hour - Math.min(span, 30 * 86_400e3) + width).toISOString();
+  const from = iso(hour - Math.min(span, 30 * 86_400e3) + width);
   const rest = where.filter((each) => !each.created);
   const { data } = useAnswer(RUN_COUNTS, { from, every, where: { _and: rest } });
   const bins = useMemo(() => {
@@ -170,24 +168,19 @@ function Histogram({ given, where, turn }) {
   if (!data?.flow_run_counts?.length) return null;
   return html`<figure class="histogram"><div class="columns" key=${zone.value}>${bins.map(([at, counts]) => {
     const all = [...counts.values()].reduce((a, b) => a + b, 0);
-    const label = `${clock(at)}: ${all} ${all === 1 ? "run" : "runs"}${[...counts].map(([state, count]) => `, ${count} ${state}`).join("")}`;
-    const only = (from, to) => set({ between: `${new Date(Math.min(from, to)).toISOString()}~${new Date(Math.max(from, to) + width).toISOString()}` });
-    return html`<button key=${at} type="button" class="column" title=${label} aria-label=${label} disabled=${!all} onClick=${() => only(at, at)}
+    const label = `${clock(at)}: ${counted(all, "run")}${[...counts].map(([state, count]) => `, ${count} ${state}`).join("")}`;
+    const only = (from, to) => set({ between: `${iso(Math.min(from, to))}~${iso(Math.max(from, to) + width)}` });
+    return html`<${Button} key=${at} class="column" title=${label} aria-label=${label} disabled=${!all} onClick=${() => only(at, at)}
       onPointerDown=${() => (drag.current = at)} onPointerUp=${() => drag.current !== null && drag.current !== at && only(drag.current, at)}>
-      <span class="fill" style=${{ height: `${(100 * all) / most}%` }}><${Bar} counts=${[...counts]} /></span></button>`;
+      <span class="fill" style=${{ height: `${(100 * all) / most}%` }}><${Bar} counts=${[...counts]} /></span><//>`;
   })}</div><figcaption>Runs by the ${every}, ${most} at most; press a column, or drag over several, to see their runs.</figcaption></figure>`;
 }
 
 function Upcoming() {
-  const open = useSignal(false);
-  const minute = new Date(Math.floor(now.peek() / 60e3) * 60e3).toISOString();
-  const { data, error, again } = useAnswer(open.value ? UPCOMING : null, { now: minute });
-  return html`<details class="panel" onToggle=${(event) => (open.value = event.currentTarget.open)}>
-    <summary><h2>Upcoming</h2></summary>
-    <${Problem} error=${error} again=${again} what="What is planned" />
+  const { data, error, again } = useAnswer(UPCOMING, { now: iso(minute()) });
+  return html`<${Problem} error=${error} again=${again} what="What is planned" />
     <${Empty} of=${data?.flow_run}>Nothing is planned.<//>
     <ol class="list">${(data?.flow_run ?? []).map((run) => html`<li key=${run.id}><${Entry} to=${href(["runs", run.id])} state="Scheduled" flow=${run.flow.name} name=${run.name}>
-      <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span><//></li>`)}</ol>
-  </details>`;
+      <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span><//></li>`)}</ol>`;
 }
 

@@ -7,7 +7,7 @@ import { go, href, isId, parts, query, set, taskRunAddress } from "../model/rout
 import { NAMES, RUNS_CHANGES, RUN_LOGS, SEARCH, TASK_OF } from "../model/queries.js";
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
-import { Chips, Empty, Entry, Problem, Time, useAnswer, useTitle } from "./kit.js";
+import { Button, Chips, Choice, Empty, Entry, Problem, Small, Time, useAnswer, useTitle } from "./kit.js";
 import { LEVELS, Line } from "./logs.js";
 import { paused, useKeys } from "./shell.js";
 
@@ -87,13 +87,12 @@ export function Tail() {
   };
   useKeys({ " ": hold });
   const shown = lines.filter((line) => line.level || ((!group || look(line.state).group === group) && (!flow || names.get(line.flow_id) === flow)));
-  const choice = (label, name, chosen, all, options) => html`<label>${label} <select value=${chosen} onChange=${(event) => set({ [name]: event.currentTarget.value })}><option value="">${all}</option>${options.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}</select></label>`;
   return html`<h1>Tail</h1><p class="faint">The states of all flow runs, and what one of them logs, as they come; the newest ${KEPT} are kept.</p>
-    <div class="tools"><button type="button" aria-pressed=${held.value ? "true" : "false"} onClick=${hold}>${held.value ? `Go on (${number(missed.value)} passed)` : "Hold"}</button>
-      ${choice("Flow", "flow", flow, "any", [...new Set([flow, ...names.values()])].filter(Boolean).sort())}
-      ${run && html`${choice("Log at least", "level", level, "everything", LEVELS.slice(1))} <button type="button" class="small" onClick=${() => set({ run: null })}>Without the log</button>`}
+    <div class="tools"><${Button} aria-pressed=${held.value} onClick=${hold}>${held.value ? `Go on (${number(missed.value)} passed)` : "Hold"}<//>
+      <${Choice} label="Flow" name="flow" all="any" options=${[...new Set([flow, ...names.values()])].filter(Boolean).sort()} />
+      ${run && html`<${Choice} label="Log at least" name="level" all="everything" options=${LEVELS.slice(1)} /> <${Small} onClick=${() => set({ run: null })}>Without the log<//>`}
       <${Chips} groups=${GROUPS.filter((each) => each !== "skipped")} chosen=${group ? [group] : []} press=${(state) => set({ state })} all /></div>
     <${Empty} of=${shown}>Nothing has happened yet; this page waits.<//>
     <ol class="list" aria-label="What happened">${shown.map((line) => line.level ? html`<li key=${line.id} class="lines wrapped"><${Line} line=${line} /></li>` : html`<li key=${`${line.id} ${line.version}`}><${Entry} to=${href(["runs", line.id])} state=${line.state} word flow=${names.get(line.flow_id)} name=${line.name} message=${line.message}><${Time} at=${line.timestamp} /><//>
-      ${run !== line.id && html`<button type="button" class="small" onClick=${() => set({ run: line.id })}>Its log</button>`}</li>`)}</ol>`;
+      ${run !== line.id && html`<${Small} onClick=${() => set({ run: line.id })}>Its log<//>`}</li>`)}</ol>`;
 }

@@ -7,7 +7,7 @@ import { keep, kept } from "../model/kept.js";
 import { go, href, parts, set } from "../model/route.js";
 import { browserZone, chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
 import { WHO } from "../model/queries.js";
-
+import { Button, Small } from "./kit.js";
 
 /** What the key allows, and its name. */
 export const who = signal({ name: (null), scopes: (["read"]), version: "" });
@@ -24,9 +24,13 @@ export async function introduce() {
 
 const theme = signal(kept("theme") ?? "auto");
 
+const darkness = matchMedia("(prefers-color-scheme: dark)");
+
 export function applyTheme() {
-  document.documentElement.dataset.theme = theme.value;
+  document.documentElement.dataset.theme = theme.value === "auto" ? (darkness.matches ? "dark" : "light") : theme.value;
 }
+
+darkness.addEventListener("change", applyTheme);
 
 function nextTheme() {
   theme.value = { auto: "light", light: "dark", dark: "auto" }[theme.value] ?? "auto";
@@ -48,15 +52,15 @@ export function Shell({ children }) {
     <header>
       <a class="brand" href=${href(["runs"])}>flowloop</a>
       <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">‖ </span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
-      <button type="button" class="search" onClick=${() => go(href(["search"]))}>Search <kbd>/</kbd></button>
+      <${Button} class="search" onClick=${() => go(href(["search"]))}>Search <kbd>/</kbd><//>
       <${Link} />
       <${Zone} />
-      <button type="button" class="plain" onClick=${nextTheme} title="Change the theme">${{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}<span class="hidden">Theme: ${theme.value}</span></button>
+      <${Button} class="plain" onClick=${nextTheme} title="Change the theme">${{ auto: "◐", light: "☀", dark: "☾" }[theme.value]}<span class="hidden">Theme: ${theme.value}</span><//>
       <${Who} />
     </header>
-    ${outdated.value && html`<p class="notice" role="status">A new version of this page is there. <button type="button" class="small" onClick=${() => location.reload()}>Reload</button></p>`}
+    ${outdated.value && html`<p class="notice" role="status">A new version of this page is there. <${Small} onClick=${() => location.reload()}>Reload<//></p>`}
     <main id="main" tabindex="-1">${locked.value ? html`<${SignIn} />` : null}<div class=${locked.value ? "away" : ""}>${children}</div></main>
-    <footer>flowloop ${who.value.version} · <a href="../graphql" target="_self">GraphiQL</a> · <button type="button" class="linklike" onClick=${() => (help.value = true)}>Keys</button></footer>
+    <footer>flowloop ${who.value.version} · <a href="../graphql" target="_self">GraphiQL</a> · <${Button} class="linklike" onClick=${() => (help.value = true)}>Keys<//></footer>
     ${help.value && html`<${Help} />`}`;
 }
 
@@ -70,7 +74,7 @@ function Link() {
     away: `away since ${clock(since)}`,
   }[mode];
   const wait = mode === "away" && again > now.value ? `, trying again in ${duration(again - now.value)}` : "";
-  return html`<span class=${`link is-${mode}`} role="status"><span aria-hidden="true">●</span> ${words}${wait}${mode === "away" ? html` <button type="button" class="small" onClick=${reconnect}>now</button>` : null}</span>`;
+  return html`<span class=${`link is-${mode}`} role="status"><span aria-hidden="true">●</span> ${words}${wait}${mode === "away" ? html` <${Small} onClick=${reconnect}>now<//>` : null}</span>`;
 }
 
 function Zone() {
@@ -86,7 +90,7 @@ function Zone() {
 function Who() {
   const { name, scopes } = who.value;
   if (!name) return scopes.includes("write") ? null : html`<span class="faint">read only</span>`;
-  return html`<span class="who">key: <b>${name}</b>${scopes.includes("answer") ? "" : " (read only)"} <button type="button" class="small" onClick=${signOut}>Sign out</button></span>`;
+  return html`<span class="who">key: <b>${name}</b>${scopes.includes("answer") ? "" : " (read only)"} <${Small} onClick=${signOut}>Sign out<//></span>`;
 }
 
 function SignIn() {
@@ -137,7 +141,7 @@ function Help() {
   return html`<dialog ref=${dialog} aria-labelledby="keys" onClose=${() => (help.value = false)}>
     <h2 id="keys">Keys</h2>
     <table><tbody>${KEYS.map(([key, what]) => html`<tr key=${key}><th scope="row"><kbd>${key}</kbd></th><td>${what}</td></tr>`)}</tbody></table>
-    <div class="buttons"><button type="button" onClick=${() => dialog.current?.close()}>Close</button></div>
+    <div class="buttons"><${Button} onClick=${() => dialog.current?.close()}>Close<//></div>
   </dialog>`;
 }
 
@@ -159,9 +163,8 @@ export function listenToKeys() {
     if (event.key === " " && target?.closest("button, summary, a")) return;
     const key = chord + event.key;
     chord = "";
-    const places = new Map([["gr", "runs"], ["gf", "flows"], ["gi", "inbox"], ["gw", "workers"], ["gt", "tail"]]);
-    const place = places.get(key);
-    if (place) go(href([place]));
+    const place = PLACES.find(([id]) => key === `g${id[0]}`);
+    if (place) go(href([place[0]]));
     else if (event.key === "g") chord = "g";
     else if (event.key === "/") go(href(["search"]));
     else if (event.key === "?") help.value = true;

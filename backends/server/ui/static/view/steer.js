@@ -6,7 +6,7 @@ import { ask } from "../api.js";
 import { DIRECT } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { json, limits } from "../model/steer.js";
-import { Dialog, Field } from "./kit.js";
+import { Dialog, Field, Small } from "./kit.js";
 
 const BEGINS = ["Pending", "Scheduled", "Queued", "Retrying", "Paused"];
 
@@ -25,16 +25,16 @@ function ofRun(run) {
 }
 
 const WORDS = {
-  restart: (name) => ({ button: "Run again from here…", title: `Run again from ${name}?`, action: "Run again from here", says: "It and everything after it would run again; what came before keeps its results." }),
-  skip: (name) => ({ button: "Leave it out…", title: `Leave out ${name}?`, action: "Leave it out", says: "It would be Skipped, and so would what follows it, unless that says otherwise." }),
+  restart: (name) => ({ title: `Run again from ${name}?`, action: "Run again from here", says: "It and everything after it would run again; what came before keeps its results." }),
+  skip: (name) => ({ title: `Leave out ${name}?`, action: "Leave it out", says: "It would be Skipped, and so would what follows it, unless that says otherwise." }),
   set_result: (name) => ({ button: "Set its result…", title: `Give ${name} a result?`, action: "Set the result", says: "It would be Success with this value, and its body would not run.", fields: { value: "Result, as JSON" }, given: (typed) => ({ value: json(typed.value) }) }),
-  hold: (name) => ({ button: "Hold it…", title: `Hold ${name}?`, action: "Hold it", says: "It would not begin until it is released; the rest of the run goes on." }),
-  release: (name) => ({ button: "Release it…", title: `Release ${name}?`, action: "Release it", says: "It would begin in its turn." }),
+  hold: (name) => ({ title: `Hold ${name}?`, action: "Hold it", says: "It would not begin until it is released; the rest of the run goes on." }),
+  release: (name) => ({ title: `Release ${name}?`, action: "Release it", says: "It would begin in its turn." }),
 };
 
 const OF_RUN = {
-  resume: (name) => ({ button: "Let it go on…", title: `Let ${name} go on?`, action: "Let it go on", says: "Whoever can run it takes it up." }),
-  reject: (name) => ({ button: "Reject it…", title: `Reject ${name}?`, action: "Reject it", says: "The run would fail." }),
+  resume: (name) => ({ title: `Let ${name} go on?`, action: "Let it go on", says: "Whoever can run it takes it up." }),
+  reject: (name) => ({ title: `Reject ${name}?`, action: "Reject it", says: "The run would fail." }),
   set_limits: (name) => ({ button: "Set limits…", title: `Set limits for ${name}?`, action: "Set the limits", says: "What is left empty stays as it is; none ends a limit.", fields: { concurrency: "Task runs at once", tags: "With a tag at once, as db=2", rate: "How many begin, as 10/1s", timeout: "How long it may take, as 2h" }, optional: true, given: (typed) => ({ value: limits(typed) }) }),
   event: (name) => ({ button: "Send an event…", title: `Send an event to ${name}?`, action: "Send it", says: "A task that waits for an event of this name goes on with the value.", fields: { name: "Name", value: "Value, as JSON" }, optional: "value", given: (typed) => ({ task: typed.name, value: typed.value.trim() ? json(typed.value) : null }) }),
   hold: (name) => ({ button: "Hold a tag…", title: `Hold task runs of ${name}?`, action: "Hold them", says: "What has not begun of the tasks with this tag waits until it is released.", fields: { tag: "Tag" }, given: (typed) => ({ tag: typed.tag }) }),
@@ -58,7 +58,7 @@ export function SteerRun({ run, again }) {
 function Buttons({ run, kinds, words, name, of, again }) {
   const asks = useSignal("");
   if (!kinds.length) return null;
-  return html`<p class="buttons">${kinds.map((kind) => html`<button key=${kind} type="button" class="small" onClick=${() => (asks.value = kind)}>${words[kind](name).button}</button>`)}</p>
+  return html`<p class="buttons">${kinds.map((kind) => html`<${Small} key=${kind} onClick=${() => (asks.value = kind)}>${words[kind](name).button ?? `${words[kind](name).action}…`}<//>`)}</p>
     ${asks.value && html`<${Question} key=${asks.value} run=${run} kind=${asks.value} words=${words[asks.value](name)} of=${of} close=${() => (asks.value = "")} again=${again} />`}`;
 }
 

@@ -6,8 +6,8 @@ import { href, query, set } from "../model/route.js";
 import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
-import { duration, milliseconds, now } from "../model/time.js";
-import { Copy, Entry, Facts, Problem, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
+import { duration, iso, milliseconds, now } from "../model/time.js";
+import { Button, Copy, Entry, Facts, Problem, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
 import { Answer } from "./answer.js";
@@ -43,17 +43,17 @@ function Inside({ run, row, definition, again }) {
   const answering = useSignal(false);
   const traceback = row.serialized_state?.context?.traceback;
   const result = row.serialized_state?._result;
-  const window = chosen ? { from: new Date(chosen.from - 1).toISOString(), to: new Date((chosen.to ?? now.peek()) + 50).toISOString() } : null;
+  const window = chosen ? { from: iso(chosen.from - 1), to: iso((chosen.to ?? now.peek()) + 50) } : null;
   return html`<p class="facts"><span class="big"><${State} state=${row.state} /></span> <${Time} at=${row.start_time} /> <${Took} run=${row} tried=${tried} />
       ${tried.length > 1 ? html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>` : null}
       <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
     ${row.state_message ? html`<p class="said"><${Words} text=${row.state_message} /></p>` : null}
-    ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") ? html`<p><button type="button" class="primary" onClick=${() => (answering.value = true)}>Answer…</button></p>` : null}
+    ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") ? html`<p><${Button} class="primary" onClick=${() => (answering.value = true)}>Answer…<//></p>` : null}
     ${answering.value && html`<${Answer} rows=${[{ ...row, task: definition, flow_run: run }]} close=${() => { answering.value = false; again(); }} />`}
     ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></details>` : null}
     <h3>States</h3>
     <ol class="states">${row.states.map((state, at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] ? html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>` : null}</li>`)}</ol>
-    ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><button type="button" class="chip" aria-pressed=${chosen ? "false" : "true"} onClick=${() => set({ attempt: null })}>all</button>${tried.map((each) => html`<button key=${each.number} type="button" class="chip" aria-pressed=${chosen?.number === each.number ? "true" : "false"} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}</button>`)}</div>`}
+    ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><${Button} class="chip" aria-pressed=${!chosen} onClick=${() => set({ attempt: null })}>all<//>${tried.map((each) => html`<${Button} key=${each.number} class="chip" aria-pressed=${chosen?.number === each.number} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}<//>`)}</div>`}
     <h3>Log${chosen ? ` of attempt ${chosen.number}` : ""}</h3>
     <${Lines} run=${run.id} taskRun=${row.id} window=${window} live=${!isFinished(row.state)} tall=${false} />
     <h3>Result</h3>

@@ -9,7 +9,7 @@ import { GROUPS, look, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
 import { before, containing, sum } from "../model/run.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Chips, Counts, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
+import { Bar, Button, Chips, Choice, Counts, Find, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
 import { withAttempts } from "./attempts.js";
 import { Rows } from "./table.js";
 
@@ -37,8 +37,8 @@ export function TaskRuns(props) {
   };
   return html`<div class="tools">
       <form onSubmit=${goTo}><label>Go to <select>${run.flow.tasks.map((each) => html`<option key=${each.id} value=${each.id}>${each.name}</option>`)}</select></label> <label class="hidden" for="go-index">Index</label><input id="go-index" type="number" min="0" placeholder="index" /> <button type="submit" class="small">Go</button></form>
-      <label>Message <input type="search" size="14" value=${text} onChange=${(event) => set({ message: event.currentTarget.value })} /></label>
-      <label>Order <select value=${order} onChange=${(event) => set({ order: event.currentTarget.value })}><option value="">by task</option><option value="start">began last</option><option value="duration">took longest</option></select></label>
+      <${Find} label="Message" name="message" />
+      <${Choice} label="Order" name="order" all="by task" options=${[["start", "began last"], ["duration", "took longest"]]} />
       <${Chips} groups=${GROUPS.filter((each) => shown.has(each) || each === group)} chosen=${group ? [group] : []} press=${(state) => set({ state })} of=${sums} all />
     </div>
     ${GROUPS.includes(group) || text || order ? html`<${Found} key=${`${group} ${order} ${text}`} ...${props} group=${group} text=${text} order=${order} all=${group ? (sums.get(group) ?? 0) : sum(sums.values())} />` : html`<${Tree} ...${props} />`}`;
@@ -126,7 +126,7 @@ function Tree({ run, counts, task, index, stamp }) {
       if (child >= 0) return html`<${Row} run=${run} task=${lane.task} index=${child} row=${row} selected=${lane.task.id === task && child === index} child />`;
       const isMapped = lane.task.mapped || children(lane) > 0;
       return html`<${Row} run=${run} task=${lane.task} index=${-1} row=${row} states=${isMapped ? lane.states : null} selected=${lane.task.id === task && index === -1}
-        fold=${isMapped && children(lane) ? html`<button type="button" class="fold" aria-expanded=${opened.value.has(lane.task.id) ? "true" : "false"} aria-label=${`children of ${lane.task.name}`} onClick=${(event) => toggle(event, lane.task.id)}>${opened.value.has(lane.task.id) ? "▾" : "▸"}</button>` : null} />`;
+        fold=${isMapped && children(lane) ? html`<${Button} class="fold" aria-expanded=${opened.value.has(lane.task.id)} aria-label=${`children of ${lane.task.name}`} onClick=${(event) => toggle(event, lane.task.id)}>${opened.value.has(lane.task.id) ? "▾" : "▸"}<//>` : null} />`;
     }} />
     <p class="faint">${counted(lanes.length, "task")}, ${counted(sum([...counts.values()].map((each) => sum((Object.values(each.states))))), "task run")}. Unfold a mapped task to see its children.</p>`;
 }
@@ -187,7 +187,7 @@ function Found({ run, tasks, task, index, stamp, group, text, order, all }) {
 function Row({ run, task, index, row, states, selected, child = false, fold = null }) {
   const index_ = index >= 0 ? html` <span class="index">[${index}]</span>` : null;
   return html`<span role="cell"><${State} state=${row?.state ?? (states?.length ? null : "Pending")} bare=${!row} /></span>
-    <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${selected ? "true" : null}><${Name} of=${task?.name} />${index_}</a>${states ? html` <span class="faint">▤ ${number(children({ task, states }))}</span>` : null}</span>
+    <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${Boolean(selected)}><${Name} of=${task?.name} />${index_}</a>${states ? html` <span class="faint">▤ ${number(children({ task, states }))}</span>` : null}</span>
     <span role="cell" class="message">${states?.length ? html`<${Bar} counts=${states} /> <${Counts} counts=${states} />` : row?.state_message}</span>
     <span role="cell"><${Time} at=${row?.start_time} /></span>
     <span role="cell">${row ? html`<${Took} run=${row} tried=${row.tried} />` : null}</span>

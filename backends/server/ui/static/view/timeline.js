@@ -8,11 +8,11 @@ import { DURATIONS, FOUND, ROWS, TIMELINE } from "../model/queries.js";
 import { inOrder } from "../model/graph.js";
 import { byGroup, isFinished } from "../model/states.js";
 import { axis, density, spans, stateAt, ticks, waits, within } from "../model/timeline.js";
-import { clock, duration, interval, milliseconds, now, precise, zone } from "../model/time.js";
+import { clock, duration, interval, iso, milliseconds, now, precise, zone } from "../model/time.js";
 import { attempts, sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { statesOfRows } from "./attempts.js";
-import { Counts, Facts, Problem, useAnswer, useThrottled } from "./kit.js";
+import { Counts, Facts, Fold, Problem, Small, useAnswer, useThrottled } from "./kit.js";
 
 const LANE = 26;
 const AXIS = 24;
@@ -45,28 +45,26 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
   if (!run.start_time && !drawn?.lanes.length) return html`<section class="panel"><h2>Timeline</h2><p class="empty">Nothing has begun yet.</p></section>`;
   return html`<section class="panel timeline" aria-labelledby="timeline">
     <div class="title"><h2 id="timeline">Timeline ${drawn && html`<small class="faint">${duration(drawn.to - drawn.from)}</small>`}</h2>
-      <span class="tools">${zoom && html`<button type="button" class="small" onClick=${() => set({ zoom: null })}>The whole run</button>`}
+      <span class="tools">${zoom && html`<${Small} onClick=${() => set({ zoom: null })}>The whole run<//>`}
         <label><input type="checkbox" checked=${fold} onChange=${() => set({ waits: fold ? "shown" : null })} /> fold waits</label></span></div>
     <${Problem} error=${error} again=${again} what="The timeline" />
     ${drawn && html`<${Drawing} key=${zone.value} run=${run} drawn=${drawn} rows=${rows} most=${most} />`}
-    ${drawn && !small && html`<${AsTable} run=${run} lanes=${drawn.lanes} counts=${counts} stamp=${stamp} />`}
+    ${drawn && !small && html`<${Fold} title="As a table"><${AsTable} run=${run} lanes=${drawn.lanes} counts=${counts} stamp=${stamp} /><//>`}
   </section>`;
 }
 
 /** What the drawing says, and how long the task runs took. */
 function AsTable({ run, lanes, counts, stamp }) {
-  const open = useSignal(false);
-  const { data, error, again } = useAnswer(open.value ? DURATIONS : null, { run: run.id });
+  const { data, error, again } = useAnswer(DURATIONS, { run: run.id });
   useThrottled(again, stamp, 2000);
   const at = (text) => (text ? precise(Date.parse(text)) : "–");
-  return html`<details onToggle=${(event) => (open.value = event.currentTarget.open)}><summary>As a table</summary>
-    <${Problem} error=${error} again=${again} what="How long they took" />
+  return html`<${Problem} error=${error} again=${again} what="How long they took" />
     <${Facts} head=${["task", "began", "ended", "half of them took", "all of them took", "task runs", "with more than one attempt"]} rows=${lanes.map(({ task: { id, name } }) => {
       const known = counts.get(id);
       const bins = (data?.run_summary.durations ?? []).filter((each) => each.task_id === id);
       const took = (part) => (bins.length ? (within(bins, part) === null ? "longer" : `≤ ${duration(within(bins, part) * 1000)}`) : "–");
       return [html`<a href=${taskRunAddress(run.id, id, -1)}>${visible(name)}</a>`, at(known?.start_time), at(known?.end_time), took(0.5), took(1), html`<${Counts} counts=${Object.entries(known?.states ?? {})} />`, number(known?.again ?? 0)];
-    })} /></details>`;
+    })} />`;
 }
 
 /** The task runs in view with the states they went through: those of these tasks, and the first children of another. */
@@ -144,19 +142,13 @@ function Drawing({ run, drawn, rows, most }) {
       const nearBreak = drawn.breaks.some(([from, to]) => Math.abs(at + 30 - left - (inner * (drawn.place(from) + drawn.place(to))) / 2) < 45);
       if (at - last < 70 || at > width - 40 || nearBreak) continue;
       last = at;
-      pen.beginPath();
-      pen.moveTo(at + 0.5, AXIS - 6);
-      pen.lineTo(at + 0.5, height);
-      pen.stroke();
+      stroke(pen, at + 0.5, AXIS - 6, at + 0.5, height);
       pen.fillText(drawn.to - drawn.from < 10_000 ? precise(moment).slice(3) : clock(moment), at + 3, 10);
     }
     lanes.forEach((lane, number) => {
       const top = AXIS + number * LANE;
       pen.strokeStyle = colour("line");
-      pen.beginPath();
-      pen.moveTo(0, top + LANE - 0.5);
-      pen.lineTo(width, top + LANE - 0.5);
-      pen.stroke();
+      stroke(pen, 0, top + LANE - 0.5, width, top + LANE - 0.5);
       pen.fillStyle = colour(lane.row ? "faint" : "text");
       clipped(pen, lane.row ? `[${lane.row.map_index}]` : visible(lane.task.name), lane.row ? 18 : 4, top + LANE / 2, left - 12);
       if (lane.states) attemptsOf(pen, lane.states, top, colour);
@@ -168,10 +160,7 @@ function Drawing({ run, drawn, rows, most }) {
       pen.fillText("⋯", middle - 6, 10);
       pen.setLineDash([2, 3]);
       pen.strokeStyle = colour("faint");
-      pen.beginPath();
-      pen.moveTo(middle, AXIS - 4);
-      pen.lineTo(middle, height);
-      pen.stroke();
+      stroke(pen, middle, AXIS - 4, middle, height);
       pen.setLineDash([]);
     }
   }
@@ -233,7 +222,7 @@ function Drawing({ run, drawn, rows, most }) {
     if (from === null) return;
     if (Math.abs(event.offsetX - from) > 8) {
       const [a, b] = [from, event.offsetX].sort((one, two) => one - two).map(binAt);
-      return set({ zoom: `${new Date(momentAt(a)).toISOString()}~${new Date(momentAt(b + 1)).toISOString()}` });
+      return set({ zoom: `${iso(momentAt(a))}~${iso(momentAt(b + 1))}` });
     }
     const lane = laneAt(event);
     if (lane) go(taskRunAddress(run.id, lane.task.id, lane.row ? lane.row.map_index : -1));
@@ -242,6 +231,13 @@ function Drawing({ run, drawn, rows, most }) {
       onMouseMove=${hover} onMouseLeave=${() => (words.value = "")} onMouseDown=${(event) => (drag.current = event.offsetX)} onMouseUp=${release}></canvas></div>
     <p class="status faint" aria-live="polite">${words.value || html`▇ running · ─ waiting · ▂ ended · drag to zoom, press a lane to open it`}</p>
     ${drawn.lanes.length > most && html`<p class="faint">The first ${most} of ${number(drawn.lanes.length)} tasks.</p>`}`;
+}
+
+function stroke(pen, left, top, right, bottom) {
+  pen.beginPath();
+  pen.moveTo(left, top);
+  pen.lineTo(right, bottom);
+  pen.stroke();
 }
 
 function clipped(pen, text, x, y, width) {
@@ -257,15 +253,9 @@ function clipped(pen, text, x, y, width) {
 function useTheme() {
   const [, setTurn] = useState(0);
   useEffect(() => {
-    const media = matchMedia("(prefers-color-scheme: dark)");
-    const turn = () => setTurn((before) => before + 1);
-    const observer = new MutationObserver(turn);
+    const observer = new MutationObserver(() => setTurn((before) => before + 1));
     observer.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-    media.addEventListener("change", turn);
-    return () => {
-      media.removeEventListener("change", turn);
-      observer.disconnect();
-    };
+    return () => observer.disconnect();
   }, []);
   return getComputedStyle(document.documentElement);
 }

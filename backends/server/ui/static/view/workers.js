@@ -5,9 +5,9 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { href } from "../model/route.js";
 import { FLOW_LIMIT, NOTIFICATIONS, RATE_LIMIT, TAG_LIMIT, WORK } from "../model/queries.js";
-import { number, destination } from "../model/text.js";
+import { counted, number, destination } from "../model/text.js";
 import { duration } from "../model/time.js";
-import { Dialog, Empty, Entry, Field, Name, Problem, Time, useAnswer, useTitle } from "./kit.js";
+import { Button, Choice, Dialog, Empty, Entry, Field, Name, Problem, Small, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
 
 const EVERY = 3000;
@@ -28,19 +28,19 @@ export function Workers() {
     <${Problem} error=${error} again=${again} what="The workers" />
     <section class="panel"><h2>Queue</h2>
       ${queue && html`<p>${number(queue.ready)} ready, ${number(queue.later)} later</p>
-      <ul class="list">${queue.flow_runs.map((run) => html`<li key=${run.flow_run_id}><${Entry} to=${href(["runs", run.flow_run_id])} state=${run.state} flow=${run.flow_name} name=${run.name} message=${run.because}><span>ready since <${Time} at=${run.since} ago /></span><//></li>`)}</ul>`}</section>
+      <ul class="list">${queue.flow_runs.map((run) => html`<li key=${run.flow_run_id}><${Entry} to=${href(["runs", run.flow_run_id])} state=${run.state} flow=${run.flow_name} name=${run.name} message=${run.because}><span>due <${Time} at=${run.since} ago /></span><//></li>`)}</ul>`}</section>
     <section class="panel"><h2>Workers</h2>
       <${Empty} of=${data?.workers}>No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.<//>
       <ul class="list">${(data?.workers ?? []).map((worker) => html`<li key=${worker.name} class="worker"><p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
-        <b title=${worker.name}><${Name} of=${place(worker.name)} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${number(worker.running)} ${worker.running === 1 ? "run" : "runs"}${worker.running >= worker.concurrency ? ", full" : ""}</span>
+        <b title=${worker.name}><${Name} of=${place(worker.name)} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${counted(worker.running, "run")}${worker.running >= worker.concurrency ? ", full" : ""}</span>
         <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span>${(worker.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p>
         ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
       ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
-    <section class="panel"><div class="title"><h2>Limits</h2>${may("admin") && html`<button type="button" onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…</button>`}</div>
+    <section class="panel"><div class="title"><h2>Limits</h2>${may("admin") && html`<${Button} onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…<//>`}</div>
       <${Empty} of=${data?.limits}>Nothing is limited.<//>
       <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${LIMITED[limit.kind]}</span> <b><${Name} of=${limit.name} /></b>
         <meter min="0" max=${Math.max(1, limit.limit)} value=${limit.used} aria-label=${`${limit.used} of ${limit.limit} ${limit.period ? "begun" : "places taken"}`}></meter> <span class="number">${limit.used} of ${limit.limit}${limit.period ? ` in ${duration(limit.period * 1000)}` : ""}</span>
-        ${may("admin") && html`<button type="button" class="small" onClick=${() => setAsks(limit)}>Change…</button>`}</p></li>`)}</ul></section>
+        ${may("admin") && html`<${Small} onClick=${() => setAsks(limit)}>Change…<//>`}</p></li>`)}</ul></section>
     ${may("admin") && html`<${Notifications} />`}
     ${asks && html`<${Limit} limit=${asks} close=${() => { setAsks(null); again(); }} />`}`;
 }
@@ -70,7 +70,7 @@ function Limit({ limit, close }) {
     else await ask(FLOW_LIMIT, { input: { name: name.value, limit: wanted } });
   };
   return html`<${Dialog} title=${limit.id ? `Change the limit ${limit.name}` : "New limit"} action="Set the limit" close=${close} run=${run}>
-    ${!limit.id && html`<label>Of <select value=${kind.value} onChange=${(event) => (kind.value = event.currentTarget.value)}><option value="task">a tag of tasks</option><option value="rate">a tag of tasks: how often they begin</option><option value="flow">a label of flow runs</option></select></label>
+    ${!limit.id && html`<${Choice} label="Of" value=${kind.value} change=${(chosen) => (kind.value = chosen)} options=${[["task", "a tag of tasks"], ["rate", "a tag of tasks: how often they begin"], ["flow", "a label of flow runs"]]} />
     <${Field} label="Name" of=${name} required />`}
     <${Field} label=${kind.value === "rate" ? "Beginnings" : "Places"} of=${places} inputmode="numeric" />
     ${kind.value === "rate" && html`<${Field} label="In seconds" of=${period} inputmode="decimal" />`}
