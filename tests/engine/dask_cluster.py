@@ -29,8 +29,11 @@ def hide():
 
 
 async def main(workers, threads, *, in_processes):
+    import dask
     import distributed
 
+    # a worker that was killed is begun again, however long that takes on a busy machine
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
     async with distributed.LocalCluster(
         asynchronous=True,
         host="127.0.0.1",

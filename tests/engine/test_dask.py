@@ -56,6 +56,13 @@ def ended(process):
     process.stdout.close()
 
 
+@pytest.fixture(autouse=True)
+def time_to_come_back():
+    """A worker that was killed is begun again; a cluster of this process gives it up where that takes long."""
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}):
+        yield
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """The address of a cluster of two worker processes, each with two threads."""
