@@ -271,9 +271,26 @@ class RecordingFlowRunner(FlowRunner):
             final = new_state if isinstance(new_state, Cancelled) else cancelled_as(new_state)
             return await self.call_runner_target_handlers(old_state, final)
         if standing.is_running():
+            if await self._is_refused_to_its_owner():
+                return await self._instead(
+                    old_state, new_state, BackendRejected("it was refused as if it came too late")
+                )
             raise ENDRUN(standing)
         standing._result = new_state._result
         return standing
+
+    async def _is_refused_to_its_owner(self) -> bool:
+        """Whether a flow run of which a state was refused is still this runner's, and as this runner knows it."""
+        current = _values.get()
+        ownership: Ownership | None = flow_scope.get().ownership
+        if ownership is None or ownership.claim.epoch is None:
+            return False
+        try:
+            info = await self._port.get_flow_run_info(current["flow_run_id"])
+        except BackendError as error:
+            self.logger.debug("flow run %s could not be read: %s", current["flow_run_id"], error)
+            return False
+        return info.owner == ownership.claim.owner and info.version == current.get("flow_run_version")
 
     def _lose(self) -> None:
         """Stop: the flow run is another owner's, and nothing more is recorded from here."""

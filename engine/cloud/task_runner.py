@@ -467,6 +467,9 @@ class CloudTaskRunner(TaskRunner):
                 info = await self._port.get_task_run_info(
                     current["flow_run_id"], current["task_id"], current.get("map_index")
                 )
+                if info.version == current["task_run_version"]:
+                    message = "The state could not be recorded: it was refused as if it came too late"
+                    raise ENDRUN(ClientFailed(message, state=refused))
                 current["task_run_version"] = info.version
             elif is_under_way(state):
                 self.logger.debug("task run %s is running elsewhere", task_run_id)

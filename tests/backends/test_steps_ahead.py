@@ -164,6 +164,15 @@ async def test_what_has_stepped_ahead_in_vain_begins_anew(
     assert taken == bodies
 
 
+async def test_a_task_of_which_somebody_hears_does_not_step_ahead(database: Backend, settings: Settings) -> None:
+    heard: list[str] = []
+    with Flow("meddled") as flow:
+        hearing = task(lambda x: x, name="hears", state_handlers=[lambda _, old, new: heard.append(type(new).__name__)])
+        hearing(double(1))
+    await run(flow, Meddled(database, Failed("by hand")), settings)
+    assert heard == ["TriggerFailed"]
+
+
 class Noted:
     """A backend that notes each state that is sent for a task run, and how many others it rests on."""
 

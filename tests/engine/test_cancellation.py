@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -457,7 +458,9 @@ async def test_a_body_that_fails_while_it_cleans_up_has_failed() -> None:
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-async def test_a_body_that_cannot_be_stopped_is_left_behind_and_its_late_result_dropped(mapped: bool) -> None:
+async def test_a_body_that_cannot_be_stopped_is_left_behind_and_its_late_result_dropped(
+    mapped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     over = asyncio.Event()
 
     @task
@@ -482,6 +485,57 @@ async def test_a_body_that_cannot_be_stopped_is_left_behind_and_its_late_result_
     after = state.result[made].map_states[0] if mapped else state.result[made]
     assert after is ended
     assert not any(change.is_successful() and not isinstance(change, Mapped) for change in changes)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_handler_that_cannot_be_stopped_changes_nothing_when_it_ends_late() -> None:
+    over = asyncio.Event()
+
+    async def stubborn(owner: Any, old: State, new: State) -> None:
+        end = anyio.current_time() + 1000
+        while new.is_running() and anyio.current_time() < end:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(end - anyio.current_time())
+        over.set()
+
+    @task(state_handlers=[stubborn])
+    async def slow(n: int) -> int:
+        return n
+
+    with Flow("stubborn") as flow:
+        made = slow.map([1])
+    state = await stopped(flow)
+    [ended] = state.result[made].map_states
+    assert type(ended) is Cancelled
+    over.clear()
+    await over.wait()
+    await anyio.sleep(1)
+    assert state.result[made].map_states == [ended]
+    assert state.result[made].map_states[0] is ended
+
+
+async def test_a_caller_that_is_cancelled_while_the_run_is_stopped_hears_of_it() -> None:
+    @task
+    async def careful() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await anyio.sleep(1)
+
+    with Flow("stopped twice") as flow:
+        careful()
+    told = kept(flow)
+    runner = runner_of(flow)
+    caller = asyncio.create_task(runner.run())
+    await anyio.sleep(1)
+    runner.cancel()
+    await anyio.sleep(0.5)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    assert anyio.current_time() == 2
+    assert [type(one) for one in told if one.is_finished()] == [Cancelled]
 
 
 async def test_many_cancels_do_not_make_the_grace_longer_or_leave_anything() -> None:

@@ -423,6 +423,22 @@ async def test_what_is_refused_as_if_it_rested_on_another_state_is_not_sent_for_
     assert run.state == "Failed"
 
 
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [("set_task_run_state", Running), ("set_flow_run_state", Success), ("set_task_run_state", Success)],
+)
+async def test_what_is_refused_as_too_late_though_nothing_came_before_it_ends_the_run(
+    memory, settings, operation, kind
+):
+    backend = FaultyBackend(memory)
+    is_kind = lambda sent: isinstance(sent["state"], kind)  # noqa: E731
+    backend.fail(operation, VersionLockMismatch("it has moved"), where=is_kind, times=None)
+    state = await One().run(backend, settings)
+    assert type(state) is Failed
+    [run] = await memory.list_flow_runs()
+    assert run.state == "Failed"
+
+
 async def test_a_message_too_large_to_record_is_cut_and_its_length_noted(backend, settings):
     async def fail_long():
         raise ValueError("x" * 2_000_000)

@@ -556,3 +556,19 @@ def test_an_interrupt_while_a_value_is_shown_goes_on():
 
     with pytest.raises(KeyboardInterrupt):
         shown(Interrupting())
+
+
+async def test_an_interrupt_while_an_element_is_read_goes_on():
+    class Interrupted(list):
+        was = False
+
+        def __getitem__(self, index):
+            if not Interrupted.was:
+                Interrupted.was = True
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    with Flow("interrupted") as flow:
+        task(lambda n: n, name="each").map(task(lambda: Interrupted([1, 2]), name="numbers")())
+    with pytest.raises(KeyboardInterrupt):
+        await FlowRunner(flow).run()
