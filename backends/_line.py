@@ -79,7 +79,7 @@ def pause(waited: float, before: int, number: int, interval: float) -> float:
         - number: how many places there are; as many go next, and as many after them
         - interval: in how many seconds it asks again at the latest, and else
     """
-    return min(interval, max(_SOONEST, waited / 8)) if before < 2 * number and waited > 0 else interval
+    return min(interval, max(_SOONEST, waited / 8)) if before < 2 * number else interval
 
 
 def within(begun: Iterable[float], period: float, now: float) -> list[float]:

@@ -22,8 +22,20 @@ _decode = msgspec.json.Decoder(GraphQLRequest).decode
 
 def wants(request: Request, kind: str) -> bool:
     """Whether a request names a media type among those it accepts."""
-    accepted = (part.partition(";") for part in request.headers.get("accept", "").lower().split(","))
-    return any(name.strip() == kind and "q=0" not in more.replace("q=0.", "") for name, _, more in accepted)
+    return _weight(request, kind) > 0
+
+
+def _weight(request: Request, kind: str) -> float:
+    """Return how much a request wants a media type, from 0, not at all, to 1."""
+    for part in request.headers.get("accept", "").lower().split(","):
+        name, *parameters = (each.strip() for each in part.split(";"))
+        if name == kind:
+            weights = [each[2:] for each in parameters if each.startswith("q=")]
+            try:
+                return float(weights[0]) if weights else 1.0
+            except ValueError:
+                return 1.0
+    return 0.0
 
 
 def wants_events_alone(request: Request) -> bool:
@@ -33,7 +45,8 @@ def wants_events_alone(request: Request) -> bool:
 
 def media_type(request: Request) -> str:
     """Return the type of the answer to a request."""
-    return f"{_GRAPHQL if wants(request, _GRAPHQL) else _JSON}; charset=utf-8"
+    is_wanted = wants(request, _GRAPHQL) and _weight(request, _GRAPHQL) >= _weight(request, _JSON)
+    return f"{_GRAPHQL if is_wanted else _JSON}; charset=utf-8"
 
 
 def asked_in_url(request: Request) -> GraphQLRequest | None:

@@ -223,10 +223,10 @@ class Slots:
         self.release(waiter.run_id)
         limit, at = max(closed, key=lambda one: math.inf if one[1] is None else one[1])
         message, seconds = self._full, self._queue_seconds
-        if at is None:
+        if at is None and self.kind == "task_run":
             before = bisect.bisect_left(limit.line, waiter.turn)
             seconds = _line.pause(self._now - waiter.since, before, limit.number, seconds)
-        else:
+        elif at is not None:
             seconds = min(at - self._now, self._queue_seconds)
             message = _line.why_not_yet(limit.name, limit.number, limit.period or 0.0, at)
         if self.kind == "task_run":

@@ -81,7 +81,7 @@ def test_a_higher_priority_goes_first_and_then_who_waits_longest(
 
 @pytest.mark.parametrize(
     ("waited", "before", "seconds"),
-    [(0.0, 0, 30.0), (2.0, 0, 1.0), (40.0, 0, 5.0), (40.0, 5, 5.0), (40.0, 6, 30.0), (1000.0, 0, 30.0)],
+    [(0.0, 0, 1.0), (0.0, 6, 30.0), (2.0, 0, 1.0), (40.0, 0, 5.0), (40.0, 5, 5.0), (40.0, 6, 30.0), (1000.0, 0, 30.0)],
 )
 def test_who_is_next_asks_more_often(waited: float, before: int, seconds: float) -> None:
     assert pause(waited, before, 3, 30.0) == seconds

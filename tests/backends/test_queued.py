@@ -53,19 +53,25 @@ async def limited(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 async def test_a_task_run_that_finds_no_place_is_queued_and_asks_again(limited: tuple[Backend, SetLimit]) -> None:
     backend, set_limit = limited
-    tasks = [task_document(f"task-{n}", tags=["db"]) for n in (1, 2)]
+    tasks = [task_document(f"task-{n}", tags=["db"]) for n in (1, 2, 3)]
     run = await started(backend, document={**flow_document(), "tasks": tasks})
     await set_limit("db", 1)
-    first, second = run.tasks
+    first, second, third = run.tasks
     running = Running("go", context={"tags": ["db"]})
     assert await backend.set_task_run_state(first.id, 1, running) is running
 
+    answered = datetime.datetime.now(datetime.UTC)
     answer = await backend.set_task_run_state(second.id, 1, running)
     assert isinstance(answer, Queued)
     assert answer.message
     assert answer.start_time is not None
-    wait = (answer.start_time - datetime.datetime.now(datetime.UTC)).total_seconds()
-    assert 200 < wait <= 300, "as long as the settings of the client say"
+    assert 0 < (answer.start_time - answered).total_seconds() < 60, "who is next does not let a place lie idle"
+    await set_limit("db", 0)
+    later = await backend.set_task_run_state(third.id, 1, running)
+    assert isinstance(later, Queued)
+    assert later.start_time is not None
+    assert later.start_time - answered > datetime.timedelta(seconds=200), "as long as the settings of the client say"
+    await set_limit("db", 1)
     recorded = await backend.get_task_run_state(second.id)
     assert isinstance(recorded, Queued)
     assert recorded.start_time == answer.start_time, "the answer is what was recorded"

@@ -695,8 +695,11 @@ async def test_a_queued_task_asks_again_when_its_time_has_come(memory, settings)
     assert state.is_successful()
     (first, began), (second, waited) = order
     assert {first, second} == {"a", "b"}
-    assert (began, waited) == pytest.approx((0, settings.queue_interval), abs=0.1)
-    assert sorted(len(states) for states in (await histories(memory)).values()) == [3, 4]
+    assert began == pytest.approx(0, abs=0.1)
+    assert 10 <= waited < 12, "the place lies idle for a moment only"
+    once, often = sorted((await histories(memory)).values(), key=len)
+    assert once == ["Pending", "Running", "Success"]
+    assert [state for state in often if state != "Queued"] == once
 
 
 async def test_queued_tasks_have_their_turn_by_their_priority(memory, settings):
@@ -723,8 +726,9 @@ async def test_queued_tasks_have_their_turn_by_their_priority(memory, settings):
     assert (await CloudFlowRunner(flow, backend=memory, settings=settings).run()).is_successful()
     assert [name for name, _ in order] == ["first", "urgent", "plain", "low"]
     began = dict(order)
-    assert (began["first"], began["urgent"]) == (0, 31), "it asks at 1 and at 31"
-    assert 41 <= began["plain"] < 61, "it is next, and asks more often"
+    assert began["first"] == 0
+    assert 10 <= began["urgent"] < 12
+    assert 20 <= began["plain"] < 25, "it is next, and asks more often than it has to"
 
 
 async def test_a_rate_of_the_backend_lets_tasks_begin_when_it_is_their_turn(memory, settings):

@@ -157,6 +157,21 @@ async def test_a_request_that_is_none_is_answered_with_400(served: Served) -> No
         assert all(error["message"] for error in answer["errors"])
 
 
+@pytest.mark.parametrize(
+    ("accepted", "kind"),
+    [
+        ("application/graphql-response+json, application/json", "graphql-response+json"),
+        ("application/json, application/graphql-response+json;q=0.9", "json"),
+        ("application/json;q=0.5, Application/GraphQL-Response+JSON ; q=0.9", "graphql-response+json"),
+        ("application/graphql-response+json;q=0.0, */*", "json"),
+        ("application/graphql-response+json;q=nonsense", "graphql-response+json"),
+    ],
+)
+async def test_an_answer_is_of_the_type_that_is_wanted_most(served: Served, accepted: str, kind: str) -> None:
+    response = await served.client.post("/", json={"query": "{ hello }"}, headers={"Accept": accepted})
+    assert response.headers["Content-Type"] == f"application/{kind}; charset=utf-8"
+
+
 async def test_a_body_of_another_type_is_refused(served: Served) -> None:
     """A page of another site may post forms and texts without asking; it may not post JSON."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):

@@ -47,7 +47,7 @@ async def test_without_a_place_a_run_is_queued(world: World) -> None:
         "context": {},
         "cached_inputs": {},
         "_result": {"__version__": "1.4.1", "type": "NoResultType"},
-        "start_time": "2021-07-01T12:00:30+00:00",
+        "start_time": "2021-07-01T12:00:01+00:00",
         "state": None,
         "__version__": "1.4.1",
     }
@@ -301,11 +301,11 @@ async def test_those_who_are_next_ask_more_often(world: World) -> None:
     await paced(world, 100, 1, tasks=4)
     await world.store.update_task_tag_limit(ANYONE, tag="api", limit=1)
     await world.task_state("t0", state("Running"), 1)
-    for slug in ("t1", "t2", "t3"):
+    for slug, seconds in (("t1", 1), ("t2", 1), ("t3", 30)):
         await world.task_state(slug, state("Running"), 1)
-        assert await due(world, slug) == 30
+        assert await due(world, slug) == seconds
     world.clock.move(seconds=32)
-    for slug, seconds in (("t3", 30), ("t2", 4), ("t1", 4)):
+    for slug, seconds in (("t1", 4), ("t2", 4), ("t3", 30)):
         await world.task_state(slug, state("Running"), 2)
         assert await due(world, slug) == seconds
 
