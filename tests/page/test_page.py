@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import pytest_asyncio
 
@@ -526,6 +527,62 @@ async def test_the_tail_tells_what_a_flow_does_and_what_one_of_its_runs_logs(
         assert await page.evaluate(fits)
         await page.get_by_role("button", name="Without the log").click()
         await page.get_by_role("button", name="Its log").first.wait_for()
+
+
+async def test_what_is_pressed_now_and_then(browser: Browser, url: str, recorded: Recorded) -> None:
+    store = recorded.store
+    run = await failed_run(recorded)
+    begins = store.clock.now() + datetime.timedelta(days=1)
+    fields = {"flow_id": recorded.flow_id, "scheduled_start_time": begins, "parameters": {"n": 1}}
+    await store.create_flow_run(ANYONE, flow_run_name="later-lemur", **fields)
+    older = recorded.flow_id
+    await recorded.register()
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs")
+        for theme in ("light", "dark", "auto"):
+            await page.get_by_role("button", name="Theme").click()
+            await page.get_by_role("button", name=f"Theme: {theme}").wait_for()
+            shown = "light" if theme == "auto" else theme
+            await page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=shown)
+        await page.get_by_text("Upcoming").click()
+        await page.get_by_role("link", name="later-lemur").wait_for()
+        await page.get_by_role("button", name="paused").click()
+        await visit.see("No run is like that.")
+        await page.get_by_role("button", name="failed").click()
+        await page.get_by_role("link", name="hasty-gannet").wait_for()
+        assert page.url == f"{url}/ui/runs?state=paused%2Cfailed"
+        await page.get_by_role("link", name="hasty-gannet").click()
+        await page.get_by_role("link", name="Artifacts").click()
+        await page.locator(".left .markdown strong").wait_for()
+        await page.get_by_role("link", name="Logs", exact=True).click()
+        async with page.expect_download() as saved:
+            await page.locator(".left").get_by_role("button", name="Save").click()
+        saved_as = anyio.Path(await (await saved.value).path())
+        assert "ERROR prices: bad row 7" in await saved_as.read_text()
+        await page.get_by_role("link", name="Task runs").click()
+        await page.get_by_label("Go to").select_option("PRICE")
+        await page.get_by_label("Index").fill("3")
+        await page.get_by_role("button", name="Go", exact=True).click()
+        await page.wait_for_url(f"**/tasks/{run.tasks['price']}/3?tab=tasks")
+        await page.locator(".row", has_text="[3]").locator("[aria-current='true']").wait_for()
+        await page.get_by_role("link", name="Timeline").click()
+        canvas = await page.locator("canvas").bounding_box()
+        assert canvas is not None
+        await page.mouse.move(canvas["x"] + 250, canvas["y"] + 60)
+        await page.mouse.down()
+        await page.mouse.move(canvas["x"] + 400, canvas["y"] + 60)
+        await page.mouse.up()
+        await page.wait_for_url("**zoom=**")
+        await page.get_by_role("button", name="The whole run").click()
+        await page.get_by_role("button", name="The whole run").wait_for(state="detached")
+        await visit.go(f"go/{run.id}")
+        await page.wait_for_url(f"**/runs/{run.id}**")
+        await visit.go(f"go/{run.task_runs['total']}")
+        await page.wait_for_url(f"**/tasks/{run.tasks['total']}/-1**")
+        await visit.go(f"flows/{older}")
+        await visit.see("version 1")
+        await visit.see("0 of the last 1 successful")
 
 
 async def test_no_address_breaks_the_page(browser: Browser, url: str, recorded: Recorded) -> None:

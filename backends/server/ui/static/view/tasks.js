@@ -45,7 +45,11 @@ export function TaskRuns(props) {
 }
 
 function Tree({ run, counts, task, index, stamp }) {
-  const opened = useSignal(new Set(task && index !== undefined && index >= 0 ? [task] : []));
+  const opened = useSignal(new Set());
+  // A child that is chosen, by whatever way, is shown among its siblings.
+  useEffect(() => {
+    if (index >= 0) opened.value = new Set([...opened.peek(), task]);
+  }, [task, index]);
   const ordered = useMemo(() => inOrder(run.flow.tasks, run.flow.edges), [run.flow.id]);
   const cache = useRef(new Map());
   const [, setTurn] = useState(0);
