@@ -66,7 +66,8 @@ class Fleet:
 
     def __init__(self, db: str, ports: tuple[int, int], folder: Path) -> None:
         self._db, self._ports, self._folder = db, ports, folder
-        self._extra = {"HERE": str(folder)}
+        # nobody reads on what they say, and a pipe that is full would stop them
+        self._extra = {"HERE": str(folder), "FLOWLOOP_LOG_LEVEL": "WARNING"}
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.killed: set[int] = set()
         self.servers = [self._serve(number) for number in range(2)]
