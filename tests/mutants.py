@@ -57,7 +57,7 @@ _STORE += "backends/store/test_queue.py backends/store/test_limits.py backends/s
 TESTS = {
     "engine/_run/ahead.py": "unit/test_ahead.py backends/test_steps_ahead.py",
     "engine/_run/body.py": f"{_STEPS} engine/test_results.py engine/test_cancellation.py engine/test_streaming.py "
-    "engine/test_context_and_logs.py engine/test_cloud_resume.py engine/test_trusted_results.py engine/test_limits.py "
+    "engine/test_context_and_logs.py engine/test_cloud_resume*.py engine/test_trusted_results.py engine/test_limits.py "
     "engine/test_handed_over.py engine/test_local_executor.py engine/test_cloud_transitions.py engine/test_one_way.py "
     "engine/test_cloud_task_runner.py engine/test_cloud_returned_is_recorded.py engine/test_never_left.py "
     "engine/test_cancel_near_the_start.py engine/test_resources.py engine/test_mapped_flows.py "
@@ -93,6 +93,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "engine/_run/gates.py": {"AHEAD = 1000 :: 1000 and one more": _BOUND},
     "engine/_run/body.py": {
         "if cancellation is not None and task is not None: :: And for Or": "both are there, or neither is",
+        "if carried is not None: :: if never": _SPEED,
     },
     "engine/_run/drive.py": {
         "_FAR_AHEAD = 2_000 :: 2000 and one more": _BOUND,

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import re
+import threading
 
 import anyio
 import pytest
@@ -437,6 +438,22 @@ async def test_what_is_refused_as_too_late_though_nothing_came_before_it_ends_th
     assert type(state) is Failed
     [run] = await memory.list_flow_runs()
     assert run.state == "Failed"
+
+
+async def test_a_round_is_told_and_what_it_means_if_its_result_cannot_be_stored(memory, settings, caplog):
+    async def rounds():
+        if context.get("task_loop_count", 1) == 1:
+            raise LOOP(result=threading.Lock())
+        return "over"
+
+    one = One(rounds)
+    state = await one.run(memory, settings)
+    assert state.result[one.first].result == "over"
+    [run] = await memory.list_flow_runs()
+    _, task_runs = await memory.get_flow_run_history(run.id)
+    assert "Task is looping (round 1)." in {one.message for run in task_runs for one in run.states}
+    said = "what round 1 of task 'first' left cannot be stored: "
+    assert [line for line in caplog.messages if line.startswith(said) and line.endswith("it loops from the beginning")]
 
 
 async def test_a_message_too_large_to_record_is_cut_and_its_length_noted(backend, settings):

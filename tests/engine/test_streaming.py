@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -54,6 +56,17 @@ async def test_items_are_told_as_they_come_and_are_the_result(
         *[("counts-1", child, number) for child, width in ((0, 2), (1, 3)) for number in range(width)],
         *[("last-1", -1, number) for number in range(3)],
     ]
+
+
+async def test_a_stream_runs_on_the_loop_and_in_no_thread() -> None:
+    @task
+    async def where() -> AsyncIterator[Any]:
+        yield asyncio.get_running_loop(), threading.current_thread()
+
+    with Flow("where") as flow:
+        told = where()
+    state = await FlowRunner(flow).run()
+    assert state[told].result == [(asyncio.get_running_loop(), threading.current_thread())]
 
 
 @pytest.mark.virtual_time
