@@ -224,6 +224,8 @@ def create_api_key(
     expires_at = latest if expires_at is None else in_utc(expires_at)
     if latest is not None and expires_at is not None and expires_at > latest:
         raise BackendRejected("An API key cannot live longer than the key that creates it.")
+    if expires_at is not None and expires_at <= tx.now:
+        raise BackendRejected("An API key cannot end before it is made.")
     key = secrets.token_urlsafe(32)
     key_id = tx.insert(
         "api_key",

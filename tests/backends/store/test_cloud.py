@@ -113,6 +113,8 @@ async def test_an_api_key_lets_its_tenant_in(world: World) -> None:
 
 
 async def test_an_api_key_expires(world: World) -> None:
+    with pytest.raises(BackendRejected, match="cannot end before it is made"):
+        await world.store.create_api_key(ANYONE, name="key", expires_at=world.clock.now())
     made = await world.store.create_api_key(ANYONE, name="key", expires_at=START + datetime.timedelta(hours=1))
     assert await world.store.authenticate(made["key"]) is not None
     world.clock.move(hours=1)
