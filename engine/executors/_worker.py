@@ -50,11 +50,27 @@ class _Output:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self._writer: int | None = None
+        self._was_interrupted = False
 
     def send(self, kind: str, frame: bytes) -> None:
         with self._lock:
-            write_frame(self._stream, pickle.dumps(kind))
-            write_frame(self._stream, frame)
+            self._writer = threading.get_ident()
+            try:
+                write_frame(self._stream, pickle.dumps(kind))
+                write_frame(self._stream, frame)
+            finally:
+                self._writer = None
+                is_interrupted, self._was_interrupted = self._was_interrupted, False
+        if is_interrupted:
+            raise KeyboardInterrupt
+
+    def interrupt(self, *_: object) -> None:
+        """Interrupt the main thread, but in no frame: whoever reads would take the next one for the rest of it."""
+        if self._writer == threading.get_ident():
+            self._was_interrupted = True
+        else:
+            raise KeyboardInterrupt
 
 
 class _Printed(io.RawIOBase):
@@ -142,7 +158,7 @@ def _run_bodies() -> None:
     os.dup2(devnull, 0)
     printed = _stdout(output)
     logging.getLogger().addHandler(_Logged(output))  # type: ignore[arg-type]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever began this process may ignore it
+    signal.signal(signal.SIGINT, output.interrupt)  # also where whoever began this process ignores it
     paths = frames.next()
     if paths is None:
         return

@@ -20,7 +20,7 @@ import pytest
 
 from flowloop.engine import Flow, FlowRunner, Parameter, Secret, context, pause_task, run, task
 from flowloop.engine.errors import ExecutorError
-from flowloop.engine.executors import ProcessExecutor, processes
+from flowloop.engine.executors import ProcessExecutor, _worker, processes
 from flowloop.engine.executors._travel import ByName, by_name
 from flowloop.engine.signals import FAIL, LOOP, RETRY, SKIP, VALIDATIONFAIL
 from flowloop.engine.state import Cancelled, Failed, Paused, Skipped, Success, TimedOut, ValidationFailed
@@ -688,3 +688,26 @@ def test_the_processes_end_with_the_one_that_started_them(caller, how):
     out, _ = child.communicate(timeout=60)
     told = [state for state in out.split() if state != "Running"]  # a body can begin before that is told
     assert told == ["Submitted", *(["Cancelled"] if how == "SIGINT" else [])]
+
+
+class InterruptedStream(io.BytesIO):
+    """A stream amid whose writes Ctrl-C is pressed."""
+
+    def write(self, data):
+        signal.raise_signal(signal.SIGINT)
+        return super().write(data)
+
+
+def test_an_interrupt_waits_until_what_is_being_said_is_out():
+    stream = InterruptedStream()
+    output = _worker._Output(stream)
+    before = signal.signal(signal.SIGINT, output.interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            output.send("printed", b"a line")
+        assert _worker.read_frame(io.BytesIO(stream.getvalue())) == pickle.dumps("printed")
+        assert stream.getvalue().endswith(b"a line")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

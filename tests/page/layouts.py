@@ -66,7 +66,7 @@ def differences(kept: Sequence[Part], found: Sequence[Part], width: int) -> list
     for name, before, after in zip(was, kept, found, strict=True):
         for at, side in enumerate(("left", "top", "width", "height") if before.box and after.box else ()):
             one, two = before.box[at], after.box[at]  # type: ignore[index]
-            near = width / 50 if side in ("left", "width") else 40 + max(one, two) / 4
+            near = max(16, width / 50) if side in ("left", "width") else 40 + max(one, two) / 4
             if abs(one - two) > near:
                 told.append(f"{name}: {side} was {one}, is {two}")
     return told
