@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import datetime
 import functools
+import gc
 import logging
 import os
 import pickle
@@ -113,7 +114,13 @@ def _end(forks: subprocess.Popen[bytes]) -> None:
 
 def serve() -> None:
     """Fork a process for each life."""
-    import flowloop.backends.embedded  # noqa: F401  once for all
+    # once for all, and in pages that the collector of no process touches
+    import anyio._backends._asyncio  # noqa: F401
+    import pandas  # noqa: F401
+
+    import flowloop.backends.embedded  # noqa: F401
+
+    gc.freeze()
 
     while True:
         try:
