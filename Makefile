@@ -1,7 +1,7 @@
 # Everything runs from an environment of its own, which the first command makes.
 #   make demo    run examples/seattle_weather.py, recorded in .flowloop/
 #   make test    run the tests on all cores: ARGS='-n 0 -k NAME' for some of them, one after the other
-#   make simulate  ten thousand random flows against what plain Python computes, about half an hour
+#   make simulate  ten thousand random flows against what plain Python computes, about an hour
 #   make fuzz    ten thousand requests by chance to the server, a minute
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  100 tries of each, and half an hour of small flows: ARGS='--tries 20 --seed 7 --soak 0' for others
