@@ -5,6 +5,7 @@
 #   make fuzz    ten thousand requests by chance to the server, a minute
 #   make prefect1  the tests against the real Prefect 1 alone; its environment is built once, in build/
 #   make faults  100 tries of each, and half an hour of small flows: ARGS='--tries 20 --seed 7 --soak 0' for others
+#   make layouts  keep where the parts of the live page's views are now; make pictures: look at them, in build/pictures
 #   make places-full  bodies on a Dask cluster: 100,000 children, large values, kills; half an hour
 #   make mutants  change the source a little, many times over, and see whether the tests notice; takes an hour
 #   make check   format, lint and types, also of the page: page-check alone needs npm's registry
@@ -30,7 +31,7 @@ TYPED := build/typing/flowloop
 # The tests start hundreds of processes, which would compile the project anew if they could not keep what they compile.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: page-check demo docs dist extras test simulate fuzz prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
+.PHONY: page-check layouts pictures demo docs dist extras test simulate fuzz prefect1 faults places-full mutants check format lint types clean bench bench-full bench-gate bench-page bench-env
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-demo
@@ -56,6 +57,12 @@ places-full: $(VENV)/.installed-dev
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+layouts: $(VENV)/.installed-dev
+	FLOWLOOP_KEEP_LAYOUTS=1 $(BIN)/python -m pytest tests/page/test_page.py -k each_view $(ARGS)
+
+pictures: $(VENV)/.installed-dev
+	FLOWLOOP_PICTURES=build/pictures $(BIN)/python -m pytest tests/page/test_page.py -k each_view $(ARGS)
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site

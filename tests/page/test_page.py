@@ -700,6 +700,4 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
     kept = layouts.read(width)
     assert colours == kept["colours"]
     changed = {view: layouts.differences(kept["views"].get(view, []), parts, width) for view, parts in views.items()}
-    assert {view: told for view, told in changed.items() if told} == {}, (
-        "Was that meant? Then keep it: FLOWLOOP_KEEP_LAYOUTS=1 pytest tests/page/test_page.py -k each_view"
-    )
+    assert {view: told for view, told in changed.items() if told} == {}, "Was that meant? Then keep it: make layouts"
