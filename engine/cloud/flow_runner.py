@@ -17,7 +17,7 @@ from ..backend import FlowRunClaim, FlowRunInfoResult, TaskRunInfoResult, connec
 from ..cancellation import at_last, stopped_state
 from ..context import OwnLogger, change_flow_scope, flow_scope, now
 from ..context import values as _values
-from ..errors import BackendError, BackendUnavailable, FlowloopError
+from ..errors import BackendError, BackendRejected, BackendUnavailable, FlowloopError
 from ..executors import Executor
 from ..flow_runner import FlowRunnerInitializeResult
 from ..parameter import Parameter
@@ -33,6 +33,7 @@ from .owning import OwningFlowRunner
 from .returned import read_results, recorded_states
 from .task_runner import CloudTaskRunner
 from .unfinished import handed_over, waits_for_tasks
+from .unrecordable import cut
 
 __all__ = ["CloudFlowRunner"]
 
@@ -124,6 +125,8 @@ class CloudFlowRunner(OwningFlowRunner):
             - BackendError: if the flow cannot be registered, or the flow run cannot be created
             - FlowRunOwned: if the flow run has an owner that lives
             - OwnershipLost: if another owner has claimed the flow run meanwhile; it goes on there
+            - BackendRejected: if neither the state that the flow run came to nor one in its place could be recorded;
+                what was recorded until then stands, and the flow run can be gone on with
             - BackendUnavailable: if the backend was away for longer than `Settings.outage_limit`; what was recorded
                 until then stands, and the flow run can be gone on with
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
@@ -158,6 +161,7 @@ class CloudFlowRunner(OwningFlowRunner):
             self._changed_elsewhere = None
             self._end_ahead = None
             self._has_spoken = False
+            self._unrecorded = None
             self._looking = anyio.Lock()
             known |= {
                 "flow_run_id": flow_run_id,
@@ -185,6 +189,8 @@ class CloudFlowRunner(OwningFlowRunner):
                     raise self._unfinished(cancellation.outage) from cancellation.outage
                 if ownership.lost:
                     raise self._lost()
+                if self._unrecorded is not None:
+                    raise self._unended(final) from self._unrecorded
                 if final.is_failed():
                     _log.warning("flow run %s of %r failed: %s", flow_run_id, self.flow.name, final.message)
                 wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
@@ -199,6 +205,13 @@ class CloudFlowRunner(OwningFlowRunner):
             f"flow run {self.flow_run_id} was left unfinished, because nothing can be recorded: {outage}. What "
             "was acknowledged stands. A worker goes on with it once the backend answers again, or run it again with "
             f"context={{'flow_run_id': '{self.flow_run_id}'}}"
+        )
+
+    def _unended(self, final: State) -> BackendRejected:
+        return BackendRejected(
+            f"flow run {self.flow_run_id} came to its end here as {type(final).__name__}, and that is not recorded: "
+            f"{cut(self._unrecorded)}. What was acknowledged stands. It was given back: a worker goes on with it, or "
+            f"run it again with context={{'flow_run_id': '{self.flow_run_id}'}}"
         )
 
     async def follow(self) -> State:
@@ -325,6 +338,9 @@ class CloudFlowRunner(OwningFlowRunner):
         except BackendError as error:
             message = f"The flow run could not be read: {error}"
             self.logger.error("%s", message)
+            if isinstance(error, BackendUnavailable):
+                self._cancellation.lose(error)
+            self._unrecorded = error
             raise ENDRUN(Failed(message, result=error) if state is None else state) from error
         if begun is not None and isinstance(begun.state, Queued):
             begun.state.state = Pending()

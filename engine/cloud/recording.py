@@ -34,7 +34,7 @@ from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import Cancelled, Cancelling, Pending, Queued, State, Success
 from ..task import Task
 from .ownership import Ownership
-from .task_runner import CloudTaskRunner, heard
+from .task_runner import TOO_LATE, CloudTaskRunner, heard, reads_like
 from .unrecordable import cut, is_too_much, small
 
 __all__ = ["RecordingFlowRunner", "cancelled_as"]
@@ -93,6 +93,8 @@ class RecordingFlowRunner(FlowRunner):
         self._recorded_limits: Mapping[str, Any] = {}
         self._has_spoken = False
         """Whether this run has sent a state of the flow run."""
+        self._unrecorded: BaseException | None = None
+        """Why the state that the flow run has come to is not recorded."""
         self._woken = anyio.Event()
         self._looking = anyio.Lock()
 
@@ -140,8 +142,14 @@ class RecordingFlowRunner(FlowRunner):
             raise end from end.__cause__
         return await self._record(old_state, new_state)
 
-    async def _record(self, old_state: State, new_state: State) -> State:
-        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
+    async def _record(self, old_state: State, new_state: State, *, is_again: bool = False) -> State:
+        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+            - is_again: whether it was refused as too late before, though nothing had come before it
+        """
         current = _values.get()
         backend = self._port
         flow_run_id, version = current["flow_run_id"], current.get("flow_run_version")
@@ -152,7 +160,7 @@ class RecordingFlowRunner(FlowRunner):
             new_state.context[RUNNER] = flow_scope.get().runner_id
         epoch = None if ownership is None else ownership.claim.epoch
         ahead, self._end_ahead = self._end_ahead, None
-        if ahead is not None and not _reads_like(ahead.state, new_state):
+        if ahead is not None and not reads_like(ahead.state, new_state):
             if await self._has_ended(ahead):
                 if self._cancellation.cause is not None or isinstance(new_state, Cancelled):  # it came too late
                     ahead.state.result = new_state.result
@@ -169,7 +177,7 @@ class RecordingFlowRunner(FlowRunner):
             self._lose()
             raise ENDRUN(new_state) from None
         except (VersionLockMismatch, VersionLockMismatchSignal) as error:
-            return await self._adopted(old_state, new_state, getattr(error, "standing", None))
+            return await self._adopted(old_state, new_state, getattr(error, "standing", None), is_again)
         except BaseException as error:  # to write a state calls what users gave it, too
             if is_outside(error):
                 raise
@@ -184,6 +192,7 @@ class RecordingFlowRunner(FlowRunner):
                 ownership.acknowledged(asked)
             ownership.given_up = type(new_state).__name__ not in KEEPS_OWNER
         _values.set({**current, "flow_run_version": None if version is None else version + 1})
+        self._unrecorded = None
         return new_state
 
     async def _instead(self, old_state: State, refused: State, error: BaseException) -> State:
@@ -206,6 +215,7 @@ class RecordingFlowRunner(FlowRunner):
             except ENDRUN as end:
                 if end.state is not instead or refused.is_running():
                     raise
+        self._unrecorded = error
         raise ENDRUN(refused) from error
 
     def _send_end(self, states: dict[Task[..., Any], State], posted: Sequence[Post]) -> None:
@@ -247,50 +257,48 @@ class RecordingFlowRunner(FlowRunner):
             self._ownership.given_up = True
         return True
 
-    async def _adopted(self, old_state: State, new_state: State, standing: State | None) -> State:
-        """Go on after somebody else has moved the flow run: with what stands there, unless it is to be cancelled.
+    async def _adopted(self, old_state: State, new_state: State, standing: State | None, is_again: bool) -> State:
+        """Go on after a state was refused because somebody else has moved the flow run, or as if somebody had.
+
+        What stands there is gone on with, unless the flow run is to be cancelled, or nobody has moved it.
 
         Args:
             - old_state: the state before
             - new_state: the state that was refused
             - standing: what stands there; read, if the backend did not say it with its refusal
+            - is_again: whether it was refused so before
         """
-        if standing is None or not new_state.is_finished():
+        current, version = _values.get(), None  # what ends a flow run needs no version
+        is_cancelled = isinstance(standing, Cancelling)
+        if not new_state.is_finished() or standing is None or (standing.is_running() and not is_cancelled):
             try:
-                info = await self._port.get_flow_run_info(_values.get()["flow_run_id"])
+                info = await self._port.get_flow_run_info(current["flow_run_id"])
             except BackendError as error:
                 if isinstance(error, BackendUnavailable):
                     self._cancellation.lose(error)
+                self._unrecorded = error
                 raise ENDRUN(new_state) from error
+            if self._is_as_known(info):
+                if is_again:
+                    return await self._instead(old_state, new_state, BackendRejected(TOO_LATE))
+                return await self._record(old_state, new_state, is_again=True)
             standing, version = info.state, info.version
-        else:
-            version = None  # what ends a flow run needs none
         if isinstance(standing, Cancelling) and (new_state.is_finished() or self._drive is not None):
             # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
-            _values.set({**_values.get(), "flow_run_version": version})
+            _values.set({**current, "flow_run_version": version})
             final = new_state if isinstance(new_state, Cancelled) else cancelled_as(new_state)
             return await self.call_runner_target_handlers(old_state, final)
         if standing.is_running():
-            if await self._is_refused_to_its_owner():
-                return await self._instead(
-                    old_state, new_state, BackendRejected("it was refused as if it came too late")
-                )
             raise ENDRUN(standing)
         standing._result = new_state._result
         return standing
 
-    async def _is_refused_to_its_owner(self) -> bool:
+    def _is_as_known(self, info: FlowRunInfoResult) -> bool:
         """Whether a flow run of which a state was refused is still this runner's, and as this runner knows it."""
-        current = _values.get()
         ownership: Ownership | None = flow_scope.get().ownership
-        if ownership is None or ownership.claim.epoch is None:
+        if ownership is None or ownership.claim.epoch is None or info.state.is_finished():
             return False
-        try:
-            info = await self._port.get_flow_run_info(current["flow_run_id"])
-        except BackendError as error:
-            self.logger.debug("flow run %s could not be read: %s", current["flow_run_id"], error)
-            return False
-        return info.owner == ownership.claim.owner and info.version == current.get("flow_run_version")
+        return info.owner == ownership.claim.owner and info.version == _values.get().get("flow_run_version")
 
     def _lose(self) -> None:
         """Stop: the flow run is another owner's, and nothing more is recorded from here."""
@@ -319,10 +327,6 @@ def cancelled_as(state: State) -> State:
     cancelled = stopped_state("user")
     cancelled.result = state.result
     return cancelled
-
-
-def _reads_like(one: State, other: State) -> bool:
-    return type(one) is type(other) and one.message == other.message and one.context == other.context
 
 
 def _without_results(state: State) -> State:

@@ -67,7 +67,7 @@ from ..task_runner import TaskRunner, TaskRunnerInitializeResult
 from .ownership import Ownership
 from .unrecordable import cut, is_too_much, small, without_value
 
-__all__ = ["CloudTaskRunner"]
+__all__ = ["TOO_LATE", "CloudTaskRunner", "heard", "reads_like"]
 
 
 class CloudTaskRunner(TaskRunner):
@@ -307,8 +307,14 @@ class CloudTaskRunner(TaskRunner):
             raise end from end.__cause__
         return await self._record(old_state, new_state)
 
-    async def _record(self, old_state: State, new_state: State) -> State:
-        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`."""
+    async def _record(self, old_state: State, new_state: State, *, is_again: bool = False) -> State:
+        """Record a state, with the version that the run was read at; see `call_runner_target_handlers`.
+
+        Args:
+            - old_state: the old (previous) state
+            - new_state: the new (current) state
+            - is_again: whether it was refused as too late before, though nothing had come before it
+        """
         current, scope = current_values(), current_flow_scope()
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
         if task_run_id is None:
@@ -354,21 +360,13 @@ class CloudTaskRunner(TaskRunner):
             self._lose(ownership)
             raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
         except (VersionLockMismatch, VersionLockMismatchSignal):
-            return await self._adopted(task_run_id, old_state, new_state)
+            return await self._adopted(task_run_id, old_state, new_state, is_again)
         except BaseException as error:  # to write a state calls what users gave it, too
             if is_outside(error):
                 raise
             if self._goes_ahead and isinstance(error, UpstreamRefused):
                 raise Withdrawn from error
-            if old_state.is_finished() and isinstance(error, BackendRejected):
-                return old_state  # a handler's second thoughts: what is recorded stands
-            instead = await self._instead(new_state, error)
-            try:
-                return await self._record(old_state, instead)
-            except ENDRUN as end:
-                if isinstance(end.state, ClientFailed):
-                    end.state.state = new_state
-                raise
+            return await self._recorded_instead(old_state, new_state, error)
         if isinstance(answer, Queued):
             answer.state = Pending() if old_state.is_running() else old_state
             raise ENDRUN(answer)
@@ -430,6 +428,18 @@ class CloudTaskRunner(TaskRunner):
         if rules.is_retried(state, run_count=attempt, max_retries=task.max_retries, retry_on=task.retry_on):
             state.context[RETRY_FOLLOWS] = attempt
 
+    async def _recorded_instead(self, old_state: State, refused: State, error: BaseException) -> State:
+        """Record another state in the place of one that could not be."""
+        if old_state.is_finished() and isinstance(error, BackendRejected):
+            return old_state  # a handler's second thoughts: what is recorded stands
+        instead = await self._instead(refused, error)
+        try:
+            return await self._record(old_state, instead)
+        except ENDRUN as end:
+            if isinstance(end.state, ClientFailed):
+                end.state.state = refused
+            raise
+
     async def _instead(self, refused: State, error: BaseException) -> State:
         """Return the state to record in the place of one that could not be.
 
@@ -451,8 +461,13 @@ class CloudTaskRunner(TaskRunner):
             return small(refused, error)
         raise ENDRUN(ClientFailed(f"The state could not be recorded: {why}", state=refused)) from error
 
-    async def _adopted(self, task_run_id: str, old_state: State, refused: State) -> State:
-        """Go on after somebody else has moved the run: with what is recorded, if it is not theirs to go on with."""
+    async def _adopted(self, task_run_id: str, old_state: State, refused: State, is_again: bool) -> State:
+        """Go on after a state was refused because somebody else has moved the run, or as if somebody had.
+
+        What is recorded is gone on with, if it is not theirs to go on with. Where nobody has moved the run, or it was
+        set back, or the runner before this one was still heard while it was shut out, the state is recorded again.
+        """
+        current = _values.get()
         try:
             state = await self._port.get_task_run_state(task_run_id)
             if state.is_finished() and not is_under_way(state):
@@ -460,29 +475,26 @@ class CloudTaskRunner(TaskRunner):
                 if type(loaded) is Success and GIVEN in loaded.context:
                     await self._give(loaded)
                 return loaded
-            is_free = flow_scope.get().took_over or type(state) is Pending
-            if await self._owns_flow_run() and type(refused) in _CLAIMS and is_free:
-                # somebody has set it back, or the runner before this one was still heard while it was shut out
-                current = _values.get()
+            is_own = is_free = False
+            if await self._owns_flow_run():
                 info = await self._port.get_task_run_info(
                     current["flow_run_id"], current["task_id"], current.get("map_index")
                 )
-                if info.version == current["task_run_version"]:
-                    message = "The state could not be recorded: it was refused as if it came too late"
-                    raise ENDRUN(ClientFailed(message, state=refused))
+                is_own = info.version == current["task_run_version"] or reads_like(info.state, refused)
+                is_free = type(refused) in _CLAIMS and (flow_scope.get().took_over or type(state) is Pending)
                 current["task_run_version"] = info.version
-            elif is_under_way(state):
+            if not is_own and not is_free and is_under_way(state):
                 self.logger.debug("task run %s is running elsewhere", task_run_id)
                 raise ENDRUN(continued(state, takeover=False))
-            else:
-                return state
         except BaseException as error:
             if isinstance(error, ENDRUN) or is_outside(error):
                 raise
             _note_outage(error)
             message = f"The recorded state could not be read: {shown(error)}"
             raise ENDRUN(ClientFailed(message, state=refused)) from error
-        return await self._record(old_state, refused)
+        if is_own and is_again:
+            return await self._recorded_instead(old_state, refused, BackendRejected(TOO_LATE))
+        return await self._record(old_state, refused, is_again=is_own) if is_own or is_free else state
 
     async def _owns_flow_run(self) -> bool:
         """Whether the flow run is still this runner's; if not, it is left to the one that has it now."""
@@ -618,6 +630,8 @@ class CloudTaskRunner(TaskRunner):
                 self.logger.warning("the name of task run %s could not be set: %s", current["task_run_id"], error)
 
 
+TOO_LATE = "it was refused as if it came too late"
+
 _CLAIMS = (Running, Submitted)
 """The states by which a runner makes a task run its own."""
 
@@ -627,6 +641,11 @@ _SEEN_BY_NOBODY = (Parameter, DateTimeParameter)
 
 own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"])
 own_steps(CloudTaskRunner, ["load_results", "call_runner_target_handlers"], idle=False)
+
+
+def reads_like(one: State, other: State) -> bool:
+    """Whether two states say the same, whatever their results."""
+    return type(one) is type(other) and one.message == other.message and one.context == other.context
 
 
 def heard(sent: asyncio.Future[Any]) -> None:

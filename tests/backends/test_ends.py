@@ -13,11 +13,12 @@ import pytest
 from flowloop.backends import connect
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
+from flowloop.backends.worker import Worker
 from flowloop.engine import Flow, Settings, context, task
 from flowloop.engine.backend import Backend, FlowRunInfoResult
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.task_runner import CloudTaskRunner
-from flowloop.engine.errors import BackendUnavailable, OwnershipLost
+from flowloop.engine.errors import BackendRejected, BackendUnavailable, OwnershipLost, VersionLockMismatch
 from flowloop.engine.signals import ENDRUN, PAUSE
 from flowloop.engine.state import (
     Cancelled,
@@ -315,6 +316,44 @@ async def test_what_waits_and_cannot_be_recorded_waits_with_less_to_say(backend:
     assert type(await run.run()) is Paused
     messages = [str(one.state.message) for one in (await run.recorded()).task_runs if type(one.state) is Paused]
     assert [len(message) for message in messages] == [pytest.approx(5_000, abs=100)]
+
+
+@pytest.mark.parametrize("error", [BackendRejected, VersionLockMismatch])
+@pytest.mark.parametrize("begins", [False, True])
+async def test_who_can_record_no_end_at_all_hears_how_to_go_on(
+    backend: Backend, settings: Settings, error: type[BackendRejected], begins: bool
+) -> None:
+    faulty = FaultyBackend(backend)
+    is_refused = lambda sent: begins or sent["state"].is_finished()  # noqa: E731
+    faulty.fail("set_flow_run_state", error("not this one"), where=is_refused, times=None)
+    run = Run(backend, settings, value)
+    with pytest.raises(BackendRejected, match=r"flow run .* is not recorded: .*run it again with context=") as raised:
+        await run.run(faulty)
+    assert run.id in str(raised.value)
+    assert run.begun.is_set() is not begins
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Scheduled if begins else Running, None]
+    if not begins:
+        (taken,) = await backend.reserve_flow_runs("a worker")
+        assert taken.flow_run_id == run.id, "a worker goes on with it"
+        await backend.release_flow_run(run.id, taken.claim.epoch)
+    assert type(await run.again()) is Success
+
+
+async def test_a_worker_whose_end_is_refused_fails_the_run_once_it_may(
+    backend: Backend, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty = FaultyBackend(backend)
+    faulty.fail(
+        "set_flow_run_state", BackendRejected("not this one"), where=lambda sent: sent["state"].is_finished(), times=2
+    )
+    run = Run(backend, settings, value)
+    await run.create()
+    await Worker(faulty, {run.flow.name: run.flow}, settings=settings).run_one()
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Failed, None]
+    assert "could not be run" in str(info.state.message)
+    assert "not this one" in str(info.state.message)
 
 
 async def test_who_cannot_record_for_longer_than_the_patience_hears_how_to_go_on(

@@ -14,7 +14,7 @@ from flowloop.engine.errors import BackendRejected, BackendUnavailable, Upstream
 from flowloop.engine.executors import Needs
 from flowloop.engine.results import LocalResult, PrefectResult
 from flowloop.engine.serialization import decode_state
-from flowloop.engine.signals import LOOP, PAUSE, SKIP, SUCCESS
+from flowloop.engine.signals import ENDRUN, LOOP, PAUSE, SKIP, SUCCESS
 from flowloop.engine.state import (
     Cancelled,
     ClientFailed,
@@ -218,21 +218,34 @@ async def test_a_finished_run_is_not_run_again(memory, settings, final):
     assert one.ran == []
 
 
-async def test_a_flow_run_that_cannot_be_read_is_failed(memory, settings):
+@pytest.mark.parametrize("error", [BackendUnavailable("away"), BackendRejected("away")])
+@pytest.mark.parametrize("state", [None, Scheduled("given")])
+async def test_a_flow_run_that_cannot_be_read_does_not_begin_and_its_caller_hears_how_to_go_on(
+    memory, settings, error, state
+):
     backend = FaultyBackend(memory)
-    backend.fail("get_flow_run_info", BackendUnavailable("away"), times=None)
+    backend.fail("get_flow_run_info", error)
     one = One()
-    state = await one.run(backend, settings)
-    assert state.is_failed()
-    assert "away" in state.message
+    flow_run_id = await create_flow_run(one.flow, memory, settings=settings)
+    with pytest.raises(type(error), match=rf"flow run {flow_run_id} .*away.* run it again with context="):
+        await one.run(backend, settings, flow_run_id=flow_run_id, state=state)
     assert one.ran == []
+    assert (await memory.get_flow_run_info(flow_run_id)).owner is None
+    assert (await one.run(backend, settings, flow_run_id=flow_run_id)).is_successful()
 
 
-async def test_with_a_state_given_a_flow_run_that_cannot_be_read_keeps_it(memory, settings):
+@pytest.mark.parametrize("given", [None, Scheduled("given")])
+async def test_the_step_that_cannot_read_a_flow_run_ends_with_the_given_state_or_failed(memory, settings, given):
     backend = FaultyBackend(memory)
     backend.fail("get_flow_run_info", BackendUnavailable("away"))
-    given = Scheduled(start_time=now() + datetime.timedelta(days=1))
-    assert await One().run(backend, settings, state=given) is given
+    runner = CloudFlowRunner(One().flow, backend=backend, settings=settings)
+    with context(flow_run_id="a run"), pytest.raises(ENDRUN) as ended:
+        await runner.initialize_run(given)
+    if given is None:
+        assert type(ended.value.state) is Failed
+        assert "away" in ended.value.state.message
+    else:
+        assert ended.value.state is given
 
 
 async def test_a_task_that_is_not_registered_fails_with_the_remedy(memory, settings):
@@ -383,32 +396,28 @@ async def test_if_that_is_refused_too_the_run_is_client_failed_and_the_flow_run_
     assert (run.state, run.state_message) == ("Failed", state.message)
 
 
-@pytest.mark.parametrize(("refusals", "recorded"), [(1, "Failed"), (None, "Running")])
-async def test_a_state_of_a_flow_that_is_refused_is_replaced_too_or_else_returned_as_it_is(
-    memory, settings, refusals, recorded, caplog
-):
+async def test_an_end_of_a_flow_run_that_is_refused_is_replaced_by_a_small_failed_one(memory, settings, caplog):
     backend = FaultyBackend(memory)
     is_over = lambda sent: sent["state"].is_finished()  # noqa: E731
-    backend.fail("set_flow_run_state", BackendRejected("no room"), where=is_over, times=refusals)
+    backend.fail("set_flow_run_state", BackendRejected("no room"), where=is_over)
     one = One()
     state = await one.run(backend, settings)
-    assert type(state) is (Failed if refusals else Success)
+    assert type(state) is Failed
     assert state.result[one.second].is_successful()
     [run] = await memory.list_flow_runs()
-    assert run.state == recorded
+    assert run.state == "Failed"
     assert "could not be recorded: no room" in caplog.text
 
 
-@pytest.mark.parametrize(("refusals", "recorded"), [(1, "Failed"), (None, "Scheduled")])
-async def test_a_flow_run_that_may_not_begin_has_failed_and_is_nobodys(memory, settings, refusals, recorded):
+async def test_a_flow_run_that_may_not_begin_has_failed_and_is_nobodys(memory, settings):
     backend = FaultyBackend(memory)
-    backend.fail("set_flow_run_state", BackendRejected("not here"), times=refusals)
+    backend.fail("set_flow_run_state", BackendRejected("not here"))
     one = One()
     state = await one.run(backend, settings)
     assert (type(state), state.message) == (Failed, "The state Running could not be recorded: not here")
     assert one.ran == []
     [run] = await memory.list_flow_runs()
-    assert run.state == recorded
+    assert run.state == "Failed"
     assert (await memory.get_flow_run_info(run.id)).owner is None
 
 
@@ -438,6 +447,65 @@ async def test_what_is_refused_as_too_late_though_nothing_came_before_it_ends_th
     assert type(state) is Failed
     [run] = await memory.list_flow_runs()
     assert run.state == "Failed"
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("set_flow_run_state", Running),
+        ("set_flow_run_state", Success),
+        ("set_task_run_state", Running),
+        ("set_task_run_state", Success),
+    ],
+)
+async def test_what_is_refused_once_as_too_late_though_nothing_came_before_it_is_recorded(
+    backend, settings, operation, kind
+):
+    faulty = FaultyBackend(backend)
+    is_kind = lambda sent: isinstance(sent["state"], kind)  # noqa: E731
+    faulty.fail(operation, VersionLockMismatch("it has moved"), where=is_kind)
+    one = One()
+    state = await one.run(faulty, settings)
+    assert type(state) is Success
+    assert one.ran == [1, "made"]
+    assert set(map(tuple, (await histories(backend)).values())) == {("Pending", "Running", "Success")}
+    [run] = await backend.list_flow_runs()
+    assert run.state == "Success"
+
+
+async def fail_once():
+    if context.task_run_count == 1:
+        raise ValueError("once")
+
+
+async def loop_once():
+    if context.get("task_loop_count", 1) == 1:
+        raise LOOP("again")
+
+
+async def pause():
+    raise PAUSE("wait")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "ends", "last"),
+    [
+        (Running, None, Success, "Success"),
+        (Looped, loop_once, Success, "Success"),
+        (Failed, fail_once, Scheduled, "Retrying"),
+        (Retrying, fail_once, Scheduled, "Retrying"),
+        (Paused, pause, Paused, "Paused"),
+    ],
+)
+async def test_what_was_recorded_and_is_answered_as_too_late_is_gone_on_from(backend, settings, kind, body, ends, last):
+    faulty = FaultyBackend(backend)
+    is_kind = lambda sent: type(sent["state"]) is kind and context.task_name == "first"  # noqa: E731
+    faulty.fail("set_task_run_state", VersionLockMismatch("it has moved"), where=is_kind, after=True)
+    one = One(body, **({"max_retries": 1, "retry_delay": 3600} if body is fail_once else {}))
+    state = await one.run(faulty, settings)
+    recorded = (await histories(backend))["first-1"]
+    [run] = await backend.list_flow_runs()
+    assert [type(state), run.state, recorded[-1]] == [ends, ends.__name__, last]
 
 
 async def test_a_round_is_told_and_what_it_means_if_its_result_cannot_be_stored(memory, settings, caplog):
@@ -924,17 +992,6 @@ async def test_a_task_run_that_cannot_be_read_ends_with_the_state_it_was_given(m
     runner = CloudTaskRunner(one.first, settings=settings, backend=backend)
     assert await runner.run(given, context=known) is given
     assert backend.counts["get_task_run_info"] == 1
-    assert one.ran == []
-
-
-async def test_a_flow_run_that_cannot_be_read_ends_with_the_state_it_was_given(memory, settings):
-    one = One()
-    backend = FaultyBackend(memory)
-    flow_run_id = await create_flow_run(one.flow, backend, settings=settings)
-    backend.fail("get_flow_run_info", BackendUnavailable("away"), times=None)
-    given = Scheduled("given")
-    assert await one.run(backend, settings, flow_run_id=flow_run_id, state=given) is given
-    assert (await one.run(backend, settings, flow_run_id=flow_run_id)).is_failed()
     assert one.ran == []
 
 

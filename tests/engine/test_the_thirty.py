@@ -214,9 +214,9 @@ class Recorded:
         self.faulty = FaultyBackend(self.memory)
         self.backend = RecordingBackend(self.faulty)
 
-    async def run(self, **kwargs: Any) -> State:
+    async def run(self, runner: type[CloudFlowRunner] = CloudFlowRunner, **kwargs: Any) -> State:
         backend: Backend = self.backend
-        return await CloudFlowRunner(self.flow, backend=backend, settings=self.settings).run(**kwargs)
+        return await runner(self.flow, backend=backend, settings=self.settings).run(**kwargs)
 
     def sent(self, method: str = "set_task_run_state") -> list[tuple[type[State], int | None]]:
         """Return the states that were sent, each with the version that it was sent with."""
@@ -305,7 +305,19 @@ async def test_13_a_write_error_wraps_the_state_of_a_task_and_leaves_that_of_a_f
 
     recorded = Recorded(one_task(), settings)
     recorded.faulty.fail("set_flow_run_state", BackendRejected("no"), where=is_over, times=None)
-    assert type(await recorded.run()) is Success
+    left: list[State] = []
+
+    class Steps(CloudFlowRunner):
+        async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
+            try:
+                return await super().call_runner_target_handlers(old_state, new_state)
+            except ENDRUN as end:
+                left.append(end.state)
+                raise
+
+    with pytest.raises(BackendRejected, match="came to its end here as Success, and that is not recorded: no"):
+        await recorded.run(Steps)
+    assert list(map(type, left)) == [Success]
 
 
 async def test_14_a_queued_answer_keeps_the_old_state_and_is_resubmitted_within_the_inline_limit(
