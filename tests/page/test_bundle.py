@@ -175,7 +175,7 @@ def test_short_names_mean_what_the_long_ones_meant() -> None:
     written = [*map(lean, NAMED), *TRICKY, joined(SOURCES, "main.js")]
     assert renamed(written) == ["same"] * len(written)
     assert short("const first = (second, third) => ({ second, more: third.more });") == (
-        "const aa = (a, b) => ({ second:a, more: b.more });"
+        "const ee = (e, t) => ({ second:e, more: t.more });"
     )
 
 
@@ -305,7 +305,9 @@ def test_a_style_sheet_keeps_what_separates() -> None:
     written = (
         '/* why */\na :hover,\nb { content: " / ; "; margin: calc(1px - 2px) 0.5em; }\n'
         "@media (max-width: 9px) { c > d { e: f } }\n"
+        "/* how */\n.g { &:hover, .h & { i: j; } > k { l: m; } }\n"
     )
     assert lean_style(written) == (
         'a :hover,b{content:" / ; ";margin:calc(1px - 2px) .5em}@media (max-width:9px){c>d{e:f}}'
+        ".g{&:hover,.h &{i:j}>k{l:m}}"
     )

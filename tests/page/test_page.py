@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..commands import ROOT
 from . import layouts
 from .axe import axe_source
 from .conftest import Browser
-from .world import Recorded, failed_run, paused_run
+from .world import Recorded, Run, failed_run, paused_run
 
 PICTURES = Path(os.environ["FLOWLOOP_PICTURES"]) if os.environ.get("FLOWLOOP_PICTURES") else None
 """Where to leave pictures of all views, to be looked at."""
@@ -34,6 +35,8 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]
 
 AXE = """rules => axe.run(document, {runOnly: rules}).then(found => found.violations.map(each =>
     [each.id, each.nodes.map(node => node.html).slice(0, 3)]))"""
+
+CLOCKS = [{"type": "CronClock", "cron": "0 6 * * *", "start_date": None, "parameter_defaults": {}}]
 
 pytestmark = [pytest.mark.browser, pytest.mark.heavy]
 
@@ -253,6 +256,7 @@ async def test_what_people_may_ask_of_a_run_is_asked_by_buttons(browser: Browser
         await dialog.get_by_label("Task runs at once").fill("many")
         await dialog.get_by_role("button", name="Set the limits").click()
         await dialog.get_by_text("A limit is a whole number, or none, not many.").wait_for()
+        assert await dialog.get_by_role("button", name="Set the limits").evaluate(FOCUSED)
         await dialog.get_by_label("Task runs at once").fill("5")
         await dialog.get_by_label("With a tag at once").fill("db=2")
         await dialog.get_by_role("button", name="Set the limits").click()
@@ -418,6 +422,123 @@ async def test_a_flow_is_run_with_the_values_of_a_form(browser: Browser, url: st
         (parameters,) = [row for row in await _parameters(recorded.store) if row["id"] == run_id]
         assert parameters["parameters"] == {"n": 12345678901234567890}
         assert parameters["scheduled_start_time"] == datetime.datetime(2030, 12, 31, 21, tzinfo=datetime.UTC)
+
+
+async def test_a_schedule_is_turned_on_and_off(browser: Browser, url: str, recorded: Recorded) -> None:
+    nightly = await recorded.register("nightly", schedule={"clocks": CLOCKS}, parameters=[])
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/flows")
+        entry = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="nightly"))
+        switch = entry.get_by_role("switch")
+        await entry.get_by_text("schedule on").wait_for()
+        await entry.get_by_text("cron 0 6 * * *").wait_for()
+        assert await switch.is_checked()
+        assert await entry.locator("time").count() == 2  # the next date, and in how long
+        await switch.click()
+        await entry.get_by_text("schedule off").wait_for()
+        assert not await switch.is_checked()
+        assert not await _is_scheduled(recorded.store, nightly)
+        assert await _planned(recorded.store, nightly) == 0
+        # the same without a mouse, and from the page of the flow
+        await visit.go(f"flows/{nightly}")
+        switch = page.get_by_role("switch")
+        await switch.focus()
+        await page.keyboard.press("Space")
+        await page.get_by_text("schedule on").wait_for()
+        assert await _is_scheduled(recorded.store, nightly)
+        assert await _planned(recorded.store, nightly) > 0
+        assert await switch.evaluate(FOCUSED)
+        await page.keyboard.press("Space")
+        await page.get_by_text("schedule off").wait_for()
+        assert not await _is_scheduled(recorded.store, nightly)
+        # what the server refuses is said beside the switch, which stays as it was
+        monthly = await recorded.register(
+            "monthly",
+            schedule={"clocks": CLOCKS},
+            parameters=[{"name": "n", "type": "Parameter", "required": True, "slug": "n", "default": None}],
+        )
+        await page.get_by_role("link", name="Flows").first.click()
+        await page.reload()
+        entry = page.get_by_role("listitem").filter(has=page.get_by_role("link", name="monthly"))
+        await entry.get_by_role("switch").click()
+        await entry.get_by_role("alert").get_by_text("Can not schedule a flow that has required parameters.").wait_for()
+        await entry.get_by_text("schedule off").wait_for()
+        assert not await entry.get_by_role("switch").is_checked()
+        assert not await _is_scheduled(recorded.store, monthly)
+
+
+async def _is_scheduled(store: Store, flow_id: str) -> bool:
+    from sqlalchemy import select
+
+    from flowloop.backends.store.schema import metadata
+
+    flow = metadata.tables["flow"].c
+    async with store.engine.connect() as connection:
+        return bool((await connection.execute(select(flow.is_schedule_active).where(flow.id == flow_id))).scalar_one())
+
+
+async def _planned(store: Store, flow_id: str) -> int:
+    from sqlalchemy import func, select
+
+    from flowloop.backends.store.schema import metadata
+
+    run = metadata.tables["flow_run"].c
+    async with store.engine.connect() as connection:
+        planned = select(func.count()).where(run.flow_id == flow_id, run.auto_scheduled.is_(True))
+        return int((await connection.execute(planned)).scalar_one())
+
+
+FOCUSED = "each => each === document.activeElement"
+CLIPBOARD = "navigator.clipboard.readText()"
+
+
+async def test_what_is_copied_is_on_the_clipboard(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await failed_run(recorded)
+    async with browser.visit(permissions=["clipboard-read", "clipboard-write"]) as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=history")
+        await page.get_by_role("button", name="copy id").click()
+        await page.get_by_role("button", name="copied").wait_for()
+        assert await page.evaluate(CLIPBOARD) == run.id
+        await visit.go(f"runs/{run.id}/tasks/{run.tasks['price']}/7")
+        await page.get_by_role("button", name="copy link").focus()
+        await page.keyboard.press("Enter")
+        await page.locator("aside").get_by_role("button", name="copied").wait_for()
+        await page.goto(await page.evaluate(CLIPBOARD))
+        await page.wait_for_url(f"**/runs/{run.id}/tasks/{run.tasks['price']}/7*")
+        await visit.go(f"flows/{recorded.flow_id}?form=run")
+        copy = page.get_by_role("button", name="copy as a command")
+        assert await copy.is_disabled()  # the flow has to be given a number
+        await page.get_by_label("n *").fill('"it\'s"')
+        await page.get_by_label("Name two random words").fill("rm -rf /; hasty")
+        await page.get_by_label("Labels").fill("gpu, large")
+        await copy.click()
+        await page.get_by_role("button", name="copied").wait_for()
+        words = shlex.split(await page.evaluate(CLIPBOARD))
+        assert words[:3] == ["flowloop", "create", "prices"]
+        assert words[3:] == ["-p", 'n="it\'s"', "--name", "rm -rf /; hasty", "--label", "gpu", "--label", "large"]
+
+
+@pytest.mark.parametrize("how", ["it is refused", "there is none"])
+async def test_what_cannot_be_copied_is_there_to_be_copied_by_hand(
+    browser: Browser, url: str, recorded: Recorded, how: str
+) -> None:
+    run = await recorded.begin("quiet-quail")
+    async with browser.visit() as visit:
+        page = visit.page
+        if how == "there is none":  # as on a page that came over plain HTTP
+            await page.add_init_script("delete Navigator.prototype.clipboard")
+        else:
+            await page.context.grant_permissions(["geolocation"])  # and no other
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        await page.get_by_role("button", name="copy id").click()
+        field = page.get_by_label("To be copied by hand")
+        assert await field.input_value() == run.id
+        assert await page.get_by_role("button", name="copied").count() == 0
+        chosen = "each => each.value.slice(each.selectionStart, each.selectionEnd)"
+        assert await field.evaluate(chosen) == run.id
+        assert await field.evaluate(FOCUSED)
 
 
 async def _parameters(store: Store) -> list[dict[str, Any]]:
@@ -635,20 +756,31 @@ async def test_graphiql_shows(browser: Browser, url: str) -> None:
         await visit.page.wait_for_selector(".graphiql-container")
 
 
-def addresses(run: Any, flow_id: str) -> dict[str, str]:
+PRESSED = {"answer": "Answer…", "limit": "New limit…", "keys": "Keys"}
+"""What opens the views that are dialogs."""
+
+
+def addresses(run: Run, flow_id: str, nightly: str) -> dict[str, str]:
     child = f"runs/{run.id}/tasks/{run.tasks['price']}/7"
     return {
         "runs": "runs",
         "run": f"runs/{run.id}",
         "tasks": f"runs/{run.id}?tab=tasks",
         "timeline": f"runs/{run.id}?tab=timeline",
+        "graph": f"runs/{run.id}?tab=graph",
         "logs": f"runs/{run.id}?tab=logs",
+        "artifacts": f"runs/{run.id}?tab=artifacts",
+        "parameters": f"runs/{run.id}?tab=parameters",
         "history": f"runs/{run.id}?tab=history",
         "child": child,
         "flows": "flows",
+        "flow": f"flows/{nightly}",
         "form": f"flows/{flow_id}?form=run",
         "inbox": "inbox",
+        "answer": "inbox",
         "workers": "workers",
+        "limit": "workers",
+        "keys": "workers",
         "search": "search?q=price",
         "tail": "tail",
     }
@@ -658,6 +790,7 @@ def addresses(run: Any, flow_id: str) -> dict[str, str]:
 async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, recorded: Recorded, width: int) -> None:
     run = await failed_run(recorded)
     await paused_run(recorded)
+    prices, nightly = recorded.flow_id, await recorded.register("nightly", schedule={"clocks": CLOCKS}, parameters=[])
     await recorded.store.update_task_tag_limit(ANYONE, tag="db", limit=5)
     await recorded.store.update_task_rate_limit(ANYONE, tag="api", limit=10, period=60.0)
     await recorded.store.reserve_flow_runs(ANYONE, worker_id="etl-1", limit=0, labels=["gpu"])
@@ -670,8 +803,12 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
         page = visit.page
         await visit.open(f"{url}/ui/")
         await page.evaluate(axe_source())
-        for view, address in addresses(run, recorded.flow_id).items():
+        for view, address in addresses(run, prices, nightly).items():
             await visit.go(address)
+            if view in PRESSED:
+                await page.get_by_role("button", name=PRESSED[view]).click()
+                await page.get_by_role("dialog").wait_for()
+                await visit.settled()
             assert "[null]" not in await visit.text(), view
             if view == "workers":
                 shown = await visit.text()
@@ -694,6 +831,9 @@ async def test_each_view_can_be_read_by_everybody(browser: Browser, url: str, re
                 findings = await page.evaluate(AXE, rules)
                 if findings:
                     found[f"{view} {theme}"] = findings
+            if view in PRESSED:
+                await page.keyboard.press("Escape")
+                await page.get_by_role("dialog").wait_for(state="detached")
     assert found == {}
     if KEEP_LAYOUTS:
         layouts.keep(width, views, colours)

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, product
-from string import ascii_letters
 
 __all__ = ["bundled", "joined", "lean", "lean_style", "short"]
 
@@ -43,7 +42,7 @@ _PIECES = ("template", "markup", "query")
 _ASKED = re.compile(r"(^\}|\$\{$)|\s*([{}()\[\]:,])\s*|\s+")
 _QUERY = re.compile(r"`(?:query|mutation|subscription) ")
 _BREAK = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)|\s*(\n)\s*")
-_STYLE = re.compile(r'("[^"]*")|/\*.*?\*/|[\s;]*(\})\s*|\s*([{;,>])\s*|(:)\s+|(?<![\w.])0(\.\d)|\s+', re.DOTALL)
+_STYLE = re.compile(r'("[^"]*")|/\*.*?\*/\s*|[\s;]*(\})\s*|\s*([{;,>])\s*|(:)\s+|(?<![\w.])0(\.\d)|\s+', re.DOTALL)
 
 
 _FIXED = frozenset(
@@ -52,6 +51,10 @@ _FIXED = frozenset(
     " switch this throw true try typeof undefined var void while with yield".split()
 )
 """Words that mean something by themselves, always or in some places."""
+
+_LETTERS = "etnasorliucdmfphwgkbvyxqjz"
+_LETTERS += _LETTERS.upper()
+"""Those that stand in a module most often, first: names of these are packed best."""
 
 _BEGINS = frozenset(("async", "class", "const", "for", "function", "if", "let"))
 """With these a statement begins, where the one before it has ended with a brace."""
@@ -164,7 +167,7 @@ def _written(text: str, name: str, place: str) -> str:
 
 def _names() -> Iterator[str]:
     for length in count(1):
-        for letters in product(ascii_letters, repeat=length):
+        for letters in product(_LETTERS, repeat=length):
             yield "".join(letters)
 
 

@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { axis, density, spans, stateAt, ticks, waits, within } from "../../../backends/server/ui/static/model/timeline.js";
-import { inputs, readField } from "../../../backends/server/ui/static/model/form.js";
+import { command, inputs, readField } from "../../../backends/server/ui/static/model/form.js";
 import { encode, Typed } from "../../../backends/server/ui/static/model/json.js";
 import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
-import { alike, attempts, merged, ran, took, total } from "../../../backends/server/ui/static/model/run.js";
+import { alike, attempts, lastOf, merged, ran, took, total } from "../../../backends/server/ui/static/model/run.js";
 import { byGroup, worst } from "../../../backends/server/ui/static/model/states.js";
 import { gist, pieces, safeLink, safePicture, visible } from "../../../backends/server/ui/static/model/text.js";
 import { NODE, drawn, inColumns, inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
@@ -211,4 +211,18 @@ test("times are said in the zone that was chosen, durations in two units", () =>
   zone.value = "UTC";
   assert.ok(clock(moment).endsWith("22:30:05"));
   assert.deepEqual([999, 1500, 61_000, 3_600_000, 90_000_000, 200_000_000].map(duration), ["999 ms", "1.5 s", "1 min 1 s", "1 h", "25 h", "2 d 7 h"]);
+});
+
+test("the command of a form creates what the form would", () => {
+  const fields = inputs([{ name: "n", schema: { type: "integer" } }, { name: "word", schema: { type: "string" } }, { name: "any" }, { name: "left", default: 3 }], {});
+  const parameters = { n: 3, word: "it's 3; rm", any: new Typed("[12345678901234567890]") };
+  const asked = { parameters, flow_run_name: null, labels: null, scheduled_start_time: null };
+  assert.equal(command("all prices", fields, asked), `flowloop create 'all prices' -p n=3 -p 'word=it'\\''s 3; rm' -p 'any=[12345678901234567890]'`);
+  const more = { parameters: { any: "3" }, flow_run_name: "$(x)", labels: ["a", "b c"], scheduled_start_time: "2031-01-01T06:00:00.000Z" };
+  assert.equal(command("prices", fields, more), `flowloop create prices -p 'any="3"' --name '$(x)' --label a --label 'b c' --at 2031-01-01T06:00:00.000Z`);
+});
+
+test("the last place for which something holds", () => {
+  for (let count = 1; count < 9; count += 1) for (let last = 0; last < count; last += 1) assert.equal(lastOf(count, (place) => place <= last), last);
+  assert.equal(lastOf(5, () => false), 0);
 });

@@ -1,5 +1,5 @@
 // The form of a flow's parameters: from what is recorded of them to fields, and from what was typed to values.
-import { Typed } from "./json.js";
+import { Typed, encode } from "./json.js";
 
 /** @typedef {{name: string, required: boolean, kind: string, options?: unknown[], hint: string, initial: string, default: unknown, nullable: boolean, secret: boolean, schema: any}} Input */
 
@@ -23,6 +23,11 @@ export function inputs(parameters, defaults) {
       schema,
     };
   });
+}
+
+/** Which parameters of a flow are not to be seen. @param {{parameters?: {name: string, secret?: boolean}[]}} [flow] */
+export function secrets(flow) {
+  return new Set((flow?.parameters ?? []).filter((each) => each.secret).map((each) => each.name));
 }
 
 /** @param {any} schema */
@@ -90,4 +95,22 @@ export function readField(input, text) {
         return { problem: `${input.name} is ${input.hint}` };
       }
   }
+}
+
+/** A word of a command line. @param {string} text */
+const word = (text) => (/^[\w.:=@/+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
+/**
+ * The command that creates the same flow run.
+ * @param {string} flow its name @param {Input[]} fields
+ * @param {{parameters: Record<string, unknown>, flow_run_name: string | null, labels: string[] | null, scheduled_start_time: string | null}} asked
+ */
+export function command(flow, fields, asked) {
+  const written = fields.filter((field) => Object.hasOwn(asked.parameters, field.name)).map(({ name, kind }) => {
+    const value = asked.parameters[name];
+    return ["-p", `${name}=${typeof value === "string" && kind !== "json" ? value : encode(value)}`];
+  });
+  const options = [["--name", asked.flow_run_name], ...(asked.labels ?? []).map((label) => ["--label", label]), ["--at", asked.scheduled_start_time]];
+  const given = options.filter(([, value]) => value);
+  return ["flowloop", "create", flow, ...[...written, ...given].flat()].map((each) => word(String(each))).join(" ");
 }

@@ -28,6 +28,17 @@ export function sum(numbers) {
   return all;
 }
 
+/** The last of so many places for which something holds, that holds for all before it. @param {number} count @param {(place: number) => boolean} holds */
+export function lastOf(count, holds) {
+  let low = 0;
+  for (let high = count - 1; low < high; ) {
+    const middle = Math.ceil((low + high) / 2);
+    if (holds(middle)) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
 /** The attempts of a task run: from each Running to the state after it. @param {State[]} states @returns {Attempt[]} */
 export function attempts(states) {
   /** @type {Attempt[]} */

@@ -96,3 +96,6 @@ export function number(count) {
 export function counted(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }
+
+/** What nothing else is called; the browser makes such names on safe pages alone. */
+export const unique = () => crypto.randomUUID?.() ?? String(Math.random());

@@ -4,9 +4,9 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { taskRunAddress } from "../model/route.js";
 import { ANSWER, GOING_ON, INPUTS } from "../model/queries.js";
-import { inputs, readField } from "../model/form.js";
-import { counted } from "../model/text.js";
-import { Dialog, Facts, Field, Problem, What, Words, useAnswer } from "./kit.js";
+import { inputs, readField, secrets } from "../model/form.js";
+import { counted, unique } from "../model/text.js";
+import { Dialog, Facts, Field, What, Words, useAnswer } from "./kit.js";
 import { Lines } from "./logs.js";
 import { who } from "./shell.js";
 
@@ -28,12 +28,12 @@ export function Nobody({ because }) {
 
 /** What a task run was given, and what it logged. */
 export function About({ row }) {
-  const { data, error, again } = useAnswer(INPUTS, { id: row.id });
+  const { data, problem } = useAnswer(INPUTS, { id: row.id }, "The inputs");
   const found = data?.task_run_by_pk;
   const parameters = found?.flow_run.parameters ?? {};
-  const secret = new Set((found?.flow_run.flow.parameters ?? []).filter((each) => each.secret).map((each) => each.name));
-  return html`<${Problem} error=${error} again=${again} what="The inputs" />
-    ${found && html`<${Facts} rows=${found.task.upstream_edges.map(({ key, mapped, upstream_task: from }) => [key ?? "after", html`<a href=${taskRunAddress(found.flow_run.id, from.id, mapped ? row.map_index : -1)}><${What} name=${from.name} index=${mapped ? row.map_index : -1} /></a>${Object.hasOwn(parameters, from.name) && !secret.has(from.name) ? html` = <code><${Words} text=${JSON.stringify(parameters[from.name])} limit=${200} /></code>` : null}`])} />`}
+  const secret = secrets(found?.flow_run.flow);
+  return html`${problem}
+    ${found && html`<${Facts} rows=${found.task.upstream_edges.map(({ key, mapped, upstream_task: from }) => [key ?? "after", html`<a href=${taskRunAddress(found.flow_run.id, from.id, mapped ? row.map_index : -1)}><${What} name=${from.name} index=${mapped ? row.map_index : -1} /></a>${Object.hasOwn(parameters, from.name) && !secret.has(from.name) && html` = <code><${Words} text=${JSON.stringify(parameters[from.name])} limit=${200} /></code>`}`])} />`}
     <${Lines} run=${row.flow_run.id} taskRun=${row.id} live tall=${false} />`;
 }
 
@@ -44,7 +44,7 @@ export function Answer({ rows, close, told }) {
   const approve = useSignal(true);
   const note = useSignal("");
   const value = useSignal("");
-  const key = useSignal(crypto.randomUUID?.() ?? String(Math.random())).peek();
+  const key = useSignal(unique()).peek();
   const nobody = useNobody(rows.map((row) => row.flow_run.id));
   const [input] = inputs([{ name: "value", required: false, schema: schemaOf(first) }], {});
   const run = async () => {

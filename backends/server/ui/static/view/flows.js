@@ -5,44 +5,43 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
 import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, OLDER, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
-import { inputs, readField } from "../model/form.js";
-import { Typed } from "../model/json.js";
+import { command, inputs, readField } from "../model/form.js";
 import { isFinished, look, shapeOf, worst } from "../model/states.js";
 import { took } from "../model/run.js";
 import { duration, iso, momentIn, zone } from "../model/time.js";
-import { counted, number } from "../model/text.js";
-import { Copy, Name, Problem, State, Words, Time, useAnswer, useTitle } from "./kit.js";
+import { counted, number, unique } from "../model/text.js";
+import { Copy, Name, State, Words, Time, useAnswer, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { may } from "./shell.js";
 
 export function Flows() {
   const [, id] = parts.value;
-  const { data, error, again } = useAnswer(FLOWS);
+  const { data, problem, again } = useAnswer(FLOWS, {}, "The flows");
   const flows = useMemo(() => [...(data?.flow ?? [])].sort((a, b) => a.name.localeCompare(b.name)), [data]);
   const chosen = flows.find((flow) => flow.id === id);
   if (id && data && !chosen) return html`<${Older} id=${id} again=${again} />`;
   if (chosen) return html`<${Flow} key=${chosen.id} flow=${chosen} again=${again} />`;
-  return html`<${List} flows=${flows} data=${data} error=${error} again=${again} />`;
+  return html`<${List} flows=${flows} data=${data} problem=${problem} again=${again} />`;
 }
 
 /** A version of a flow that a newer one has taken the place of. */
 function Older({ id }) {
   useTitle("Flow");
-  const found = useAnswer(isId(id) ? OLDER : null, { id });
+  const found = useAnswer(isId(id) ? OLDER : null, { id }, "The flow");
   if (found.data?.flow_by_pk) return html`<${Flow} flow=${found.data.flow_by_pk} again=${found.again} />`;
-  return html`<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`;
+  return html`${found.problem}<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`;
 }
 
-function List({ flows, data, error, again }) {
+function List({ flows, data, problem, again }) {
   useTitle("Flows");
   return html`<h1>Flows</h1>
-    <${Problem} error=${error} again=${again} what="The flows" />
-    ${data && !flows.length ? html`<p class="empty">No flow is registered. <code>flowloop run FILE</code> registers one and runs it.</p>` : null}
+    ${problem}
+    ${data && !flows.length && html`<p class="empty">No flow is registered. <code>flowloop run FILE</code> registers one and runs it.</p>`}
     <ul class="list flows" aria-label="Flows">${flows.map((flow) => html`<li key=${flow.id} class="panel"><${Summary} flow=${flow} again=${again} /></li>`)}</ul>`;
 }
 
 function Summary({ flow, again }) {
-  const { data } = useAnswer(LAST_RUNS, { flow: flow.id });
+  const { data, problem } = useAnswer(LAST_RUNS, { flow: flow.id }, "The last runs");
   const runs = data?.flow_run ?? [];
   const over = runs.filter((run) => isFinished(run.state));
   const good = over.filter((run) => look(run.state).group === "success").length;
@@ -51,9 +50,9 @@ function Summary({ flow, again }) {
   const spans = all.filter((span, at) => span > 0 && isFinished(runs[at].state)).sort((a, b) => a - b);
   return html`<div class="title"><h2><a data-row href=${href(["flows", flow.id])}><${Name} of=${flow.name} /></a> <small class="faint">version ${flow.version}</small></h2>
       <span class="buttons">${may("run") && html`<a class="button" href=${href(["flows", flow.id], { form: "run" })}>Run now…</a>`}</span></div>
-    <p class="facts"><${Sparks} runs=${runs} spans=${all} />
+    ${problem}<p class="facts"><${Sparks} runs=${runs} spans=${all} />
       ${over.length ? html`<span>${good} of the last ${over.length} successful</span>` : html`<span class="faint">no runs yet</span>`}
-      ${spans.length ? html`<span class="faint">median ${duration(spans[Math.floor(spans.length / 2)])}</span>` : null}</p>
+      ${spans.length > 0 && html`<span class="faint">median ${duration(spans[Math.floor(spans.length / 2)])}</span>`}</p>
     <${Schedule} flow=${flow} again=${again} />`;
 }
 
@@ -70,6 +69,7 @@ function Schedule({ flow, again }) {
   const { data, error } = useAnswer(schedule ? NEXT_DATES : null, { schedule });
   if (!schedule) return html`<p class="faint">no schedule</p>`;
   const change = async () => {
+    if (busy.value) return;
     busy.value = true;
     problem.value = "";
     try {
@@ -81,7 +81,7 @@ function Schedule({ flow, again }) {
     busy.value = false;
   };
   const next = data?.preview_schedule ?? [];
-  return html`<p class="facts"><label class="switch"><input type="checkbox" role="switch" checked=${flow.is_schedule_active} disabled=${busy.value || !may("run")} onChange=${change} /> schedule ${flow.is_schedule_active ? "on" : "off"}</label>
+  return html`<p class="facts"><label class="switch"><input type="checkbox" role="switch" checked=${flow.is_schedule_active} aria-busy=${busy.value} disabled=${!may("run")} onChange=${change} /> schedule ${flow.is_schedule_active ? "on" : "off"}</label>
     <span class="faint">${(schedule.clocks ?? []).map(clockWords).join(" and ")}</span>
     ${next.length ? html`<span>next <${Time} at=${next[0]} /> <span class="faint">(<${Time} at=${next[0]} ago />)</span></span>` : error ? html`<span class="problem">${error.message}</span>` : html`<span class="faint">no further dates</span>`}
     ${problem.value && html`<span class="problem" role="alert">${problem.value}</span>`}</p>`;
@@ -101,8 +101,8 @@ function Flow({ flow, again }) {
   return html`<nav class="crumbs" aria-label="Where this is"><a href=${href(["flows"])}>Flows</a> /</nav>
     <h1 class="hidden">Flow ${flow.name}</h1>
     <section class="panel"><${Summary} flow=${flow} again=${again} />
-      ${flow.description || flow.flow_group?.description ? html`<p><${Words} text=${flow.flow_group?.description || flow.description} /></p>` : null}</section>
-    ${wanted && may("run") ? html`<${Form} flow=${flow} />` : null}
+      ${(flow.description || flow.flow_group?.description) && html`<p><${Words} text=${flow.flow_group?.description || flow.description} /></p>`}</section>
+    ${wanted && may("run") && html`<${Form} flow=${flow} />`}
     <${Grid} flow=${flow} />
     <p><a href=${href(["runs"], { flow: flow.name })}>All runs of this flow</a></p>`;
 }
@@ -144,13 +144,13 @@ function Form({ flow }) {
   const [when, setWhen] = useState("");
   const [labels, setLabels] = useState("");
   // One key for each opened form, so that pressing twice starts one run.
-  const key = useMemo(() => crypto.randomUUID?.() ?? String(Math.random()), []);
+  const key = useMemo(unique, []);
   if (source && from.loading) return html`<p class="faint" aria-busy="true">…</p>`;
   const copied = Boolean(source);
   const isSet = (field) => (typed.has(field.name) ? typed.get(field.name) !== null : field.required || copied);
   const textOf = (field) => typed.get(field.name) ?? field.initial;
   const type = (field, text) => setTyped((before) => new Map(before).set(field, text));
-  const values = () => {
+  const input = () => {
     const found = Object.create(null);
     for (const field of fields) {
       if (!isSet(field)) continue;
@@ -158,27 +158,27 @@ function Form({ flow }) {
       if (wrong) throw new Error(wrong);
       found[field.name] = value;
     }
-    return found;
+    return { flow_run_name: name || null, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? iso(momentIn(zone.peek(), when)) : null, parameters: found };
   };
   const submit = async (event) => {
     event.preventDefault();
+    if (busy) return;
     setProblem("");
     try {
-      const given = values();
+      const asked = input();
       setBusy(true);
-      const input = { flow_id: flow.id, flow_run_name: name || null, idempotency_key: key, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? iso(momentIn(zone.peek(), when)) : null };
-      const answer = await ask(START, { input: { ...input, parameters: given } });
+      const answer = await ask(START, { input: { flow_id: flow.id, idempotency_key: key, ...asked } });
       go(href(["runs", answer.create_flow_run.id]));
     } catch (refusal) {
       setProblem(refusal.message);
       setBusy(false);
     }
   };
-  const command = () => {
+  const asCommand = () => {
     try {
-      return `flowloop run FILE ${Object.entries(values()).map(([each, value]) => `-p '${each}=${value instanceof Typed ? value.text : typeof value === "string" ? value : JSON.stringify(value)}'`).join(" ")}`;
+      return command(flow.name, fields, input());
     } catch {
-      return "flowloop run FILE";
+      return null; // not everything that was typed can be read yet
     }
   };
   return html`<form class="panel form" onSubmit=${submit} aria-labelledby="run-now" autocomplete="off">
@@ -193,7 +193,7 @@ function Form({ flow }) {
     <div class="field"><label for="run-when">When <small class="faint">now if empty, else in ${zone.value}</small></label><input id="run-when" type="datetime-local" value=${when} onInput=${(event) => setWhen(event.currentTarget.value)} /></div>
     <div class="field"><label for="run-labels">Labels <small class="faint">those of the flow if empty</small></label><input id="run-labels" type="text" value=${labels} onInput=${(event) => setLabels(event.currentTarget.value)} /></div>
     ${problem && html`<p class="problem" role="alert">${problem}</p>`}
-    <div class="buttons"><button type="submit" class="primary" disabled=${busy}>Run</button> <a class="button" href=${href(["flows", flow.id])}>Leave it</a> <${Copy} text=${command()} label="as a command" /></div>
+    <div class="buttons"><button type="submit" class="primary" aria-disabled=${busy}>Run</button> <a class="button" href=${href(["flows", flow.id])}>Leave it</a> <${Copy} text=${asCommand()} label="copy as a command" /></div>
   </form>`;
 }
 

@@ -4,7 +4,7 @@ import { useState } from "../vendor/hooks.js";
 import { taskRunAddress } from "../model/route.js";
 import { INBOX, PROBLEMS } from "../model/queries.js";
 import { milliseconds, now, duration } from "../model/time.js";
-import { Button, Empty, Entry, Fold, Name, Problem, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Button, Empty, Entry, Fold, Name, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { About, Answer, Nobody, questionOf, useNobody } from "./answer.js";
 import { may, paused } from "./shell.js";
 
@@ -12,8 +12,8 @@ const STAYS = 5000;
 
 export function Inbox() {
   useTitle("Inbox");
-  const { data, error, again } = useAnswer(INBOX);
-  const problems = useAnswer(PROBLEMS);
+  const { data, problem, again } = useAnswer(INBOX, {}, "What waits");
+  const problems = useAnswer(PROBLEMS, {}, "The failures");
   useThrottled(again, paused.value, 1000);
   const [answering, setAnswering] = useState(null);
   const [chosen, setChosen] = useState(new Set());
@@ -31,21 +31,21 @@ export function Inbox() {
   const together = rows.filter((row) => chosen.has(row.id) && !outcomeOf(row));
   const choose = (row) => setChosen((before) => new Set(before.has(row.id) ? [...before].filter((id) => id !== row.id) : [...before, row.id]));
   return html`<h1>Inbox</h1>
-    <${Problem} error=${error} again=${again} what="What waits" />
+    ${problem}
     <${Empty} of=${data && rows}>Nothing waits for anybody.<//>
     ${together.length > 0 && html`<p class="buttons"><${Button} class="primary" onClick=${() => setAnswering(together)}>Answer ${together.length} chosen…<//></p>`}
     <ul class="list inbox" aria-label="Task runs that wait">${rows.map((row) => html`<li key=${row.id} class=${outcomeOf(row) ? "panel answered" : "panel"}>
-      <p class="facts">${may("answer") && !outcomeOf(row) && rows.length > 1 ? html`<input type="checkbox" aria-label=${`Choose ${row.task.name} of ${row.flow_run.name}`} checked=${chosen.has(row.id)} disabled=${together.length > 0 && questionOf(row) !== questionOf(together[0])} onChange=${() => choose(row)} />` : null}<${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${What} name=${row.task.name} index=${row.map_index} /></a>
+      <p class="facts">${may("answer") && !outcomeOf(row) && rows.length > 1 && html`<input type="checkbox" aria-label=${`Choose ${row.task.name} of ${row.flow_run.name}`} checked=${chosen.has(row.id)} disabled=${together.length > 0 && questionOf(row) !== questionOf(together[0])} onChange=${() => choose(row)} />`}<${State} state="Paused" /> <a data-row href=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)}><${What} name=${row.task.name} index=${row.map_index} /></a>
         <span class="faint"><${Name} of=${row.flow_run.flow.name} /> / <${Name} of=${row.flow_run.name} /></span>
         <span class="number">waits ${duration(now.value - (milliseconds(row.state_timestamp) ?? now.value))}</span></p>
       <p class="said"><${Words} text=${row.state_message} /></p>
-      ${(row.flow_run.labels ?? []).length ? html`<p class="faint">goes on where there is ${row.flow_run.labels.join(", ")}</p>` : null}
+      ${(row.flow_run.labels ?? []).length > 0 && html`<p class="faint">goes on where there is ${row.flow_run.labels.join(", ")}</p>`}
       ${outcomeOf(row) ? null : html`<${Nobody} because=${nobody.get(row.flow_run.id)} /><${Fold} title="Inputs and log"><${About} row=${row} /><//>`}
       ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><${Button} class="primary" onClick=${() => setAnswering([row])}>Answer…<//></p>` : null}
     </li>`)}</ul>
     ${answering && html`<${Answer} rows=${answering} told=${told} close=${() => { setAnswering(null); again(); }} />`}
     <section class="panel"><h2>Newest failures</h2>
-      <${Problem} error=${problems.error} again=${problems.again} what="The failures" />
+      ${problems.problem}
       <${Empty} of=${problems.data?.task_run}>Nothing has failed.<//>
       <ul class="list">${(problems.data?.task_run ?? []).map((row) => html`<li key=${row.id}><${Entry} to=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)} state=${row.state} flow=${row.flow_run.flow.name} name=${row.task.name} index=${row.map_index} message=${row.state_message}><${Time} at=${row.state_timestamp} /><//></li>`)}</ul></section>`;
 }

@@ -4,13 +4,13 @@ import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, link, locked } from "../api.js";
 import { byGroup, isBusy, isFinished, look, shapeOf } from "../model/states.js";
-import { ran } from "../model/run.js";
+import { ran, sum } from "../model/run.js";
 import { clock, duration, full, iso, milliseconds, now, relative } from "../model/time.js";
 import { query, set } from "../model/route.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
 
-/** The answer to a question, asked again when its variables change; what was answered before stays until then. */
-export function useAnswer(text, variables = {}) {
+/** The answer to a question, asked again when its variables change; what was answered before stays until then. `what` is named by the problem. */
+export function useAnswer(text, variables, what) {
   const [state, setState] = useState({ data: (null), error: (null), loading: true, of: "" });
   const [turn, setTurn] = useState(0);
   const key = JSON.stringify([text, variables]);
@@ -27,7 +27,8 @@ export function useAnswer(text, variables = {}) {
       (error) => mine === asked.current && setState((before) => ({ ...before, error, loading: false })),
     );
   }, [key, turn, isLocked, isAway]);
-  return { ...state, again: () => setTurn((before) => before + 1) };
+  const again = () => setTurn((before) => before + 1);
+  return { ...state, again, problem: html`<${Problem} error=${state.error} again=${again} what=${what} />` };
 }
 
 export function useTitle(title) {
@@ -67,7 +68,7 @@ export function Took({ run, tried }) {
 /** A bar of how many are in each group of states. */
 export function Bar({ counts, wide = false }) {
   const groups = byGroup(counts);
-  const all = groups.reduce((sum, each) => sum + each.count, 0);
+  const all = sum(groups.map((each) => each.count));
   if (!all) return null;
   const words = groups.map((each) => `${number(each.count)} ${each.group}`).join(", ");
   return html`<span class=${wide ? "bar wide" : "bar"} role="img" aria-label=${words} title=${words}>
@@ -102,14 +103,27 @@ export function Json({ value }) {
   return html`<pre class="json"><${Words} text=${text} /></pre>`;
 }
 
-export function Copy({ text, label = "copy" }) {
+/** Copies a text; where the browser has no clipboard for this page, or keeps it, the text is there to be copied by hand. */
+export function Copy({ text, label }) {
   const done = useSignal(false);
+  const isRefused = useSignal(false);
+  const field = useRef(null);
+  useEffect(() => field.current?.select(), [isRefused.value]);
   const copy = async () => {
-    await navigator.clipboard?.writeText(text);
-    done.value = true;
-    setTimeout(() => (done.value = false), 1500);
+    try {
+      await navigator.clipboard.writeText(text);
+      done.value = true;
+      setTimeout(() => (done.value = false), 1500);
+    } catch {
+      isRefused.value = true;
+    }
   };
-  return html`<${Small} onClick=${copy}>${done.value ? "copied" : label}<//>`;
+  return html`<${Small} onClick=${copy} disabled=${text === null}><span aria-live="polite">${done.value ? "copied" : label}</span><//>${isRefused.value && html`<input ref=${field} readonly value=${text} aria-label="To be copied by hand" />`}`;
+}
+
+/** What is asked of who takes a run up. */
+export function Labels({ of }) {
+  return (of ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`);
 }
 
 /** What a list says while there is nothing in it. */
@@ -176,7 +190,7 @@ export function Facts({ head, rows }) {
     <tbody>${rows.map((cells, at) => html`<tr key=${at}>${cells.map((cell, place) => (head || place ? html`<td key=${place}>${cell}</td>` : html`<th scope="row" key=${place}>${cell}</th>`))}</tr>`)}</tbody></table>`;
 }
 
-/** A question that has to be answered before something is changed. */
+/** A question that has to be answered before something is changed. What is busy keeps the focus, which what is disabled would lose. */
 export function Dialog({ title, action, close, run, children, danger = false }) {
   const dialog = useRef(null);
   const busy = useSignal(false);
@@ -206,7 +220,7 @@ export function Dialog({ title, action, close, run, children, danger = false }) 
       ${problem.value && html`<p class="problem" role="alert">${problem.value}</p>`}
       <div class="buttons">
         <${Button} onClick=${close}>Leave it<//>
-        <button type="submit" class=${danger ? "danger" : "primary"} disabled=${busy.value}>${action}</button>
+        <button type="submit" class=${danger ? "danger" : "primary"} aria-disabled=${busy.value}>${action}</button>
       </div>
     </form>
   </dialog>`;
@@ -214,6 +228,16 @@ export function Dialog({ title, action, close, run, children, danger = false }) 
 
 export function Tabs({ name, tabs, chosen, href }) {
   return html`<nav class="tabs" aria-label=${name}>${tabs.map((tab) => html`<a key=${tab.id} href=${href(tab.id)} aria-current=${tab.id === chosen ? "page" : null}>${tab.label}</a>`)}</nav>`;
+}
+
+/** Call something with an element when its size changes. */
+export function useSize(box, call) {
+  useEffect(() => {
+    const element = box.current;
+    const observer = new ResizeObserver(() => call(element));
+    observer.observe(element);
+    return () => observer.disconnect();
+  }, []);
 }
 
 /** Call something when a value changes, at most so often. */

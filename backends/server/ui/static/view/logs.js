@@ -114,7 +114,7 @@ export function Lines({ run, tasks, taskRun, window, live, tall }) {
     <${Problem} error=${error} again=${() => read(lines)} what="The log" />
     <div class=${`lines ${tall ? "tall" : ""} ${wrap.value ? "wrapped" : ""}`} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Log lines" aria-live="off">
       ${older && html`<${Small} onClick=${() => read(lines)}>Older lines<//>`}
-      ${loaded && !lines.length ? html`<p class="empty">No lines${level || text || window ? " like that" : ""}.</p>` : null}
+      ${loaded && !lines.length && html`<p class="empty">No lines${level || text || window ? " like that" : ""}.</p>`}
       ${lines.map((line) => html`<${Line} key=${line.id} line=${line} of=${taskRuns.get(line.task_run_id)} tasks=${tasks} zone=${zone.value} />`)}
     </div>`;
 }

@@ -5,11 +5,12 @@ import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
 import { ARTIFACTS, ATTENTION, CANCEL, HEAD, PARTS, QUEUE, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
+import { secrets } from "../model/form.js";
 import { WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, attempts, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Name, Problem, Small, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Labels, Name, Small, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { Artifact } from "./markdown.js";
 import { Graph } from "./graph.js";
@@ -28,7 +29,7 @@ export function Run() {
 }
 
 function Loaded({ id, task, index }) {
-  const { data, error, again } = useAnswer(HEAD, { run: id });
+  const { data, problem, again } = useAnswer(HEAD, { run: id }, "The run");
   const [counts, setCounts] = useState(new Map());
   const version = useSignal(0);
   useEffect(() => {
@@ -47,16 +48,16 @@ function Loaded({ id, task, index }) {
   useTitle(run ? `${run.flow.name} / ${run.name}` : "Run");
   if (!run) {
     if (data) return html`<p class="empty">There is no run with the id ${id}: it was deleted, or belongs to somebody else. <a href=${href(["runs"])}>All runs</a></p>`;
-    return html`<${Problem} error=${error} again=${again} what="The run" /><p class="faint" aria-busy="true">…</p>`;
+    return html`${problem}<p class="faint" aria-busy="true">…</p>`;
   }
-  return html`<${View} run=${run} counts=${counts} error=${error} again=${again} task=${task} index=${index} />`;
+  return html`<${View} run=${run} counts=${counts} problem=${problem} again=${again} task=${task} index=${index} />`;
 }
 
-function View({ run, counts, error, again, task, index }) {
+function View({ run, counts, problem, again, task, index }) {
   const tab = TABS.includes(query.value.get("tab") ?? "") ? (query.value.get("tab")) : "overview";
   const tasks = useMemo(() => new Map(run.flow.tasks.map((each) => [each.id, each])), [run.flow.id]);
   const stamp = useMemo(() => JSON.stringify([...counts].map(([key, each]) => [key, each.states])), [counts]);
-  const attention = useAnswer(ATTENTION, { run: run.id, states: WANTED });
+  const attention = useAnswer(ATTENTION, { run: run.id, states: WANTED }, "What needs attention");
   useThrottled(attention.again, stamp, 1000);
   const rows = attention.data?.task_run ?? [];
   const sums = total(counts.values());
@@ -85,11 +86,11 @@ function View({ run, counts, error, again, task, index }) {
   const shared = { run, counts, tasks, task, index: index === undefined ? undefined : Number(index), stamp };
   return html`<div class=${isChosen ? "run has-selection" : "run"}>
     <${Head} run=${run} counts=${counts} sums=${sums} again=${again} />
-    <${Problem} error=${error} again=${again} what="What changed" />
+    ${problem}
     <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((id) => ({ id, label: label(id) }))} />
     <div class="split">
       <div class="left">
-        ${tab === "overview" && html`<${Attention} rows=${rows} ...${shared} total=${sum([...sums].filter(([state]) => WANTED.includes(state)).map(([, count]) => count))} />
+        ${tab === "overview" && html`${attention.problem}<${Attention} rows=${rows} ...${shared} total=${sum([...sums].filter(([state]) => WANTED.includes(state)).map(([, count]) => count))} />
           <${Parts} run=${run} tasks=${tasks} stamp=${stamp} />
           <${Graph} ...${shared} />
           <${Timeline} ...${shared} small />`}
@@ -121,23 +122,23 @@ function Head({ run, counts, sums, again }) {
     <nav class="crumbs" aria-label="Where this is"><a href=${href(["runs"])}>Runs</a> / <a href=${href(["runs"], { flow: run.flow.name })}><${Name} of=${run.flow.name} /></a> /</nav>
     <div class="title"><h1><${Name} of=${run.name} /></h1>
       <span class="buttons">
-        ${steered && !over && run.state !== "Cancelling" ? html`<${Button} class="danger" onClick=${() => (asks.value = "cancel")}>Cancel…<//>` : null}
-        ${steered && over ? html`<${Button} onClick=${() => (asks.value = "restart")} disabled=${!wrong}>Run again from failed…<//>` : null}
-        ${may("run") ? html`<a class="button" href=${href(["flows", run.flow.id], { values: run.id })}>Run with these values…</a>` : null}
+        ${steered && !over && run.state !== "Cancelling" && html`<${Button} class="danger" onClick=${() => (asks.value = "cancel")}>Cancel…<//>`}
+        ${steered && over && html`<${Button} onClick=${() => (asks.value = "restart")} disabled=${!wrong}>Run again from failed…<//>`}
+        ${may("run") && html`<a class="button" href=${href(["flows", run.flow.id], { values: run.id })}>Run with these values…</a>`}
       </span></div>
-    ${steered ? html`<${SteerRun} run=${run} again=${again} />` : null}
+    ${steered && html`<${SteerRun} run=${run} again=${again} />`}
     <p class="facts"><span class="big"><${State} state=${run.state} /></span>
-      ${run.state === "Cancelling" ? html`<span class="number">for ${duration(now.value - (milliseconds(run.state_timestamp) ?? now.value))}</span>` : null}
-      <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over ? html` → <${Time} at=${run.end_time} />` : null}</span>
+      ${run.state === "Cancelling" && html`<span class="number">for ${duration(now.value - (milliseconds(run.state_timestamp) ?? now.value))}</span>`}
+      <span><${Time} at=${run.start_time ?? run.scheduled_start_time} />${run.end_time && over && html` → <${Time} at=${run.end_time} />`}</span>
       <${Took} run=${run} tried=${attempts([...run.states].reverse())} />
       <span class="faint">flow version ${run.flow.version} · ${run.auto_scheduled ? "by its schedule" : "by hand or by a program"}${run.times_resurrected ? ` · resurrected ${counted(run.times_resurrected, "time")}` : ""}</span>
-      ${(run.labels ?? []).filter((label) => !label.startsWith("agentless-")).map((label) => html`<span class="label" key=${label}>${label}</span>`)}
-      ${parent ? html`<span>part of <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>` : null}
+      <${Labels} of=${run.labels?.filter((label) => !label.startsWith("agentless-"))} />
+      ${parent && html`<span>part of <a href=${taskRunAddress(parent.flow_run.id, parent.task?.id ?? "", parent.map_index)}><${Name} of=${parent.flow_run.name} /> / <${Name} of=${parent.task?.name} /></a></span>`}
       <${Copy} text=${run.id} label="copy id" />
     </p>
-    ${run.state_message ? html`<p class="said"><${Words} text=${run.state_message} /></p>` : null}
-    ${run.state === "Scheduled" && !parent ? html`<${Because} run=${run} />` : null}
-    <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${repeated ? html` <span class="faint">· ${number(repeated)} with more than one attempt</span>` : null}</div>
+    ${run.state_message && html`<p class="said"><${Words} text=${run.state_message} /></p>`}
+    ${run.state === "Scheduled" && !parent && html`<${Because} run=${run} />`}
+    <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${repeated > 0 && html` <span class="faint">· ${number(repeated)} with more than one attempt</span>`}</div>
     ${asks.value === "cancel" && html`<${Dialog} title=${`Cancel ${run.name}?`} action="Cancel the run" danger close=${() => (asks.value = "")} run=${async () => { await ask(CANCEL, { input: { flow_run_id: run.id } }); again(); }}>
       <p>${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.</p><//>`}
     ${asks.value === "restart" && html`<${Dialog} title=${`Run ${run.name} again?`} action="Run again" close=${() => (asks.value = "")} run=${async () => { await ask(RESTART, { input: { flow_run_id: run.id } }); again(); }}>
@@ -156,15 +157,15 @@ function Because({ run }) {
 
 /** The flow runs that task runs of this one are. */
 function Parts({ run, tasks, stamp }) {
-  const { data, again } = useAnswer(PARTS, { run: run.id });
+  const { data, problem, again } = useAnswer(PARTS, { run: run.id }, "The flow runs inside");
   useThrottled(again, stamp, 2000);
   const parts = data?.flow_run ?? [];
   const tried = useTried(parts);
-  if (!parts.length) return null;
+  if (!parts.length) return problem;
   return html`<section class="panel" aria-labelledby="parts"><h2 id="parts">Flow runs inside</h2>
     <ul class="list">${parts.map((part) => html`<li key=${part.id}><${Entry} to=${href(["runs", part.id])} state=${part.state} name=${tasks.get(part.parent_task_run.task_id)?.name} index=${part.parent_task_run.map_index} message=${part.state_message}>
       <${What} flow=${part.flow.name} name=${part.name} /><${Took} run=${part} tried=${tried.get(part.id)} /><//></li>`)}</ul>
-    ${parts.length === 50 ? html`<p class="faint">The first 50; the others are behind their task runs.</p>` : null}</section>`;
+    ${parts.length === 50 && html`<p class="faint">The first 50; the others are behind their task runs.</p>`}</section>`;
 }
 
 function Attention({ rows, run, tasks, task, index, total: all }) {
@@ -174,7 +175,7 @@ function Attention({ rows, run, tasks, task, index, total: all }) {
   const groups = alike([...rows].sort((a, b) => order(a) - order(b)));
   return html`<section class="panel attention" aria-labelledby="attention">
     <h2 id="attention">Needs attention <${Counts} counts=${countsOf(rows)} /></h2>
-    ${all > rows.length ? html`<p class="faint">The newest ${number(rows.length)} of ${number(all)}; <a href=${href(["runs", run.id], { tab: "tasks", state: "failed" })}>all of them</a></p>` : null}
+    ${all > rows.length && html`<p class="faint">The newest ${number(rows.length)} of ${number(all)}; <a href=${href(["runs", run.id], { tab: "tasks", state: "failed" })}>all of them</a></p>`}
     <ul class="list">${groups.map((group) => html`<${Alike} key=${group.first.id} group=${group} run=${run} tasks=${tasks} task=${task} index=${index} />`)}</ul>
   </section>`;
 }
@@ -195,8 +196,8 @@ function Alike({ group, run, tasks, task, index }) {
 }
 
 function Artifacts({ run, tasks }) {
-  const { data, error, again } = useAnswer(ARTIFACTS, { run: run.id });
-  return html`<${Problem} error=${error} again=${again} what="The artifacts" />
+  const { data, problem } = useAnswer(ARTIFACTS, { run: run.id }, "The artifacts");
+  return html`${problem}
     <${Empty} of=${data?.task_run_artifact}>This run has left no artifacts.<//>
     ${(data?.task_run_artifact ?? []).map((each) => html`<section key=${each.id} class="panel">
       <h2>${each.kind} <small class="faint">of <a href=${taskRunAddress(run.id, each.task_run.task_id, each.task_run.map_index)}><${What} name=${tasks.get(each.task_run.task_id)?.name} index=${each.task_run.map_index} /></a>, <${Time} at=${each.created} /></small></h2>
@@ -205,7 +206,7 @@ function Artifacts({ run, tasks }) {
 
 function Parameters({ run }) {
   const names = Object.keys(run.parameters ?? {});
-  const secret = new Set((run.flow.parameters ?? []).filter((each) => each.secret).map((each) => each.name));
+  const secret = secrets(run.flow);
   return html`<section class="panel"><h2>Parameters</h2>
     <${Empty} of=${names}>This run has no parameters.<//>
     <${Facts} rows=${names.map((name) => [html`<${Name} of=${name} />`, secret.has(name) ? html`<span class="faint">hidden</span>` : html`<${Json} value=${run.parameters[name]} />`])} /></section>
@@ -218,5 +219,5 @@ function States({ run }) {
     <${Facts} head=${["#", "state", "at", "message"]} rows=${run.states.map((state) => [state.version, html`<${State} state=${state.state} />`, html`<${Time} at=${state.timestamp} />`, html`<${Words} text=${state.message} />`])} /></section>
     ${run.directives.length > 0 && html`<section class="panel"><h2>What people asked for</h2>
       <${Facts} head=${["what", "of", "by", "at", "note", "done"]} rows=${run.directives.map((each) => [each.kind, each.task ? html`<${What} name=${each.task} index=${each.map_index} />` : "the run", each.author ?? "–", html`<${Time} at=${each.created} />`, html`<${Words} text=${each.note} />`, html`<${Time} at=${each.obeyed} />`])} /></section>`}
-    ${traceback ? html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></section>` : null}`;
+    ${traceback && html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></section>`}`;
 }

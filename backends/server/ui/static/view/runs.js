@@ -6,7 +6,7 @@ import { ask, follow } from "../api.js";
 import { href, query, set } from "../model/route.js";
 import { FLOW_NAMES, RUNS, RUNS_CHANGES, RUN_COUNTS, SUMMARY, UPCOMING } from "../model/queries.js";
 import { GROUPS, isFinished, look, statesOf } from "../model/states.js";
-import { before, containing, total } from "../model/run.js";
+import { before, containing, sum, total } from "../model/run.js";
 import { counted } from "../model/text.js";
 import { clock, interval, iso, now, zone } from "../model/time.js";
 import { Bar, Button, Chips, Choice, Empty, Entry, Find, Fold, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
@@ -153,7 +153,7 @@ function Histogram({ given, where, turn }) {
   const hour = Math.floor(now.peek() / width) * width;
   const from = iso(hour - Math.min(span, 30 * 86_400e3) + width);
   const rest = where.filter((each) => !each.created);
-  const { data } = useAnswer(RUN_COUNTS, { from, every, where: { _and: rest } });
+  const { data, problem } = useAnswer(RUN_COUNTS, { from, every, where: { _and: rest } }, "How many there were");
   const bins = useMemo(() => {
     const found = new Map();
     for (let at = Date.parse(from); at <= hour; at += width) found.set(at, new Map());
@@ -164,10 +164,10 @@ function Histogram({ given, where, turn }) {
     return [...found];
   }, [data, from, turn]);
   const drag = useRef(null);
-  const most = Math.max(1, ...bins.map(([, counts]) => [...counts.values()].reduce((a, b) => a + b, 0)));
-  if (!data?.flow_run_counts?.length) return null;
+  const most = Math.max(1, ...bins.map(([, counts]) => sum(counts.values())));
+  if (!data?.flow_run_counts?.length) return problem;
   return html`<figure class="histogram"><div class="columns" key=${zone.value}>${bins.map(([at, counts]) => {
-    const all = [...counts.values()].reduce((a, b) => a + b, 0);
+    const all = sum(counts.values());
     const label = `${clock(at)}: ${counted(all, "run")}${[...counts].map(([state, count]) => `, ${count} ${state}`).join("")}`;
     const only = (from, to) => set({ between: `${iso(Math.min(from, to))}~${iso(Math.max(from, to) + width)}` });
     return html`<${Button} key=${at} class="column" title=${label} aria-label=${label} disabled=${!all} onClick=${() => only(at, at)}
@@ -177,8 +177,8 @@ function Histogram({ given, where, turn }) {
 }
 
 function Upcoming() {
-  const { data, error, again } = useAnswer(UPCOMING, { now: iso(minute()) });
-  return html`<${Problem} error=${error} again=${again} what="What is planned" />
+  const { data, problem } = useAnswer(UPCOMING, { now: iso(minute()) }, "What is planned");
+  return html`${problem}
     <${Empty} of=${data?.flow_run}>Nothing is planned.<//>
     <ol class="list">${(data?.flow_run ?? []).map((run) => html`<li key=${run.id}><${Entry} to=${href(["runs", run.id])} state="Scheduled" flow=${run.flow.name} name=${run.name}>
       <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span><//></li>`)}</ol>`;

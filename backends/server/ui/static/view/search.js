@@ -7,7 +7,7 @@ import { go, href, isId, parts, query, set, taskRunAddress } from "../model/rout
 import { NAMES, RUNS_CHANGES, RUN_LOGS, SEARCH, TASK_OF } from "../model/queries.js";
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
-import { Button, Chips, Choice, Empty, Entry, Problem, Small, Time, useAnswer, useTitle } from "./kit.js";
+import { Button, Chips, Choice, Empty, Entry, Small, Time, useAnswer, useTitle } from "./kit.js";
 import { LEVELS, Line } from "./logs.js";
 import { paused, useKeys } from "./shell.js";
 
@@ -18,7 +18,7 @@ export function Search() {
   const text = query.value.get("q") ?? "";
   const field = useRef(null);
   useEffect(() => field.current?.focus(), []);
-  const { data, error, again, loading } = useAnswer(text.trim() ? SEARCH : null, { text });
+  const { data, problem, loading } = useAnswer(text.trim() ? SEARCH : null, { text }, "The search");
   const hits = text.trim() ? (data?.search ?? []) : [];
   const enter = (event) => {
     event.preventDefault();
@@ -27,12 +27,12 @@ export function Search() {
   };
   return html`<h1>Search</h1>
     <form role="search" onSubmit=${enter}><label class="wide">An id or the beginning of one, or a piece of a name <input ref=${field} type="search" value=${text} onInput=${(event) => set({ q: event.currentTarget.value })} /></label></form>
-    <${Problem} error=${error} again=${again} what="The search" />
+    ${problem}
     ${[...KINDS].map(([kind, words]) => {
       const found = hits.filter((hit) => hit.kind === kind);
       return found.length ? html`<section key=${kind} class="panel"><h2>${words}</h2><ul class="list">${found.map((hit) => html`<li key=${hit.id}><${Entry} to=${href([{ flow: "flows", flow_run: "runs" }[kind] ?? "go", hit.id])} state=${hit.state ?? undefined} flow=${hit.of} name=${hit.name} index=${hit.map_index ?? -1} message=${html`<code>${hit.id}</code>`}><${Time} at=${hit.at} /><//></li>`)}</ul></section>` : null;
     })}
-    ${text.trim() && !loading && !hits.length ? html`<p class="empty">Nothing is called that among the newest 10,000 runs and the flows, and no id begins so.</p>` : null}`;
+    ${text.trim() && !loading && !hits.length && html`<p class="empty">Nothing is called that among the newest 10,000 runs and the flows, and no id begins so.</p>`}`;
 }
 
 /** Whatever has this id. */

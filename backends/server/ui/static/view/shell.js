@@ -7,7 +7,7 @@ import { keep, kept } from "../model/kept.js";
 import { go, href, parts, set } from "../model/route.js";
 import { browserZone, chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
 import { WHO } from "../model/queries.js";
-import { Button, Small } from "./kit.js";
+import { Button, Choice, Facts, Small } from "./kit.js";
 
 /** What the key allows, and its name. */
 export const who = signal({ name: (null), scopes: (["read"]), version: "" });
@@ -51,7 +51,7 @@ export function Shell({ children }) {
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.querySelector("main")?.focus(); }}>Skip to the content</a>
     <header>
       <a class="brand" href=${href(["runs"])}>flowloop</a>
-      <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value ? html` <span class="badge of-paused"><span aria-hidden="true">‖ </span>${paused.value}<span class="hidden"> waiting</span></span>` : null}</a>`)}</nav>
+      <nav aria-label="Views">${PLACES.map(([id, label]) => html`<a key=${id} href=${href([id])} aria-current=${here === id ? "page" : null}>${label}${id === "inbox" && paused.value > 0 && html` <span class="badge of-paused"><span aria-hidden="true">‖ </span>${paused.value}<span class="hidden"> waiting</span></span>`}</a>`)}</nav>
       <${Button} class="search" onClick=${() => go(href(["search"]))}>Search <kbd>/</kbd><//>
       <${Link} />
       <${Zone} />
@@ -59,7 +59,7 @@ export function Shell({ children }) {
       <${Who} />
     </header>
     ${outdated.value && html`<p class="notice" role="status">A new version of this page is there. <${Small} onClick=${() => location.reload()}>Reload<//></p>`}
-    <main id="main" tabindex="-1">${locked.value ? html`<${SignIn} />` : null}<div class=${locked.value ? "away" : ""}>${children}</div></main>
+    <main id="main" tabindex="-1">${locked.value && html`<${SignIn} />`}<div class=${locked.value ? "away" : ""}>${children}</div></main>
     <footer>flowloop ${who.value.version} · <a href="../graphql" target="_self">GraphiQL</a> · <${Button} class="linklike" onClick=${() => (help.value = true)}>Keys<//></footer>
     ${help.value && html`<${Help} />`}`;
 }
@@ -74,17 +74,15 @@ function Link() {
     away: `away since ${clock(since)}`,
   }[mode];
   const wait = mode === "away" && again > now.value ? `, trying again in ${duration(again - now.value)}` : "";
-  return html`<span class=${`link is-${mode}`} role="status"><span aria-hidden="true">●</span> ${words}${wait}${mode === "away" ? html` <${Small} onClick=${reconnect}>now<//>` : null}</span>`;
+  return html`<span class=${`link is-${mode}`} role="status"><span aria-hidden="true">●</span> ${words}${wait}${mode === "away" && html` <${Small} onClick=${reconnect}>now<//>`}</span>`;
 }
 
 function Zone() {
-  return html`<label class="zone"><span class="hidden">Time zone</span>
-    <select value=${zone.value} onChange=${(event) => {
-      chooseZone(event.currentTarget.value);
-      set({ zone: zone.value === browserZone ? null : zone.value });
-    }}>
-      ${zones().map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
-    </select></label>`;
+  const change = (name) => {
+    chooseZone(name);
+    set({ zone: zone.value === browserZone ? null : zone.value });
+  };
+  return html`<span class="zone"><${Choice} label=${html`<span class="hidden">Time zone</span>`} value=${zone.value} change=${change} options=${zones()} /></span>`;
 }
 
 function Who() {
@@ -140,7 +138,7 @@ function Help() {
   useEffect(() => dialog.current?.showModal(), []);
   return html`<dialog ref=${dialog} aria-labelledby="keys" onClose=${() => (help.value = false)}>
     <h2 id="keys">Keys</h2>
-    <table><tbody>${KEYS.map(([key, what]) => html`<tr key=${key}><th scope="row"><kbd>${key}</kbd></th><td>${what}</td></tr>`)}</tbody></table>
+    <${Facts} rows=${KEYS.map(([key, what]) => [html`<kbd>${key}</kbd>`, what])} />
     <div class="buttons"><${Button} onClick=${() => dialog.current?.close()}>Close<//></div>
   </dialog>`;
 }

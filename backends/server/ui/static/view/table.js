@@ -2,21 +2,16 @@
 import { html } from "../html.js";
 import { useEffect, useRef } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
+import { useSize } from "./kit.js";
 
-export const ROW = 34;
+const ROW = 34;
 const BESIDE = 6;
 
 export function Rows({ count, label, row, seen, columns, at }) {
   const box = useRef(null);
   const top = useSignal(0);
   const height = useSignal(400);
-  useEffect(() => {
-    const element = box.current;
-    if (!element) return;
-    const observer = new ResizeObserver(() => (height.value = element.clientHeight));
-    observer.observe(element);
-    return () => observer.disconnect();
-  }, []);
+  useSize(box, (element) => (height.value = element.clientHeight));
   useEffect(() => {
     if (at === undefined || at < 0 || !box.current) return;
     const wanted = at * ROW;

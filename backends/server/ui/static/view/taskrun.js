@@ -7,7 +7,7 @@ import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, iso, milliseconds, now } from "../model/time.js";
-import { Button, Copy, Entry, Facts, Problem, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
+import { Button, Copy, Entry, Facts, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
 import { Answer } from "./answer.js";
@@ -15,7 +15,7 @@ import { may, useKeys } from "./shell.js";
 import { SteerTask } from "./steer.js";
 
 export function TaskRun({ run, tasks, task, index, counts, close }) {
-  const { data, error, again } = useAnswer(TASK_RUN, { run: run.id, task, index });
+  const { data, problem, again } = useAnswer(TASK_RUN, { run: run.id, task, index }, "The task run");
   const own = JSON.stringify(counts.get(task)?.states ?? null);
   const row = data?.task_run?.[0];
   useThrottled(again, row && isFinished(row.state) && isFinished(run.state) ? "" : own, 1000);
@@ -23,9 +23,9 @@ export function TaskRun({ run, tasks, task, index, counts, close }) {
   const heading = html`<h2 id="selected"><${What} name=${definition?.name ?? "task run"} index=${index} /></h2>`;
   return html`<aside class="panel selected" aria-labelledby="selected">
     <div class="title">${heading}<a class="button small" href=${close}>Close</a></div>
-    <${Problem} error=${error} again=${again} what="The task run" />
-    ${definition && may("run") ? html`<${SteerTask} run=${run} definition=${definition} index=${index} state=${row?.state ?? "Pending"} held=${Boolean(row?.serialized_state?.context?.held)} again=${again} />` : null}
-    ${data && !row ? html`<p class="empty">It has not begun${definition?.mapped && index >= 0 ? ": this child is made when what it is mapped over is known" : ""}.</p>` : null}
+    ${problem}
+    ${definition && may("run") && html`<${SteerTask} run=${run} definition=${definition} index=${index} state=${row?.state ?? "Pending"} held=${Boolean(row?.serialized_state?.context?.held)} again=${again} />`}
+    ${data && !row && html`<p class="empty">It has not begun${definition?.mapped && index >= 0 ? ": this child is made when what it is mapped over is known" : ""}.</p>`}
     ${row && html`<${Inside} run=${run} row=${row} definition=${definition} again=${again} />`}
   </aside>`;
 }
@@ -45,14 +45,14 @@ function Inside({ run, row, definition, again }) {
   const result = row.serialized_state?._result;
   const window = chosen ? { from: iso(chosen.from - 1), to: iso((chosen.to ?? now.peek()) + 50) } : null;
   return html`<p class="facts"><span class="big"><${State} state=${row.state} /></span> <${Time} at=${row.start_time} /> <${Took} run=${row} tried=${tried} />
-      ${tried.length > 1 ? html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>` : null}
+      ${tried.length > 1 && html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>`}
       <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
-    ${row.state_message ? html`<p class="said"><${Words} text=${row.state_message} /></p>` : null}
-    ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") ? html`<p><${Button} class="primary" onClick=${() => (answering.value = true)}>Answer…<//></p>` : null}
+    ${row.state_message && html`<p class="said"><${Words} text=${row.state_message} /></p>`}
+    ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") && html`<p><${Button} class="primary" onClick=${() => (answering.value = true)}>Answer…<//></p>`}
     ${answering.value && html`<${Answer} rows=${[{ ...row, task: definition, flow_run: run }]} close=${() => { answering.value = false; again(); }} />`}
-    ${traceback ? html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></details>` : null}
+    ${traceback && html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></details>`}
     <h3>States</h3>
-    <ol class="states">${row.states.map((state, at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] ? html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>` : null}</li>`)}</ol>
+    <ol class="states">${row.states.map((state, at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] && html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>`}</li>`)}</ol>
     ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><${Button} class="chip" aria-pressed=${!chosen} onClick=${() => set({ attempt: null })}>all<//>${tried.map((each) => html`<${Button} key=${each.number} class="chip" aria-pressed=${chosen?.number === each.number} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}<//>`)}</div>`}
     <h3>Log${chosen ? ` of attempt ${chosen.number}` : ""}</h3>
     <${Lines} run=${run.id} taskRun=${row.id} window=${window} live=${!isFinished(row.state)} tall=${false} />

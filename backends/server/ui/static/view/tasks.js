@@ -7,7 +7,7 @@ import { go, query, set, taskRunAddress } from "../model/route.js";
 import { FOUND, LONGEST, ROWS } from "../model/queries.js";
 import { GROUPS, look, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
-import { before, containing, sum } from "../model/run.js";
+import { before, containing, lastOf, sum } from "../model/run.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Button, Chips, Choice, Counts, Find, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
 import { withAttempts } from "./attempts.js";
@@ -69,15 +69,7 @@ function Tree({ run, counts, task, index, stamp }) {
     return found;
   }, [ordered, stamp, opened.value]);
   const count = lanes.length ? lanes.at(-1).at + 1 + lanes.at(-1).count : 0;
-  const laneAt = (place) => {
-    let low = 0;
-    for (let high = lanes.length - 1; low < high; ) {
-      const middle = Math.ceil((low + high) / 2);
-      if (lanes[middle].at <= place) low = middle;
-      else high = middle - 1;
-    }
-    return lanes[low];
-  };
+  const laneAt = (place) => lanes[lastOf(lanes.length, (at) => lanes[at].at <= place)];
   const read = async (anew) => {
     const wanted = new Map();
     for (let place = view.current.from; place < Math.min(view.current.to, count); place += 1) {
@@ -130,7 +122,7 @@ function Tree({ run, counts, task, index, stamp }) {
       if (child >= 0) return html`<${Row} run=${run} task=${lane.task} index=${child} row=${row} selected=${lane.task.id === task && child === index} child />`;
       const isMapped = lane.task.mapped || children(lane) > 0;
       return html`<${Row} run=${run} task=${lane.task} index=${-1} row=${row} states=${isMapped ? lane.states : null} selected=${lane.task.id === task && index === -1}
-        fold=${isMapped && children(lane) ? html`<${Button} class="fold" aria-expanded=${opened.value.has(lane.task.id)} aria-label=${`children of ${lane.task.name}`} onClick=${(event) => toggle(event, lane.task.id)}>${opened.value.has(lane.task.id) ? "▾" : "▸"}<//>` : null} />`;
+        fold=${isMapped && children(lane) > 0 && html`<${Button} class="fold" aria-expanded=${opened.value.has(lane.task.id)} aria-label=${`children of ${lane.task.name}`} onClick=${(event) => toggle(event, lane.task.id)}>${opened.value.has(lane.task.id) ? "▾" : "▸"}<//>`} />`;
     }} />
     <p class="faint">${counted(lanes.length, "task")}, ${counted(sum([...counts.values()].map((each) => sum((Object.values(each.states))))), "task run")}. Unfold a mapped task to see its children.</p>`;
 }
@@ -191,9 +183,9 @@ function Found({ run, tasks, task, index, stamp, group, text, order, all }) {
 function Row({ run, task, index, row, states, selected, child = false, fold = null }) {
   const index_ = index >= 0 ? html` <span class="index">[${index}]</span>` : null;
   return html`<span role="cell"><${State} state=${row?.state ?? (states?.length ? null : "Pending")} bare=${!row} /></span>
-    <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${Boolean(selected)}><${Name} of=${task?.name} />${index_}</a>${states ? html` <span class="faint">▤ ${number(children({ task, states }))}</span>` : null}</span>
+    <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${Boolean(selected)}><${Name} of=${task?.name} />${index_}</a>${states && html` <span class="faint">▤ ${number(children({ task, states }))}</span>`}</span>
     <span role="cell" class="message">${states?.length ? html`<${Bar} counts=${states} /> <${Counts} counts=${states} />` : row?.state_message}</span>
     <span role="cell"><${Time} at=${row?.start_time} /></span>
-    <span role="cell">${row ? html`<${Took} run=${row} tried=${row.tried} />` : null}</span>
+    <span role="cell">${row && html`<${Took} run=${row} tried=${row.tried} />`}</span>
     <span role="cell" class="faint">${row?.tried?.length > 1 && !states ? html`<span title="attempts">↻ ${row.tried.length}</span>` : ""}</span>`;
 }

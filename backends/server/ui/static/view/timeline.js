@@ -9,10 +9,10 @@ import { inOrder } from "../model/graph.js";
 import { byGroup, isFinished } from "../model/states.js";
 import { axis, density, spans, stateAt, ticks, waits, within } from "../model/timeline.js";
 import { clock, duration, interval, iso, milliseconds, now, precise, zone } from "../model/time.js";
-import { attempts, sum } from "../model/run.js";
+import { attempts, lastOf, sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { statesOfRows } from "./attempts.js";
-import { Counts, Facts, Fold, Problem, Small, useAnswer, useThrottled } from "./kit.js";
+import { Counts, Facts, Fold, Small, useAnswer, useSize, useThrottled } from "./kit.js";
 
 const LANE = 26;
 const AXIS = 24;
@@ -23,7 +23,7 @@ const BINS = 300;
 export function Timeline({ run, counts, task, stamp, small = false }) {
   const zoom = interval(query.value.get("zoom"));
   const span = zoom ? { from: zoom[0], to: zoom[1] } : {};
-  const { data, error, again } = useAnswer(run.start_time || counts.size ? TIMELINE : null, { run: run.id, bins: BINS, ...span });
+  const { data, problem, again } = useAnswer(run.start_time || counts.size ? TIMELINE : null, { run: run.id, bins: BINS, ...span }, "The timeline");
   useThrottled(again, isFinished(run.state) ? `${stamp}${run.version}` : `${stamp}${Math.floor(now.value / 5000)}`, 1500);
   const fold = query.value.get("waits") !== "shown";
   const timeline = data?.run_timeline;
@@ -47,7 +47,7 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
     <div class="title"><h2 id="timeline">Timeline ${drawn && html`<small class="faint">${duration(drawn.to - drawn.from)}</small>`}</h2>
       <span class="tools">${zoom && html`<${Small} onClick=${() => set({ zoom: null })}>The whole run<//>`}
         <label><input type="checkbox" checked=${fold} onChange=${() => set({ waits: fold ? "shown" : null })} /> fold waits</label></span></div>
-    <${Problem} error=${error} again=${again} what="The timeline" />
+    ${problem}
     ${drawn && html`<${Drawing} key=${zone.value} run=${run} drawn=${drawn} rows=${rows} most=${most} />`}
     ${drawn && !small && html`<${Fold} title="As a table"><${AsTable} run=${run} lanes=${drawn.lanes} counts=${counts} stamp=${stamp} /><//>`}
   </section>`;
@@ -55,10 +55,10 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
 
 /** What the drawing says, and how long the task runs took. */
 function AsTable({ run, lanes, counts, stamp }) {
-  const { data, error, again } = useAnswer(DURATIONS, { run: run.id });
+  const { data, problem, again } = useAnswer(DURATIONS, { run: run.id }, "How long they took");
   useThrottled(again, stamp, 2000);
   const at = (text) => (text ? precise(Date.parse(text)) : "–");
-  return html`<${Problem} error=${error} again=${again} what="How long they took" />
+  return html`${problem}
     <${Facts} head=${["task", "began", "ended", "half of them took", "all of them took", "task runs", "with more than one attempt"]} rows=${lanes.map(({ task: { id, name } }) => {
       const known = counts.get(id);
       const bins = (data?.run_summary.durations ?? []).filter((each) => each.task_id === id);
@@ -93,6 +93,7 @@ function useRows(run, alone, mapped, stamp) {
 }
 
 function Drawing({ run, drawn, rows, most }) {
+  const box = useRef(null);
   const canvas = useRef(null);
   const [width, setWidth] = useState(600);
   const words = useSignal("");
@@ -107,14 +108,9 @@ function Drawing({ run, drawn, rows, most }) {
   const height = AXIS + lanes.length * LANE;
   const left = width < 500 ? 90 : LABEL;
   const inner = width - left - 8;
-  const x = (moment) => left + inner * Math.min(1, Math.max(0, drawn.place(((moment - drawn.from) / (drawn.to - drawn.from)) * drawn.bins)));
-  useEffect(() => {
-    const box = canvas.current?.parentElement;
-    if (!box) return;
-    const observer = new ResizeObserver(() => setWidth(Math.max(280, box.clientWidth)));
-    observer.observe(box);
-    return () => observer.disconnect();
-  }, []);
+  const pointOf = (bin) => left + inner * Math.min(1, Math.max(0, drawn.place(bin)));
+  const x = (moment) => pointOf(((moment - drawn.from) / (drawn.to - drawn.from)) * drawn.bins);
+  useSize(box, (element) => setWidth(Math.max(280, element.clientWidth)));
   useEffect(() => {
     const frame = requestAnimationFrame(() => canvas.current && draw(canvas.current));
     return () => cancelAnimationFrame(frame);
@@ -136,14 +132,16 @@ function Drawing({ run, drawn, rows, most }) {
     pen.textBaseline = "middle";
     pen.strokeStyle = colour("line");
     pen.fillStyle = colour("faint");
-    let last = -100;
-    for (const moment of ticks(drawn.from, drawn.to, Math.max(2, Math.floor(inner / 110)))) {
+    const breaks = drawn.breaks.map(([from, to]) => (pointOf(from) + pointOf(to)) / 2);
+    let free = left;
+    for (const moment of ticks(drawn.from, drawn.to, inner / 60)) {
       const at = x(moment);
-      const nearBreak = drawn.breaks.some(([from, to]) => Math.abs(at + 30 - left - (inner * (drawn.place(from) + drawn.place(to))) / 2) < 45);
-      if (at - last < 70 || at > width - 40 || nearBreak) continue;
-      last = at;
+      const words = drawn.to - drawn.from < 10_000 ? precise(moment).slice(3) : clock(moment);
+      const end = at + 3 + pen.measureText(words).width;
+      if (at < free || end > width || breaks.some((each) => at - 10 < each && each < end + 10)) continue;
+      free = end + 30;
       stroke(pen, at + 0.5, AXIS - 6, at + 0.5, height);
-      pen.fillText(drawn.to - drawn.from < 10_000 ? precise(moment).slice(3) : clock(moment), at + 3, 10);
+      pen.fillText(words, at + 3, 10);
     }
     lanes.forEach((lane, number) => {
       const top = AXIS + number * LANE;
@@ -155,8 +153,7 @@ function Drawing({ run, drawn, rows, most }) {
       else bins(pen, lane, top, colour);
     });
     pen.fillStyle = colour("faint");
-    for (const [from, to] of drawn.breaks) {
-      const middle = (left + inner * drawn.place(from) + left + inner * drawn.place(to)) / 2;
+    for (const middle of breaks) {
       pen.fillText("⋯", middle - 6, 10);
       pen.setLineDash([2, 3]);
       pen.strokeStyle = colour("faint");
@@ -167,15 +164,14 @@ function Drawing({ run, drawn, rows, most }) {
 
   function bins(pen, lane, top, colour) {
     for (const bin of lane.bins) {
-      const from = left + inner * drawn.place(bin.at);
-      const to = left + inner * drawn.place(bin.at + 1);
+      const [from, to] = [pointOf(bin.at), pointOf(bin.at + 1)];
       if (bin.running) {
         const tall = Math.max(3, ((LANE - 10) * bin.running) / lane.peak);
         pen.fillStyle = colour("running");
         pen.fillRect(from, top + LANE - 8 - tall, Math.max(1, to - from + 0.4), tall);
       }
       const groups = byGroup(bin.ended);
-      const all = groups.reduce((sum, each) => sum + each.count, 0);
+      const all = sum(groups.map((each) => each.count));
       let at = from;
       for (const each of groups) {
         const wide = Math.max(each.group === "success" ? 1 : 2.5, ((to - from) * each.count) / all);
@@ -197,15 +193,7 @@ function Drawing({ run, drawn, rows, most }) {
   }
 
   const laneAt = (event) => lanes[Math.floor((event.offsetY - AXIS) / LANE)];
-  const binAt = (offset) => {
-    let low = 0;
-    for (let high = drawn.bins - 1; low < high; ) {
-      const middle = Math.ceil((low + high) / 2);
-      if (left + inner * drawn.place(middle) <= offset) low = middle;
-      else high = middle - 1;
-    }
-    return low;
-  };
+  const binAt = (offset) => lastOf(drawn.bins, (bin) => pointOf(bin) <= offset);
   const momentAt = (bin) => drawn.from + ((drawn.to - drawn.from) * bin) / drawn.bins;
   const hover = (event) => {
     const lane = laneAt(event);
@@ -227,7 +215,7 @@ function Drawing({ run, drawn, rows, most }) {
     const lane = laneAt(event);
     if (lane) go(taskRunAddress(run.id, lane.task.id, lane.row ? lane.row.map_index : -1));
   };
-  return html`<div class="canvas"><canvas ref=${canvas} role="img" aria-label=${`Timeline of ${drawn.lanes.length} tasks over ${duration(drawn.to - drawn.from)}; the table says the same`}
+  return html`<div class="canvas" ref=${box}><canvas ref=${canvas} role="img" aria-label=${`Timeline of ${drawn.lanes.length} tasks over ${duration(drawn.to - drawn.from)}; the table says the same`}
       onMouseMove=${hover} onMouseLeave=${() => (words.value = "")} onMouseDown=${(event) => (drag.current = event.offsetX)} onMouseUp=${release}></canvas></div>
     <p class="status faint" aria-live="polite">${words.value || html`▇ running · ─ waiting · ▂ ended · drag to zoom, press a lane to open it`}</p>
     ${drawn.lanes.length > most && html`<p class="faint">The first ${most} of ${number(drawn.lanes.length)} tasks.</p>`}`;

@@ -7,7 +7,7 @@ import { href } from "../model/route.js";
 import { FLOW_LIMIT, NOTIFICATIONS, RATE_LIMIT, TAG_LIMIT, WORK } from "../model/queries.js";
 import { counted, number, destination } from "../model/text.js";
 import { duration } from "../model/time.js";
-import { Button, Choice, Dialog, Empty, Entry, Field, Name, Problem, Small, Time, useAnswer, useTitle } from "./kit.js";
+import { Button, Choice, Dialog, Empty, Entry, Field, Labels, Name, Small, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
 
 const EVERY = 3000;
@@ -17,7 +17,7 @@ const place = (name) => name.split("/")[0];
 
 export function Workers() {
   useTitle("Workers");
-  const { data, error, again } = useAnswer(WORK);
+  const { data, problem, again } = useAnswer(WORK, {}, "The workers");
   useEffect(() => {
     const timer = setInterval(() => document.hidden || again(), EVERY);
     return () => clearInterval(timer);
@@ -25,7 +25,7 @@ export function Workers() {
   const [asks, setAsks] = useState(null);
   const queue = data?.queue;
   return html`<h1>Workers, limits, queue</h1>
-    <${Problem} error=${error} again=${again} what="The workers" />
+    ${problem}
     <section class="panel"><h2>Queue</h2>
       ${queue && html`<p>${number(queue.ready)} ready, ${number(queue.later)} later</p>
       <ul class="list">${queue.flow_runs.map((run) => html`<li key=${run.flow_run_id}><${Entry} to=${href(["runs", run.flow_run_id])} state=${run.state} flow=${run.flow_name} name=${run.name} message=${run.because}><span>due <${Time} at=${run.since} ago /></span><//></li>`)}</ul>`}</section>
@@ -33,9 +33,9 @@ export function Workers() {
       <${Empty} of=${data?.workers}>No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.<//>
       <ul class="list">${(data?.workers ?? []).map((worker) => html`<li key=${worker.name} class="worker"><p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
         <b title=${worker.name}><${Name} of=${place(worker.name)} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${counted(worker.running, "run")}${worker.running >= worker.concurrency ? ", full" : ""}</span>
-        <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span>${(worker.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p>
+        <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span><${Labels} of=${worker.labels} /></p>
         ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
-      ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> ${(agent.labels ?? []).map((label) => html`<span class="label" key=${label}>${label}</span>`)}</p></li>`)}</ul>`}</section>
+      ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> <${Labels} of=${agent.labels} /></p></li>`)}</ul>`}</section>
     <section class="panel"><div class="title"><h2>Limits</h2>${may("admin") && html`<${Button} onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…<//>`}</div>
       <${Empty} of=${data?.limits}>Nothing is limited.<//>
       <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${LIMITED[limit.kind]}</span> <b><${Name} of=${limit.name} /></b>
@@ -46,9 +46,9 @@ export function Workers() {
 }
 
 function Notifications() {
-  const { data, error, again } = useAnswer(NOTIFICATIONS);
+  const { data, problem } = useAnswer(NOTIFICATIONS, {}, "The notifications");
   const rules = data?.notifications ?? [];
-  return html`<section class="panel"><h2>Notifications</h2><${Problem} error=${error} again=${again} what="The notifications" />
+  return html`<section class="panel"><h2>Notifications</h2>${problem}
     <${Empty} of=${data && rules}>Nobody is told of anything yet: <code>flowloop notify add</code> sets a rule.<//>
     <ul class="list">${rules.map((rule) => html`<li key=${rule.name}><p class="facts"><b><${Name} of=${rule.name} /></b>
       <span>on ${rule.events.join(", ")}${rule.after ? ` after ${duration(rule.after * 1000)}` : ""}</span>
