@@ -17,6 +17,7 @@ from typing import Generic, Self, TypeAlias, TypeVar
 import anyio
 
 from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, DialectError, UpstreamRefused
+from ._answered import Answer, Answered
 from ._circuit import Circuit
 
 __all__ = ["Batcher", "RequestRejected"]
@@ -46,7 +47,7 @@ _ALONE = 3
 logger = logging.getLogger(__name__)
 
 
-_Entry: TypeAlias = tuple[T, int, Hashable, asyncio.Future[R], Sequence[asyncio.Future[R]]]
+_Entry: TypeAlias = tuple[T, int, Hashable, Answer[R], Sequence[asyncio.Future[R]]]
 
 
 class RequestRejected(BackendRejected):
@@ -106,6 +107,8 @@ class Batcher(Generic[T, R]):
         self._turns: deque[Hashable] = deque()
         """The lanes in the order of their next turns."""
         self._waiting = 0
+        self._weight = 0
+        """The bytes of all that waits."""
         self._alone = _ALONE
         """How many batches in a row were taken while all that waited was of one lane."""
         self._flights: dict[int, list[_Entry[T, R]]] = {}
@@ -113,6 +116,7 @@ class Batcher(Generic[T, R]):
         self._wake: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._answered = Answered()
 
     def __repr__(self) -> str:
         state = self._circuit.state.value if self._loop is not None else "not open"
@@ -168,13 +172,15 @@ class Batcher(Generic[T, R]):
         """
         if self._loop is not asyncio.get_running_loop():
             raise self._circuit.away()
-        future: asyncio.Future[R] = self._loop.create_future()
+        future: Answer[R] = Answer(loop=self._loop)
+        future.waiters = ()
         queue = self._lanes.get(lane)
         if queue is None:
             queue = self._lanes[lane] = deque()
             self._turns.append(lane)
         queue.append((item, size, key, future, rests_on))
         self._waiting += 1
+        self._weight += size
         if self._wake is not None and self._may_take_off():
             self._wake_up()
         return future
@@ -210,8 +216,10 @@ class Batcher(Generic[T, R]):
         """Wait for the next batch, and return it; or return none at the end, when what waits is left to others."""
         while True:
             if self._may_take_off():
-                for _ in range(_TURNS_FOR_COMPANY):
+                turns = 0
+                while turns < _TURNS_FOR_COMPANY or self._answered:
                     await asyncio.sleep(0)
+                    turns += 1
                 if batch := self._take():
                     return batch
             if self._loop is None:
@@ -221,14 +229,16 @@ class Batcher(Generic[T, R]):
             await self._wake
 
     def _take(self) -> list[_Entry[T, R]]:
-        batch: list[_Entry[T, R]] = []
-        taken: set[asyncio.Future[R]] = set()
-        held: dict[Hashable, list[_Entry[T, R]]] = {}
         room, most = self._max_bytes, min(self._max_items, self._share())
         is_beside = bool(self._flights)  # else nothing is ahead of what is first in its lane
         self._alone = 0 if len(self._turns) > 1 else self._alone + 1
         if self._alone < _ALONE:
             most = min(most, max(_AMONG_OTHERS, _OF_EACH * len(self._turns)))
+        if self._waiting <= most and self._weight <= room and not is_beside:
+            return self._take_all()
+        batch: list[_Entry[T, R]] = []
+        taken: set[asyncio.Future[R]] = set()
+        held: dict[Hashable, list[_Entry[T, R]]] = {}
         while self._turns and len(batch) < most:
             lane = self._turns.popleft()
             queue = self._lanes[lane]
@@ -255,13 +265,14 @@ class Batcher(Generic[T, R]):
                 self._turns.appendleft(lane)
             self._lanes[lane].extendleft(reversed(entries))
         self._waiting -= len(batch)
+        self._weight -= self._max_bytes - room
         return batch
 
     def _take_all(self) -> list[_Entry[T, R]]:
         left = list(itertools.chain.from_iterable(self._lanes.values()))
         self._lanes.clear()
         self._turns.clear()
-        self._waiting = 0
+        self._waiting = self._weight = 0
         return left
 
     def _share(self) -> int:
@@ -271,6 +282,10 @@ class Batcher(Generic[T, R]):
         return -(-waiting // max(1, batches))
 
     async def _deliver(self, batch: list[_Entry[T, R]]) -> None:
+        await self._settle(batch)
+        self._answered.resume([entry[3] for entry in batch])
+
+    async def _settle(self, batch: list[_Entry[T, R]]) -> None:
         batch = [entry for entry in batch if not (entry[4] and _falls_with_another(entry))]
         if not batch:
             return
@@ -289,9 +304,10 @@ class Batcher(Generic[T, R]):
                 await self._deliver(batch[middle:])
         except BackendUnavailable as error:
             # The outage was already waited out once: what queued up meanwhile does not wait it out again.
-            batch = [*batch, *self._take_all()]
-            logger.error("gave up %d writes: %s", len(batch), error)
-            _fail(batch, error)
+            left = [*batch, *self._take_all()]
+            logger.error("gave up %d writes: %s", len(left), error)
+            _fail(left, error)
+            self._answered.resume([entry[3] for entry in left])
         except Exception as error:
             _fail(batch, error)
         else:
@@ -310,6 +326,7 @@ class Batcher(Generic[T, R]):
             error = BackendUnavailable(f"{self._circuit.name} was closed before {len(left)} writes were acknowledged")
             logger.error("%s", error)
             _fail(left, error)
+            self._answered.resume([entry[3] for entry in left])
 
 
 def _is_ahead(entry: _Entry[T, R], taken: set[asyncio.Future[R]]) -> bool:

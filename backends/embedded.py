@@ -381,12 +381,13 @@ class StoreBackend:
         flow_run_id: str | None,
         rests_on: Sequence[Post] = (),
     ) -> Post:
-        document, result = encode_state(state), state._result
+        document, held = encode_state(state), state._held
         ids: tuple[str, ...] = ()
         awaited: Sequence[asyncio.Future[Any]] = ()
         if rests_on:
             ids, awaited = tuple([one.run_id for one in rests_on]), [one.sent for one in rests_on]
-        write = _Write(kind, StateUpdate(run_id, document, version, epoch, ids), result if result.is_unsynced else None)
+        unsynced = held if isinstance(held, Result) and held.is_unsynced else None
+        write = _Write(kind, StateUpdate(run_id, document, version, epoch, ids), unsynced)
         sent = self._outbox.put(write, len(document) + _ITEM_OVERHEAD, lane=flow_run_id, rests_on=awaited)
         return Post(run_id, state, sent, _recorded)
 
@@ -614,7 +615,7 @@ class StoreBackend:
         return await self.store.get_flow_run_infos(self._caller, flow_run_ids=flow_run_ids)
 
 
-async def _recorded(sent: State, outcome: Outcome, run_id: str) -> State:
+def _recorded(sent: State, outcome: Outcome) -> State:
     return sent if outcome.document is None else decode_state(outcome.document)
 
 

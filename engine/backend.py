@@ -380,7 +380,7 @@ class Post(Coroutine[Any, Any, State]):
         - run_id: the run
         - state: what was sent
         - sent: what will hold the backend's answer
-        - read: makes the recorded state of what was sent, the answer, and the id of the run
+        - read: makes the recorded state of what was sent and the answer
     """
 
     __slots__ = ("_awaited", "_read", "run_id", "sent", "state")
@@ -390,7 +390,7 @@ class Post(Coroutine[Any, Any, State]):
         run_id: str,
         state: State,
         sent: asyncio.Future[Any],
-        read: Callable[[State, Any, str], Coroutine[Any, Any, State]],
+        read: Callable[[State, Any], State],
     ) -> None:
         self.run_id = run_id
         self.state = state
@@ -398,12 +398,12 @@ class Post(Coroutine[Any, Any, State]):
         self._read = read
         self._awaited: Coroutine[Any, Any, State] | None = None
 
-    def recorded(self, answer: Any) -> Coroutine[Any, Any, State]:
+    def recorded(self, answer: Any) -> State:
         """Return the state that is recorded by the backend's answer; for whoever awaits `sent` himself."""
-        return self._read(self.state, answer, self.run_id)
+        return self._read(self.state, answer)
 
     async def _recorded(self) -> State:
-        return await self.recorded(await self.sent)
+        return self.recorded(await self.sent)
 
     @property
     def _coroutine(self) -> Coroutine[Any, Any, State]:

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import MethodType
+from types import FrameType, MethodType
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
+from ._eager import spawned
 from ._run.net import LeftBehind
 from .context import flow_scope, values
 from .errors import BackendUnavailable
@@ -117,12 +118,12 @@ class Cancellation:
         if task is not None and task is not self._seen_from:
             self._seen_from = task
             # a coroutine shows what it is inside of while it waits, so the look is taken when this one does
-            asyncio.get_running_loop().call_soon(self._find_timeouts, task)
+            asyncio.get_running_loop().call_soon(self._find_timeouts, task, sys._getframe(1))
         return self
 
-    def _find_timeouts(self, task: asyncio.Task[Any]) -> None:
+    def _find_timeouts(self, task: asyncio.Task[Any], inner: FrameType) -> None:
         if not task.done():  # it has no coroutine any more, and Python 3.12 crashes when asked for it
-            self._timeouts = list(_timeouts_around(task))
+            self._timeouts = list(_timeouts_around(task, inner))
 
     @property
     def cause_from_outside(self) -> Cause:
@@ -136,16 +137,23 @@ class Cancellation:
 async def _nowhere() -> None: ...
 
 
-def _timeouts_around(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]:
+_MAY_BE_TIMEOUTS = frozenset({asyncio.Timeout, MethodType})
+"""The kinds of what a coroutine holds that is inside of a timeout: the timeout, or how it is left."""
+
+
+def _timeouts_around(task: asyncio.Task[Any], inner: FrameType) -> Iterator[Callable[[], bool]]:
     """Tell of each ``asyncio.timeout`` that the coroutines of a waiting task are inside of whether it has expired.
+
+    The look goes from the outermost coroutine to the one of the frame `inner`.
 
     asyncio cancels for a timeout as it does for anything else. What a coroutine has entered and not left yet, nobody
     shows but the garbage collector.
     """
     inside: Any = task.get_coro()
-    while inside is not None:
-        for held in gc.get_referents(inside):
-            entered = held.__self__ if type(held) is MethodType else held
+    while inside is not None and getattr(inside, "cr_frame", None) is not inner:
+        held = gc.get_referents(inside)
+        for one in () if _MAY_BE_TIMEOUTS.isdisjoint(map(type, held)) else held:
+            entered = one.__self__ if type(one) is MethodType else one
             if type(entered) is asyncio.Timeout:  # nobody derives from it: it is final
                 yield entered.expired
         inside = getattr(inside, "cr_await", None)
@@ -265,12 +273,16 @@ async def undisturbed(work: Coroutine[Any, Any, T], grace: float) -> T:
     Raises:
         - CancelledError: when the caller was cancelled, after the work has ended
     """
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.wait((task,))
-    except asyncio.CancelledError:
-        await _end(task, grace)
-        raise
+    loop = asyncio.get_running_loop()
+    task = spawned(work, loop)
+    if not task.done():
+        ended: asyncio.Future[None] = loop.create_future()
+        task.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
+        try:
+            await ended
+        except asyncio.CancelledError:
+            await _end(task, grace)
+            raise
     return task.result()
 
 

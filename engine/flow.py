@@ -493,7 +493,10 @@ class Flow:
 
     def parameters(self) -> set[Parameter]:
         """Return the parameters."""
-        return set(self._remember("parameters", lambda: [t for t in self._tasks if isinstance(t, Parameter)]))
+        return set(self._remember("parameters", self._all_parameters))
+
+    def _all_parameters(self) -> list[Parameter]:
+        return [task for task in self._tasks if isinstance(task, Parameter)]
 
     def reference_tasks(self) -> set[Task[..., Any]]:
         """Return the tasks whose states decide that of the flow.
@@ -636,7 +639,9 @@ class Flow:
         return True
 
     def _remember(self, name: Any, compute: Callable[[], Any]) -> Any:
-        if name not in self._memo:
+        try:
+            return self._memo[name]
+        except KeyError:
             self._memo[name] = compute()
         return self._memo[name]
 
@@ -665,14 +670,13 @@ class Flow:
         Raises:
             - FlowDefinitionError: for a name that no parameter has, a value of the wrong type, or a missing value
         """
-        known = {parameter.name: parameter for parameter in self.parameters()}
-        names = ", ".join(sorted(known)) or "none"
+        known = {parameter.name: parameter for parameter in self._remember("parameters", self._all_parameters)}
         for name in given:
             if name not in known:
+                names = ", ".join(sorted(known)) or "none"
                 raise FlowDefinitionError(f"flow {self.name!r} has no parameter {name!r}; it has: {names}")
-        missing = sorted(p.name for p in known.values() if p.required and p.name not in given)
-        if complete and missing:
-            raise FlowDefinitionError(f"flow {self.name!r} needs the parameter {missing[0]!r}, which was not given")
+        if complete and (missing := [name for name, p in known.items() if name not in given and p.required]):
+            raise FlowDefinitionError(f"flow {self.name!r} needs the parameter {min(missing)!r}, which was not given")
         for name, value in given.items():
             refuse_coroutine(value, f"parameter {name!r} of flow {self.name!r}")
         return {name: known[name].cast(value, from_text=from_text) for name, value in given.items()}

@@ -11,7 +11,7 @@ import msgspec
 
 from ._turns import Pace, Places
 from .cancellation import interruptible
-from .context import values
+from .context import current_values
 from .errors import FlowloopError
 from .executors.place import priority_of
 from .operators import _Generated
@@ -175,17 +175,20 @@ class OpenLimits:
 
     def entered(self, task: Task[..., Any]) -> Slot | None:
         """Return what a run of this task holds where there is nothing to wait for; None where it has to `enter`."""
-        if isinstance(task, _UNLIMITED) or not self.are_none:
+        around = self._around
+        if not (self._has_none if around is None else self.are_none) or isinstance(task, _UNLIMITED):
             return None
-        slot = _slot_of(task)
-        self._note(slot, _NOTHING)
+        slot = Slot(task, current_values().get("task_slug") or task.name)
+        self._slots[slot] = _NOTHING
+        if around is not None:
+            around._note(slot, self._held)
         return slot
 
     async def enter(self, task: Task[..., Any]) -> Slot | None:
         """Return what a run of this task holds, once it has all the places that it needs; `leave` gives them back."""
         if isinstance(task, _UNLIMITED):
             return None
-        slot = _slot_of(task)
+        slot = Slot(task, current_values().get("task_slug") or task.name)
         try:
             with interruptible():
                 await self._take_places(slot)
@@ -202,7 +205,8 @@ class OpenLimits:
         if slot is None:
             return
         self._forget(slot)
-        slot.give_back()
+        if slot.places:
+            slot.give_back()
 
     async def _take_places(self, slot: Slot) -> None:
         wanted, priority = self._wanted(slot, _NOTHING), priority_of(slot.task.needs)
@@ -269,10 +273,6 @@ class Slot(msgspec.Struct, eq=False, gc=False):
 
 _UNLIMITED = (Parameter, _Generated)
 """The tasks that do no work of the user's."""
-
-
-def _slot_of(task: Task[..., Any]) -> Slot:
-    return Slot(task, values.get().get("task_slug") or task.name)
 
 
 def _resized(places: dict[str, Places], limits: Mapping[str, int | None]) -> list[Places]:

@@ -17,7 +17,7 @@ from ._run.body import BodyRunner
 from ._run.net import failure, goes_on, is_let_through, meant, shown
 from ._run.steps import Facts, Plan, Planned, own_steps, plan_of
 from .cancellation import Cancellation, interruptible, is_stopped, stopped_state
-from .context import TaskScope, current_flow_scope, current_task_scope, current_values, flow_scope, now, task_scope
+from .context import current_flow_scope, current_task_scope, current_values, flow_scope, now, task_scope
 from .context import values as _values
 from .edge import Edge
 from .errors import ExecutorError, SerializationError
@@ -130,7 +130,9 @@ class TaskRunner(BodyRunner):
     async def _change_unheard(self, old_state: State, new_state: State) -> State:
         """Record a change of which no handler hears, and tell whoever watches; see `handle_state_change`."""
         new_state = await self._record(old_state, new_state)
-        self._tell(old_state, new_state)
+        watch = current_flow_scope().watch
+        if watch is not None and watch.active:
+            self._tell(old_state, new_state)
         return new_state
 
     def _tell(self, old_state: State, new_state: State) -> None:
@@ -170,8 +172,8 @@ class TaskRunner(BodyRunner):
         if context:
             current.update(context)
         _values.set(current)
-        if outer is not None or not plan.is_quiet:
-            task_scope.set(TaskScope())  # else it is made when a step asks for it
+        if outer is not None:
+            task_scope.set(None)  # its own is made when a step asks for it
         try:
             while True:
                 # one frame for it all: ten thousand runs that wait are ten thousand times what is awaited in each
@@ -400,7 +402,7 @@ class TaskRunner(BodyRunner):
         if context.get("task_name") is not self.task.name:
             context |= {**_names_of(self.task), "map_index": context.get("map_index")}
         self._describe(context)
-        if is_new:
+        if is_new or (type(state) is Pending and not state._context and not state.has_cached_inputs):
             return TaskRunnerInitializeResult(state, context)
         known = state._peek_context()
         context["task_run_count"] = (

@@ -544,8 +544,8 @@ class GraphQLBackend:
             sent = self._put(write, flow_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id, awaited)
         except Exception as error:
             return failing(error)
-        post = Post(flow_run_id, state, sent, self._flow_run_recorded)
-        return post if self._is_flowloop else _awaited(post)
+        post = Post(flow_run_id, state, sent, _recorded)
+        return post if self._is_flowloop else _asked(post, self.get_flow_run_state)
 
     def set_task_run_state(
         self,
@@ -564,7 +564,7 @@ class GraphQLBackend:
             post = self._post(task_run_id, version, state, epoch, flow_run_id, rests_on)
         except Exception as error:
             return failing(error)
-        return post if self._is_flowloop else _awaited(post)
+        return post if self._is_flowloop else _asked(post, self.get_task_run_state)
 
     def _post(
         self,
@@ -580,13 +580,7 @@ class GraphQLBackend:
         item = documents.TaskRunStateItem(task_run_id, version, msgspec.Raw(document), epoch, ids)
         write = Write("set_task_run_states", (item,), state._result if state._result.is_unsynced else None)
         sent = self._put(write, task_run_id, len(document) + _ITEM_OVERHEAD, flow_run_id, awaited)
-        return Post(task_run_id, state, sent, self._task_run_recorded)
-
-    async def _flow_run_recorded(self, sent: State, outcome: Mapping[str, Any], run_id: str) -> State:
-        return await self._recorded(sent, outcome, self.get_flow_run_state, run_id)
-
-    async def _task_run_recorded(self, sent: State, outcome: Mapping[str, Any], run_id: str) -> State:
-        return await self._recorded(sent, outcome, self.get_task_run_state, run_id)
+        return Post(task_run_id, state, sent, _recorded)
 
     async def set_task_run_name(self, task_run_id: str, name: str) -> bool:
         """See `Backend.set_task_run_name`."""
@@ -940,15 +934,6 @@ class GraphQLBackend:
             )
         return document
 
-    async def _recorded(
-        self, state: State, outcome: Mapping[str, Any], read: Callable[[str], Awaitable[State]], run_id: str
-    ) -> State:
-        document = outcome.get("serialized_state")
-        if document is not None:
-            return decode_state(document)
-        # who does not say what was recorded in the place of a state that has to wait is asked
-        return await read(run_id) if outcome.get("status") == "QUEUED" else state
-
 
 async def _sync(writes: Sequence[Write]) -> None:
     """Have on the disk what the states name: the server's record of them outlives a loss of power."""
@@ -958,8 +943,17 @@ async def _sync(writes: Sequence[Write]) -> None:
         raise RequestRejected(str(error)) from error
 
 
-async def _awaited(post: Post) -> State:
-    return await post
+def _recorded(sent: State, outcome: Mapping[str, Any]) -> State:
+    document = outcome.get("serialized_state")
+    return sent if document is None else decode_state(document)
+
+
+async def _asked(post: Post, read: Callable[[str], Awaitable[State]]) -> State:
+    """Return what is recorded where the answer may not say it: in the place of a state that has to wait."""
+    outcome = await post.sent
+    if outcome.get("status") == "QUEUED" and outcome.get("serialized_state") is None:
+        return await read(post.run_id)
+    return post.recorded(outcome)
 
 
 def _is_unchanged(newest: Mapping[str, Any], version_group_id: str | None, idempotency_key: str | None) -> bool:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any, ClassVar, cast
 
 from .. import telemetry
+from .._eager import spawned
 from ..cancellation import Cancellation, Cause, outlast, stopped_state
 from ..context import OwnRunLogger, flow_scope, resting_on
 from ..edge import Edge
@@ -48,16 +48,6 @@ _FAR_AHEAD = 2_000
 """Writes that wait to be acknowledged, above which nothing more is started: each holds a run in memory, and who records
 them is busy for many turns as it is.
 """
-
-if sys.version_info >= (3, 12):
-
-    def _spawn(coroutine: Coroutine[Any, Any, State], loop: asyncio.AbstractEventLoop) -> asyncio.Task[State]:
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-
-else:
-
-    def _spawn(coroutine: Coroutine[Any, Any, State], loop: asyncio.AbstractEventLoop) -> asyncio.Task[State]:
-        return loop.create_task(coroutine)
 
 
 class Plan:
@@ -263,7 +253,7 @@ class Drive:
             }
             token = resting_on.set(tuple([foreseen[one][1] for one in {one for _, one in sources} if one in foreseen]))
             try:
-                run = _spawn(runner.run(None, upstream, self._contexts.get(task)), loop)
+                run = spawned(runner.run(None, upstream, self._contexts.get(task)), loop)
             finally:
                 resting_on.reset(token)
             self._ahead.runs[number] = run
@@ -297,7 +287,7 @@ class Drive:
             run = self._run_task(key[0], key[1])
             if telemetry.active is not None:
                 run = telemetry.active.task_run(run, self._name(key), key, self._spans, self._upstream_keys(key))
-            task = _spawn(run, loop)
+            task = spawned(run, loop)
         except BaseException as error:
             self._failure = self._failure or error
             return

@@ -36,7 +36,7 @@ def continued(recorded: State, *, takeover: bool) -> State:
         - recorded: the newest state
         - takeover: whether that runner is gone; if it may live, what is under way stays its own
     """
-    if not is_under_way(recorded) or (isinstance(recorded, Failed) and takeover):
+    if type(recorded) is Pending or not is_under_way(recorded) or (isinstance(recorded, Failed) and takeover):
         return recorded
     if not takeover:
         elsewhere = recorded if isinstance(recorded, Running) else Running("Under way in another process.")

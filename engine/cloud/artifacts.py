@@ -52,6 +52,11 @@ class ArtifactShipper:
         return collecting(self._flow_run_id, self._take)
 
     @property
+    def has_taken_some(self) -> bool:
+        """Whether there has been anything to send."""
+        return self._count > 0
+
+    @property
     def has_some(self) -> bool:
         """Whether artifacts wait to be sent."""
         return bool(self._waiting)

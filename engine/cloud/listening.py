@@ -73,11 +73,12 @@ class ListeningFlowRunner(RecordingFlowRunner):
                 async with helped(helpers, run, self.logger, grace), self._section():
                     yield
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
-                await without_harm("artifact shipper", artifacts.close, run, self.logger)
-                await without_harm("log shipper", shipper.send, run, self.logger)
-                if self._changed_elsewhere is not None:
-                    await self._refresh_version(backend, flow_run_id)
+            if artifacts.has_taken_some or shipper.has_some or self._changed_elsewhere is not None:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(grace):
+                    await without_harm("artifact shipper", artifacts.close, run, self.logger)
+                    await without_harm("log shipper", shipper.send, run, self.logger)
+                    if self._changed_elsewhere is not None:
+                        await self._refresh_version(backend, flow_run_id)
             shipper.conclude()
 
     @asynccontextmanager

@@ -166,12 +166,8 @@ class CloudTaskRunner(TaskRunner):
         context["task_run_version"] = info.version
         if state is None:
             state = continued(info.state, takeover=flow_scope.get().takes_over)
-            if type(state) is Success and GIVEN in state.context:
-                await self._give(state)
-            if type(state) is Success and state._result.location is None and self.task.checkpoint is False:
-                state._result = NotStored
-            elif type(state) is Success and state._result.location is None and self._is_parameter:
-                state.result = await self.task.run()  # too large for a state, it lies with the flow run alone
+            if type(state) is Success:
+                await self._restore(state)
             elif type(state) is Cached:
                 current_task_scope().was_cached = True
         elif info.state.is_finished() and not is_under_way(info.state) and not state.is_finished():
@@ -180,6 +176,15 @@ class CloudTaskRunner(TaskRunner):
             else:
                 await self._begin_again(info, state, context)
         return await super().initialize_run(state, context)
+
+    async def _restore(self, state: Success) -> None:
+        """Give a recorded Success the result that its document does not carry."""
+        if GIVEN in state.context:
+            await self._give(state)
+        if state._result.location is None and self.task.checkpoint is False:
+            state._result = NotStored
+        elif state._result.location is None and self._is_parameter:
+            state.result = await self.task.run()  # too large for a state, it lies with the flow run alone
 
     async def _give(self, state: Success) -> None:
         """Make of a result that somebody has set what the task returns."""
@@ -351,7 +356,7 @@ class CloudTaskRunner(TaskRunner):
             if not isinstance(sending, Post):
                 answer = await sending
             elif current.get("map_index") is not None or self._is_waited_for(new_state, sending):
-                answer = await sending.recorded(await sending.sent)
+                answer = sending.recorded(await sending.sent)
             else:
                 answer, asked = new_state, None
             if asked is not None and ownership is not None and not ownership.acknowledged(asked):
@@ -561,21 +566,23 @@ class CloudTaskRunner(TaskRunner):
         Raises:
             - ENDRUN: with Failed, if a result cannot be read
         """
-        is_parent = _values.get().get("map_index") is None and any(edge.mapped for edge in upstream_states)
         for edge, upstream in upstream_states.items():
             if edge.key is None and not edge.mapped:
                 continue
-            # the children of a mapped task that have yet to run say themselves what they cannot do without
-            is_theirs = is_parent and (isinstance(state, Mapped) or not edge.mapped)
             for needed in _results_of(edge, upstream):
-                if type(needed) is Success and needed._result.value is not None:
+                if type(needed) is Success and needed.result is not None:
                     continue  # it is here
                 failed = await self._load(edge, needed)
-                if failed is not None and not is_theirs:
+                if failed is not None and not self._is_for_children(state, edge, upstream_states):
                     raise ENDRUN(await self.handle_state_change(state, self._explained(failed)))
-        if state.cached_inputs:
+        if state.has_cached_inputs:
             await state.load_cached_results()
         return state, upstream_states
+
+    def _is_for_children(self, state: State, edge: Edge, upstream_states: Mapping[Edge, State]) -> bool:
+        """Whether the children of a mapped task that have yet to run say themselves what they cannot do without."""
+        is_parent = _values.get().get("map_index") is None and any(edge.mapped for edge in upstream_states)
+        return is_parent and (isinstance(state, Mapped) or not edge.mapped)
 
     async def _load(self, edge: Edge, upstream: State) -> Failed | None:
         """Read a result, and return why it cannot be read if it cannot."""

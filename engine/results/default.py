@@ -120,6 +120,8 @@ def default_result_in(place: str) -> DefaultResult:
 
 def survives_json(value: Any) -> bool:
     """Tell whether a value comes back from JSON as it was, and could be short enough to be stored in a state."""
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
     room = INLINE_LIMIT
     waiting = [value]
     while waiting:

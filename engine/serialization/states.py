@@ -31,6 +31,8 @@ _NOTHING: dict[str, Any] = {}
 _NO_RESULT = {"__version__": VERSION, "type": "NoResultType"}
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_bare: tuple[str | bytes, type[State], str | None] = ("", State, None)
+"""The last text of a state with nothing but a message: all mapped children that have yet to begin have the same."""
 
 
 # ---- writing ---------------------------------------------------------------------------------------
@@ -60,18 +62,16 @@ def encode_state(state: State) -> bytes:
 
 def _document(state: State) -> dict[str, Any]:
     name, writers = _WRITERS.get(type(state)) or _writers_of_subclass(type(state))
-    message = state.message
+    message, cached = state.message, state._cached_inputs
     document: dict[str, Any] = {
         "type": name,
-        "message": message if message is None or (type(message) is str and message.isascii()) else _text(message),
+        "message": message if (type(message) is str and message.isascii()) or message is None else _text(message),
         "context": state._peek_context(),
-        "cached_inputs": {key: _result_document(result) for key, result in state.cached_inputs.items()}
-        if state.has_cached_inputs
-        else _NOTHING,
+        "cached_inputs": {key: _result_document(result) for key, result in cached.items()} if cached else _NOTHING,
         "__version__": VERSION,
     }
     if name != "Mapped":  # its children carry the results
-        document["_result"] = _result_document(state._result)
+        document["_result"] = _NO_RESULT if state._held is NoResult else _result_document(state._result)
     for field, write in writers:
         value = getattr(state, field)
         document[field] = value if write is None or value is None else write(value)
@@ -116,12 +116,28 @@ def decode_state(document: Mapping[str, Any] | str | bytes) -> State:
     Raises:
         - DialectError: if the document is not that of a state
     """
-    if isinstance(document, (str, bytes)):
-        try:
-            document = _decode(document)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise DialectError(f"a state document is not JSON: {error}") from error
-    return deserialize_state(cast("Mapping[str, Any]", document))
+    global _bare
+    if not isinstance(document, (str, bytes)):
+        return deserialize_state(document)
+    text, cls, message = _bare
+    if document == text:
+        return _without_facts(cls, message)
+    try:
+        read = _decode(document)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise DialectError(f"a state document is not JSON: {error}") from error
+    state = deserialize_state(read)
+    facts = (state._context, state._cached_inputs, state.unknown_fields)
+    if facts == (None, None, None) and state._held is NoResult and type(state) in _FACTLESS:
+        _bare = document, type(state), state.message
+    return state
+
+
+def _without_facts(cls: type[State], message: str | None) -> State:
+    state = object.__new__(cls)
+    state.message, state._held = message, NoResult
+    state._context = state._tags = state._cached_inputs = state.unknown_fields = None
+    return state
 
 
 def deserialize_state(document: Mapping[str, Any]) -> State:
@@ -250,6 +266,10 @@ for _name in _states.__all__:
             for field in _fields
         ],
     )
+
+
+_FACTLESS = frozenset(cls for cls, (_, fields) in _WRITERS.items() if not fields)
+"""The classes whose states have no fields of their own."""
 
 
 def _writers_of_subclass(cls: type[State]) -> tuple[str, list[tuple[str, _Write | None]]]:
