@@ -253,8 +253,8 @@ class FlowRunner(Runner):
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
         """Call all state handlers, and tell whoever watches; see `Runner.handle_state_change`."""
         change = super().handle_state_change(old_state, new_state)
-        # how a flow run ended is told to the end, whoever is cancelled meanwhile
-        return await (undisturbed(change, self.settings.cancel_grace) if new_state.is_finished() else change)
+        # how a flow run ended, or for what it waits, is told to the end, whoever is cancelled meanwhile
+        return await (change if new_state.is_running() else undisturbed(change, self.settings.cancel_grace))
 
     def _state_of(self, signal: PrefectStateSignal) -> State:
         return self._as_end(super()._state_of(signal))  # a flow has no rounds

@@ -32,7 +32,7 @@ from .ownership import Ownership
 from .owning import OwningFlowRunner
 from .returned import read_results, recorded_states
 from .task_runner import CloudTaskRunner
-from .unfinished import handed_over, waits_for_tasks
+from .unfinished import end_tasks, handed_over, waits_for_tasks
 from .unrecordable import cut
 
 __all__ = ["CloudFlowRunner"]
@@ -191,6 +191,8 @@ class CloudFlowRunner(OwningFlowRunner):
                     raise self._lost()
                 if self._unrecorded is not None:
                     raise self._unended(final) from self._unrecorded
+                if self._has_spoken and ownership.claim.epoch:
+                    end_tasks(final)
                 if final.is_failed():
                     _log.warning("flow run %s of %r failed: %s", flow_run_id, self.flow.name, final.message)
                 wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None

@@ -226,10 +226,62 @@ async def test_a_cancel_while_it_would_end_unfinished_is_obeyed(backend: Backend
 
     run = Run(backend, settings, fails)
     run.first.max_retries, run.first.retry_delay = 1, datetime.timedelta(hours=1)
-    assert type(await run.run(Deaf(backend))) is Cancelled
+    state = await run.run(Deaf(backend))
+    assert type(state) is Cancelled
+    assert [*map(type, state.result.values())] == [Cancelled, Cancelled]
     info = await run.recorded()
     assert [type(info.state), info.owner] == [Cancelled, None]
     assert {type(one.state) for one in info.task_runs} == {Cancelled}
+
+
+async def test_a_cancel_while_it_is_handed_over_is_obeyed_although_its_caller_is_cancelled_too(
+    backend: Backend, settings: Settings
+) -> None:
+    async def asks() -> None:
+        raise PAUSE("may I?")
+
+    class Deaf(FaultyBackend):
+        def watch_flow_run(self, flow_run_id: str) -> None:
+            return None
+
+        async def set_flow_run_state(self, *args: Any, **kwargs: Any) -> State:
+            if isinstance(args[2], Paused):
+                await backend.cancel_flow_run(run.id)
+                going.cancel()
+            return await super().set_flow_run_state(*args, **kwargs)
+
+    run = Run(backend, settings, asks)
+    going = asyncio.create_task(run.run(Deaf(backend)))
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Cancelled, None]
+    assert {type(one.state) for one in info.task_runs} == {Cancelled}
+
+
+async def test_what_a_run_that_ends_leaves_unfinished_ends_with_it(backend: Backend, settings: Settings) -> None:
+    """A mapped child that waits, and what comes after all of them."""
+
+    @task(max_retries=1, retry_delay=datetime.timedelta(hours=1))
+    async def invert(n: int) -> float:
+        return 1 / n
+
+    def decide(flow: Flow, state: State, states: set[State]) -> State:
+        return ended("enough", result=state.result)
+
+    with Flow("leaves", terminal_state_handler=decide) as flow:
+        inverted = invert.map([1, 0])
+        total = task(lambda values: sum(values), name="total")(inverted)
+    for ended in (Failed, Cancelled):
+        runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+        state = await runner.run()
+        assert type(state) is ended
+        children = state.result[inverted].map_states
+        assert [type(one) for one in (*children, state.result[total])] == [Success, Cancelled, Cancelled]
+        _, runs = await backend.get_flow_run_history(runner.flow_run_id or "")
+        recorded = {(one.task_slug, one.map_index): one.states[-1] for one in runs}
+        for slug, child, left in [("invert-1", 1, children[1]), ("total-1", -1, state.result[total])]:
+            assert (recorded[slug, child].state, recorded[slug, child].message) == ("Cancelled", left.message)
 
 
 async def test_a_cancel_while_it_ends_is_heard_with_the_refusal(backend: Backend, settings: Settings) -> None:

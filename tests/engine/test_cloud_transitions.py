@@ -389,7 +389,7 @@ async def test_if_that_is_refused_too_the_run_is_client_failed_and_the_flow_run_
     assert type(failed.state) is Success
     assert failed.state.result == "made"
     assert "no room" in failed.message
-    assert type(state.result[one.second]) is Pending
+    assert type(state.result[one.second]) is Cancelled
     assert (type(state), state.message) == (Failed, "States of these tasks could not be recorded: 'first'.")
     assert (await histories(memory))["first-1"] == ["Pending", "Running", "Cancelled"]
     [run] = await memory.list_flow_runs()
