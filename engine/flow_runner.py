@@ -33,7 +33,7 @@ from .masking import Mask, hide, hiding
 from .result import Result
 from .runner import Runner, being_cancelled, call_handler, call_state_handlers, handler_name, settle
 from .settings import Settings
-from .signals import ENDRUN, PrefectStateSignal
+from .signals import ENDRUN, PAUSE, PrefectStateSignal
 from .state import Failed, Mapped, Pending, Running, Scheduled, State, TimedOut
 from .streaming import Item, listening
 from .task import Task
@@ -136,6 +136,8 @@ class FlowRunner(Runner):
         self._cancellation = Cancellation()
         self._drive: Drive | None = None
         self._driving = False
+        self._told: State | None = None
+        """The last state that was told of, and recorded where states are: a step may end the run with another one."""
 
     # -- from outside ------------------------------------------------------------------------------------
 
@@ -253,8 +255,14 @@ class FlowRunner(Runner):
     async def handle_state_change(self, old_state: State, new_state: State) -> State:
         """Call all state handlers, and tell whoever watches; see `Runner.handle_state_change`."""
         change = super().handle_state_change(old_state, new_state)
-        # how a flow run ended, or for what it waits, is told to the end, whoever is cancelled meanwhile
-        return await (change if new_state.is_running() else undisturbed(change, self.settings.cancel_grace))
+        try:
+            # how a flow run ended, or for what it waits, is told to the end, whoever is cancelled meanwhile
+            told = await (change if new_state.is_running() else undisturbed(change, self.settings.cancel_grace))
+        except (ENDRUN, PAUSE) as end:
+            self._told = end.state
+            raise
+        self._told = told
+        return told
 
     def _state_of(self, signal: PrefectStateSignal) -> State:
         return self._as_end(super()._state_of(signal))  # a flow has no rounds
@@ -338,7 +346,7 @@ class FlowRunner(Runner):
         context: Mapping[str, Any] | None,
         task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None,
     ) -> State:
-        start: State | None = None
+        start = self._told = None
         try:
             state, states, values, contexts = await self.initialize_run(
                 state,
@@ -366,19 +374,21 @@ class FlowRunner(Runner):
             raise
         except BaseException as raised:
             error = meant(raised)
+            if isinstance(error, asyncio.CancelledError) and being_cancelled():
+                if self._drive is None and start is not None:
+                    await at_last(self._stopped_before_tasks(start), self.settings.cancel_grace)
+                raise
             if isinstance(error, (ENDRUN, PrefectStateSignal)):
-                return error.state
-            if isinstance(error, asyncio.CancelledError):
-                if being_cancelled():
-                    if self._drive is None and start is not None:
-                        await at_last(self._stopped_before_tasks(start), self.settings.cancel_grace)
-                    raise
+                if start is None or error.state is start or error.state is self._told:
+                    return error.state
+                ended = self._as_end(self._held_back(error.state))
             elif goes_on(error) or is_let_through(error):
                 raise
-            failed = Failed(f"Unexpected error while running flow '{self.flow.name}': {shown(error)}", result=error)
-            self._explained(failed)
+            else:
+                message = f"Unexpected error while running flow '{self.flow.name}': {shown(error)}"
+                ended = self._explained(Failed(message, result=error))
             try:
-                return await self.handle_state_change(start or Pending(), failed)
+                return await self.handle_state_change(start or Pending(), ended)
             except (ENDRUN, PrefectStateSignal) as end:
                 return end.state
 

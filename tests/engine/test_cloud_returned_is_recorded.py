@@ -84,6 +84,41 @@ async def test_the_second_thoughts_about_a_flow_run_are_one_more_transition(name
     assert (await recorded(backend, runner))[0] == expected.__name__
 
 
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_what_the_last_word_makes_of_the_end_of_a_flow_run(name, backend, settings):
+    answer, expected = ANSWERS[name]
+    seen = []
+    last_word = at_the_end(answer())
+    flow, _ = made(
+        flow_options={
+            "terminal_state_handler": lambda flow, state, references: last_word(flow, None, state),
+            "state_handlers": [lambda flow, old, new: seen.append(type(new))],
+        }
+    )
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    assert isinstance(await runner.run(), expected)
+    assert (await recorded(backend, runner))[0] == expected.__name__
+    assert seen == [Running, expected], "its handlers hear of it, too"
+
+
+STEPS = ["check_flow_is_pending_or_running", "set_flow_to_running", "get_flow_run_state", "determine_final_state"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", [name for name in ANSWERS if isinstance(ANSWERS[name][0](), BaseException)])
+async def test_what_a_step_of_a_subclass_ends_a_flow_run_with(name, step, backend, settings):
+    answer, expected = ANSWERS[name]
+
+    async def ends(self, *args, **kwargs):
+        raise answer()
+
+    flow, _ = made()
+    runner = type("Ends", (CloudFlowRunner,), {step: ends})(flow, backend=backend, settings=settings)
+    assert isinstance(await runner.run(), expected)
+    assert (await recorded(backend, runner))[0] == expected.__name__
+    assert (await backend.get_flow_run_info(runner.flow_run_id)).owner is None
+
+
 @pytest.mark.parametrize("new", [Paused, Failed])
 async def test_what_a_runners_handler_puts_in_the_place_of_running(new, backend, settings):
     def handler(runner, old, state):
