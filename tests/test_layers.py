@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # each line may import from the lines above it
 LAYERS = """
     errors clock lifecycle presence watchdog _containers _generic _large _layout remote masking _one_pass _pickler _run
-    _at_once _turns
+    _at_once _eager _turns
     context edge hashing plain retries serializers settings _run.ledger _signature
     artifacts result stdout streaming task_states
     results state _checks
@@ -41,7 +41,7 @@ LAYERS = """
     testing
     engine
 
-    _line
+    _answered _line
     _circuit _hub isolation store
     batcher _elsewhere schedule_dates services
     client.texts client.transport memory.rows
