@@ -176,6 +176,7 @@ class Changes:
         log = metadata.tables["log"].c
         cursor = _cursor(given.get("after"))
         known: dict[str, None] = {}
+        is_behind = False
         quiet = time.monotonic()
         while True:
             async with reading(self._store, call.budget.seconds) as connection:
@@ -185,7 +186,7 @@ class Changes:
                 if cursor is not None and newest != cursor:
                     wanted = (
                         sa.select(log.id, log.task_run_id, log.timestamp, log.name, log.level, log.message)
-                        .where(log.id > _earlier(cursor), log.flow_run_id == run.id)
+                        .where(log.id > (cursor if is_behind else _earlier(cursor)), log.flow_run_id == run.id)
                         .order_by(log.id)
                         .limit(_AT_ONCE)
                     )
@@ -194,6 +195,9 @@ class Changes:
                     if levels is not None:
                         wanted = wanted.where(log.level.in_(levels))
                     lines = [dict(row._mapping) for row in await connection.execute(wanted)]
+            is_behind = len(lines) == _AT_ONCE
+            if is_behind:
+                newest = lines[-1]["id"]  # the rest comes with the next answer
             fresh = [line for line in lines if line["id"] not in known]
             known = dict.fromkeys([*known, *(line["id"] for line in fresh)][-2 * _AT_ONCE :])
             if cursor is None or fresh:

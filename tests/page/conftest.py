@@ -16,6 +16,7 @@ from flowloop.backends.server import ServerSettings
 from flowloop.backends.store import ANYONE, Store
 
 from ..backends.server.served import QUIET, listening
+from .world import Recorded
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = (
@@ -152,6 +153,15 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     async with Store(f"sqlite:///{tmp_path / 'flowloop.db'}", synchronous="OFF") as opened:
         await opened.default_tenant(ANYONE)
         yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def recorded(store: Store) -> Recorded:
+    found = Recorded(store)
+    await found.register(
+        parameters=[{"name": "n", "type": "Parameter", "required": True, "slug": "n", "default": None}]
+    )
+    return found
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import pytest
 
-from flowloop.backends.server import ServerSettings
+from flowloop.backends.server import ServerSettings, changes
 from flowloop.backends.server.auth import Identity
 from flowloop.backends.server.errors import ShuttingDown
 from flowloop.backends.server.execution import Execution, GraphQLRequest
@@ -160,6 +160,22 @@ async def test_lines_come_as_they_are_written(feeds: Feeds, world: World) -> Non
             await world.store.write_run_logs(ANYONE, logs=[line])
             change = await answer(stream, "run_logs")
             assert change["lines"] == [{"message": str(number), "level": "ERROR"}]
+
+
+async def test_more_lines_than_one_answer_holds_come_in_several(
+    feeds: Feeds, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "_AT_ONCE", 3)
+    async with aclosing(feeds.subscribe(LOGS, r=world.run_id)) as stream:
+        await answer(stream, "run_logs")
+        lines = [{"flow_run_id": world.run_id, "message": str(number), "level": "INFO"} for number in range(8)]
+        await world.store.write_run_logs(ANYONE, logs=lines)
+        told: list[str] = []
+        while len(told) < 8:
+            change = await answer(stream, "run_logs")
+            assert len(change["lines"]) <= 3
+            told += [line["message"] for line in change["lines"]]
+        assert told == [line["message"] for line in lines]
 
 
 async def test_a_feed_belongs_to_who_may_see_the_run(feeds: Feeds, world: World) -> None:

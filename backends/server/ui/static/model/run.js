@@ -1,4 +1,5 @@
 // One flow run: counts of its tasks, attempts of a task run, what is alike among what failed.
+import { tally } from "./states.js";
 import { milliseconds } from "./time.js";
 import { gist } from "./text.js";
 
@@ -16,9 +17,7 @@ export function merged(known, changed) {
 
 /** The states of all tasks together; a mapped parent is not one of its children. @param {Iterable<Counts>} counts @returns {Map<string, number>} */
 export function total(counts) {
-  const sums = new Map();
-  for (const task of counts) for (const [state, count] of Object.entries(task.states)) sums.set(state, (sums.get(state) ?? 0) + count);
-  return sums;
+  return tally([...counts].flatMap((task) => Object.entries(task.states)));
 }
 
 /** @param {Iterable<number>} numbers */

@@ -48,17 +48,20 @@ export function statesOf(group) {
   return [...LOOKS].filter(([, each]) => each.group === group).map(([name]) => name);
 }
 
+/** The sum for each key. @param {Iterable<[string, number]>} counts @returns {Map<string, number>} */
+export function tally(counts) {
+  const sums = new Map();
+  for (const [key, count] of counts) sums.set(key, (sums.get(key) ?? 0) + count);
+  return sums;
+}
+
 /**
  * How many of each group, in the order of GROUPS; those without any are left out.
  * @param {Iterable<[string, number]>} counts @returns {{group: string, count: number}[]}
  */
 export function byGroup(counts) {
-  const sums = new Map();
-  for (const [state, count] of counts) {
-    const { group } = look(state);
-    sums.set(group, (sums.get(group) ?? 0) + count);
-  }
-  return GROUPS.filter((group) => sums.get(group)).map((group) => ({ group, count: sums.get(group) }));
+  const sums = tally([...counts].map(([state, count]) => [look(state).group, count]));
+  return GROUPS.map((group) => ({ group, count: sums.get(group) ?? 0 })).filter((each) => each.count);
 }
 
 /** The group that says most of several. @param {Iterable<[string, number]>} counts */

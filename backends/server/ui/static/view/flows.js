@@ -140,9 +140,7 @@ function Form({ flow }) {
   const [typed, setTyped] = useState(new Map());
   const [problem, setProblem] = useState("");
   const [busy, setBusy] = useState(false);
-  const [name, setName] = useState("");
-  const [when, setWhen] = useState("");
-  const [labels, setLabels] = useState("");
+  const [name, when, labels] = [useSignal(""), useSignal(""), useSignal("")];
   // One key for each opened form, so that pressing twice starts one run.
   const key = useMemo(unique, []);
   if (source && from.loading) return html`<p class="faint" aria-busy="true">…</p>`;
@@ -158,7 +156,7 @@ function Form({ flow }) {
       if (wrong) throw new Error(wrong);
       found[field.name] = value;
     }
-    return { flow_run_name: name || null, labels: labels.trim() ? labels.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when ? iso(momentIn(zone.peek(), when)) : null, parameters: found };
+    return { flow_run_name: name.value || null, labels: labels.value.trim() ? labels.value.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when.value ? iso(momentIn(zone.peek(), when.value)) : null, parameters: found };
   };
   const submit = async (event) => {
     event.preventDefault();
@@ -189,9 +187,8 @@ function Form({ flow }) {
       ${field.required ? null : html`<label class="switch"><input type="checkbox" checked=${!isSet(field)} onChange=${() => type(field.name, isSet(field) ? null : field.initial)} /> leave to the default</label>`}
     </div>`)}
     ${!fields.length && html`<p class="faint">This flow has no parameters.</p>`}
-    <div class="field"><label for="run-name">Name <small class="faint">two random words if empty</small></label><input id="run-name" type="text" value=${name} onInput=${(event) => setName(event.currentTarget.value)} /></div>
-    <div class="field"><label for="run-when">When <small class="faint">now if empty, else in ${zone.value}</small></label><input id="run-when" type="datetime-local" value=${when} onInput=${(event) => setWhen(event.currentTarget.value)} /></div>
-    <div class="field"><label for="run-labels">Labels <small class="faint">those of the flow if empty</small></label><input id="run-labels" type="text" value=${labels} onInput=${(event) => setLabels(event.currentTarget.value)} /></div>
+    ${[{ label: "Name", hint: "two random words if empty", of: name }, { label: "When", hint: `now if empty, else in ${zone.value}`, of: when, type: "datetime-local" }, { label: "Labels", hint: "those of the flow if empty", of: labels }].map(({ label, hint, of, type = "text" }) => html`<div class="field" key=${label}>
+      <label for=${label}>${label} <small class="faint">${hint}</small></label><input id=${label} type=${type} value=${of.value} onInput=${(event) => (of.value = event.currentTarget.value)} /></div>`)}
     ${problem && html`<p class="problem" role="alert">${problem}</p>`}
     <div class="buttons"><button type="submit" class="primary" aria-disabled=${busy}>Run</button> <a class="button" href=${href(["flows", flow.id])}>Leave it</a> <${Copy} text=${asCommand()} label="copy as a command" /></div>
   </form>`;

@@ -226,10 +226,6 @@ export function Dialog({ title, action, close, run, children, danger = false }) 
   </dialog>`;
 }
 
-export function Tabs({ name, tabs, chosen, href }) {
-  return html`<nav class="tabs" aria-label=${name}>${tabs.map((tab) => html`<a key=${tab.id} href=${href(tab.id)} aria-current=${tab.id === chosen ? "page" : null}>${tab.label}</a>`)}</nav>`;
-}
-
 /** Call something with an element when its size changes. */
 export function useSize(box, call) {
   useEffect(() => {

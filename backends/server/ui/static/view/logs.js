@@ -34,6 +34,12 @@ function useTaskRuns(ids) {
   return known;
 }
 
+/** Which of these lines are not among those. */
+function unknownIn(known, lines) {
+  const ids = new Set(known.map((line) => line.id));
+  return lines.filter((line) => !ids.has(line.id));
+}
+
 /** The lines of a run, where `tasks` are given with the names of these, or of one task run. */
 export function Lines({ run, tasks, taskRun, window, live, tall }) {
   const level = query.value.get("level") ?? "";
@@ -50,7 +56,10 @@ export function Lines({ run, tasks, taskRun, window, live, tall }) {
   const box = useRef(null);
   const key = JSON.stringify([run, taskRun, window, level, text]);
 
+  const asked = useRef(0);
+  const fed = useRef([]);
   const read = async (known) => {
+    const mine = (asked.current += 1);
     /** @type {Record<string, unknown>[]} */
     const where = [taskRun ? { task_run_id: { _eq: taskRun } } : { flow_run_id: { _eq: run } }];
     if (levels) where.push({ level: { _in: levels } });
@@ -59,23 +68,27 @@ export function Lines({ run, tasks, taskRun, window, live, tall }) {
     if (known.length) where.push(before("timestamp", known[0]));
     try {
       const { log } = await ask(LINES, { where: { _and: where }, limit: LINES_AT_ONCE + 1 });
+      if (mine !== asked.current) return;
       setOlder(log.length > LINES_AT_ONCE);
-      setLines([...log.slice(0, LINES_AT_ONCE).reverse(), ...known]);
+      const found = log.slice(0, LINES_AT_ONCE).reverse();
+      // what was told meanwhile comes after what was read
+      setLines((shown) => [...found, ...(known.length ? shown : unknownIn(found, fed.current))]);
       setError(null);
       setLoaded(true);
     } catch (problem) {
-      setError(problem);
+      if (mine === asked.current) setError(problem);
     }
   };
   useEffect(() => {
     setLoaded(false);
+    fed.current = [];
     read([]);
     if (!live || window || text) return;
     return follow(RUN_LOGS, { run, taskRun: taskRun ?? null, levels }, (change) => {
-      if (!change.lines.length) return;
+      if (!change.lines.length) return read([]); // the first answer: what was written before it is not told
+      fed.current = [...fed.current, ...change.lines].slice(-LINES_AT_ONCE);
       setLines((known) => {
-        const ids = new Set(known.slice(-LINES_AT_ONCE).map((line) => line.id));
-        const fresh = change.lines.filter((line) => !ids.has(line.id));
+        const fresh = unknownIn(known.slice(-LINES_AT_ONCE), change.lines);
         if (!following.peek()) unseen.value += fresh.length;
         return [...known, ...fresh].slice(-LINES_KEPT);
       });

@@ -10,7 +10,7 @@ import { WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, attempts, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Labels, Name, Small, State, Tabs, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Labels, Name, Small, State, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { Artifact } from "./markdown.js";
 import { Graph } from "./graph.js";
@@ -87,10 +87,10 @@ function View({ run, counts, problem, again, task, index }) {
   return html`<div class=${isChosen ? "run has-selection" : "run"}>
     <${Head} run=${run} counts=${counts} sums=${sums} again=${again} />
     ${problem}
-    <${Tabs} name="Parts of the run" chosen=${tab} href=${address} tabs=${TABS.map((id) => ({ id, label: label(id) }))} />
+    <nav class="tabs" aria-label="Parts of the run">${TABS.map((id) => html`<a key=${id} href=${address(id)} aria-current=${id === tab ? "page" : null}>${label(id)}</a>`)}</nav>
     <div class="split">
       <div class="left">
-        ${tab === "overview" && html`${attention.problem}<${Attention} rows=${rows} ...${shared} total=${sum([...sums].filter(([state]) => WANTED.includes(state)).map(([, count]) => count))} />
+        ${tab === "overview" && html`${attention.problem}<${Attention} rows=${rows} ...${shared} total=${many(sums, (state) => WANTED.includes(state))} />
           <${Parts} run=${run} tasks=${tasks} stamp=${stamp} />
           <${Graph} ...${shared} />
           <${Timeline} ...${shared} small />`}
@@ -108,12 +108,15 @@ function View({ run, counts, problem, again, task, index }) {
   </div>`;
 }
 
+/** How many are in states like that. */
+const many = (sums, are) => sum([...sums].map(([state, count]) => (are(state) ? count : 0)));
+
 function Head({ run, counts, sums, again }) {
   const asks = useSignal("");
   const repeated = sum([...counts.values()].map((each) => each.again));
-  const open = sum([...sums].filter(([state]) => !isFinished(state)).map(([, count]) => count));
+  const open = many(sums, (state) => !isFinished(state));
   const done = sum(sums.values()) - open;
-  const wrong = sum([...sums].filter(([state]) => !["success", "skipped"].includes(look(state).group)).map(([, count]) => count));
+  const wrong = many(sums, (state) => !["success", "skipped"].includes(look(state).group));
   const over = isFinished(run.state);
   const parent = run.parent_task_run;
   // A part goes on with the run around it: what is to be asked is asked of that one.
@@ -174,16 +177,10 @@ function Attention({ rows, run, tasks, task, index, total: all }) {
   const order = (row) => ["failed", "paused", "retrying"].indexOf(look(row.state).group) + (row.state === "TriggerFailed" ? 0.5 : 0);
   const groups = alike([...rows].sort((a, b) => order(a) - order(b)));
   return html`<section class="panel attention" aria-labelledby="attention">
-    <h2 id="attention">Needs attention <${Counts} counts=${countsOf(rows)} /></h2>
+    <h2 id="attention">Needs attention <${Counts} counts=${rows.map((row) => [row.state, 1])} /></h2>
     ${all > rows.length && html`<p class="faint">The newest ${number(rows.length)} of ${number(all)}; <a href=${href(["runs", run.id], { tab: "tasks", state: "failed" })}>all of them</a></p>`}
     <ul class="list">${groups.map((group) => html`<${Alike} key=${group.first.id} group=${group} run=${run} tasks=${tasks} task=${task} index=${index} />`)}</ul>
   </section>`;
-}
-
-function countsOf(rows) {
-  const found = new Map();
-  for (const row of rows) found.set(row.state, (found.get(row.state) ?? 0) + 1);
-  return [...found];
 }
 
 function Alike({ group, run, tasks, task, index }) {

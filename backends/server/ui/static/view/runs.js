@@ -19,13 +19,16 @@ const SPANS = new Map([["1 h", 3_600e3], ["24 h", 86_400e3], ["7 d", 7 * 86_400e
 /** When this minute began: what is asked for is the same for so long. */
 const minute = () => Math.floor(now.peek() / 60e3) * 60e3;
 
+/** What begins later is upcoming, and is shown apart. */
+const soon = () => iso(minute() + 60e3);
+
 /** The filter that the address asks for. */
 function filter(given) {
   const all = [];
   const groups = (given.get("state") ?? "").split(",").filter((group) => GROUPS.includes(group));
   // What is planned for later has not happened: it is shown apart.
   if (groups.length) all.push({ state: { _in: groups.flatMap(statesOf) } });
-  else all.push({ _or: [{ state: { _neq: "Scheduled" } }, { scheduled_start_time: { _lte: iso(minute() + 60e3) } }] });
+  else all.push({ _or: [{ state: { _neq: "Scheduled" } }, { scheduled_start_time: { _lte: soon() } }] });
   if (!given.get("parts")) all.push({ parent_task_run_id: { _is_null: true } });
   const flow = given.get("flow");
   if (flow) all.push({ flow: { name: { _eq: flow } } });
@@ -52,17 +55,23 @@ export function Runs() {
   const [counts, setCounts] = useState(new Map());
   const above = useSignal(new Set());
 
+  const asked = useRef(0);
   const read = async (after) => {
+    const mine = (asked.current += 1);
     try {
+      const limit = after.length ? RUNS_AT_ONCE : Math.max(RUNS_AT_ONCE, rows.length);
       const condition = after.length ? [...where, before("created", after[after.length - 1])] : where;
-      const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: RUNS_AT_ONCE + 1 });
-      setMore(found.length > RUNS_AT_ONCE);
-      setRows([...after, ...found.slice(0, RUNS_AT_ONCE)]);
+      const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: limit + 1 });
+      if (mine !== asked.current) return;
+      // what changed meanwhile has been told already
+      const newer = (shown, run) => shown.find((each) => each.id === run.id && each.version > run.version) ?? run;
+      setRows((shown) => [...after, ...found.slice(0, limit).map((run) => newer(shown, run))]);
+      setMore(found.length > limit);
       setError(null);
       setLoaded(true);
       if (!after.length) above.value = new Set();
     } catch (problem) {
-      setError(problem);
+      if (mine === asked.current) setError(problem);
     }
   };
   useEffect(() => {
@@ -71,10 +80,19 @@ export function Runs() {
     read([]);
   }, [key]);
 
-  // What changes is changed where it is; what is new waits above, so that nothing moves under the mouse.
+  // What changes is changed where it is; what is new waits above, so that nothing moves under the mouse. What happened
+  // between what was read and the first that is told is read once more.
+  const latest = useRef(null);
+  latest.current = { given, read };
   useEffect(() => {
+    let isFirst = true;
     return follow(RUNS_CHANGES, {}, (change) => {
+      const { given, read } = latest.current;
       paused.value = change.paused;
+      if (isFirst || change.reset) {
+        isFirst = false;
+        return read([]);
+      }
       const changed = new Map(change.flow_runs.map((run) => [run.id, run]));
       setRows((shown) => {
         const known = new Set(shown.map((run) => run.id));
@@ -94,15 +112,15 @@ export function Runs() {
           };
         });
       });
-    }, () => read([]));
-  }, [key]);
+    }, () => latest.current.read([]));
+  }, []);
 
   const tried = useTried(rows);
 
   // The bars of what did not simply succeed, the first ones of them.
   const wanted = rows.filter((run) => look(run.state).group !== "success" && look(run.state).group !== "pending").slice(0, 20);
   const askedFor = useRef(new Map()).current;
-  const asked = wanted.map((run) => `${run.id} ${run.version}`).join();
+  const versions = wanted.map((run) => `${run.id} ${run.version}`).join();
   useEffect(() => {
     for (const { id, version } of wanted) {
       if (askedFor.get(id) === version) continue;
@@ -112,7 +130,7 @@ export function Runs() {
         () => askedFor.delete(id),
       );
     }
-  }, [asked]);
+  }, [versions]);
 
   return html`<h1>Runs</h1>
     <${Filters} given=${given} />
@@ -177,7 +195,7 @@ function Histogram({ given, where, turn }) {
 }
 
 function Upcoming() {
-  const { data, problem } = useAnswer(UPCOMING, { now: iso(minute()) }, "What is planned");
+  const { data, problem } = useAnswer(UPCOMING, { now: soon() }, "What is planned");
   return html`${problem}
     <${Empty} of=${data?.flow_run}>Nothing is planned.<//>
     <ol class="list">${(data?.flow_run ?? []).map((run) => html`<li key=${run.id}><${Entry} to=${href(["runs", run.id])} state="Scheduled" flow=${run.flow.name} name=${run.name}>

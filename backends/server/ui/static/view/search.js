@@ -25,8 +25,13 @@ export function Search() {
     const first = document.querySelector("main [data-row]");
     if (first instanceof HTMLElement) first.focus();
   };
+  const find = (given) => {
+    const id = given.trim().toLowerCase();
+    if (isId(id)) go(href(["go", id]), { replace: true });
+    else set({ q: given });
+  };
   return html`<h1>Search</h1>
-    <form role="search" onSubmit=${enter}><label class="wide">An id or the beginning of one, or a piece of a name <input ref=${field} type="search" value=${text} onInput=${(event) => set({ q: event.currentTarget.value })} /></label></form>
+    <form role="search" onSubmit=${enter}><label class="wide">An id or the beginning of one, or a piece of a name <input ref=${field} type="search" value=${text} onInput=${(event) => find(event.currentTarget.value)} /></label></form>
     ${problem}
     ${[...KINDS].map(([kind, words]) => {
       const found = hits.filter((hit) => hit.kind === kind);

@@ -59,7 +59,7 @@ export function Shell({ children }) {
       <${Who} />
     </header>
     ${outdated.value && html`<p class="notice" role="status">A new version of this page is there. <${Small} onClick=${() => location.reload()}>Reload<//></p>`}
-    <main id="main" tabindex="-1">${locked.value && html`<${SignIn} />`}<div class=${locked.value ? "away" : ""}>${children}</div></main>
+    <main id="main" tabindex="-1">${locked.value && html`<${SignIn} />`}<div inert=${locked.value}>${children}</div></main>
     <footer>flowloop ${who.value.version} · <a href="../graphql" target="_self">GraphiQL</a> · <${Button} class="linklike" onClick=${() => (help.value = true)}>Keys<//></footer>
     ${help.value && html`<${Help} />`}`;
 }

@@ -5,9 +5,9 @@ import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, query, set, taskRunAddress } from "../model/route.js";
 import { FOUND, LONGEST, ROWS } from "../model/queries.js";
-import { GROUPS, look, statesOf, worst } from "../model/states.js";
+import { GROUPS, byGroup, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
-import { before, containing, lastOf, sum } from "../model/run.js";
+import { before, containing, lastOf, sum, total } from "../model/run.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Button, Chips, Choice, Counts, Find, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
 import { withAttempts } from "./attempts.js";
@@ -21,11 +21,7 @@ export function TaskRuns(props) {
   const text = query.value.get("message") ?? "";
   const order = query.value.get("order") ?? "";
   const { run, counts } = props;
-  const sums = useMemo(() => {
-    const found = new Map();
-    for (const each of counts.values()) for (const [state, count] of Object.entries(each.states)) found.set(look(state).group, (found.get(look(state).group) ?? 0) + count);
-    return found;
-  }, [props.stamp]);
+  const sums = useMemo(() => new Map(byGroup(total(counts.values())).map((each) => [each.group, each.count])), [props.stamp]);
   // What was there stays there, with none in it: nothing else comes under the mouse.
   const shown = useRef(new Set()).current;
   for (const [each, count] of sums) if (count) shown.add(each);

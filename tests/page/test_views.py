@@ -1,0 +1,458 @@
+"""What each view of the page shows and does, part by part, in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from flowloop.backends.server import changes
+from flowloop.backends.store import ANYONE, Store
+
+from ..backends.server.served import listening
+from .conftest import OPEN, Browser, Visit
+from .world import Recorded, Run, failed_run, paused_run
+
+FOCUSED = "each => each === document.activeElement"
+
+pytestmark = [pytest.mark.browser, pytest.mark.heavy]
+
+
+class Gate:
+    """Holds the WebSockets of a page back until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+
+    async def hold(self, visit: Visit) -> None:
+        await visit.page.route_web_socket("**/graphql", self._held)
+
+    async def _held(self, socket: Any) -> None:
+        await self.opened.wait()
+        socket.connect_to_server()
+
+
+# -- runs ---------------------------------------------------------------------------------------------------
+
+
+async def test_new_runs_wait_above_and_what_changed_is_changed_where_it_is(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    first = await recorded.begin("first-fox")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs")
+        await visit.live()
+        await page.get_by_role("link", name="first-fox").wait_for()
+        await visit.settled()
+        await recorded.begin("second-stoat")
+        await recorded.begin("third-thrush")
+        above = page.get_by_role("button", name="2 new above")
+        await above.wait_for()
+        assert await page.get_by_role("link", name="second-stoat").count() == 0
+        await first.flow("Failed", "all is lost")
+        await page.get_by_role("link", name="first-fox").get_by_text("all is lost").wait_for()
+        await above.click()
+        rows = page.get_by_role("list", name="Flow runs").get_by_role("link")
+        await rows.filter(has_text="third-thrush").wait_for()
+        assert [name.split("\n")[0] for name in await rows.locator(".what").all_inner_texts()] == [
+            f"prices {name}" for name in ("third-thrush", "second-stoat", "first-fox")
+        ]
+        await above.wait_for(state="detached")
+
+
+async def test_what_happens_between_the_list_and_its_feed_is_not_missed(
+    browser: Browser, url: str, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "_OVERLAP", 0)  # it lasts longer than a feed reaches back
+    run = await recorded.begin("hasty-hare")
+    gate = Gate()
+    async with browser.visit() as visit:
+        await gate.hold(visit)
+        await visit.open(f"{url}/ui/runs")
+        row = visit.page.get_by_role("link", name="hasty-hare")
+        await row.get_by_text("Running").first.wait_for()
+        await run.flow("Success", "while nobody heard")
+        await recorded.begin("newer-newt")
+        gate.opened.set()
+        await row.get_by_text("while nobody heard").wait_for()
+
+
+async def test_older_runs_are_read_when_they_are_asked_for(browser: Browser, url: str, recorded: Recorded) -> None:
+    for number in range(53):
+        await recorded.store.create_flow_run(
+            ANYONE, flow_id=recorded.flow_id, flow_run_name=f"run-{number}", parameters={"n": 1}
+        )
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs")
+        rows = page.get_by_role("list", name="Flow runs").get_by_role("link")
+        await page.get_by_role("button", name="Older runs").click()
+        await rows.nth(52).wait_for()
+        assert await rows.count() == 53
+        assert len(set(await rows.locator(".what").all_inner_texts())) == 53
+        await page.get_by_role("button", name="Older runs").wait_for(state="detached")
+
+
+# -- one run ------------------------------------------------------------------------------------------------
+
+
+async def test_equal_messages_are_one_line_that_unfolds(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await recorded.begin("many-moths")
+    ids = await run.map("price", 12)
+    await run.all(ids, "Running")
+    for number, each in enumerate(ids):
+        await run.task(each, "Failed", message=f"RuntimeError('bad row {number}')")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        attention = page.get_by_role("region", name="Needs attention")
+        await attention.get_by_role("button", name="same message: 12 task runs").click()
+        assert await attention.get_by_role("link").count() == 12
+        await attention.get_by_role("button", name="only the first").click()
+        assert await attention.get_by_role("link").count() == 1
+
+
+async def test_a_run_that_waits_opens_at_what_it_asks_and_is_answered_by_keys_alone(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await paused_run(recorded)
+    await recorded.store.reserve_flow_runs(ANYONE, worker_id="w", limit=0)  # somebody who would go on
+    async with browser.visit() as visit:
+        page = visit.page
+        press = page.keyboard.press
+        await visit.open(f"{url}/ui/")
+        await page.wait_for_selector("[data-row]")
+        await press("j")
+        await press("Enter")
+        await page.wait_for_url(f"**/tasks/{run.tasks['price']}/-1*")
+        answer = page.get_by_role("button", name="Answer…")
+        await answer.wait_for()
+        for _ in range(60):
+            await press("Tab")
+            if await answer.evaluate(FOCUSED):
+                break
+        await press("Enter")
+        dialog = page.get_by_role("dialog")
+        await dialog.wait_for()
+        assert await dialog.evaluate("each => each.contains(document.activeElement)")
+        await dialog.get_by_label("decline").focus()
+        await press("Space")
+        await press("Tab")
+        await page.keyboard.type("not this week")
+        await press("Enter")
+        await dialog.wait_for(state="detached")
+        await page.wait_for_selector("aside .of-failed")
+        told = await visit.text("aside")
+        assert "not this week" in told
+
+
+async def test_what_is_typed_stays_while_everything_else_changes(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await recorded.begin("busy-bee")
+    ids = await run.map("price", 300)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        await visit.live()
+        await page.get_by_text("More…").click()
+        await page.get_by_role("button", name="Send an event…").click()
+        name = page.get_by_role("dialog").get_by_label("Name")
+        await name.fill("half written")
+        await run.all(ids, "Running")
+        await page.locator(".total .of-running", has_text="300").wait_for()
+        await page.evaluate("dispatchEvent(new Event('online'))")  # a connection of its own begins anew
+        await run.all(ids, "Success")
+        await page.locator(".total .of-success", has_text="300").wait_for()
+        assert await name.input_value() == "half written"
+        assert await name.evaluate(FOCUSED)
+
+
+async def test_the_way_back_leads_through_what_was_looked_at(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await failed_run(recorded)
+    child = f"{run.id}/tasks/{run.tasks['price']}/7"
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs?state=failed")
+        await page.get_by_role("link", name="hasty-gannet").click()
+        await page.wait_for_url(f"**/{child}*")
+        await page.get_by_role("link", name="Logs", exact=True).click()
+        await page.get_by_role("combobox", name="At least").first.select_option("ERROR")
+        await page.wait_for_url("**level=ERROR*")
+        pasted = page.url
+        await page.go_back()
+        await page.wait_for_url(f"**/{child}")
+        await page.get_by_role("region", name="Needs attention").wait_for()
+        await page.go_back()
+        await page.wait_for_url("**/runs?state=failed")
+        assert await page.get_by_role("button", name="failed").get_attribute("aria-pressed") == "true"
+    async with browser.visit() as visit:
+        await visit.open(pasted)
+        await visit.page.locator("aside .traceback").wait_for()
+        lines = visit.page.get_by_role("region", name="Logs").get_by_role("log")
+        await lines.get_by_text("bad row 7").first.wait_for()
+        assert await lines.get_by_text("looking at row 7").count() == 0
+
+
+# -- logs ---------------------------------------------------------------------------------------------------
+
+
+def lines(run: Run, *messages: str, level: str = "INFO") -> list[dict[str, Any]]:
+    return [{"flow_run_id": run.id, "level": level, "name": "prices", "message": message} for message in messages]
+
+
+async def test_a_log_is_followed_until_one_looks_back(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await recorded.begin("long-lark")
+    store = recorded.store
+    for start in (0, 500):
+        await store.write_run_logs(ANYONE, logs=lines(run, *(f"line {start + number}." for number in range(500))))
+    async with browser.visit() as visit:
+        page = visit.page
+        log = page.get_by_role("log", name="Log lines")
+        at_end = "each => each.scrollHeight - each.scrollTop - each.clientHeight < 24"
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=logs")
+        await visit.live()
+        await log.get_by_text("line 999.").wait_for()
+        await visit.settled()
+        assert await log.evaluate(at_end)
+        assert await log.get_by_text("line 499.").count() == 0
+        await log.get_by_role("button", name="Older lines").click()
+        await log.get_by_text("line 0.").wait_for()
+        await log.get_by_role("button", name="Older lines").wait_for(state="detached")
+        await log.evaluate("each => { each.scrollTop = 0 }")
+        await visit.settled()
+        await store.write_run_logs(ANYONE, logs=lines(run, "one more", "and another"))
+        await page.get_by_role("button", name="2 new lines").wait_for()
+        assert await log.evaluate("each => each.scrollTop") == 0
+        await page.keyboard.press("f")
+        await page.get_by_role("button", name="2 new lines").wait_for(state="detached")
+        assert await log.evaluate(at_end)
+        await store.write_run_logs(ANYONE, logs=lines(run, "seen at once"))
+        await log.get_by_text("seen at once").wait_for()
+        await visit.settled()
+        assert await log.evaluate(at_end)
+        # what is long is folded
+        await store.write_run_logs(ANYONE, logs=lines(run, "x" * 5_000 + "the end", level="ERROR"))
+        await page.get_by_role("button", name="show all 5 kB").wait_for()
+        assert await log.get_by_text("the end").count() == 0
+        await page.get_by_role("button", name="show all 5 kB").click()
+        await log.get_by_text("the end").wait_for()
+        await page.get_by_role("searchbox", name="Text").fill("LINE 77.")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**find=LINE*")
+        await log.get_by_text("and another").wait_for(state="detached")
+        assert await log.locator(".line").count() == 1
+        await page.get_by_role("combobox", name="At least").select_option("ERROR")
+        await log.get_by_text("No lines like that.").wait_for()
+
+
+async def test_what_is_logged_between_the_lines_and_their_feed_is_not_missed(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await recorded.begin("lively-linnet")
+    await recorded.store.write_run_logs(ANYONE, logs=lines(run, "before"))
+    gate = Gate()
+    async with browser.visit() as visit:
+        await gate.hold(visit)
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=logs")
+        log = visit.page.get_by_role("log", name="Log lines")
+        await log.get_by_text("before").wait_for()
+        await recorded.store.write_run_logs(ANYONE, logs=lines(run, "in between"))
+        gate.opened.set()
+        await log.get_by_text("in between").wait_for()
+
+
+# -- what is left behind ------------------------------------------------------------------------------------
+
+
+async def test_each_kind_of_artifact_is_shown_and_none_leads_astray(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await recorded.begin("artful-ape")
+    owner = run.task_runs["numbers"]
+    await run.task("numbers", "Running", "Success")
+    pixel = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    for kind, data in (
+        (
+            "markdown",
+            "# Head\n\n| a | b |\n|---|---|\n| 1 | **2** |\n\n- [ok](https://example.test/) [not](javascript:alert(1))",
+        ),
+        ("link", "https://example.test/report"),
+        ("link", "javascript:alert(1)"),
+        ("table", [{"city": "Oslo", "n": 1}, {"city": "Rome"}]),
+        ("progress", {"progress": 0.4, "label": "rows"}),
+        ("image", pixel),
+        ("image", "https://elsewhere.test/x.png"),
+        ("odd", {"nested": {"deep": [1, 2]}}),
+    ):
+        await recorded.store.create_task_run_artifact(ANYONE, task_run_id=owner, kind=kind, data=data)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=artifacts")
+        left = page.locator(".left")
+        await left.get_by_role("cell", name="2", exact=True).locator("strong").wait_for()
+        await left.get_by_role("cell", name="Oslo").wait_for()
+        assert await left.locator("progress").get_attribute("value") == "0.4"
+        await left.get_by_text("40% rows").wait_for()
+        assert await left.locator("img").evaluate_all("all => all.map(each => each.getAttribute('src'))") == [pixel]
+        links = await left.locator("a[target]").evaluate_all("all => all.map(each => each.href)")
+        # a picture of another host is its address
+        assert sorted(links) == [
+            "https://elsewhere.test/x.png",
+            "https://example.test/",
+            "https://example.test/report",
+        ]
+        assert '"deep": [' in await visit.text(".left")
+        assert "javascript:alert(1)" in await visit.text(".left")
+
+
+# -- who may, and what is limited ---------------------------------------------------------------------------
+
+
+CHANGES = (
+    "Cancel…",
+    "Run again from failed…",
+    "Run with these values…",
+    "More…",
+    "Run now…",
+    "Answer…",
+    "Run again from here…",
+    "Leave it out…",
+    "New limit…",
+    "Change…",
+    "Run",
+)
+
+
+async def test_who_may_only_read_has_nothing_to_press(browser: Browser, tmp_path: Path, recorded: Recorded) -> None:
+    store = recorded.store
+    failed, waiting = await failed_run(recorded), await paused_run(recorded)
+    running = await recorded.begin("vivid-lynx")
+    await store.update_task_tag_limit(ANYONE, tag="db", limit=5)
+    clocks = [{"type": "CronClock", "cron": "0 6 * * *", "start_date": None, "parameter_defaults": {}}]
+    nightly = await recorded.register("nightly", schedule={"clocks": clocks}, parameters=[])
+    reader = (await store.create_api_key(ANYONE, name="ada", scopes=["read"]))["key"]
+    locked = msgspec.structs.replace(OPEN, require_api_key=True)
+    async with (
+        listening(f"sqlite:///{tmp_path / 'flowloop.db'}", locked, synchronous="OFF") as url,
+        browser.visit() as visit,
+    ):
+        visit.allowed += ["401", "WebSocket"]
+        page = visit.page
+        await page.goto(f"{url}/ui/runs")
+        await visit.sign_in(reader)
+        await page.locator("header").get_by_text("(read only)").wait_for()
+        for address in (
+            f"runs/{running.id}",
+            f"runs/{failed.id}/tasks/{failed.tasks['price']}/7",
+            f"runs/{waiting.id}/tasks/{waiting.tasks['price']}/-1",
+            f"flows/{nightly}?form=run",
+            "flows",
+            "inbox",
+            "workers",
+        ):
+            await visit.go(address)
+            assert await page.get_by_role("heading").count() > 1, address
+            offered = await page.locator("main").get_by_role("button").all_inner_texts()
+            offered += await page.locator("main a.button, main summary").all_inner_texts()
+            assert [each for each in offered if each.strip() in CHANGES] == [], address
+        assert await page.get_by_role("heading", name="Notifications").count() == 0
+        await visit.go("flows")
+        assert await page.get_by_role("switch").is_disabled()
+
+
+async def test_limits_are_set_and_changed(browser: Browser, url: str, recorded: Recorded) -> None:
+    store = recorded.store
+    async with browser.visit() as visit:
+        page = visit.page
+        dialog = page.get_by_role("dialog")
+        await visit.open(f"{url}/ui/workers")
+        await visit.see("Nothing is limited.")
+        for of, name, places, more, told in (
+            ("a tag of tasks", "db", "5", None, "0 of 5"),
+            ("a tag of tasks: how often they begin", "api", "10", "30", "0 of 10 in 30 s"),
+            ("a label of flow runs", "large", "2", None, "0 of 2"),
+        ):
+            await page.get_by_role("button", name="New limit…").click()
+            await dialog.get_by_role("combobox", name="Of").select_option(of)
+            await dialog.get_by_label("Name").fill(name)
+            await dialog.get_by_label("Beginnings" if more else "Places").fill(places)
+            if more:
+                await dialog.get_by_label("In seconds").fill(more)
+            await dialog.get_by_role("button", name="Set the limit").click()
+            await dialog.wait_for(state="detached")
+            await page.locator(".limit", has_text=name).get_by_text(told, exact=True).wait_for()
+        entry = page.locator(".limit", has_text="db")
+        await entry.get_by_role("button", name="Change…").click()
+        await dialog.get_by_text("0 hold a place now").wait_for()
+        await dialog.get_by_label("Places").fill("a few")
+        await page.keyboard.press("Enter")
+        await dialog.get_by_text("A limit is a whole number, 0 or more.").wait_for()
+        await dialog.get_by_label("Places").fill("0")
+        await page.keyboard.press("Enter")
+        await dialog.wait_for(state="detached")
+        await entry.get_by_text("0 of 0").wait_for()
+        assert await entry.get_by_role("button", name="Change…").evaluate(FOCUSED)
+    assert await _limits(store) == {("db", 0), ("large", 2)}
+
+
+async def _limits(store: Store) -> set[tuple[str, int]]:
+    from sqlalchemy import select
+
+    from flowloop.backends.store.schema import metadata
+
+    tags, labels = metadata.tables["task_tag_limit"].c, metadata.tables["flow_concurrency_limit"].c
+    async with store.engine.connect() as connection:
+        rows = [
+            *await connection.execute(select(tags.tag, tags.limit)),
+            *await connection.execute(select(labels.name, labels.limit)),
+        ]
+        return {(str(name), int(limit)) for name, limit in rows}
+
+
+# -- search, and the connection -----------------------------------------------------------------------------
+
+
+async def test_a_whole_id_is_gone_to_at_once(browser: Browser, url: str, recorded: Recorded) -> None:
+    run = await failed_run(recorded)
+    async with browser.visit() as visit:
+        page = visit.page
+        for given, found in (
+            (run.id, f"**/runs/{run.id}**"),
+            (f" {run.task_runs['total'].upper()} ", f"**/runs/{run.id}/tasks/{run.tasks['total']}/-1**"),
+            (recorded.flow_id, f"**/flows/{recorded.flow_id}"),
+        ):
+            await visit.open(f"{url}/ui/search")
+            await page.get_by_role("searchbox").fill(given)
+            await page.wait_for_url(found)
+        await visit.open(f"{url}/ui/search")
+        await page.get_by_role("searchbox").fill(run.id[:-1])  # the beginning of one is looked for
+        await page.get_by_role("link", name="hasty-gannet").wait_for()
+
+
+async def test_silence_is_not_taken_for_health(browser: Browser, url: str, recorded: Recorded) -> None:
+    await recorded.begin("silent-seal")
+    is_silent = False
+    async with browser.visit() as visit:
+        page = visit.page
+
+        def between(socket: Any) -> None:
+            server = socket.connect_to_server()
+            server.on_message(lambda message: None if is_silent else socket.send(message))
+
+        await page.route_web_socket("**/graphql", between)
+        await page.clock.install()
+        await visit.open(f"{url}/ui/runs")
+        await visit.live()
+        await page.clock.fast_forward(15_000)  # a ping, and its answer
+        await visit.settled()
+        await page.clock.fast_forward(14_000)
+        assert await page.locator(".link.is-live").count() == 1
+        is_silent = True
+        await page.clock.fast_forward(15_000)
+        await page.clock.fast_forward(10_000)
+        await page.wait_for_selector(".link.is-away")
