@@ -22,6 +22,9 @@ __all__ = ["OwningFlowRunner"]
 
 T = TypeVar("T")
 
+_LOOKS = 2
+"""How often it is looked whether a flow run can be ended: somebody may move it between the look and the end."""
+
 
 class OwningFlowRunner(ListeningFlowRunner):
     """Has a flow run for its own while it runs it, and ends one that it has but was stopped before it began."""
@@ -139,14 +142,17 @@ class OwningFlowRunner(ListeningFlowRunner):
 
     async def _released(self, ownership: Ownership) -> None:
         """Give up a flow run that has no state by which it was given up."""
-        if ownership.lost or ownership.given_up or ownership.claim.epoch is None or self.claim is not None:
+        epoch = ownership.claim.epoch
+        if ownership.lost or ownership.given_up or epoch is None or self.claim is not None:
             return  # whoever has given the claim gives it up
-        with anyio.CancelScope(shield=True), anyio.move_on_after(self.settings.cancel_grace):
+        await undisturbed(self._release(ownership.backend, ownership.flow_run_id, epoch), self.settings.cancel_grace)
+
+    async def _release(self, backend: Backend, flow_run_id: str, epoch: int) -> None:
+        with anyio.move_on_after(self.settings.cancel_grace):
             try:
-                await ownership.backend.release_flow_run(ownership.flow_run_id, ownership.claim.epoch)
+                await backend.release_flow_run(flow_run_id, epoch)
             except BackendError as error:
-                told = "flow run %s can be continued when its lease has run out: %s"
-                self.logger.warning(told, ownership.flow_run_id, error)
+                self.logger.warning("flow run %s can be continued when its lease has run out: %s", flow_run_id, error)
 
     async def _wait_in_queue(self, ownership: Ownership, seconds: float) -> Cause | None:
         """Wait before asking again for a place, and return why the run was stopped meanwhile, if it was."""
@@ -185,18 +191,25 @@ class OwningFlowRunner(ListeningFlowRunner):
         if cause == "handover":
             return None
         backend, flow_run_id = ownership.backend, ownership.flow_run_id
-        info = await backend.get_flow_run_info(flow_run_id)
-        is_own = info.owner == ownership.claim.owner
-        others = not is_own and (follows or info.owner is not None)
-        if others or info.state.is_finished() or (info.state.is_running() and not is_own):
-            return info.state
-        epoch = info.epoch if is_own else None
-        try:
-            ended = await backend.set_flow_run_state(flow_run_id, info.version, stopped_state(cause), epoch=epoch)
-        except VersionLockMismatch:  # somebody was quicker
-            return await backend.get_flow_run_state(flow_run_id)
-        ownership.given_up = True
-        return ended
+        for _ in range(_LOOKS):
+            info = await backend.get_flow_run_info(flow_run_id)
+            is_own = info.owner == ownership.claim.owner
+            others = not is_own and (follows or info.owner is not None)
+            if others or info.state.is_finished() or (info.state.is_running() and not is_own):
+                return info.state
+            epoch = info.epoch if is_own else None
+            try:
+                ended = await backend.set_flow_run_state(flow_run_id, info.version, stopped_state(cause), epoch=epoch)
+            except VersionLockMismatch:
+                continue  # somebody was quicker
+            except BackendError as error:
+                self.logger.error("flow run %s could not be ended: %s", flow_run_id, error)
+                if epoch is not None:
+                    await self._release(backend, flow_run_id, epoch)
+                raise
+            ownership.given_up = True
+            return ended
+        return await backend.get_flow_run_state(flow_run_id)
 
     def _lost(self) -> OwnershipLost:
         return OwnershipLost(

@@ -34,7 +34,7 @@ from ..signals import ENDRUN, VersionLockMismatchSignal
 from ..state import Cancelled, Cancelling, Pending, Queued, State, Success
 from ..task import Task
 from .ownership import Ownership
-from .task_runner import TOO_LATE, CloudTaskRunner, heard, reads_like
+from .task_runner import TOO_LATE, CloudTaskRunner, heard, is_by, reads_like
 from .unrecordable import cut, is_too_much, small
 
 __all__ = ["RecordingFlowRunner", "cancelled_as"]
@@ -268,7 +268,7 @@ class RecordingFlowRunner(FlowRunner):
             - standing: what stands there; read, if the backend did not say it with its refusal
             - is_again: whether it was refused so before
         """
-        current, version = _values.get(), None  # what ends a flow run needs no version
+        current, version, is_mine = _values.get(), None, False  # what ends a flow run needs no version
         is_cancelled = isinstance(standing, Cancelling)
         if not new_state.is_finished() or standing is None or (standing.is_running() and not is_cancelled):
             try:
@@ -278,12 +278,14 @@ class RecordingFlowRunner(FlowRunner):
                     self._cancellation.lose(error)
                 self._unrecorded = error
                 raise ENDRUN(new_state) from error
-            if self._is_as_known(info):
+            standing, version, is_mine = info.state, info.version, self._is_mine(info)
+            is_as_left = version == current.get("flow_run_version") or is_by(standing, flow_scope.get().runner_id)
+            if is_mine and is_as_left and not standing.is_finished():
                 if is_again:
                     return await self._instead(old_state, new_state, BackendRejected(TOO_LATE))
+                _values.set({**current, "flow_run_version": version})
                 return await self._record(old_state, new_state, is_again=True)
-            standing, version = info.state, info.version
-        if isinstance(standing, Cancelling) and (new_state.is_finished() or self._drive is not None):
+        if isinstance(standing, Cancelling) and (new_state.is_finished() or self._drive is not None or is_mine):
             # the request to cancel came while the run ended: it is over all the same, and only its runner can say so
             _values.set({**current, "flow_run_version": version})
             final = new_state if isinstance(new_state, Cancelled) else cancelled_as(new_state)
@@ -293,12 +295,10 @@ class RecordingFlowRunner(FlowRunner):
         standing._result = new_state._result
         return standing
 
-    def _is_as_known(self, info: FlowRunInfoResult) -> bool:
-        """Whether a flow run of which a state was refused is still this runner's, and as this runner knows it."""
+    def _is_mine(self, info: FlowRunInfoResult) -> bool:
+        """Whether a flow run of which a state was refused is this runner's still."""
         ownership: Ownership | None = flow_scope.get().ownership
-        if ownership is None or ownership.claim.epoch is None or info.state.is_finished():
-            return False
-        return info.owner == ownership.claim.owner and info.version == _values.get().get("flow_run_version")
+        return ownership is not None and ownership.claim.epoch is not None and info.owner == ownership.claim.owner
 
     def _lose(self) -> None:
         """Stop: the flow run is another owner's, and nothing more is recorded from here."""

@@ -67,7 +67,7 @@ from ..task_runner import TaskRunner, TaskRunnerInitializeResult
 from .ownership import Ownership
 from .unrecordable import cut, is_too_much, small, without_value
 
-__all__ = ["TOO_LATE", "CloudTaskRunner", "heard", "reads_like"]
+__all__ = ["TOO_LATE", "CloudTaskRunner", "heard", "is_by", "reads_like"]
 
 
 class CloudTaskRunner(TaskRunner):
@@ -486,6 +486,7 @@ class CloudTaskRunner(TaskRunner):
                     current["flow_run_id"], current["task_id"], current.get("map_index")
                 )
                 is_own = info.version == current["task_run_version"] or reads_like(info.state, refused)
+                is_own = is_own or is_by(info.state, flow_scope.get().runner_id)
                 is_free = type(refused) in _CLAIMS and (flow_scope.get().took_over or type(state) is Pending)
                 current["task_run_version"] = info.version
             if not is_own and not is_free and is_under_way(state):
@@ -648,6 +649,11 @@ _SEEN_BY_NOBODY = (Parameter, DateTimeParameter)
 
 own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"])
 own_steps(CloudTaskRunner, ["load_results", "call_runner_target_handlers"], idle=False)
+
+
+def is_by(state: State, runner_id: str | None) -> bool:
+    """Whether a runner has begun a run with a state."""
+    return runner_id is not None and state.context.get(RUNNER) == runner_id
 
 
 def reads_like(one: State, other: State) -> bool:

@@ -259,6 +259,67 @@ async def test_a_cancel_while_it_is_handed_over_is_obeyed_although_its_caller_is
     assert {type(one.state) for one in info.task_runs} == {Cancelled}
 
 
+async def test_a_cancel_while_it_is_taken_over_is_obeyed(backend: Backend, settings: Settings) -> None:
+    class Meanwhile(FaultyBackend):
+        async def set_flow_run_state(self, *args: Any, **kwargs: Any) -> State:
+            if args[2].is_running():
+                await backend.cancel_flow_run(run.id)
+            return await super().set_flow_run_state(*args, **kwargs)
+
+    run = Run(backend, settings, value)
+    await run.create()
+    dead = await backend.claim_flow_run(run.id, "a dead owner")
+    await backend.set_flow_run_state(run.id, None, Running(), epoch=dead.epoch)
+    runner = run.runner(Meanwhile(backend))
+    runner.takeover = True
+    state = await runner.run(context={"flow_run_id": run.id})
+    info = await run.recorded()
+    assert [type(state), type(info.state), info.owner] == [Cancelled, Cancelled, None]
+    assert not run.begun.is_set()
+
+
+@pytest.mark.parametrize(("error", "ends"), [(VersionLockMismatch, Cancelled), (BackendRejected, Scheduled)])
+async def test_what_is_stopped_before_it_begins_and_refused_to_end_is_ended_or_given_back(
+    backend: Backend,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    error: type[BackendRejected],
+    ends: type[State],
+) -> None:
+    class Stopped(FaultyBackend):
+        async def claim_flow_run(self, *args: Any, **kwargs: Any) -> Any:
+            going.cancel()
+            return await super().claim_flow_run(*args, **kwargs)
+
+    faulty = Stopped(backend)
+    faulty.fail("set_flow_run_state", error("not now"))
+    run = Run(backend, settings, value)
+    going = asyncio.create_task(run.run(faulty))
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [ends, None]
+    assert (f"flow run {run.id} could not be ended: not now" in caplog.text) is (ends is Scheduled)
+
+
+async def test_what_cannot_go_on_is_given_back_although_its_caller_is_cancelled(
+    backend: Backend, settings: Settings
+) -> None:
+    class Stopped(FaultyBackend):
+        async def release_flow_run(self, *args: Any, **kwargs: Any) -> None:
+            going.cancel()
+            await asyncio.sleep(0)
+            await super().release_flow_run(*args, **kwargs)
+
+    faulty = Stopped(backend)
+    faulty.fail("get_flow_run_info", BackendRejected("not this one"))
+    run = Run(backend, settings, value)
+    going = asyncio.create_task(run.run(faulty))
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    assert (await run.recorded()).owner is None
+
+
 async def test_what_a_run_that_ends_leaves_unfinished_ends_with_it(backend: Backend, settings: Settings) -> None:
     """A mapped child that waits, and what comes after all of them."""
 

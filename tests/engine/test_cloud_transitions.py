@@ -508,6 +508,23 @@ async def test_what_was_recorded_and_is_answered_as_too_late_is_gone_on_from(bac
     assert [type(state), run.state, recorded[-1]] == [ends, ends.__name__, last]
 
 
+@pytest.mark.parametrize("error", [VersionLockMismatch, BackendRejected])
+@pytest.mark.parametrize("operation", ["set_flow_run_state", "set_task_run_state"])
+async def test_a_beginning_that_was_recorded_and_is_answered_as_refused_ends_as_it_is_recorded(
+    backend, settings, operation, error
+):
+    faulty = FaultyBackend(backend)
+    faulty.fail(operation, error("no"), where=lambda sent: sent["state"].is_running(), after=True)
+    one = One()
+    state = await one.run(faulty, settings)
+    [run] = await backend.list_flow_runs()
+    assert run.state == type(state).__name__ == ("Success" if error is VersionLockMismatch else "Failed")
+    assert (await backend.get_flow_run_info(run.id)).owner is None
+    if operation == "set_task_run_state":
+        recorded = (await histories(backend))["first-1"]
+        assert recorded[-1] == type(state.result[one.first]).__name__
+
+
 async def test_a_round_is_told_and_what_it_means_if_its_result_cannot_be_stored(memory, settings, caplog):
     async def rounds():
         if context.get("task_loop_count", 1) == 1:
