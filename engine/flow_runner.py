@@ -311,14 +311,15 @@ class FlowRunner(Runner):
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
         if self._running:
-            raise FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
+            raise self._is_running()
         hidden = hiding.set(Mask(hiding.get()))
         self._open_watch()
         self._running = True
         self._cancellation.look_around()
         try:
             await self._prepared()
-            chosen = self._checked_tasks(return_tasks)
+            executor = self._executor(executor)
+            chosen = self._checked(return_tasks, task_states, context, task_contexts)
             self._is_named = return_tasks is not None
             self._named = chosen if self._is_named else []
             with fresh_flow_run():
@@ -332,6 +333,9 @@ class FlowRunner(Runner):
             self._cancellation, self._drive = Cancellation(), None
             self._running = False
 
+    def _is_running(self) -> FlowloopError:
+        return FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
+
     def _open_scope(self) -> FlowScope:
         return change_flow_scope(continues=self.continues)
 
@@ -342,7 +346,7 @@ class FlowRunner(Runner):
         return_tasks: list[Task[..., Any]],
         parameters: Mapping[str, Any] | None,
         task_runner_state_handlers: Iterable[Callable[..., Any]] | None,
-        executor: Executor | None,
+        executor: Executor,
         context: Mapping[str, Any] | None,
         task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None,
     ) -> State:
@@ -367,13 +371,13 @@ class FlowRunner(Runner):
                 task_contexts=contexts,
                 return_tasks=return_tasks,
                 task_runner_state_handlers=task_runner_state_handlers,
-                executor=self._executor(executor),
+                executor=executor,
             )
             return await (going if telemetry.active is None else telemetry.active.flow_run(going, self.flow.name))
-        except FlowDefinitionError:
-            raise
         except BaseException as raised:
             error = meant(raised)
+            if isinstance(error, FlowDefinitionError) and start is None:
+                raise
             if isinstance(error, asyncio.CancelledError) and being_cancelled():
                 if self._drive is None and start is not None:
                     await at_last(self._stopped_before_tasks(start), self.settings.cancel_grace)
@@ -404,13 +408,36 @@ class FlowRunner(Runner):
         await aside(len(self.flow._tasks), lambda: plan_of(self.flow))
         self._own_copies = self.flow._own_copies()
 
-    def _checked_tasks(self, tasks: Iterable[Task[..., Any]] | None) -> list[Task[..., Any]]:
-        if tasks is None:
+    def _checked(
+        self,
+        return_tasks: Iterable[Task[..., Any]] | None,
+        task_states: Mapping[Task[..., Any], State] | None,
+        context: Mapping[str, Any] | None,
+        task_contexts: Mapping[Task[..., Any], Mapping[str, Any]] | None,
+    ) -> list[Task[..., Any]]:
+        """Check what a run is given, before anything has begun, and return the tasks whose states it returns."""
+        self._check_given(task_states or {}, context or {}, task_contexts or {})
+        if return_tasks is None:
             return self.flow.ordered_tasks()
-        chosen = list(tasks)
+        chosen = list(return_tasks)
         for task in chosen:
             self.flow._must_have(task)
         return chosen
+
+    def _check_given(
+        self,
+        task_states: Mapping[Task[..., Any], State],
+        context: Mapping[str, Any],
+        task_contexts: Mapping[Task[..., Any], Mapping[str, Any]],
+    ) -> None:
+        for where in (context, *task_contexts.values()):
+            shadowing = sorted(_RESERVED & where.keys())
+            if shadowing:
+                raise FlowDefinitionError(
+                    f"the context key {shadowing[0]!r} is set by flowloop itself; give your value another name"
+                )
+        for task in (*task_states, *task_contexts):
+            self.flow._must_have(task)
 
     # -- the steps, in order -----------------------------------------------------------------------------
 
@@ -438,14 +465,7 @@ class FlowRunner(Runner):
         """
         task_states, context, task_contexts = task_states or {}, dict(context or {}), task_contexts or {}
         parameters = parameters or {}
-        for where in (context, *task_contexts.values()):
-            shadowing = sorted(_RESERVED & where.keys())
-            if shadowing:
-                raise FlowDefinitionError(
-                    f"the context key {shadowing[0]!r} is set by flowloop itself; give your value another name"
-                )
-        for task in (*task_states, *task_contexts):
-            self.flow._must_have(task)
+        self._check_given(task_states, context, task_contexts)
         given = self.flow.check_parameters({**context.pop("parameters", {}), **parameters}, complete=False)
         defaults = {p.name: p.default for p in self.flow.parameters() if not p.required}
         if secrets := [given.get(p.name, p.default) for p in self.flow.parameters() if p.secret]:

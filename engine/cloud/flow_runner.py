@@ -131,12 +131,19 @@ class CloudFlowRunner(OwningFlowRunner):
                 until then stands, and the flow run can be gone on with
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
-        await self._prepared()
+        if self._has_caller:
+            raise self._is_running()
         given = dict(parameters or {})
         known = dict(context or {})
         runner_id = self._runner_id = uuid.uuid4().hex[:12]
         self._begun = None
         async with AsyncExitStack() as stack:
+            self._has_caller = True
+            stack.callback(self._forget_caller)
+            await self._prepared()
+            executor = self._executor(executor)
+            return_tasks = None if return_tasks is None else list(return_tasks)
+            self._checked(return_tasks, task_states, context, task_contexts)
             backend = self.backend
             flow_run_id = known.get("flow_run_id") or _ambient_flow_run()
             if flow_run_id is None:

@@ -82,6 +82,8 @@ class RecordingFlowRunner(FlowRunner):
         """The flow run as it was when it was claimed, until it is made use of."""
         self._ownership: Ownership | None = None
         self._opened: Backend | None = None
+        self._has_caller = False
+        """Whether `run` goes on, also before there is a flow run."""
         self._runner_id: str | None = None
         self._begun: FlowRunInfoResult | None = None
         """The flow run that `run` has just created, until it is made use of."""
@@ -108,10 +110,14 @@ class RecordingFlowRunner(FlowRunner):
 
     def _open_scope(self) -> FlowScope:
         super()._open_scope()
+        _values.set({**_values.get(), "flow_run_id": self.flow_run_id})  # to record what fails before it is read, too
         return change_flow_scope(backend=self._opened, ownership=self._ownership, runner_id=self._runner_id)
 
     def _forget_backend(self) -> None:
         self._opened = None
+
+    def _forget_caller(self) -> None:
+        self._has_caller = False
 
     async def call_runner_target_handlers(self, old_state: State, new_state: State) -> State:
         """Call the flow's state handlers, then record the state.

@@ -6,9 +6,11 @@ import pytest
 
 from flowloop.engine import Flow, context, task
 from flowloop.engine.cloud import CloudFlowRunner, CloudTaskRunner, create_flow_run
-from flowloop.engine.errors import FlowloopError
+from flowloop.engine.errors import FlowDefinitionError, FlowloopError
+from flowloop.engine.executors import LocalExecutor
 from flowloop.engine.signals import ENDRUN, FAIL, PAUSE, SKIP
 from flowloop.engine.state import Failed, Paused, Pending, Running, Scheduled, Skipped
+from flowloop.engine.testing import FaultyBackend
 
 pytestmark = pytest.mark.virtual_time
 
@@ -152,6 +154,73 @@ async def test_a_given_state_beats_the_recorded_one(given, backend, settings):
     states = next([one.state for one in run.states] for run in runs if run.task_slug.startswith("first"))
     assert states == ["Pending", "Running", "Success", given.__name__, "Running", "Success"]
     assert flow_run_id != runner.flow_run_id
+
+
+# -- what a run is given, and cannot be ----------------------------------------------------------------
+
+
+CANNOT_BE = {
+    "a reserved name": lambda: {"context": {"map_index": 3}},
+    "a value for a task of another flow": lambda: {"task_contexts": {made()[1]: {}}},
+    "a state of a task of another flow": lambda: {"task_states": {made()[1]: Pending()}},
+    "a task of another flow": lambda: {"return_tasks": [made()[1]]},
+    "an executor": lambda: {"executor": "processes"},
+}
+
+
+@pytest.mark.parametrize("name", CANNOT_BE)
+async def test_a_run_that_is_given_what_cannot_be_is_not_created(name, backend, settings):
+    flow, _ = made()
+    with pytest.raises(FlowDefinitionError):
+        await CloudFlowRunner(flow, backend=backend, settings=settings).run(**CANNOT_BE[name]())
+    assert await backend.list_flow_runs() == []
+
+
+async def test_the_tasks_to_return_may_be_an_iterator(backend, settings):
+    flow, one = made()
+    state = await CloudFlowRunner(flow, backend=backend, settings=settings).run(return_tasks=iter([one]))
+    assert state.result.keys() == {one}
+
+
+async def test_a_runner_that_runs_creates_no_second_flow_run(backend, settings):
+    flow, _ = made()
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state, error = await asyncio.gather(runner.run(), runner.run(), return_exceptions=True)
+    assert state.is_successful()
+    assert isinstance(error, FlowloopError)
+    assert "make another one for another run" in str(error)
+    assert [run.state for run in await backend.list_flow_runs()] == ["Success"]
+    assert (await runner.run()).is_successful()
+
+
+@pytest.mark.parametrize("where", ["terminal_state_handler", "executor"])
+async def test_what_is_found_to_be_wrong_once_a_run_has_begun_fails_it(where, backend, settings):
+    class Unready(LocalExecutor):
+        def open(self):
+            raise FlowDefinitionError("not like this")
+
+    def unready(*_):
+        raise FlowDefinitionError("not like this")
+
+    flow, _ = made()
+    flow.terminal_state_handler = unready if where == "terminal_state_handler" else None
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run(executor=Unready() if where == "executor" else None)
+    assert type(state) is Failed
+    assert "not like this" in state.message
+    assert (await recorded(backend, runner))[0] == "Failed"
+
+
+async def test_what_goes_wrong_before_a_run_is_read_is_recorded_as_its_failure(memory, settings):
+    flow, _ = made()
+    faulty = FaultyBackend(memory)
+    faulty.fail("get_flow_run_info", RuntimeError("a defect of the adapter"))
+    known = {"flow_run_id": await create_flow_run(flow, memory, settings=settings)}
+    runner = CloudFlowRunner(flow, backend=faulty, settings=settings)
+    state = await runner.run(context=known)
+    assert type(state) is Failed
+    assert "a defect of the adapter" in state.message
+    assert (await recorded(memory, runner))[0] == "Failed"
 
 
 # -- steps that are called alone -----------------------------------------------------------------------
