@@ -264,6 +264,9 @@ HOSTILE = [
     "javascript:alert(1)",
     "[x](javascript:alert(1)) ![x](https://evil.example/p.png)",
     "{{7*7}} ${7*7}",
+    "<svg/onload=alert(1)><style>*{display:none}</style>",
+    "[x](\x01JaVaScRiPt:alert(1)) [y](data:text/html,<script>alert(1)</script>)",
+    " ",
     "__proto__",
     "constructor",
     "\u202egnp.exe",
@@ -274,6 +277,7 @@ HOSTILE = [
 ]
 
 
+TABS = ("tasks", "timeline", "graph", "logs", "artifacts", "parameters", "history")
 WIDER = """document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
   .filter(each => each.getBoundingClientRect().right > innerWidth)
   .map(each => each.outerHTML.slice(0, 120)).slice(0, 4)"""
@@ -285,10 +289,13 @@ async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) ->
     for number, text in enumerate(HOSTILE):
         plain = text.replace("\x1b", "")
         document: list[dict[str, Any]] = [{"name": text, "slug": "p", "type": "P", "required": False, "default": text}]
-        await recorded.register(plain[:200] + str(number), parameters=document)
+        slugs = ("numbers", "price", "total")
+        tasks = [{"slug": slug, "name": plain[:300], "type": "Task", "tags": [plain[:50]]} for slug in slugs]
+        await recorded.register(plain[:200] + str(number), parameters=document, tasks=tasks)
         run = await recorded.begin(text[:500], labels=[text[:200]], parameters={text: text})
         ids = await run.map("price", 2)
-        await run.task("numbers", "Running", "Success", message=text)
+        await run.task("numbers", "Running")
+        await run.task("numbers", "Success", message=text, _result={"type": text[:50], "location": text})
         await run.task(ids[0], "Running", "Failed", message=text, context={"traceback": text})
         await run.task(ids[1], "Paused", message=text)
         await store.create_task_run_artifact(ANYONE, task_run_id=ids[0], kind="markdown", data=text)
@@ -307,8 +314,9 @@ async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) ->
             await visit.go(address)
             assert await visit.nodes() < 3_000
         for number, run in enumerate(runs):
-            for tab in ("overview", ("logs", "artifacts", "parameters", "history")[number % 4]):
-                await visit.go(f"runs/{run.id}?tab={tab}")
+            for tab in ("overview", TABS[number % len(TABS)], "numbers"):
+                is_task = tab not in ("overview", *TABS)
+                await visit.go(f"runs/{run.id}/tasks/{run.tasks[tab]}/-1" if is_task else f"runs/{run.id}?tab={tab}")
                 assert await page.evaluate(WIDER) == [], (tab, HOSTILE[number][:40])
                 links = await page.evaluate(
                     "[...document.querySelectorAll('a')]"

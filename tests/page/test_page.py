@@ -60,6 +60,8 @@ async def test_from_a_failed_run_to_its_log_and_again(browser: Browser, url: str
         assert await page.locator("aside .markdown strong").inner_text() == "bad"
         for word in ("Retrying", "attempt 3"):
             assert word in await visit.text("aside")
+        await page.locator("aside").get_by_text("Inputs").click()
+        await page.locator("aside").get_by_role("cell").get_by_role("link", name="NUMBERS [7]").wait_for()
         await page.get_by_role("button", name=re.compile("^2 ")).click()
         await page.wait_for_url("**attempt=2*")
         await page.get_by_role("button", name="Run again from failed…").click()
@@ -438,6 +440,7 @@ async def test_a_schedule_is_turned_on_and_off(browser: Browser, url: str, recor
         await switch.focus()
         await page.keyboard.press("Space")
         await page.get_by_text("schedule on").wait_for()
+        assert await page.locator("main time").count() == 6  # the next five dates, and in how long the first of them
         assert await _is_scheduled(recorded.store, nightly)
         assert await _planned(recorded.store, nightly) > 0
         assert await switch.evaluate(FOCUSED)

@@ -97,6 +97,63 @@ async def test_older_runs_are_read_when_they_are_asked_for(browser: Browser, url
         await page.get_by_role("button", name="Older runs").wait_for(state="detached")
 
 
+async def test_runs_are_found_by_flow_label_text_and_age(browser: Browser, url: str, recorded: Recorded) -> None:
+    prices = recorded.flow_id
+    await recorded.register("reports", parameters=[])
+    await recorded.begin("ripe-raven", parameters={}, labels=["large"])
+    recorded.flow_id = prices
+    failed = await recorded.begin("plain-pug")
+    await failed.flow("Failed", "100 % of it was_bad")
+    async with browser.visit() as visit:
+        page = visit.page
+        names = page.get_by_role("list", name="Flow runs").locator(".what > .name")
+
+        async def shown(*wanted: str) -> None:
+            for name in {"ripe-raven", "plain-pug"}.difference(wanted):
+                await page.get_by_role("link", name=name).wait_for(state="detached")
+            for name in wanted:
+                await page.get_by_role("link", name=name).wait_for()
+            assert await names.count() == len(wanted)
+
+        await visit.open(f"{url}/ui/runs")
+        await shown("ripe-raven", "plain-pug")
+        await page.get_by_role("combobox", name="Flow").select_option("reports")
+        await shown("ripe-raven")
+        await page.get_by_role("combobox", name="Flow").select_option("all")
+        await page.get_by_role("searchbox", name="Label").fill("large")
+        await page.keyboard.press("Enter")
+        await shown("ripe-raven")
+        await page.get_by_role("searchbox", name="Label").fill("")
+        for text, found in (("PUG", ["plain-pug"]), ("0 %", ["plain-pug"]), ("s_b", ["plain-pug"]), ("r_p", [])):
+            await page.get_by_role("searchbox", name="Text").fill(text)
+            await page.keyboard.press("Enter")
+            await shown(*found)
+        await page.get_by_role("link", name="Show all").click()
+        await shown("ripe-raven", "plain-pug")
+        await page.get_by_role("combobox", name="Since").select_option("1 h")
+        await page.wait_for_url("**/runs?from=1+h")
+        await shown("ripe-raven", "plain-pug")
+
+
+async def test_what_is_too_much_is_said_with_its_number_and_the_rest_is_there(
+    browser: Browser, tmp_path: Path, recorded: Recorded
+) -> None:
+    run = await recorded.begin("large-llama")
+    ids = await run.map("price", 60)
+    await run.all(ids, "Failed")
+    narrow = msgspec.structs.replace(OPEN, row_limit=50)
+    async with (
+        listening(f"sqlite:///{tmp_path / 'flowloop.db'}", narrow, synchronous="OFF") as url,
+        browser.visit() as visit,
+    ):
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        problem = page.get_by_role("alert").filter(has_text="What needs attention could not be read")
+        await problem.get_by_text("the query reads more than 50 rows").wait_for()
+        await problem.get_by_role("button", name="Try again").wait_for()
+        await page.locator(".node").first.wait_for()
+
+
 # -- one run ------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +469,124 @@ async def _limits(store: Store) -> set[tuple[str, int]]:
             *await connection.execute(select(labels.name, labels.limit)),
         ]
         return {(str(name), int(limit)) for name, limit in rows}
+
+
+# -- flows, and their form ----------------------------------------------------------------------------------
+
+
+async def test_a_task_that_fails_again_and_again_is_a_row_of_crosses(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    for name, failing in (("first-fox", 3), ("second-stoat", 0), ("third-thrush", 1)):
+        run = await recorded.begin(name)
+        await run.task("price", "Running", "Mapped")
+        ids = await run.map("price", 4)
+        await run.all(ids, "Running")
+        await run.all(ids[:failing], "Failed")
+        await run.all(ids[failing:], "Success")
+        await run.flow("Failed" if failing else "Success")
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/flows/{recorded.flow_id}")
+        row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="PRICE"))
+        await row.wait_for()
+        assert await row.get_by_role("cell").all_inner_texts() == ["✕3", "✓", "✕"]
+        await visit.see("1 of the last 3 successful")
+        await page.get_by_role("link", name="PRICE in first-fox: failed").click()
+        await page.wait_for_url("**/tasks/**/-1*")
+        await page.get_by_role("heading", name="first-fox").wait_for()
+
+
+PARAMETERS: list[dict[str, Any]] = [
+    {"name": "count", "required": True, "schema": {"type": "integer"}},
+    {"name": "share", "default": 0.5, "schema": {"type": "number"}},
+    {"name": "dry", "default": False, "schema": {"type": "boolean"}},
+    {"name": "mode", "default": "fast", "schema": {"enum": ["fast", "slow"]}},
+    {"name": "day", "default": None, "schema": {"type": "string", "format": "date-time"}},
+    {"name": "key", "default": "", "secret": True, "schema": {"type": "string"}},
+    {"name": "rows", "default": [], "schema": {"type": "array", "items": {"type": "integer"}}},
+    {"name": "left", "default": 7, "schema": {"type": "integer"}},
+]
+
+
+async def test_a_form_has_a_field_for_each_kind_of_parameter(browser: Browser, url: str, recorded: Recorded) -> None:
+    parameters = [{"type": "Parameter", "slug": each["name"], "required": False, **each} for each in PARAMETERS]
+    flow_id = await recorded.register("typed", parameters=parameters)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/flows/{flow_id}?form=run")
+        form = page.get_by_role("form", name="Run typed")
+        for name in ("share", "dry", "mode", "day", "key", "rows"):
+            field = form.locator(".field", has=page.locator(f"label[for=p-{name}]"))
+            await field.get_by_label("leave to the default").uncheck()
+        for name, text in (
+            ("count", "three"),
+            ("share", "1.25"),
+            ("day", "2031-01-01T06:00:00Z"),
+            ("key", "s"),
+            ("rows", "[]"),
+        ):
+            await page.locator(f"#p-{name}").fill(text)
+        await page.locator("#p-dry").select_option("yes")
+        await page.locator("#p-mode").select_option("slow")
+        assert await page.locator("#p-key").get_attribute("type") == "password"
+        press = form.get_by_role("button", name="Run", exact=True)
+        await press.click()
+        await form.get_by_role("alert").get_by_text('count is a whole number, not "three"').wait_for()
+        await page.locator("#p-count").fill("0")
+        await press.dblclick()  # and it is one run
+        await page.wait_for_selector(".head")
+        given = {
+            "count": 0,
+            "share": 1.25,
+            "dry": True,
+            "mode": "slow",
+            "day": "2031-01-01T06:00:00Z",
+            "key": "s",
+            "rows": [],
+            "left": 7,
+        }
+        assert [each for each in await _given(recorded.store) if each] == [given]
+        # the values of a run are where another begins
+        await page.get_by_role("link", name="Run with these values…").click()
+        assert await page.locator("#p-share").input_value() == "1.25"
+        assert await page.locator("#p-dry").input_value() == "true"
+        await page.get_by_role("link", name="Flows").first.click()
+        await visit.go(f"flows/{flow_id}?form=run")
+        assert await page.locator("#p-count").input_value() == ""  # each opened form is empty
+
+
+async def _given(store: Store) -> list[Any]:
+    from sqlalchemy import select
+
+    from flowloop.backends.store.schema import metadata
+
+    async with store.engine.connect() as connection:
+        return list((await connection.execute(select(metadata.tables["flow_run"].c.parameters))).scalars())
+
+
+async def test_keys_lead_through_a_list_and_back(browser: Browser, url: str, recorded: Recorded) -> None:
+    await recorded.begin("first-fox")
+    await recorded.begin("second-stoat")
+    async with browser.visit() as visit:
+        page = visit.page
+        press = page.keyboard.press
+        focused = "document.activeElement.querySelector('.what')?.textContent.trim()"
+        await visit.open(f"{url}/ui/runs")
+        await page.get_by_role("link", name="first-fox").wait_for()
+        for key, name in (("j", "second-stoat"), ("j", "first-fox"), ("j", "first-fox"), ("k", "second-stoat")):
+            await press(key)
+            assert (await page.evaluate(focused)).endswith(name)
+        await press("Enter")
+        await page.get_by_role("heading", name="second-stoat").wait_for()
+        await press("Escape")
+        await page.get_by_role("link", name="first-fox").wait_for()
+        for key, heading in (("f", "Flows"), ("w", "Workers, limits, queue"), ("i", "Inbox"), ("r", "Runs")):
+            await press("g")
+            await press(key)
+            await page.get_by_role("heading", name=heading, exact=True).wait_for()
+        await press("/")
+        await page.get_by_role("heading", name="Search").wait_for()
 
 
 # -- search, and the connection -----------------------------------------------------------------------------

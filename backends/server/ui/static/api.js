@@ -232,6 +232,11 @@ function lost(code) {
   if (!feeds.size || document.hidden || locked.peek()) return;
   const wait = failures === 0 && everLive ? 50 : BACKOFF[Math.min(failures, BACKOFF.length - 1)] * (0.75 + Math.random() / 2);
   failures += 1;
+  retry(wait);
+}
+
+/** @param {number} wait */
+function retry(wait) {
   if (link.peek().mode !== "polling") become("away", { again: moment() + wait });
   timer = setTimeout(connect, wait);
 }
@@ -298,8 +303,7 @@ async function stream(feed) {
   }
   if (!feeds.has(feed.id) || document.hidden || locked.peek()) return;
   if (streamFailures >= 2) return startPolling();
-  become("away", { again: moment() + 1000 });
-  timer = setTimeout(connect, 1000);
+  retry(1000);
 }
 
 function startPolling(why = "") {

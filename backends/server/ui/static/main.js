@@ -10,10 +10,10 @@ import { isZone, tick, zone } from "./model/time.js";
 import { Shell, applyTheme, introduce, listenToKeys, paused, who } from "./view/shell.js";
 import { Run } from "./view/run.js";
 import { Workers } from "./view/workers.js";
-import { Flows } from "./view/flows.js";
+import { Inbox } from "./view/inbox.js";
 import { Runs } from "./view/runs.js";
 import { Go, Search, Tail } from "./view/search.js";
-import { Inbox } from "./view/inbox.js";
+import { Flows } from "./view/flows.js";
 
 const VIEWS = new Map([["runs", Runs], ["flows", Flows], ["inbox", Inbox], ["workers", Workers], ["search", Search], ["tail", Tail], ["go", Go]]);
 

@@ -7,7 +7,6 @@ import { ANSWER, GOING_ON, INPUTS } from "../model/queries.js";
 import { inputs, readField, secrets } from "../model/form.js";
 import { counted, unique } from "../model/text.js";
 import { Dialog, Facts, Field, What, Words, useAnswer } from "./kit.js";
-import { Lines } from "./logs.js";
 import { who } from "./shell.js";
 
 const schemaOf = (row) => row.serialized_state?.context?.answer_schema ?? null;
@@ -26,15 +25,14 @@ export function Nobody({ because }) {
   return because ? html`<p class="problem">⚠ Nobody will go on with this run: ${because}.</p>` : null;
 }
 
-/** What a task run was given, and what it logged. */
-export function About({ row }) {
+/** What a task run was given. */
+export function Inputs({ row }) {
   const { data, problem } = useAnswer(INPUTS, { id: row.id }, "The inputs");
   const found = data?.task_run_by_pk;
   const parameters = found?.flow_run.parameters ?? {};
   const secret = secrets(found?.flow_run.flow);
   return html`${problem}
-    ${found && html`<${Facts} rows=${found.task.upstream_edges.map(({ key, mapped, upstream_task: from }) => [key ?? "after", html`<a href=${taskRunAddress(found.flow_run.id, from.id, mapped ? row.map_index : -1)}><${What} name=${from.name} index=${mapped ? row.map_index : -1} /></a>${Object.hasOwn(parameters, from.name) && !secret.has(from.name) && html` = <code><${Words} text=${JSON.stringify(parameters[from.name])} limit=${200} /></code>`}`])} />`}
-    <${Lines} run=${row.flow_run.id} taskRun=${row.id} live tall=${false} />`;
+    ${found && html`<${Facts} rows=${found.task.upstream_edges.map(({ key, mapped, upstream_task: from }) => [key ?? "after", html`<a href=${taskRunAddress(found.flow_run.id, from.id, mapped ? row.map_index : -1)}><${What} name=${from.name} index=${mapped ? row.map_index : -1} /></a>${Object.hasOwn(parameters, from.name) && !secret.has(from.name) && html` = <code><${Words} text=${JSON.stringify(parameters[from.name])} limit=${200} /></code>`}`])} />`}`;
 }
 
 /** The same answer to all of these task runs. */

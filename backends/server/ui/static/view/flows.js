@@ -40,7 +40,7 @@ function List({ flows, data, problem, again }) {
     <ul class="list flows" aria-label="Flows">${flows.map((flow) => html`<li key=${flow.id} class="panel"><${Summary} flow=${flow} again=${again} /></li>`)}</ul>`;
 }
 
-function Summary({ flow, again }) {
+function Summary({ flow, again, whole }) {
   const { data, problem } = useAnswer(LAST_RUNS, { flow: flow.id }, "The last runs");
   const runs = data?.flow_run ?? [];
   const over = runs.filter((run) => isFinished(run.state));
@@ -53,7 +53,7 @@ function Summary({ flow, again }) {
     ${problem}<p class="facts"><${Sparks} runs=${runs} spans=${all} />
       ${over.length ? html`<span>${good} of the last ${over.length} successful</span>` : html`<span class="faint">no runs yet</span>`}
       ${spans.length > 0 && html`<span class="faint">median ${duration(spans[Math.floor(spans.length / 2)])}</span>`}</p>
-    <${Schedule} flow=${flow} again=${again} />`;
+    <${Schedule} flow=${flow} again=${again} whole=${whole} />`;
 }
 
 /** The last runs as bars: tall ones took long. */
@@ -62,7 +62,7 @@ function Sparks({ runs, spans }) {
   return html`<span class="sparks">${[...runs].reverse().map((run, at) => html`<a key=${run.id} href=${href(["runs", run.id])} title=${`${run.name}: ${run.state}`} aria-label=${`${run.name}: ${run.state}`}><span class=${`of-${look(run.state).group}`} style=${{ height: `${6 + (18 * spans[runs.length - 1 - at]) / most}px` }}></span></a>`)}</span>`;
 }
 
-function Schedule({ flow, again }) {
+function Schedule({ flow, again, whole }) {
   const schedule = flow.flow_group?.schedule ?? flow.schedule;
   const problem = useSignal("");
   const busy = useSignal(false);
@@ -83,7 +83,7 @@ function Schedule({ flow, again }) {
   const next = data?.preview_schedule ?? [];
   return html`<p class="facts"><label class="switch"><input type="checkbox" role="switch" checked=${flow.is_schedule_active} aria-busy=${busy.value} disabled=${!may("run")} onChange=${change} /> schedule ${flow.is_schedule_active ? "on" : "off"}</label>
     <span class="faint">${(schedule.clocks ?? []).map(clockWords).join(" and ")}</span>
-    ${next.length ? html`<span>next <${Time} at=${next[0]} /> <span class="faint">(<${Time} at=${next[0]} ago />)</span></span>` : error ? html`<span class="problem">${error.message}</span>` : html`<span class="faint">no further dates</span>`}
+    ${next.length ? html`<span>next <${Time} at=${next[0]} /> <span class="faint">(<${Time} at=${next[0]} ago />)</span>${whole && next.slice(1).map((at) => html`, <${Time} at=${at} />`)}</span>` : error ? html`<span class="problem">${error.message}</span>` : html`<span class="faint">no more dates</span>`}
     ${problem.value && html`<span class="problem" role="alert">${problem.value}</span>`}</p>`;
 }
 
@@ -100,7 +100,7 @@ function Flow({ flow, again }) {
   const wanted = query.value.get("form") === "run" || query.value.get("values");
   return html`<nav class="crumbs" aria-label="Where this is"><a href=${href(["flows"])}>Flows</a> /</nav>
     <h1 class="hidden">Flow ${flow.name}</h1>
-    <section class="panel"><${Summary} flow=${flow} again=${again} />
+    <section class="panel"><${Summary} flow=${flow} again=${again} whole />
       ${(flow.description || flow.flow_group?.description) && html`<p><${Words} text=${flow.flow_group?.description || flow.description} /></p>`}</section>
     ${wanted && may("run") && html`<${Form} flow=${flow} />`}
     <${Grid} flow=${flow} />

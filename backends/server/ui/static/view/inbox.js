@@ -5,7 +5,8 @@ import { taskRunAddress } from "../model/route.js";
 import { INBOX, PROBLEMS } from "../model/queries.js";
 import { milliseconds, now, duration } from "../model/time.js";
 import { Button, Empty, Entry, Fold, Name, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
-import { About, Answer, Nobody, questionOf, useNobody } from "./answer.js";
+import { Answer, Inputs, Nobody, questionOf, useNobody } from "./answer.js";
+import { Lines } from "./logs.js";
 import { may, paused } from "./shell.js";
 
 const STAYS = 5000;
@@ -40,7 +41,7 @@ export function Inbox() {
         <span class="number">waits ${duration(now.value - (milliseconds(row.state_timestamp) ?? now.value))}</span></p>
       <p class="said"><${Words} text=${row.state_message} /></p>
       ${(row.flow_run.labels ?? []).length > 0 && html`<p class="faint">goes on where there is ${row.flow_run.labels.join(", ")}</p>`}
-      ${outcomeOf(row) ? null : html`<${Nobody} because=${nobody.get(row.flow_run.id)} /><${Fold} title="Inputs and log"><${About} row=${row} /><//>`}
+      ${outcomeOf(row) ? null : html`<${Nobody} because=${nobody.get(row.flow_run.id)} /><${Fold} title="Inputs and log"><${Inputs} row=${row} /><${Lines} run=${row.flow_run.id} taskRun=${row.id} live tall=${false} /><//>`}
       ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><${Button} class="primary" onClick=${() => setAnswering([row])}>Answer…<//></p>` : null}
     </li>`)}</ul>
     ${answering && html`<${Answer} rows=${answering} told=${told} close=${() => { setAnswering(null); again(); }} />`}

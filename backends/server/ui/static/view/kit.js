@@ -95,7 +95,7 @@ export function Words({ text, limit = LONG }) {
 
 /** A name, with what cannot be seen made visible. */
 export function Name({ of }) {
-  return html`<span class="name" dir="auto">${of ? visible(of) : "(no name)"}</span>`;
+  return html`<span class="name" dir="auto">${of?.trim() ? visible(of) : "(no name)"}</span>`;
 }
 
 export function Json({ value }) {
@@ -138,7 +138,7 @@ export function What({ flow, name, index = -1 }) {
 
 /** A line of a list, that leads somewhere. */
 export function Entry({ to, state, word, message, current, children, ...what }) {
-  return html`<a class="entry" data-row href=${to} aria-current=${Boolean(current)}>
+  return html`<a class="entry" data-row href=${to} aria-current=${current}>
     ${state !== undefined && html`<${State} state=${state} bare />`}<${What} ...${what} />
     ${word && html`<span class=${`word of-${look(state).group}`} aria-hidden="true">${state}</span>`}${message !== undefined && html`<span class="message">${message}</span>`}${children}</a>`;
 }

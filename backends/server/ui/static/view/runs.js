@@ -118,7 +118,7 @@ export function Runs() {
   const tried = useTried(rows);
 
   // The bars of what did not simply succeed, the first ones of them.
-  const wanted = rows.filter((run) => look(run.state).group !== "success" && look(run.state).group !== "pending").slice(0, 20);
+  const wanted = rows.filter((run) => !["success", "pending"].includes(look(run.state).group)).slice(0, 20);
   const askedFor = useRef(new Map()).current;
   const versions = wanted.map((run) => `${run.id} ${run.version}`).join();
   useEffect(() => {

@@ -7,10 +7,10 @@ import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, iso, milliseconds, now } from "../model/time.js";
-import { Button, Copy, Entry, Facts, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
+import { Button, Copy, Entry, Facts, Fold, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
-import { Answer } from "./answer.js";
+import { Answer, Inputs } from "./answer.js";
 import { may, useKeys } from "./shell.js";
 import { SteerTask } from "./steer.js";
 
@@ -56,9 +56,10 @@ function Inside({ run, row, definition, again }) {
     ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><${Button} class="chip" aria-pressed=${!chosen} onClick=${() => set({ attempt: null })}>all<//>${tried.map((each) => html`<${Button} key=${each.number} class="chip" aria-pressed=${chosen?.number === each.number} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}<//>`)}</div>`}
     <h3>Log${chosen ? ` of attempt ${chosen.number}` : ""}</h3>
     <${Lines} run=${run.id} taskRun=${row.id} window=${window} live=${!isFinished(row.state)} tall=${false} />
+    <${Fold} title="Inputs"><${Inputs} row=${row} /><//>
     <h3>Result</h3>
     <p>${result?.location ? html`<code>${result.location}</code> <span class="faint">${String(result.type ?? "")}</span>` : html`<span class="faint">not stored anywhere</span>`}</p>
     ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><ul class="list">${row.children.map((child) => html`<li key=${child.id}><${Entry} to=${href(["runs", child.id])} state=${child.state} flow=${child.flow.name} name=${child.name} /></li>`)}</ul>`}
     ${row.artifacts.map((each) => html`<section key=${each.id}><h3>Artifact: ${each.kind}</h3><${Artifact} kind=${each.kind} data=${each.data} /></section>`)}
-    <details><summary>More</summary><${Facts} rows=${[["id", html`<code>${row.id}</code>`], ["task", html`<code>${definition?.slug}</code>`], ["trigger", definition?.trigger ?? "–"], ["tags", (definition?.tags ?? []).join(", ") || "–"], ["cache key", row.cache_key ?? "–"], ["heartbeat", html`<${Time} at=${row.heartbeat} />`]]} /></details>`;
+    <${Fold} title="More"><${Facts} rows=${[["id", html`<code>${row.id}</code>`], ["task", html`<code>${definition?.slug}</code>`], ["trigger", definition?.trigger ?? "–"], ["tags", (definition?.tags ?? []).join(", ") || "–"], ["cache key", row.cache_key ?? "–"], ["heartbeat", html`<${Time} at=${row.heartbeat} />`]]} /><//>`;
 }

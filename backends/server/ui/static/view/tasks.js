@@ -179,7 +179,7 @@ function Found({ run, tasks, task, index, stamp, group, text, order, all }) {
 function Row({ run, task, index, row, states, selected, child = false, fold = null }) {
   const index_ = index >= 0 ? html` <span class="index">[${index}]</span>` : null;
   return html`<span role="cell"><${State} state=${row?.state ?? (states?.length ? null : "Pending")} bare=${!row} /></span>
-    <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${Boolean(selected)}><${Name} of=${task?.name} />${index_}</a>${states && html` <span class="faint">▤ ${number(children({ task, states }))}</span>`}</span>
+    <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${selected}><${Name} of=${task?.name} />${index_}</a>${states && html` <span class="faint">▤ ${number(children({ task, states }))}</span>`}</span>
     <span role="cell" class="message">${states?.length ? html`<${Bar} counts=${states} /> <${Counts} counts=${states} />` : row?.state_message}</span>
     <span role="cell"><${Time} at=${row?.start_time} /></span>
     <span role="cell">${row && html`<${Took} run=${row} tried=${row.tried} />`}</span>
