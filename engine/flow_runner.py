@@ -652,7 +652,7 @@ class FlowRunner(Runner):
             task,
             state_handlers,
             self.flow.result or self._default_result,
-            constants=self._own_copies.get(task) or self.flow.constants.get(task),
+            constants=(self._own_copies and self._own_copies.get(task)) or self.flow.constants.get(task),
             settings=self.settings,
         )
         if (self._is_named or self.release_results) and task not in self._named:

@@ -55,6 +55,8 @@ _NEW = Pending("Run created.")
 _MANY_ATTEMPTS = 10
 _UNLIMITED_RETRY = 60.0
 """Seconds between two attempts, at most, where nobody has said and a run waits for no retry itself."""
+_CLEAR = frozenset({Success})
+"""What states upstream are if no check of them has anything to do."""
 _NONE: Mapping[str, Any] = {}
 """What many runs have none of, so that they share it."""
 
@@ -190,7 +192,8 @@ class TaskRunner(BodyRunner):
                     facts = Facts(state, upstream_states, is_mapped_parent)
                     if cancellation is not None and cancellation.cause is not None:
                         return await self._cancelled(state)
-                    is_clear = type(state) is Pending and not is_mapped_parent and _all_clear(upstream_states)
+                    is_clear = type(state) is Pending and not is_mapped_parent
+                    is_clear = is_clear and _CLEAR.issuperset(map(type, upstream_states.values()))
                     steps = plan.before_if_clear if is_clear else plan.before
                     if steps:
                         await self._walk(steps, facts)
@@ -301,7 +304,9 @@ class TaskRunner(BodyRunner):
             return arguments
         for edge, upstream in upstream_states.items():
             if edge.key is not None:
-                value = upstream.result
+                value = upstream._held
+                if isinstance(value, Result):
+                    value = value.value
                 if edge.flattened and not edge.mapped:
                     value = mapping.flat_values(value)
                 if edge.upstream_task.gives_copies and type(value) in COPIED:
@@ -826,16 +831,6 @@ def _names_of(task: Task[..., Any]) -> dict[str, Any]:
         "task_run_name": None,
         "task_run_count": 1,
     }
-
-
-def _all_clear(upstream_states: Mapping[Edge, State]) -> bool:
-    if not upstream_states:
-        return True
-    # all() with a generator costs more than the rest of this function
-    for upstream in upstream_states.values():  # noqa: SIM110
-        if type(upstream) is not Success:
-            return False
-    return True
 
 
 def _values_of(inputs: Mapping[str, Result]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any, Self
 from weakref import WeakSet
 
@@ -126,16 +126,9 @@ class Watch:
         if around is not None:
             self.active = around.active
             around._inside.add(self)
-        self._ended: dict[type[State], int] = {}
+        self.ended: defaultdict[type[State], int] = defaultdict(int)
+        """How many task runs have ended here, by the state that each has; one that only waits is not over."""
         self.total = 0
-
-    def count(self, state: State) -> None:
-        """Note that a task run has ended here; one that only waits is not over."""
-        kind = type(state)
-        if kind in self._ended:
-            self._ended[kind] += 1
-        elif issubclass(kind, Finished):
-            self._ended[kind] = 1
 
     def publish(self, event: RunEvent) -> None:
         """Hand an event to whoever watches."""
@@ -164,5 +157,5 @@ class Watch:
 
     def progress(self) -> Progress:
         """Return how far the run is."""
-        states = {kind.__name__: count for kind, count in self._ended.items()}
+        states = {kind.__name__: count for kind, count in self.ended.items() if issubclass(kind, Finished)}
         return Progress(total=self.total, finished=sum(states.values()), states=states)

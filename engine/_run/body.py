@@ -67,9 +67,10 @@ class BodyRunner(Runner):
         self._is_async = is_async(body)
         if not self._is_async and is_stream(body):
             self._body, self._is_async = Streamed(body, task.stream), True
-        needs = self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
-        is_plain = task.timeout is None and not task.log_stdout and needs.place is None
-        self._runs_inline = self._is_async and is_plain
+        self._needs = place.needed(task.needs, task.tags) if task.tags else task.needs or _NO_NEEDS
+        self._runs_inline = (
+            self._is_async and task.timeout is None and not task.log_stdout and self._needs.place is None
+        )
 
     def _where(self, scope: FlowScope) -> place.Place:
         """Return the place where the body runs."""

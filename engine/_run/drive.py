@@ -120,6 +120,7 @@ class Drive:
         self._contexts = task_contexts
         self._cancellation = cancellation
         self._watch = watch
+        self._ended_as = watch.ended
         self._backlog = backlog
         self.on_foreseen_end: Callable[[dict[Task[..., Any], State], Sequence[Any]], None] | None = None
         """Hears, once at most, of the states of all tasks and which of them are on their way, when nothing else is
@@ -145,7 +146,7 @@ class Drive:
         self._waiter: asyncio.Future[None] | None = None
         self._spans: dict[Key, Any] = {}
         self._began_at: dict[Key, float] = {}
-        self._times: dict[Key, tuple[float, float]] = {}
+        self._times: list[tuple[Key, float, float]] = []
         self._tells = _log.isEnabledFor(logging.DEBUG)
         self._times_left = _MOST_TIMED
         watch.total += len(plan.tasks)
@@ -158,7 +159,7 @@ class Drive:
         """Return when the task runs began and ended, on the monotonic clock; of the first few thousand, if there are
         more.
         """
-        return {(self._plan.tasks[key[0]], key[1]): times for key, times in self._times.items()}
+        return {(self._plan.tasks[key[0]], key[1]): (began, ended) for key, began, ended in self._times}
 
     def is_released(self, task: Task[..., Any]) -> bool:
         """Whether results of a task are gone because no other task needed them any more."""
@@ -275,12 +276,15 @@ class Drive:
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
         if self._tells:
             _log.debug("%s begins", self._name(key))
+        began = 0.0
         if self._times_left:
             self._times_left -= 1
-            self._began_at[key] = monotonic()
-        if self._ahead.runs and (begun := self._ahead.runs.pop(key[0], None)) is not None:
-            if begun not in self._in_flight:
-                self._settle(key, begun)
+            began = monotonic()
+        if self._ahead.runs and (ahead := self._ahead.runs.pop(key[0], None)) is not None:
+            if ahead not in self._in_flight:
+                self._settle(key, ahead)
+            elif began:
+                self._began_at[key] = began
             return
         try:
             self._starting = key
@@ -295,7 +299,11 @@ class Drive:
             self._starting = (-1, -1)
         if task.done():
             self._settle(key, task)
+            if began:
+                self._times.append((key, began, monotonic()))
         else:
+            if began:
+                self._began_at[key] = began
             self._in_flight[task] = key
             task.add_done_callback(self._done_callback, context=self._context)
 
@@ -346,18 +354,19 @@ class Drive:
         return name if key[1] < 0 else f"{name}[{key[1]}]"
 
     def _run_task(self, number: int, child: int) -> Coroutine[Any, Any, State]:
-        task = self._plan.tasks[number]
-        runner = self._runners[number]
+        plan = self._plan
+        task, runner, is_mapped = plan.tasks[number], self._runners[number], plan.mapped[number]
         if runner is None:
             runner = self._runner_of(task)
-            if self._plan.mapped[number]:  # its children share it; another one is needed once
+            if is_mapped:  # its children share it; another one is needed once
                 self._runners[number] = runner
         context = self._contexts.get(task) if self._contexts else None
         if child < 0:
-            is_parent = self._plan.mapped[number]
-            upstream = self._upstream_states(number) if self._plan.upstream[number] else {}
-            state = self.states[number] or (self._initial.get(task) if self._initial else None)
-            return runner.run(state, upstream, context, is_parent)
+            upstream = self._upstream_states(number) if plan.upstream[number] else {}
+            state = self.states[number]
+            if state is None and self._initial:
+                state = self._initial.get(task)
+            return runner.run(state, upstream, context, is_mapped)
         parent = self.states[number]
         assert isinstance(parent, Mapped)
         upstream = self._child_states(number, child)
@@ -388,21 +397,21 @@ class Drive:
             gate.under_way -= 1
             if gate.waiting:
                 self.ledger.ready.append(gate.waiting.take())
-        self._watch.count(state)
+        self._ended_as[type(state)] += 1
         if self._began_at and (began := self._began_at.pop(key, None)) is not None:
-            self._times[key] = (began, monotonic())
+            self._times.append((key, began, monotonic()))
         if self._tells:
             _log.debug("%s ends as %s", self._name(key), type(state).__name__)
         if child < 0:
             self.states[number] = state
+            if self._ahead.foreseen and not self._stopping:
+                self._ahead.settle(number)
         else:
             parent: Any = self.states[number]
             parent.map_states[child] = state
         if self._stopping:
             return
-        if self._ahead.foreseen and child < 0:
-            self._ahead.settle(number)
-        if child < 0 and self._plan.mapped[number] and isinstance(state, Mapped):
+        if isinstance(state, Mapped) and child < 0 and self._plan.mapped[number]:
             self._expand(number, state)
         else:
             self.ledger.finish(key)
@@ -491,7 +500,7 @@ class Drive:
     def _unrecorded(self) -> State:
         assert self._cancellation.cause is not None
         state = stopped_state(self._cancellation.cause)
-        self._watch.count(state)
+        self._ended_as[type(state)] += 1
         return state
 
 

@@ -115,7 +115,10 @@ class Ledger:
         """Take the next key off the queue."""
         key = self.ready.popleft()
         task, child = key
-        status, place = (self._status, task) if child < 0 else (self._child_status[task], child)
+        if child < 0:
+            status, place = self._status, task
+        else:
+            status, place = self._child_status[task], child
         if status[place] != _WAITING:
             raise self._invalid(key, _NAMES[status[place]], "started")
         status[place] = _STARTED
@@ -140,31 +143,33 @@ class Ledger:
         self._child_status[task] = bytearray(width)
         self._child_left[task] = width
         self.ready.extend([(task, child) for child, count in enumerate(waits) if not count])
-        for downstream in self.graph.spread_downstream[task]:
-            self._release(downstream, first=True)
+        self._release(self.graph.spread_downstream[task], first=True)
         if not width:
             self._finish_task(task)
 
     def finish(self, key: Key) -> None:
         """A started key is finished: what waited for it may become ready."""
         task, child = key
-        status, place = (self._status, task) if child < 0 else (self._child_status[task], child)
+        if child < 0:
+            status, place = self._status, task
+        else:
+            status, place = self._child_status[task], child
         if status[place] != _STARTED:
             raise self._invalid(key, _NAMES[status[place]], "finished")
         if self._log is not None:
             self._log.append((key, "finished"))
         if child < 0:
-            for downstream in self.graph.spread_downstream[task]:
+            if downstream := self.graph.spread_downstream[task]:
                 self._release(downstream)
             self._finish_task(task)
             return
         status[child] = _FINISHED
-        for downstream in self.graph.spread_downstream[task]:
-            waits = self._child_waits.get(downstream)
+        for one in self.graph.spread_downstream[task]:
+            waits = self._child_waits.get(one)
             if waits is not None and child < len(waits):
                 waits[child] -= 1
                 if not waits[child]:
-                    self.ready.appendleft((downstream, child))
+                    self.ready.appendleft((one, child))
         self._child_left[task] -= 1
         if not self._child_left[task]:
             self._finish_task(task)
@@ -172,16 +177,19 @@ class Ledger:
     def _finish_task(self, task: int) -> None:
         self._status[task] = _FINISHED
         self.unfinished -= 1
-        for downstream in self.graph.plain_downstream[task]:
+        if downstream := self.graph.plain_downstream[task]:
             self._release(downstream)
 
-    def _release(self, task: int, *, first: bool = False) -> None:
-        self._waits[task] -= 1
-        if not self._waits[task]:
-            if first:
-                self.ready.appendleft((task, -1))
-            else:
-                self.ready.append((task, -1))
+    def _release(self, tasks: Iterable[int], *, first: bool = False) -> None:
+        """Let tasks wait for one less."""
+        waits = self._waits
+        for task in tasks:
+            left = waits[task] = waits[task] - 1
+            if not left:
+                if first:
+                    self.ready.appendleft((task, -1))
+                else:
+                    self.ready.append((task, -1))
 
     # -- for people ----------------------------------------------------------------------------------
 

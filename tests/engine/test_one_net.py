@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import logging
+from collections import defaultdict
 
 import pytest
 
@@ -457,9 +458,8 @@ async def test_a_task_run_that_somebody_cancels_from_outside_ends_the_run_and_is
 
 
 async def test_what_ends_in_the_callback_wakes_the_drive():
-    class Uncounted(Watch):
-        def count(self, state):
-            raise Panic("not countable")
+    def uncounted():
+        raise Panic("not countable")
 
     async def late():
         await asyncio.sleep(1)
@@ -467,14 +467,15 @@ async def test_what_ends_in_the_callback_wakes_the_drive():
     with Flow("woken") as flow:
         task(late)()
     plan = plan_of(flow)
-    runner = FlowRunner(flow)
+    runner, watch = FlowRunner(flow), Watch()
+    watch.ended = defaultdict(uncounted)
     drive = Drive(
         plan,
         lambda one: runner.task_runner(one, []),
         {},
         {},
         Cancellation(),
-        Uncounted(),
+        watch,
         backlog=lambda: 0,
         fail_fast=False,
         grace=1,
