@@ -119,12 +119,16 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
         await page.mouse.move(*mouse)
         await page.evaluate(SHIFTS)
         frames.clear()
+        visit.requests.clear()
         rest = [each for at, each in enumerate(ids) if at >= 5_012]
         early = await changed(visit, run, rest[:1_000], "6,002")
         heap = await changed(visit, run, rest[1_000:], "9,990")
         assert heap <= 1.2 * early, (early, heap)
         assert len(frames) <= 45
         assert sum(map(len, frames)) <= 20_000
+        # the rows in view are read again, and no others
+        asked = [request for request in visit.requests if request.url.endswith("/graphql")]
+        assert sum([(await request.sizes())["responseBodySize"] for request in asked]) <= 400_000
         assert await page.evaluate("document.querySelector('.rows').scrollTop") == where
         assert "[9990]" in await page.evaluate(ROW_AT, mouse)
         assert await page.evaluate("shifts") == []

@@ -207,6 +207,28 @@ async def test_a_run_that_waits_opens_at_what_it_asks_and_is_answered_by_keys_al
         assert "not this week" in told
 
 
+async def test_a_row_of_a_phone_tells_what_failed_of_a_mapped_task(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await recorded.begin("tiny-tit")
+    await run.task("price", "Running", "Mapped")
+    ids = await run.map("price", 40)
+    await run.all(ids[:30], "Running")
+    await run.all(ids[:10], "Success")
+    await run.all(ids[10:15], "Failed")
+    await run.all(ids[15:20], "Retrying")
+    async with browser.visit(390) as visit:
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=tasks")
+        row = visit.page.locator(".row", has_text="PRICE")
+        failed = row.locator(".bar .of-failed")
+        await failed.wait_for()
+        whole, part = await row.bounding_box(), await failed.bounding_box()
+        assert whole is not None
+        assert part is not None
+        assert part["x"] + part["width"] <= whole["x"] + whole["width"]
+        assert whole["y"] <= part["y"] <= whole["y"] + whole["height"] - part["height"]
+
+
 async def test_what_is_typed_stays_while_everything_else_changes(
     browser: Browser, url: str, recorded: Recorded
 ) -> None:

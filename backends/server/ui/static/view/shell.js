@@ -109,8 +109,7 @@ function SignIn() {
   return html`<form class="panel sign-in" onSubmit=${submit} aria-labelledby="sign-in">
     <h1 id="sign-in">Sign in</h1>
     <p>This server asks for an API key: <code>flowloop db create-key NAME</code> makes one.</p>
-    <label>API key <input ref=${field} type="password" name="key" autocomplete="current-password" required /></label>
-    <button type="submit" class="primary">Sign in</button>
+    <label>API key <input ref=${field} type="password" name="key" autocomplete="current-password" required /></label> <button type="submit" class="primary">Sign in</button>
     ${problem.value && html`<p class="problem" role="alert">${problem.value}</p>`}
   </form>`;
 }
