@@ -50,14 +50,51 @@ class _LastResort(logging.Handler):
 def _handlers_of_others(name: str) -> Iterator[logging.Handler]:
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
-        yield from (handler for handler in logger.handlers if not isinstance(handler, (LogShipper, _LastResort)))
+        yield from (handler for handler in logger.handlers if not isinstance(handler, (_Collector, _LastResort)))
         logger = logger.parent if logger.propagate else None
 
 
-_last_resort = _LastResort()
+class _Collector(logging.Handler):
+    """Hears what is logged while flow runs are under way: one for all of them, which hands each line to its run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[logging.Logger, logging.Handler]] = [
+            (_flowloop, self),
+            (_flowloop, _LastResort()),
+            (unheard, self),
+        ]
+        self._shippers: dict[str, tuple[LogShipper, ...]] = {}
+        self._changing = threading.RLock()
+
+    def add(self, run: str, shipper: LogShipper) -> None:
+        """Hand lines of a flow run to a shipper."""
+        with self._changing:
+            self._shippers[run] = (*self._shippers.get(run, ()), shipper)
+            # the application may have set its logging up anew since the run before
+            if self not in _flowloop.handlers or self not in unheard.handlers:
+                for logger, handler in self._places:
+                    logger.addHandler(handler)
+
+    def remove(self, run: str, shipper: LogShipper) -> None:
+        """Hand it no more of them."""
+        with self._changing:
+            left = tuple([one for one in self._shippers.pop(run, ()) if one is not shipper])
+            if left:
+                self._shippers[run] = left
+            if not self._shippers:
+                for logger, handler in self._places:
+                    logger.removeHandler(handler)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Hand a line on; nobody waits while another thread writes out a slow one."""
+        run = getattr(record, "flow_run_id", None)
+        for shipper in self._shippers.get(run, ()) if isinstance(run, str) else ():
+            shipper.keep(record)
+        return True
 
 
-class LogShipper(logging.Handler):
+class LogShipper:
     """Collects the lines of one flow run, and sends them in the background.
 
     It never makes the run wait, and never fails it: a line that cannot be written out is kept as it was called. When
@@ -69,7 +106,6 @@ class LogShipper(logging.Handler):
     """
 
     def __init__(self, backend: Backend, flow_run_id: str) -> None:
-        super().__init__()
         self._backend = backend
         self._flow_run_id = flow_run_id
         self._lines: deque[LogRecord] = deque()
@@ -82,34 +118,22 @@ class LogShipper(logging.Handler):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Hear what is logged inside the block."""
-        loggers = (_flowloop, unheard)
-        for logger in loggers:
-            logger.addHandler(self)
-        _flowloop.addHandler(_last_resort)
+        """Hear what this flow run logs inside the block."""
+        _collector.add(self._flow_run_id, self)
         try:
             yield
         finally:
-            for logger in loggers:
-                logger.removeHandler(self)
-            if not any(isinstance(handler, LogShipper) for handler in _flowloop.handlers):
-                _flowloop.removeHandler(_last_resort)
+            _collector.remove(self._flow_run_id, self)
 
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Keep a line, if it is one of this flow run's; nobody waits while another thread writes out a slow one."""
-        self.emit(record)
-        return True
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line, if it is one of this flow run's."""
+    def keep(self, record: logging.LogRecord) -> None:
+        """Keep a line of this flow run."""
         try:
-            if getattr(record, "flow_run_id", None) == self._flow_run_id:
-                self._keep(self._line(record))
+            self._keep(self._line(record))
         except KeyboardInterrupt:
             raise
         except BaseException:  # whoever makes the records of an application may have made anything of this one
             self._refused += 1
-            self.handleError(record)
+            _collector.handleError(record)
 
     def _line(self, record: logging.LogRecord) -> LogRecord:
         task_run_id = getattr(record, "task_run_id", None)
@@ -119,7 +143,7 @@ class LogShipper(logging.Handler):
             timestamp=datetime.datetime.fromtimestamp(record.created, datetime.UTC),
             name=storable(record.name),
             level=next((name for level, name in _LEVELS if record.levelno >= level), "DEBUG"),
-            message=_bounded(storable(masked(text_of(record, self.format)))),
+            message=_bounded(storable(masked(text_of(record, _collector.format)))),
         )
 
     def _keep(self, line: LogRecord) -> None:
@@ -198,6 +222,9 @@ class LogShipper(logging.Handler):
         text = f"{dropped:,} lines were dropped here: they came faster than they could be stored"
         _log.warning("flow run %s: %s", self._flow_run_id, text)
         return LogRecord(self._flow_run_id, None, moment, _log.name, "WARNING", text)
+
+
+_collector = _Collector()
 
 
 def _bounded(text: str) -> str:

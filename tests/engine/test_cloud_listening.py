@@ -11,6 +11,7 @@ import pytest
 from flowloop.engine import Flow, context, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.logs import LogShipper
+from flowloop.engine.context import unheard
 from flowloop.engine.errors import BackendRejected, BackendUnavailable, FlowRunOwned, OwnershipLost
 from flowloop.engine.masking import hide
 from flowloop.engine.signals import FAIL
@@ -436,7 +437,7 @@ async def test_too_many_lines_push_out_the_oldest_and_a_line_says_how_many(memor
     monkeypatch.setattr("flowloop.engine.cloud.logs._MOST_LINES", 10)
     shipper = LogShipper(memory, "run")
     for n in range(13):
-        shipper.emit(logged("line %s", n))
+        shipper.keep(logged("line %s", n))
     await shipper.send()
     assert [line.message for line in memory.logs[1:]] == [f"line {n}" for n in range(3, 13)]
     assert memory.logs[0].message.startswith("3 lines were dropped here")
@@ -449,11 +450,11 @@ async def test_what_waits_is_bounded_in_characters_too(memory, monkeypatch):
     monkeypatch.setattr("flowloop.engine.cloud.logs._MOST_CHARACTERS", 100)
     shipper = LogShipper(memory, "run")
     for letter in "abcde":
-        shipper.emit(logged(letter * 40))
+        shipper.keep(logged(letter * 40))
     await shipper.send()
     assert [line.message[:2] for line in memory.logs[1:]] == ["dd", "ee"]
     for letter in "fg":  # what was sent takes no room
-        shipper.emit(logged(letter * 40))
+        shipper.keep(logged(letter * 40))
     await shipper.send()
     assert [line.message[:2] for line in memory.logs[3:]] == ["ff", "gg"]
 
@@ -492,7 +493,7 @@ class Panicking:
 )
 async def test_a_line_that_cannot_be_written_is_kept_as_it_was_called(memory, text, args, stored):
     shipper = LogShipper(memory, "run")
-    shipper.emit(logged(text, *args))
+    shipper.keep(logged(text, *args))
     await shipper.send()
     (line,) = memory.logs
     assert line.message.startswith(stored)
@@ -503,7 +504,7 @@ async def test_no_line_drives_out_all_others(memory, monkeypatch):
     monkeypatch.setattr("flowloop.engine.cloud.logs._LONGEST_LINE", 100)
     shipper = LogShipper(memory, "run")
     for text in ("before", "x" * 2_000, "after"):
-        shipper.emit(logged(text))
+        shipper.keep(logged(text))
     await shipper.send()
     before, long, after = (line.message for line in memory.logs)
     assert (before, len(long), after) == ("before", 100, "after")
@@ -518,16 +519,48 @@ async def test_a_record_of_which_no_line_can_be_made_harms_nobody(memory, caplog
         __hash__ = None
 
     shipper = LogShipper(memory, "run")
-    for attribute, value in [("created", float("nan")), ("name", None), ("levelno", "INFO"), ("flow_run_id", Odd())]:
-        record = logged("odd")
-        setattr(record, attribute, value)
-        shipper.handle(record)
-    shipper.handle(logged("a line"))
+    with shipper.listening():
+        for attribute, value in [
+            ("created", float("nan")),
+            ("name", None),
+            ("levelno", "INFO"),
+            ("flow_run_id", Odd()),  # which is no line of this run, then
+        ]:
+            record = logged("odd")
+            setattr(record, attribute, value)
+            heard(record)
+        heard(logged("a line"))
     await shipper.send()
     assert [line.message for line in memory.logs] == ["a line"]
     shipper.conclude()
-    assert "4 log lines of flow run run were dropped" in caplog.text
-    assert capsys.readouterr().err.count("--- Logging error ---") == 4
+    assert "3 log lines of flow run run were dropped" in caplog.text
+    assert capsys.readouterr().err.count("--- Logging error ---") == 3
+
+
+def heard(record, logger=unheard):
+    """Let the handlers of a logger hear a line, and no others."""
+    for handler in logger.handlers:
+        handler.handle(record)
+
+
+async def test_each_of_several_runs_hears_its_own_lines_also_after_logging_was_set_up_anew(memory):
+    mine, also_mine, others = (LogShipper(memory, run) for run in ("run", "run", "another"))
+    logger = logging.getLogger("flowloop")
+    before = list(logger.handlers)
+    with mine.listening():
+        heard(logged("first"), logger)
+        logger.handlers.clear()  # as logging.config does it
+        with others.listening(), also_mine.listening():
+            heard(logged("second"), logger)
+        heard(logged("third"), logger)
+    assert logger.handlers == [handler for handler in before if handler in logger.handlers]
+    logger.handlers[:] = before
+    lines = []
+    for shipper in (mine, also_mine, others):
+        memory.logs.clear()
+        await shipper.send()
+        lines.append([line.message for line in memory.logs])
+    assert lines == [["first", "second", "third"], ["second"], []]
 
 
 async def test_a_line_that_is_slow_to_write_out_holds_nobody_up(memory):
@@ -540,10 +573,10 @@ async def test_a_line_that_is_slow_to_write_out_holds_nobody_up(memory):
             return "slow"
 
     shipper = LogShipper(memory, "run")
-    writing = threading.Thread(target=shipper.handle, args=(logged("%s", Slow()),))
+    writing = threading.Thread(target=shipper.keep, args=(logged("%s", Slow()),))
     writing.start()
     assert begun.wait(60)
-    shipper.handle(logged("quick"))
+    shipper.keep(logged("quick"))
     await shipper.send()
     ends.set()
     writing.join()
@@ -576,7 +609,7 @@ async def test_odd_lines_harm_no_body_that_has_secrets_either(memory, settings, 
 async def test_a_level_of_ones_own_is_stored_as_the_level_below(memory):
     shipper = LogShipper(memory, "run")
     for level in (5, 15, 25, 35, 45, 99):
-        shipper.emit(logged("line", level=level))
+        shipper.keep(logged("line", level=level))
     await shipper.send()
     assert [line.level for line in memory.logs] == ["DEBUG", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -587,7 +620,7 @@ async def test_a_line_that_the_backend_refuses_is_dropped_alone(memory, caplog):
     backend.fail("write_run_logs", BackendRejected("too large"), times=None, where=refused)
     shipper = LogShipper(backend, "run")
     for n in range(10):
-        shipper.emit(logged("line %s", n))
+        shipper.keep(logged("line %s", n))
     await shipper.send()
     assert [line.message for line in memory.logs] == [f"line {n}" for n in range(10) if n != 7]
     shipper.conclude()
