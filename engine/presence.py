@@ -69,7 +69,7 @@ def new_owner() -> str:
     It is the machine and the process for people to read, then what `is_gone` looks for, then what makes it unique.
     """
     here = _this_process()
-    return f"{here.name}/{here.folder}/{here.id}/{uuid.uuid4().hex[:12]}"
+    return f"{here.name}/{here.folder}/{here.id}/{os.urandom(6).hex()}"
 
 
 def is_gone(owner: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import uuid
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -135,7 +135,7 @@ class CloudFlowRunner(OwningFlowRunner):
             raise self._is_running()
         given = dict(parameters or {})
         known = dict(context or {})
-        runner_id = self._runner_id = uuid.uuid4().hex[:12]
+        runner_id = self._runner_id = os.urandom(6).hex()
         self._begun = None
         async with AsyncExitStack() as stack:
             self._has_caller = True
@@ -250,11 +250,10 @@ class CloudFlowRunner(OwningFlowRunner):
         """Whether nobody has a say when a new flow run becomes Running: it can be created as that."""
         return self._is_plain(_BEGINNING)
 
-    def _is_plain(self, steps: Iterable[str]) -> bool:
+    def _is_plain(self, steps: tuple[str, ...]) -> bool:
         """Whether nobody hears of a change of state, and steps are the ones that are made here."""
-        if self.state_handlers or self.flow.state_handlers:
-            return False
-        return all(getattr(type(self), step) is getattr(CloudFlowRunner, step) for step in steps)
+        kind: Any = type(self)  # which mypy takes for something that cannot be hashed
+        return not (self.state_handlers or self.flow.state_handlers) and _are_own(kind, steps)
 
     def _end_foreseer(self) -> Callable[[dict[Task[..., Any], State], Sequence[Any]], None] | None:
         has_no_say = self.flow.terminal_state_handler is None and self._is_plain(_ENDING)
@@ -453,6 +452,12 @@ class CloudFlowRunner(OwningFlowRunner):
             change_flow_scope(took_over=True)
             return state
         return await super().set_flow_to_running(state)
+
+
+@functools.cache
+def _are_own(runner_class: type[CloudFlowRunner], steps: tuple[str, ...]) -> bool:
+    """Whether a class has these steps as they are here."""
+    return all(getattr(runner_class, step) is getattr(CloudFlowRunner, step) for step in steps)
 
 
 def _ambient_flow_run() -> str | None:

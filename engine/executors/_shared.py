@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -20,8 +21,8 @@ class _Open:
     def __init__(self) -> None:
         self.users = 0
         self.place: Place | None = None
-        self.held = AsyncExitStack()
-        self.lock = anyio.Lock(fast_acquire=True)
+        self.opened: AbstractAsyncContextManager[Any] | None = None
+        self.lock = asyncio.Lock()
 
 
 class Shared:
@@ -41,44 +42,63 @@ class Shared:
         found = self._by_loop.get(asyncio.get_running_loop())
         return None if found is None else found.place
 
-    @asynccontextmanager
-    async def held(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> AsyncIterator[Any]:
-        """Hold the place of this loop open for the block.
+    def held(self, make: Callable[[], AbstractAsyncContextManager[Any]]) -> AbstractAsyncContextManager[Any]:
+        """Hold the place of this loop open for a block, which gets it.
 
         Args:
             - make: opens it
         """
-        loop = asyncio.get_running_loop()
-        entry = self._by_loop.setdefault(loop, _Open())
+        return _Held(self._by_loop, make)
+
+
+class _Held:
+    """A block for which the place of a loop is open; no generator, because every flow run has one."""
+
+    __slots__ = ("_by_loop", "_entry", "_make")
+
+    def __init__(
+        self,
+        by_loop: dict[asyncio.AbstractEventLoop, _Open],
+        make: Callable[[], AbstractAsyncContextManager[Any]],
+    ) -> None:
+        self._by_loop = by_loop
+        self._make = make
+        self._entry = _Open()
+
+    async def __aenter__(self) -> Place | None:
+        entry = self._entry = self._by_loop.setdefault(asyncio.get_running_loop(), self._entry)
         entry.users += 1
         try:
             # a place that needs nothing is open without a turn of the loop, in which the run could be cancelled
             if entry.place is None or entry.lock.locked():
-                await self._open(entry, make)
-            yield entry.place
-        finally:
-            entry.users -= 1
-            if not entry.users:
-                with anyio.CancelScope(shield=True):
-                    await self._close(loop, entry)
+                async with entry.lock:
+                    if entry.place is None:
+                        opened = self._make()
+                        entry.place = await opened.__aenter__()
+                        entry.opened = opened
+        except BaseException:
+            await self._leave()
+            raise
+        return entry.place
 
-    async def _open(self, entry: _Open, make: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
-        if entry.lock.locked():
-            await entry.lock.acquire()
-        else:
-            entry.lock.acquire_nowait()
-        try:
-            if entry.place is None:
-                async with AsyncExitStack() as opened:
-                    entry.place = await opened.enter_async_context(make())
-                    entry.held = opened.pop_all()
-        finally:
-            entry.lock.release()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self._leave()
 
-    async def _close(self, loop: asyncio.AbstractEventLoop, entry: _Open) -> None:
+    async def _leave(self) -> None:
+        entry = self._entry
+        entry.users -= 1
+        if not entry.users:
+            with anyio.CancelScope(shield=True):
+                await self._close(entry)
+
+    async def _close(self, entry: _Open) -> None:
         async with entry.lock:
             if not entry.users:  # somebody may have come meanwhile
-                entry.place = None
-                await entry.held.aclose()
+                opened, entry.opened, entry.place = entry.opened, None, None
+                if opened is not None:
+                    await opened.__aexit__(None, None, None)
+        loop = asyncio.get_running_loop()
         if not entry.users and self._by_loop.get(loop) is entry:
             del self._by_loop[loop]

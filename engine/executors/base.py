@@ -114,16 +114,12 @@ class PlaceExecutor(Executor):
         """Open the place on this event loop; the flow runs of a loop share it."""
         if type(self).submit is not PlaceExecutor.submit:  # somebody's own, who wants to see every body
             return _simple_place(self)
-        return self._started()
+        return self._shared.held(self._opened) if type(self).start is PlaceExecutor.start else self._started()
 
     @asynccontextmanager
-    async def _started(self) -> AsyncIterator[Place]:
-        if type(self).start is PlaceExecutor.start:
-            async with self._shared.held(self._opened) as place:
-                yield place
-        else:  # somebody's own, who holds more
-            async with self.start(), self._shared.held(self._opened) as place:
-                yield place
+    async def _started(self) -> AsyncIterator[Place]:  # somebody's own, who holds more
+        async with self.start(), self._shared.held(self._opened) as place:
+            yield place
 
     def _opened(self) -> AbstractAsyncContextManager[Place]:
         """Open a place."""

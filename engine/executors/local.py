@@ -7,9 +7,8 @@ import contextvars
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, ExitStack
+from typing import Any, Self
 
 from .._one_pass import gathered, needs_reading, read
 from .._turns import Places
@@ -42,20 +41,11 @@ class LocalExecutor(PlaceExecutor):
         self.threads = threads
 
     def _opened(self) -> AbstractAsyncContextManager[Place]:
-        return _local_place(self.threads)
+        return _LocalPlace(self.threads)
 
     def fate_when_cut_short(self, is_async: bool) -> str:
         """Say that a thread goes on."""
         return "" if is_async else _ABANDONED
-
-
-@asynccontextmanager
-async def _local_place(threads: int) -> AsyncIterator[Place]:
-    place = _LocalPlace(threads)
-    try:
-        yield place
-    finally:
-        place.close()
 
 
 class _LocalPlace(Place):
@@ -83,9 +73,11 @@ class _LocalPlace(Place):
         ticket.at_the_end(slot.close)
         return ticket
 
-    def close(self) -> None:
-        """Let the idle threads end."""
-        self._pool.shutdown()
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._pool.shutdown()  # which lets the idle threads end
 
     async def _in_a_thread(self, job: Job, slot: ExitStack, ticket: TaskTicket) -> Outcome:
         context = contextvars.copy_context()
