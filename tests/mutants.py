@@ -115,6 +115,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "backends/batcher.py": {
         "_TURNS_FOR_COMPANY = 2 :: 2 and one more": _BOUND,
         "if self._wake is not None and self._may_take_off(): :: And for Or": _SPEED,
+        "if self._waiting <= most and self._weight <= room and not is_beside: :: if never": _SPEED,
     },
     "engine/cloud/task_runner.py": {
         'own_steps(CloudTaskRunner, ["check_task_is_ready", "check_task_is_cached", "check_task_ready_to_map"]) :: '

@@ -36,7 +36,7 @@ def end_tasks(state: State) -> None:
 
 
 def _ended_with(state: State, one: State) -> State:
-    if one.is_finished() or isinstance(one, ClientFailed):
+    if (one.is_finished() and not one.is_looped()) or isinstance(one, ClientFailed):
         return one
     if isinstance(state, Cancelled):
         return Cancelled(state.message, context=state.context)

@@ -780,6 +780,18 @@ async def test_what_rests_on_an_item_waits_for_the_batch_in_flight() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_beside_a_batch_in_flight_what_rests_on_an_item_shares_its_batch() -> None:
+    recorder = Recorder(max_flights=2)
+    async with Batcher(recorder.send, circuit(), max_flights=2) as batcher:
+        first = batcher.put(("first", 0), key="first", lane="run")
+        await asyncio.sleep(0.001)
+        others = [batcher.put(("other", number), key=number, lane="run") for number in range(60)]
+        rests = batcher.put(("rests on the last", 0), key="rests", lane="run", rests_on=[others[-1]])
+        await asyncio.gather(first, *others, rests)
+    assert [len(batch) for batch in recorder.batches] == [1, 61]
+
+
+@pytest.mark.virtual_time
 async def test_halving_keeps_what_rests_on_a_refused_item_from_being_sent_alone() -> None:
     recorder = Recorder(faults=["refused"], bad={("bad", 0)})
     async with Batcher(recorder.send, circuit()) as batcher:

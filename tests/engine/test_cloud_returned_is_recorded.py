@@ -9,7 +9,7 @@ from flowloop.engine.cloud import CloudFlowRunner, CloudTaskRunner, create_flow_
 from flowloop.engine.errors import FlowDefinitionError, FlowloopError
 from flowloop.engine.executors import LocalExecutor
 from flowloop.engine.signals import ENDRUN, FAIL, PAUSE, SKIP
-from flowloop.engine.state import Failed, Paused, Pending, Running, Scheduled, Skipped
+from flowloop.engine.state import Cancelled, Failed, Looped, Mapped, Paused, Pending, Running, Scheduled, Skipped
 from flowloop.engine.testing import FaultyBackend
 
 pytestmark = pytest.mark.virtual_time
@@ -154,6 +154,22 @@ async def test_a_given_state_beats_the_recorded_one(given, backend, settings):
     states = next([one.state for one in run.states] for run in runs if run.task_slug.startswith("first"))
     assert states == ["Pending", "Running", "Success", given.__name__, "Running", "Success"]
     assert flow_run_id != runner.flow_run_id
+
+
+async def test_a_task_that_a_handler_leaves_between_two_rounds_ends_with_its_flow_run(backend, settings):
+    with Flow("between") as flow:
+        children = task(lambda n: n, name="child", state_handlers=[leaves_between]).map([1, 2])
+        task(lambda n: n, name="after").map(children)
+    runner = CloudFlowRunner(flow, backend=backend, settings=settings)
+    state = await runner.run()
+    assert [type(state), type(state.result[children])] == [Failed, Cancelled]
+    _, runs = await backend.get_flow_run_history(runner.flow_run_id)
+    [last] = [run.states[-1] for run in runs if run.task_slug == "child-1" and run.map_index < 0]
+    assert last.message == state.result[children].message
+
+
+def leaves_between(task, old, new):
+    return Looped() if isinstance(new, Mapped) else new
 
 
 # -- what a run is given, and cannot be ----------------------------------------------------------------

@@ -221,6 +221,54 @@ async def test_nothing_is_sent_once_the_flow_run_is_known_to_be_lost(memory, set
 # -- refused, and what stands instead ----------------------------------------------------------------------
 
 
+async def test_a_cancel_while_a_state_is_recorded_is_none_of_recording_it(memory, settings):
+    alone, faulty = Alone(memory, settings), FaultyBackend(memory)
+    faulty.delay("set_task_run_state", 10)
+    with context(**await alone.create()):
+        runner = CloudTaskRunner(alone.task, backend=faulty, settings=settings)
+        _, begun = await runner.initialize_run()
+        with context(begun):
+            going = asyncio.create_task(runner.call_runner_target_handlers(Pending(), Running()))
+            await anyio.sleep(1)
+            going.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await going
+    assert faulty.counts["set_task_run_state"] == 1
+    assert (await alone.recorded())[0] == ["Pending"]
+
+
+async def test_who_hears_that_the_flow_run_is_lost_while_a_task_begins_again_stops_it(memory, settings):
+    async def later():
+        await anyio.sleep(10_000)
+        ran.append("later")
+
+    ran = []
+    with Flow("again") as flow:
+        first = task(lambda: ran.append("first"), name="first")()
+        waits = task(later, name="waits")()
+        task(lambda: 1 / 0, name="last", max_retries=1, retry_delay=3600)(upstream_tasks=[first, waits])
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
+    assert type(await runner.run()) is Scheduled
+    faulty = FaultyBackend(memory)
+    faulty.fail("set_task_run_state", OwnershipLost("gone"), where=lambda sent: sent["state"].message == "again")
+    began = asyncio.get_running_loop().time()
+    again = CloudFlowRunner(flow, backend=faulty, settings=settings)
+    given = {first: Pending("again"), waits: Pending("once more")}
+    with pytest.raises(OwnershipLost):
+        await again.run(context={"flow_run_id": runner.flow_run_id}, task_states=given)
+    assert ran == ["first", "later"]
+    assert asyncio.get_running_loop().time() - began < 10_000, "it does not wait for what it had begun"
+
+
+@pytest.mark.parametrize("given", [Pending, Retrying])
+async def test_a_task_run_that_cannot_be_read_is_not_asked_for_again(memory, settings, given):
+    alone, faulty = Alone(memory, settings), FaultyBackend(memory)
+    faulty.fail("get_task_run_info", BackendRejected("no"))
+    state = given("given")
+    assert await alone.run(faulty, state) is state
+    assert faulty.counts["get_task_run_info"] == 1
+
+
 async def test_second_thoughts_of_a_handler_that_are_refused_leave_what_is_recorded(memory, settings):
     def rethinks(runner, old, new):
         return Failed("on second thoughts") if type(new) is Success else None
