@@ -268,7 +268,7 @@ async def test_the_way_back_leads_through_what_was_looked_at(browser: Browser, u
         await page.get_by_role("region", name="Needs attention").wait_for()
         await page.go_back()
         await page.wait_for_url("**/runs?state=failed")
-        assert await page.get_by_role("button", name="failed").get_attribute("aria-pressed") == "true"
+        assert await page.get_by_role("button", name="failed", exact=True).get_attribute("aria-pressed") == "true"
     async with browser.visit() as visit:
         await visit.open(pasted)
         await visit.page.locator("aside .traceback").wait_for()
