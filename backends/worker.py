@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from ..engine.backend import Backend, FlowRunReservation
 from ..engine.cloud import CloudFlowRunner
-from ..engine.errors import BackendError, BackendRejected, BackendUnavailable, OwnershipLost
+from ..engine.errors import BackendError, BackendUnavailable, OwnershipLost
 from ..engine.flow import Flow
 from ..engine.limits import Limits, OpenLimits
 from ..engine.presence import new_owner
@@ -311,7 +311,7 @@ class Worker:
             runner = self._runners.get(taken.flow_run_id)
             if runner is None or not runner.has_given_up:
                 await self._backend.release_flow_run(taken.flow_run_id, taken.claim.epoch)
-        except (BackendRejected, BackendUnavailable) as error:
+        except BackendError as error:
             logger.warning("flow run %s is free when its lease has run out: %s", taken.flow_run_id, error)
         finally:
             if self._runs.get(taken.flow_run_id) is asyncio.current_task():

@@ -219,8 +219,8 @@ class CloudFlowRunner(OwningFlowRunner):
     def _unended(self, final: State) -> BackendRejected:
         return BackendRejected(
             f"flow run {self.flow_run_id} came to its end here as {type(final).__name__}, and that is not recorded: "
-            f"{cut(self._unrecorded)}. What was acknowledged stands. It was given back: a worker goes on with it, or "
-            f"run it again with context={{'flow_run_id': '{self.flow_run_id}'}}"
+            f"{cut(self._unrecorded)}. What was acknowledged stands. A worker goes on with it, or run it again with "
+            f"context={{'flow_run_id': '{self.flow_run_id}'}}"
         )
 
     async def follow(self) -> State:

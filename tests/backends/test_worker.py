@@ -22,7 +22,7 @@ from flowloop.engine import Flow, Limits, Parameter, Settings, context, task
 from flowloop.engine.backend import Backend, FlowRunReservation
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.creation import register_flow
-from flowloop.engine.errors import BackendUnavailable
+from flowloop.engine.errors import BackendUnavailable, DialectError
 from flowloop.engine.state import Cancelled, Resume, Running, Scheduled
 from flowloop.engine.testing import FaultyBackend, VirtualLoop
 from flowloop.engine.triggers import manual_only
@@ -262,6 +262,18 @@ async def test_a_paused_task_goes_on_after_somebody_resumed_it(backend: Backend,
 
 
 # -- stopping ------------------------------------------------------------------------------------------
+
+
+async def test_a_run_of_which_no_state_can_be_recorded_is_left_until_its_lease_has_run_out(
+    backend: Backend, flows: Flows, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty = FaultyBackend(backend)
+    faulty.fail("set_flow_run_state", DialectError("what is that?"), times=None)
+    flow_run_id = await create_flow_run(flows.quick, backend, settings=settings)
+    await Worker(faulty, lambda taken: flows.quick, settings=settings).run_one()
+    assert f"flow run {flow_run_id} is free when its lease has run out: what is that?" in caplog.text
+    assert type(await backend.get_flow_run_state(flow_run_id)) is Scheduled
+    assert flows.ran.total() == 0
 
 
 async def test_a_stopped_worker_lets_its_runs_end(backend: Backend, flows: Flows, settings: Settings) -> None:
