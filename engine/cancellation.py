@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType, MethodType
+from types import MethodType
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
@@ -118,10 +118,11 @@ class Cancellation:
         if task is not None and task is not self._seen_from:
             self._seen_from = task
             # a coroutine shows what it is inside of while it waits, so the look is taken when this one does
-            asyncio.get_running_loop().call_soon(self._find_timeouts, task, sys._getframe(1))
+            # its frame is told by its id alone: held, it would hold all that the run has made until then
+            asyncio.get_running_loop().call_soon(self._find_timeouts, task, id(sys._getframe(1)))
         return self
 
-    def _find_timeouts(self, task: asyncio.Task[Any], inner: FrameType) -> None:
+    def _find_timeouts(self, task: asyncio.Task[Any], inner: int) -> None:
         if not task.done():  # it has no coroutine any more, and Python 3.12 crashes when asked for it
             self._timeouts = list(_timeouts_around(task, inner))
 
@@ -141,16 +142,16 @@ _MAY_BE_TIMEOUTS = frozenset({asyncio.Timeout, MethodType})
 """The kinds of what a coroutine holds that is inside of a timeout: the timeout, or how it is left."""
 
 
-def _timeouts_around(task: asyncio.Task[Any], inner: FrameType) -> Iterator[Callable[[], bool]]:
+def _timeouts_around(task: asyncio.Task[Any], inner: int) -> Iterator[Callable[[], bool]]:
     """Tell of each ``asyncio.timeout`` that the coroutines of a waiting task are inside of whether it has expired.
 
-    The look goes from the outermost coroutine to the one of the frame `inner`.
+    The look goes from the outermost coroutine to the one of the frame with the id `inner`.
 
     asyncio cancels for a timeout as it does for anything else. What a coroutine has entered and not left yet, nobody
     shows but the garbage collector.
     """
     inside: Any = task.get_coro()
-    while inside is not None and getattr(inside, "cr_frame", None) is not inner:
+    while inside is not None and id(getattr(inside, "cr_frame", None)) != inner:
         held = gc.get_referents(inside)
         for one in () if _MAY_BE_TIMEOUTS.isdisjoint(map(type, held)) else held:
             entered = one.__self__ if type(one) is MethodType else one
