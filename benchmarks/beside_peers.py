@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .harness import Row, Sample, compare, missing
+from .harness import NotMeasured, Row, Sample, compare, missing
 from .recording import scratch
 
 TITLE = "Beside other engines: tasks a second"
@@ -41,7 +41,7 @@ _REPEATED = 3
 """Rounds in one process at most. The best counts: the first one may pay for what is made once."""
 
 
-class PeerError(Exception):
+class PeerError(NotMeasured):
     """A peer cannot be installed, or does not answer."""
 
 

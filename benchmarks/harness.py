@@ -22,6 +22,7 @@ import uvloop
 
 __all__ = [
     "LOOPS",
+    "NotMeasured",
     "Report",
     "Row",
     "Sample",
@@ -133,6 +134,10 @@ class Sample(msgspec.Struct):
 Contender = Callable[[], "float | Sample"]
 
 
+class NotMeasured(Exception):
+    """A contender has no value to give, and says why."""
+
+
 def seconds(body: Callable[[], Awaitable[Any]], loop: str = "asyncio") -> float:
     """Return how long a coroutine takes on an event loop of its own; starting the loop does not count."""
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
@@ -166,18 +171,31 @@ def compare(
         - baseline: the contender that the others are compared with
         - size: how many tasks, or whatever the case counts
         - warm_up: whether each contender first runs once unmeasured
+
+    Returns:
+        - list[Row]: one for each; of a contender that drops out, which costs the others nothing, it says why
     """
     samples: dict[str, list[Sample]] = {name: [] for name in contenders}
+    gone: dict[str, NotMeasured] = {}
     for number in range(-1 if warm_up else 0, rounds):
-        for name in reversed(contenders) if number % 2 else contenders:
+        for name in reversed(samples) if number % 2 else samples:
+            if name in gone:
+                continue
             gc.collect()
-            sample = contenders[name]()
+            try:
+                sample = contenders[name]()
+            except NotMeasured as error:
+                gone[name] = error
+                continue
             if number >= 0:
                 samples[name].append(sample if isinstance(sample, Sample) else Sample(float(sample)))
     rows = []
     for name, taken in samples.items():
+        if name in gone:
+            rows.append(missing(case, name, gone[name]))
+            continue
         ratios = []
-        if baseline is not None and name != baseline:
+        if baseline is not None and baseline not in gone and name != baseline:
             ratios = [one.value / base.value for one, base in zip(taken, samples[baseline], strict=True)]
         details = {key: statistics.median(sample.details[key] for sample in taken) for key in taken[0].details}
         rows.append(
