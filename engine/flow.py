@@ -639,9 +639,7 @@ class Flow:
         return True
 
     def _remember(self, name: Any, compute: Callable[[], Any]) -> Any:
-        try:
-            return self._memo[name]
-        except KeyError:
+        if name not in self._memo:
             self._memo[name] = compute()
         return self._memo[name]
 

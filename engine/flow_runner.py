@@ -311,7 +311,7 @@ class FlowRunner(Runner):
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
         if self._running:
-            raise self._is_running()
+            raise self._already_running()
         hidden = hiding.set(Mask(hiding.get()))
         self._open_watch()
         self._running = True
@@ -333,7 +333,7 @@ class FlowRunner(Runner):
             self._cancellation, self._drive = Cancellation(), None
             self._running = False
 
-    def _is_running(self) -> FlowloopError:
+    def _already_running(self) -> FlowloopError:
         return FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")
 
     def _open_scope(self) -> FlowScope:

@@ -281,10 +281,10 @@ class Drive:
             self._times_left -= 1
             began = monotonic()
         if self._ahead.runs and (ahead := self._ahead.runs.pop(key[0], None)) is not None:
+            if began:
+                self._began_at[key] = began
             if ahead not in self._in_flight:
                 self._settle(key, ahead)
-            elif began:
-                self._began_at[key] = began
             return
         try:
             self._starting = key

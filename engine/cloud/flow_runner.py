@@ -132,7 +132,7 @@ class CloudFlowRunner(OwningFlowRunner):
             - CancelledError: when the caller is cancelled, after every task run has ended in a final state
         """
         if self._has_caller:
-            raise self._is_running()
+            raise self._already_running()
         given = dict(parameters or {})
         known = dict(context or {})
         runner_id = self._runner_id = os.urandom(6).hex()

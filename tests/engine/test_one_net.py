@@ -484,6 +484,19 @@ async def test_what_ends_in_the_callback_wakes_the_drive():
         await asyncio.wait_for(drive.run(), 10)
 
 
+async def test_what_has_ended_ahead_of_its_turn_has_its_times():
+    async def ended():
+        return Success()
+
+    with Flow("ahead") as flow:
+        task(lambda: 1)()
+    drive = Drive(plan_of(flow), None, {}, {}, Cancellation(), Watch(), backlog=lambda: 0, fail_fast=False, grace=1)
+    drive._ahead.runs[0] = asyncio.ensure_future(ended())
+    await drive._ahead.runs[0]
+    await drive.run()
+    assert drive.times().keys() == {(one, -1) for one in flow.tasks}
+
+
 def test_an_impossible_move_tells_its_story():
     ledger = Ledger(Graph(1, [], []), story=True)
     key = ledger.start()
