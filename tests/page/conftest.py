@@ -29,6 +29,9 @@ ARGUMENTS = (
     "--disable-sync",
 )
 OPEN = ServerSettings(require_api_key=False, poll_seconds=0.1, **QUIET)
+DRAWN = """new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))
+  .then(() => document.querySelector("main [aria-busy=true]") !== null)"""
+"""Whether something waits for its answer once what is known has been drawn."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,9 +68,8 @@ class Visit:
         """Wait until everything that a view asks for is there, and drawn."""
         quiet = 0
         while quiet < 3:
-            drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-            await self.page.evaluate(drawn)
-            quiet = 0 if self._pending else quiet + 1
+            is_busy = await self.page.evaluate(DRAWN)
+            quiet = 0 if self._pending or is_busy else quiet + 1
 
     def _hear(self, message: Any) -> None:
         if message.type in ("error", "warning") and not any(text in message.text for text in self.allowed):

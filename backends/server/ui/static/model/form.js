@@ -1,5 +1,5 @@
 // The form of a flow's parameters: from what is recorded of them to fields, and from what was typed to values.
-import { Typed, encode } from "./json.js";
+import { Typed, encode, readJson } from "./json.js";
 
 /** @typedef {{name: string, required: boolean, kind: string, options?: unknown[], hint: string, initial: string, default: unknown, nullable: boolean, secret: boolean, schema: any}} Input */
 
@@ -89,8 +89,7 @@ export function readField(input, text) {
     }
     default:
       try {
-        const value = JSON.parse(plain);
-        return { value: /\d{16}/.test(plain) ? new Typed(plain) : value };
+        return { value: readJson(plain) };
       } catch {
         return { problem: `${input.name} is ${input.hint}` };
       }

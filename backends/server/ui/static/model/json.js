@@ -8,6 +8,12 @@ export class Typed {
   }
 }
 
+/** The value of JSON that was typed: as it was typed if a browser would round it. @param {string} text @returns {unknown} */
+export function readJson(text) {
+  const value = JSON.parse(text);
+  return /\d{16}/.test(text) ? new Typed(text) : value;
+}
+
 /** JSON with the numbers in it that were kept as they were typed. @param {unknown} value @returns {string} */
 export function encode(value) {
   if (value instanceof Typed) return value.text;

@@ -27,6 +27,11 @@ export function sum(numbers) {
   return all;
 }
 
+/** How many are in states like that. @param {Iterable<[string, number]>} counts @param {(state: string) => boolean} are */
+export function many(counts, are) {
+  return sum([...counts].map(([state, count]) => (are(state) ? count : 0)));
+}
+
 /** The last of so many places for which something holds, that holds for all before it. @param {number} count @param {(place: number) => boolean} holds */
 export function lastOf(count, holds) {
   let low = 0;

@@ -1,4 +1,5 @@
 // States: each has a word, a shape and a group; the group has the colour.
+import { number } from "./text.js";
 
 /** @typedef {{symbol: string, group: string}} Look */
 
@@ -62,6 +63,11 @@ export function tally(counts) {
 export function byGroup(counts) {
   const sums = tally([...counts].map(([state, count]) => [look(state).group, count]));
   return GROUPS.map((group) => ({ group, count: sums.get(group) ?? 0 })).filter((each) => each.count);
+}
+
+/** How many of each group, in words. @param {{group: string, count: number}[]} groups */
+export function inWords(groups) {
+  return groups.map((each) => `${number(each.count)} ${each.group}`).join(", ");
 }
 
 /** The group that says most of several. @param {Iterable<[string, number]>} counts */

@@ -1,14 +1,13 @@
 // What people ask of a flow run or of one of its task runs: from what was typed to the value of a directive.
 
-import { Typed } from "./json.js";
+import { readJson } from "./json.js";
 
 const UNITS = new Map([["s", 1], ["m", 60], ["h", 3600], ["d", 86_400]]);
 
-/** A value as people type it; large whole numbers stay as they were typed. @param {string} text @returns {unknown} */
+/** A value as people type it. @param {string} text @returns {unknown} */
 export function json(text) {
   try {
-    const value = JSON.parse(text);
-    return /\d{16}/.test(text) ? new Typed(text) : value;
+    return readJson(text);
   } catch {
     throw new Error('A value is JSON: 3, "text", [1, 2], {"a": 1}, true, null.');
   }

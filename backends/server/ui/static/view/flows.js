@@ -7,7 +7,7 @@ import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js"
 import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, OLDER, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
 import { command, inputs, readField } from "../model/form.js";
 import { isFinished, look, shapeOf, worst } from "../model/states.js";
-import { took } from "../model/run.js";
+import { many, took } from "../model/run.js";
 import { duration, iso, momentIn, zone } from "../model/time.js";
 import { counted, number, unique } from "../model/text.js";
 import { Copy, Name, State, Words, Time, useAnswer, useTitle } from "./kit.js";
@@ -126,7 +126,7 @@ function Grid({ flow }) {
     <tbody>${grid.tasks.map((task) => html`<tr key=${task.id}><th scope="row"><${Name} of=${task.name} />${task.mapped ? " ▤" : ""}</th>
       ${runs.map((run, at) => {
         const states = (Object.entries(grid.cells[at].get(task.id) ?? {}));
-        const bad = states.filter(([state]) => look(state).group === "failed").reduce((sum, [, count]) => sum + count, 0);
+        const bad = many(states, (state) => look(state).group === "failed");
         const group = states.length ? worst(states) : "pending";
         return html`<td key=${run.id}><a class=${`of-${group}`} href=${taskRunAddress(run.id, task.id, -1)} aria-label=${`${task.name} in ${run.name}: ${group}`}>${shapeOf(group)}${bad > 1 ? number(bad) : ""}</a></td>`;
       })}</tr>`)}</tbody></table></div></section>`;

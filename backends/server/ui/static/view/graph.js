@@ -4,7 +4,7 @@ import { useEffect, useMemo, useState } from "../vendor/hooks.js";
 import { compare } from "../api.js";
 import { href, taskRunAddress } from "../model/route.js";
 import { NODE, drawn, inColumns, inOrder, layOut } from "../model/graph.js";
-import { byGroup, look, shapeOf, worst } from "../model/states.js";
+import { byGroup, inWords, look, shapeOf, worst } from "../model/states.js";
 import { sum, total } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { Bar, Counts, Fold, Name, Problem } from "./kit.js";
@@ -63,7 +63,7 @@ function TaskNode({ run, task, x, y, states, again, selected, open }) {
   const group = states.length ? worst(states) : "pending";
   const only = states.length === 1 && all === 1 ? states[0][0] : null;
   const groups = byGroup(states);
-  const words = isMapped ? groups.map((each) => `${number(each.count)} ${each.group}`).join(", ") : (only ?? "Pending");
+  const words = isMapped ? inWords(groups) : (only ?? "Pending");
   let left = 10;
   const width = NODE.width - 20;
   const parts = [...groups].reverse().map((each) => {

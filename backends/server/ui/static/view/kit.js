@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { useEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, link, locked } from "../api.js";
-import { byGroup, isBusy, isFinished, look, shapeOf } from "../model/states.js";
+import { byGroup, inWords, isBusy, isFinished, look, shapeOf } from "../model/states.js";
 import { ran, sum } from "../model/run.js";
 import { clock, duration, full, iso, milliseconds, now, relative } from "../model/time.js";
 import { query, set } from "../model/route.js";
@@ -70,7 +70,7 @@ export function Bar({ counts, wide = false }) {
   const groups = byGroup(counts);
   const all = sum(groups.map((each) => each.count));
   if (!all) return null;
-  const words = groups.map((each) => `${number(each.count)} ${each.group}`).join(", ");
+  const words = inWords(groups);
   return html`<span class=${wide ? "bar wide" : "bar"} role="img" aria-label=${words} title=${words}>
     ${[...groups].reverse().map((each) => html`<span key=${each.group} class=${`part of-${each.group}`} style=${{ flexGrow: each.count }}></span>`)}
   </span>`;

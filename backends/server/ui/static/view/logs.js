@@ -16,6 +16,12 @@ export const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 const LINES_AT_ONCE = 500;
 const LINES_KEPT = 3000;
 
+/** The levels of what is at least as grave; null for all. */
+export function atLeast(level) {
+  const least = LEVELS.indexOf(level);
+  return least > 0 ? LEVELS.slice(least) : null;
+}
+
 export function Logs({ run, tasks }) {
   return html`<section class="panel" aria-label="Logs"><${Lines} run=${run.id} tasks=${tasks} live=${!isFinished(run.state)} tall /></section>`;
 }
@@ -44,8 +50,7 @@ function unknownIn(known, lines) {
 export function Lines({ run, tasks, taskRun, window, live, tall }) {
   const level = query.value.get("level") ?? "";
   const text = query.value.get("find") ?? "";
-  const least = LEVELS.indexOf(level);
-  const levels = least > 0 ? LEVELS.slice(least) : null;
+  const levels = atLeast(level);
   const [lines, setLines] = useState([]);
   const [older, setOlder] = useState(false);
   const [error, setError] = useState(null);

@@ -7,7 +7,7 @@ import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js"
 import { ARTIFACTS, ATTENTION, CANCEL, HEAD, PARTS, QUEUE, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
 import { secrets } from "../model/form.js";
 import { WANTED, FAILED, isFinished, look } from "../model/states.js";
-import { alike, attempts, merged, sum, total } from "../model/run.js";
+import { alike, attempts, many, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
 import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Labels, Name, Small, State, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
@@ -107,9 +107,6 @@ function View({ run, counts, problem, again, task, index }) {
     </div>
   </div>`;
 }
-
-/** How many are in states like that. */
-const many = (sums, are) => sum([...sums].map(([state, count]) => (are(state) ? count : 0)));
 
 function Head({ run, counts, sums, again }) {
   const asks = useSignal("");

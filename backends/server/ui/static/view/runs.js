@@ -51,15 +51,18 @@ export function Runs() {
   const [rows, setRows] = useState([]);
   const [more, setMore] = useState(false);
   const [error, setError] = useState(null);
-  const [loaded, setLoaded] = useState(false);
+  const [of, setOf] = useState(null);
   const [counts, setCounts] = useState(new Map());
   const above = useSignal(new Set());
+  // Until another filter is answered the rows before it stay; they are no answer where there is none.
+  const isBusy = of !== key;
+  const shown = isBusy && error ? [] : rows;
 
   const asked = useRef(0);
   const read = async (after) => {
     const mine = (asked.current += 1);
     try {
-      const limit = after.length ? RUNS_AT_ONCE : Math.max(RUNS_AT_ONCE, rows.length);
+      const limit = after.length || isBusy ? RUNS_AT_ONCE : Math.max(RUNS_AT_ONCE, rows.length);
       const condition = after.length ? [...where, before("created", after[after.length - 1])] : where;
       const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: limit + 1 });
       if (mine !== asked.current) return;
@@ -68,15 +71,13 @@ export function Runs() {
       setRows((shown) => [...after, ...found.slice(0, limit).map((run) => newer(shown, run))]);
       setMore(found.length > limit);
       setError(null);
-      setLoaded(true);
+      setOf(key);
       if (!after.length) above.value = new Set();
     } catch (problem) {
       if (mine === asked.current) setError(problem);
     }
   };
   useEffect(() => {
-    setRows([]);
-    setLoaded(false);
     read([]);
   }, [key]);
 
@@ -134,17 +135,17 @@ export function Runs() {
 
   return html`<h1>Runs</h1>
     <${Filters} given=${given} />
-    <${Histogram} given=${given} where=${where} turn=${loaded} />
+    <${Histogram} given=${given} where=${where} />
     <${Problem} error=${error} again=${() => read([])} what="The runs" />
     <p class="above" aria-live="polite">${above.value.size > 0 && html`<${Button} onClick=${() => read([])}>⟳ ${above.value.size} new above<//>`}</p>
-    <${Empty} of=${loaded && rows}>No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}<//>
-    <ol class="list runs" aria-label="Flow runs">${rows.map((run) => html`<li key=${run.id}>
+    <${Empty} of=${!isBusy && rows}>No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}<//>
+    <ol class="list runs" aria-label="Flow runs" aria-busy=${isBusy}>${shown.map((run) => html`<li key=${run.id}>
       <${Entry} to=${href(["runs", run.id])} state=${run.state} word flow=${run.flow.name} name=${run.name} message=${run.state_message}>
         <${Time} at=${run.start_time ?? run.created} />
         <${Took} run=${run} tried=${tried.get(run.id)} />
         ${counts.has(run.id) ? html`<${Bar} counts=${counts.get(run.id)} />` : html`<span class="bar none"></span>`}
       <//></li>`)}</ol>
-    ${more && html`<p><${Button} onClick=${() => read(rows)}>Older runs<//></p>`}
+    ${more && html`<p><${Button} onClick=${() => read(rows)} disabled=${isBusy}>Older runs<//></p>`}
     <${Fold} title=${html`<h2>Upcoming</h2>`} class="panel"><${Upcoming} /><//>`;
 }
 
@@ -164,7 +165,7 @@ function Filters({ given }) {
 }
 
 /** Runs by the hour, what failed in front. */
-function Histogram({ given, where, turn }) {
+function Histogram({ given, where }) {
   const span = SPANS.get(given.get("from") ?? "") ?? 86_400e3;
   const every = span <= 3_600e3 ? "minute" : span <= 2 * 86_400e3 ? "hour" : "day";
   const width = { minute: 60e3, hour: 3_600e3, day: 86_400e3 }[every];
@@ -180,7 +181,7 @@ function Histogram({ given, where, turn }) {
       found.get(at)?.set(row.key, row.count);
     }
     return [...found];
-  }, [data, from, turn]);
+  }, [data, from]);
   const drag = useRef(null);
   const most = Math.max(1, ...bins.map(([, counts]) => sum(counts.values())));
   if (!data?.flow_run_counts?.length) return problem;

@@ -8,7 +8,7 @@ import { NAMES, RUNS_CHANGES, RUN_LOGS, SEARCH, TASK_OF } from "../model/queries
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
 import { Button, Chips, Choice, Empty, Entry, Small, Time, useAnswer, useTitle } from "./kit.js";
-import { LEVELS, Line } from "./logs.js";
+import { LEVELS, Line, atLeast } from "./logs.js";
 import { paused, useKeys } from "./shell.js";
 
 const KINDS = new Map([["flow_run", "Flow runs"], ["flow", "Flows"], ["task_run", "Task runs"]]);
@@ -79,8 +79,7 @@ export function Tail() {
     take(change.flow_runs);
   }, () => {}), []);
   useEffect(() => {
-    const least = LEVELS.indexOf(level);
-    if (run) return follow(RUN_LOGS, { run, taskRun: null, levels: least > 0 ? LEVELS.slice(least) : null }, (change) => take(change.lines), () => {});
+    if (run) return follow(RUN_LOGS, { run, taskRun: null, levels: atLeast(level) }, (change) => take(change.lines), () => {});
   }, [run, level]);
   const unknown = [...new Set(lines.map((line) => line.flow_id))].filter((id) => id && !names.has(id));
   useEffect(() => {
