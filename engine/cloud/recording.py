@@ -211,7 +211,8 @@ class RecordingFlowRunner(FlowRunner):
         flow_run_id = _values.get()["flow_run_id"]
         self.logger.error("the state of flow run %s could not be recorded: %s", flow_run_id, cut(error))
         if old_state.is_finished() and isinstance(error, BackendRejected):
-            return old_state  # a handler's second thoughts: what is recorded stands
+            # a handler's second thoughts: what is recorded stands
+            return refused if await self._is_recorded(refused) else old_state
         if isinstance(error, BackendUnavailable):
             self._cancellation.lose(error)
         elif is_too_much(refused):
@@ -223,6 +224,15 @@ class RecordingFlowRunner(FlowRunner):
                     raise
         self._unrecorded = error
         raise ENDRUN(refused) from error
+
+    async def _is_recorded(self, refused: State) -> bool:
+        """Whether a state that was refused is recorded all the same."""
+        try:
+            recorded = await self._port.get_flow_run_state(_values.get()["flow_run_id"])
+        except BackendError as error:
+            self.logger.debug("flow run %s could not be read: %s", self.flow_run_id, error)
+            return False
+        return reads_like(recorded, refused)
 
     def _send_end(self, states: dict[Task[..., Any], State], posted: Sequence[Post]) -> None:
         """Send the Success of the flow run behind the last states of its tasks: they share a commit.

@@ -312,13 +312,16 @@ class CloudTaskRunner(TaskRunner):
             raise end from end.__cause__
         return await self._record(old_state, new_state)
 
-    async def _record(self, old_state: State, new_state: State, *, is_again: bool = False) -> State:
+    async def _record(
+        self, old_state: State, new_state: State, *, is_again: bool = False, refused: State | None = None
+    ) -> State:
         """Record a state, with the version that the run was read at; see `call_runner_target_handlers`.
 
         Args:
             - old_state: the old (previous) state
             - new_state: the new (current) state
             - is_again: whether it was refused as too late before, though nothing had come before it
+            - refused: the state in whose place it is, which may be recorded all the same
         """
         current, scope = current_values(), current_flow_scope()
         task_run_id, version = current.get("task_run_id"), current.get("task_run_version")
@@ -365,7 +368,7 @@ class CloudTaskRunner(TaskRunner):
             self._lose(ownership)
             raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
         except (VersionLockMismatch, VersionLockMismatchSignal):
-            return await self._adopted(task_run_id, old_state, new_state, is_again)
+            return await self._adopted(task_run_id, old_state, new_state, is_again, refused)
         except BaseException as error:  # to write a state calls what users gave it, too
             if is_outside(error):
                 raise
@@ -436,10 +439,11 @@ class CloudTaskRunner(TaskRunner):
     async def _recorded_instead(self, old_state: State, refused: State, error: BaseException) -> State:
         """Record another state in the place of one that could not be."""
         if old_state.is_finished() and isinstance(error, BackendRejected):
-            return old_state  # a handler's second thoughts: what is recorded stands
+            # a retry, or a handler's second thoughts: what is recorded stands
+            return refused if await self._is_recorded(refused) else old_state
         instead = await self._instead(refused, error)
         try:
-            return await self._record(old_state, instead)
+            return await self._record(old_state, instead, refused=refused)
         except ENDRUN as end:
             if isinstance(end.state, ClientFailed):
                 end.state.state = refused
@@ -466,11 +470,34 @@ class CloudTaskRunner(TaskRunner):
             return small(refused, error)
         raise ENDRUN(ClientFailed(f"The state could not be recorded: {why}", state=refused)) from error
 
-    async def _adopted(self, task_run_id: str, old_state: State, refused: State, is_again: bool) -> State:
+    async def _is_recorded(self, refused: State) -> bool:
+        """Whether a state that was refused is recorded all the same: then it is gone on from."""
+        current = _values.get()
+        where = current["flow_run_id"], current["task_id"], current.get("map_index")
+        try:
+            info = await self._port.get_task_run_info(*where)
+        except BackendError as error:
+            _note_outage(error)
+            return False
+        if not reads_like(info.state, refused):
+            return False
+        current["task_run_version"] = info.version
+        return True
+
+    async def _adopted(
+        self, task_run_id: str, old_state: State, refused: State, is_again: bool, before: State | None = None
+    ) -> State:
         """Go on after a state was refused because somebody else has moved the run, or as if somebody had.
 
         What is recorded is gone on with, if it is not theirs to go on with. Where nobody has moved the run, or it was
         set back, or the runner before this one was still heard while it was shut out, the state is recorded again.
+
+        Args:
+            - task_run_id: the task run
+            - old_state: the state before
+            - refused: the state that was refused
+            - is_again: whether it was refused so before
+            - before: the state in whose place it is, which was refused first
         """
         current = _values.get()
         try:
@@ -485,8 +512,8 @@ class CloudTaskRunner(TaskRunner):
                 info = await self._port.get_task_run_info(
                     current["flow_run_id"], current["task_id"], current.get("map_index")
                 )
-                is_own = info.version == current["task_run_version"] or reads_like(info.state, refused)
-                is_own = is_own or is_by(info.state, flow_scope.get().runner_id)
+                is_own = info.version == current["task_run_version"] or is_by(info.state, flow_scope.get().runner_id)
+                is_own = is_own or any(one is not None and reads_like(info.state, one) for one in (refused, before))
                 is_free = type(refused) in _CLAIMS and (flow_scope.get().took_over or type(state) is Pending)
                 current["task_run_version"] = info.version
             if not is_own and not is_free and is_under_way(state):

@@ -18,11 +18,19 @@ from flowloop.engine import Flow, Settings, context, task
 from flowloop.engine.backend import Backend, FlowRunInfoResult
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.task_runner import CloudTaskRunner
-from flowloop.engine.errors import BackendRejected, BackendUnavailable, OwnershipLost, VersionLockMismatch
-from flowloop.engine.signals import ENDRUN, PAUSE
+from flowloop.engine.errors import (
+    BackendError,
+    BackendRejected,
+    BackendUnavailable,
+    DialectError,
+    OwnershipLost,
+    VersionLockMismatch,
+)
+from flowloop.engine.signals import ENDRUN, LOOP, PAUSE
 from flowloop.engine.state import (
     Cancelled,
     Failed,
+    Looped,
     Paused,
     Pending,
     Resume,
@@ -68,12 +76,12 @@ async def backend(url: str, settings: Settings) -> AsyncIterator[Backend]:
 class Run:
     """A run of one task, and of one after it."""
 
-    def __init__(self, backend: Backend, settings: Settings, body: Any) -> None:
+    def __init__(self, backend: Backend, settings: Settings, body: Any, **options: Any) -> None:
         self.backend = backend
         self.settings = settings
         self.begun = asyncio.Event()
 
-        @task
+        @task(**options)
         async def first() -> Any:
             self.begun.set()
             return await body()
@@ -484,3 +492,40 @@ async def test_who_cannot_record_for_longer_than_the_patience_hears_how_to_go_on
     assert info.owner is not None, "its lease runs out"
     going_on = CloudFlowRunner(run.flow, backend=backend, settings=settings, takeover=True)
     assert (await going_on.run(context={"flow_run_id": run.id})).is_successful()
+
+
+async def fails() -> None:
+    raise ValueError("no")
+
+
+async def again_and_again() -> None:
+    raise LOOP("another round")
+
+
+@pytest.mark.parametrize("error", [BackendRejected, DialectError])
+@pytest.mark.parametrize(("kind", "body"), [(Failed, fails), (Retrying, fails), (Looped, again_and_again)])
+async def test_what_was_recorded_and_is_answered_as_refused_leaves_nobody_running(
+    backend: Backend, settings: Settings, error: type[BackendError], kind: type[State], body: Any
+) -> None:
+    faulty = FaultyBackend(backend)
+    faulty.fail("set_task_run_state", error("no"), where=lambda sent: type(sent["state"]) is kind, after=True)
+    run = Run(backend, settings, body, max_retries=1, retry_delay=3600)
+    state = await run.run(faulty)
+    info = await run.recorded()
+    assert [type(state), type(info.state), info.owner] == [Scheduled, Scheduled, None]
+    recorded = {type(one.state) for one in info.task_runs if one.task_slug == run.flow.slugs[run.first]}
+    assert recorded == {type(state.result[run.first])} == {Retrying}
+
+
+async def test_second_thoughts_on_a_flow_run_that_are_recorded_and_answered_as_refused_are_its_end(
+    backend: Backend, settings: Settings
+) -> None:
+    def regrets(runner: CloudFlowRunner, old: State, new: State) -> State | None:
+        return Failed("on second thoughts") if new.is_successful() else None
+
+    faulty = FaultyBackend(backend)
+    faulty.fail("set_flow_run_state", BackendRejected("no"), where=lambda sent: sent["state"].is_failed(), after=True)
+    run = Run(backend, settings, value)
+    runner = CloudFlowRunner(run.flow, [regrets], backend=faulty, settings=settings)
+    state = await runner.run(context={"flow_run_id": await run.create()})
+    assert [type(state), state.message] == [type((await run.recorded()).state), "on second thoughts"]
