@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from .forks import Command
 
 __all__ = ["ROOT", "environment", "flowloop", "heard", "own_port", "serving", "start"]
 
@@ -25,30 +28,33 @@ def flowloop(
     *arguments: str, cwd: Path, extra: Mapping[str, str] | None = None, timeout: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, in `cwd`, with its files under it."""
-    return subprocess.run(
-        [sys.executable, "-c", _MAIN, *arguments],
-        cwd=cwd,
-        env=environment(cwd, extra),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    env = environment(cwd, extra)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        with Command(arguments, cwd=cwd, env=env, output=output.fileno(), errors=errors.fileno()) as command:
+            try:
+                code = command.wait(timeout)
+            finally:
+                command.kill()
+        return subprocess.CompletedProcess(arguments, code, _whole(output), _whole(errors))
 
 
-def start(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def _whole(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def start(*arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> Command:
     """Start a command."""
-    return subprocess.Popen(
-        [sys.executable, "-c", _MAIN, *arguments],
-        cwd=cwd,
-        env=environment(cwd, extra),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    read, written = os.pipe()
+    try:
+        return Command(
+            arguments, cwd=cwd, env=environment(cwd, extra), output=written, errors=written, stdout=open(read)
+        )
+    finally:
+        os.close(written)
 
 
-def heard(process: subprocess.Popen[str], beginning: str) -> str:
+def heard(process: Command, beginning: str) -> str:
     """Wait until a command has said a line with this beginning, and return it: before, it may not hear of a signal."""
     assert process.stdout is not None
     said: list[str] = []
@@ -77,6 +83,3 @@ def own_port() -> Iterator[int]:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
         yield int(bound.getsockname()[1])
-
-
-_MAIN = "from flowloop.backends.cli import main; main()"

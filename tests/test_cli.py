@@ -11,6 +11,8 @@ import runpy
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from flowloop.backends.cli import commands
 from flowloop.backends.cli.commands import flowloop as command
 from flowloop.engine.cloud import create_flow_run
 
-from .commands import flowloop, own_port, serving, start
+from .commands import environment, flowloop, own_port, serving, start
 
 FLOWS = """
 import asyncio
@@ -397,8 +399,16 @@ def test_a_result_that_cannot_be_stored_fails_the_task_that_made_it(folder: Path
     ],
 )
 def test_without_the_extra_the_remedy_is_named(folder: Path, missing: str, command: str, extra: str) -> None:
-    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
-    done = flowloop(command, cwd=folder, extra={"PYTHONPATH": str(folder)})
+    main = f"import sys; sys.modules[{missing!r}] = None; from flowloop.backends.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", main, command],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("Error: ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -19,12 +18,13 @@ from flowloop.engine import Settings
 from flowloop.engine.cloud import create_flow_run
 
 from ..commands import serving, start
+from ..forks import Command
 
 RUNS = 40
 
 
 @contextmanager
-def working(folder: Path, url: str) -> Iterator[subprocess.Popen[str]]:
+def working(folder: Path, url: str) -> Iterator[Command]:
     """A worker process that has begun to work; it must end well after SIGTERM."""
     with start("worker", "flows.py", "--backend", url, cwd=folder, extra={"HERE": str(folder)}) as process:
         assert process.stdout is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import signal
-import subprocess
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from flowloop.engine.cloud import create_flow_run, register_flow
 from flowloop.engine.schedules import IntervalSchedule
 
 from ..commands import heard, own_port, start
+from ..forks import Command
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(3600)]
 
@@ -73,13 +73,13 @@ class Fleet:
         self.servers = [self._serve(number) for number in range(2)]
         self.workers = [self._work(number) for number in range(3)]
 
-    def _serve(self, number: int) -> subprocess.Popen[str]:
+    def _serve(self, number: int) -> Command:
         port = str(self._ports[number])
         server = start("server", "--db", self._db, "--port", port, cwd=self._folder, extra=self._extra)
         heard(server, "flowloop serves ")
         return server
 
-    def _work(self, number: int) -> subprocess.Popen[str]:
+    def _work(self, number: int) -> Command:
         url = self.urls[number % 2]
         command = ("worker", "flows.py:flow", "--concurrency", "3", "--backend", url)
         worker = start(*command, cwd=self._folder, extra=self._extra)
@@ -100,7 +100,7 @@ class Fleet:
         victim.communicate()
         self.workers[0] = self._work(0)
 
-    def _stopped(self, process: subprocess.Popen[str]) -> None:
+    def _stopped(self, process: Command) -> None:
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 0, said

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import textwrap
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from flowloop.engine import Settings
 from flowloop.engine.cloud import create_flow_run
 
 from ..commands import heard, start
+from ..forks import Command
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(300)]
 
@@ -70,7 +70,7 @@ async def test_poison_in_a_fleet_of_three(tmp_path: Path, monkeypatch: pytest.Mo
         poisonous = await create_flow_run(poison, backend)
         ids += [await create_flow_run(neighbour, backend) for _ in range(NEIGHBOURS - len(ids))]
 
-        def working() -> subprocess.Popen[str]:
+        def working() -> Command:
             command = ("worker", "flows.py:poison", "flows.py:neighbour", "--backend", url)
             return start(*command, cwd=tmp_path, extra={"HERE": str(tmp_path), **HASTY})
 
