@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -29,6 +30,14 @@ ARGUMENTS = (
     "--disable-sync",
 )
 OPEN = ServerSettings(require_api_key=False, poll_seconds=0.1, **QUIET)
+HOLD = """waits => {
+  const after = setTimeout;
+  const held = [];
+  globalThis.letGo = () => held.splice(0).forEach((call) => call());
+  globalThis.setTimeout = (call, wait, ...more) => waits.includes(wait) ? held.push(call) : after(call, wait, ...more);
+}"""
+"""What is to go after so many milliseconds stays until it is let go, however long a test takes to look at it."""
+
 DRAWN = """new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))
   .then(() => document.querySelector("main [aria-busy=true]") !== null)"""
 """Whether something waits for its answer once what is known has been drawn."""
@@ -59,17 +68,35 @@ class Visit:
         page.on("request", self._begin)
         page.on("requestfinished", lambda request: self._pending.discard(request))
         page.on("requestfailed", lambda request: self._pending.discard(request))
+        self._unheard: dict[Any, set[str]] = {}
+        page.on("websocket", self._listen)
+        page.on("domcontentloaded", lambda _: self._unheard.clear())
 
     def _begin(self, request: Any) -> None:
         self.requests.append(request)
         self._pending.add(request)
 
+    def _listen(self, socket: Any) -> None:
+        """Know of each feed whether its first answer is there."""
+        unheard = self._unheard[socket] = set()
+
+        def send(text: str) -> None:
+            message = msgspec.json.decode(text)
+            if message["type"] == "subscribe":
+                unheard.add(message["id"])
+            elif message["type"] == "complete":
+                unheard.discard(message["id"])
+
+        socket.on("framesent", send)
+        socket.on("framereceived", lambda text: unheard.discard(msgspec.json.decode(text).get("id", "")))
+        socket.on("close", lambda _: unheard.clear())
+
     async def settled(self) -> None:
-        """Wait until everything that a view asks for is there, and drawn."""
+        """Wait until everything that a view asks for is there, the first answers of its feeds too, and drawn."""
         quiet = 0
         while quiet < 3:
             is_busy = await self.page.evaluate(DRAWN)
-            quiet = 0 if self._pending or is_busy else quiet + 1
+            quiet = 0 if self._pending or is_busy or any(self._unheard.values()) else quiet + 1
 
     def _hear(self, message: Any) -> None:
         if message.type in ("error", "warning") and not any(text in message.text for text in self.allowed):
@@ -99,6 +126,14 @@ class Visit:
 
     async def live(self) -> None:
         await self.page.wait_for_selector(".link.is-live")
+        await self.settled()
+
+    async def hold(self, *waits: int) -> None:
+        """Keep what goes by itself after these milliseconds."""
+        await self.page.add_init_script(f"({HOLD})({list(waits)})")
+
+    async def let_go(self) -> None:
+        await self.page.evaluate("letGo()")
 
     async def text(self, selector: str = "main") -> str:
         return str(await self.page.inner_text(selector))

@@ -115,6 +115,7 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
         await page.get_by_role("button", name="children of PRICE").click()
         await page.evaluate("document.querySelector('.rows').scrollTop = 1e9")
         await visit.see("[9999]")
+        await visit.settled()
         mouse = await middle(visit, "[9990]")
         await page.mouse.move(*mouse)
         await page.evaluate(SHIFTS)

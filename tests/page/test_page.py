@@ -182,6 +182,7 @@ async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Reco
     run = await paused_run(recorded)
     async with browser.visit() as visit:
         page = visit.page
+        await visit.hold(5_000)
         await visit.open(f"{url}/ui/inbox")
         await visit.see("3 prices are above the limit")
         await page.wait_for_selector("nav .badge")
@@ -203,6 +204,8 @@ async def test_what_waits_is_answered(browser: Browser, url: str, recorded: Reco
         # it stays for a moment, with what became of it, and cannot be answered twice
         await page.locator(".answered", has_text="approved").wait_for()
         assert await page.get_by_role("button", name="Answer…").count() == 0
+        await visit.settled()
+        await visit.let_go()
         await visit.see("Nothing waits for anybody.")
 
 
@@ -216,6 +219,7 @@ async def test_the_same_question_is_answered_several_times_at_once(
     await store.reserve_flow_runs(ANYONE, worker_id="w", limit=0)
     async with browser.visit() as visit:
         page = visit.page
+        await visit.hold(5_000)
         await visit.open(f"{url}/ui/inbox")
         for name in ("calm-crab", "wise-wolf"):
             await page.get_by_role("checkbox", name=f"Choose PRICE of {name}").check()
@@ -428,6 +432,7 @@ async def test_a_schedule_is_turned_on_and_off(browser: Browser, url: str, recor
         await entry.get_by_text("schedule on").wait_for()
         await entry.get_by_text("cron 0 6 * * *").wait_for()
         assert await switch.is_checked()
+        await visit.settled()
         assert await entry.locator("time").count() == 2  # the next date, and in how long
         await switch.click()
         await entry.get_by_text("schedule off").wait_for()
@@ -440,6 +445,7 @@ async def test_a_schedule_is_turned_on_and_off(browser: Browser, url: str, recor
         await switch.focus()
         await page.keyboard.press("Space")
         await page.get_by_text("schedule on").wait_for()
+        await visit.settled()
         assert await page.locator("main time").count() == 6  # the next five dates, and in how long the first of them
         assert await _is_scheduled(recorded.store, nightly)
         assert await _planned(recorded.store, nightly) > 0
@@ -492,6 +498,7 @@ async def test_what_is_copied_is_on_the_clipboard(browser: Browser, url: str, re
     run = await failed_run(recorded)
     async with browser.visit(permissions=["clipboard-read", "clipboard-write"]) as visit:
         page = visit.page
+        await visit.hold(1_500)
         await visit.open(f"{url}/ui/runs/{run.id}?tab=history")
         await page.get_by_role("button", name="copy id").click()
         await page.get_by_role("button", name="copied").wait_for()
@@ -686,6 +693,8 @@ async def test_what_is_pressed_now_and_then(browser: Browser, url: str, recorded
         await page.wait_for_url(f"**/tasks/{run.tasks['price']}/3?tab=tasks")
         await page.locator(".row", has_text="[3]").locator("[aria-current='true']").wait_for()
         await page.get_by_role("link", name="Timeline").click()
+        await page.locator("canvas").wait_for()
+        await visit.settled()
         canvas = await page.locator("canvas").bounding_box()
         assert canvas is not None
         await page.mouse.move(canvas["x"] + 250, canvas["y"] + 60)

@@ -89,6 +89,7 @@ async def test_older_runs_are_read_when_they_are_asked_for(browser: Browser, url
     async with browser.visit() as visit:
         page = visit.page
         await visit.open(f"{url}/ui/runs")
+        await visit.live()
         rows = page.get_by_role("list", name="Flow runs").get_by_role("link")
         await page.get_by_role("button", name="Older runs").click()
         await rows.nth(52).wait_for()
@@ -219,9 +220,12 @@ async def test_equal_messages_are_one_line_that_unfolds(browser: Browser, url: s
         page = visit.page
         await visit.open(f"{url}/ui/runs/{run.id}")
         attention = page.get_by_role("region", name="Needs attention")
+        await visit.settled()
         await attention.get_by_role("button", name="same message: 12 task runs").click()
+        await attention.get_by_role("button", name="only the first").wait_for()
         assert await attention.get_by_role("link").count() == 12
         await attention.get_by_role("button", name="only the first").click()
+        await attention.get_by_role("button", name="same message: 12 task runs").wait_for()
         assert await attention.get_by_role("link").count() == 1
 
 
@@ -274,6 +278,7 @@ async def test_a_row_of_a_phone_tells_what_failed_of_a_mapped_task(
         row = visit.page.locator(".row", has_text="PRICE")
         failed = row.locator(".bar .of-failed")
         await failed.wait_for()
+        await visit.live()
         whole, part = await row.bounding_box(), await failed.bounding_box()
         assert whole is not None
         assert part is not None
@@ -320,12 +325,13 @@ async def test_the_way_back_leads_through_what_was_looked_at(browser: Browser, u
         await page.get_by_role("region", name="Needs attention").wait_for()
         await page.go_back()
         await page.wait_for_url("**/runs?state=failed")
-        assert await page.get_by_role("button", name="failed", exact=True).get_attribute("aria-pressed") == "true"
+        await page.get_by_role("button", name="failed", exact=True, pressed=True).wait_for()
     async with browser.visit() as visit:
         await visit.open(pasted)
         await visit.page.locator("aside .traceback").wait_for()
         lines = visit.page.get_by_role("region", name="Logs").get_by_role("log")
         await lines.get_by_text("bad row 7").first.wait_for()
+        await visit.settled()
         assert await lines.get_by_text("looking at row 7").count() == 0
 
 
@@ -361,6 +367,7 @@ async def test_a_log_is_followed_until_one_looks_back(browser: Browser, url: str
         assert await log.evaluate("each => each.scrollTop") == 0
         await page.keyboard.press("f")
         await page.get_by_role("button", name="2 new lines").wait_for(state="detached")
+        await visit.settled()
         assert await log.evaluate(at_end)
         await store.write_run_logs(ANYONE, logs=lines(run, "seen at once"))
         await log.get_by_text("seen at once").wait_for()
@@ -376,6 +383,7 @@ async def test_a_log_is_followed_until_one_looks_back(browser: Browser, url: str
         await page.keyboard.press("Enter")
         await page.wait_for_url("**find=LINE*")
         await log.get_by_text("and another").wait_for(state="detached")
+        await visit.settled()
         assert await log.locator(".line").count() == 1
         await page.get_by_role("combobox", name="At least").select_option("ERROR")
         await log.get_by_text("No lines like that.").wait_for()
@@ -686,18 +694,27 @@ async def test_a_whole_id_is_gone_to_at_once(browser: Browser, url: str, recorde
 async def test_silence_is_not_taken_for_health(browser: Browser, url: str, recorded: Recorded) -> None:
     await recorded.begin("silent-seal")
     is_silent = False
+    heard = asyncio.Event()
     async with browser.visit() as visit:
         page = visit.page
 
         def between(socket: Any) -> None:
             server = socket.connect_to_server()
-            server.on_message(lambda message: None if is_silent else socket.send(message))
+
+            def pass_on(message: str) -> None:
+                if not is_silent:
+                    socket.send(message)
+                if '"pong"' in message:
+                    heard.set()
+
+            server.on_message(pass_on)
 
         await page.route_web_socket("**/graphql", between)
         await page.clock.install()
         await visit.open(f"{url}/ui/runs")
         await visit.live()
         await page.clock.fast_forward(15_000)  # a ping, and its answer
+        await heard.wait()
         await visit.settled()
         await page.clock.fast_forward(14_000)
         assert await page.locator(".link.is-live").count() == 1

@@ -1,6 +1,6 @@
 // What all views are made of: questions with an answer, states, times, bars, dialogs.
 import { html } from "../html.js";
-import { useEffect, useRef, useState } from "../vendor/hooks.js";
+import { useEffect, useLayoutEffect, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, link, locked } from "../api.js";
 import { byGroup, inWords, isBusy, isFinished, look, shapeOf } from "../model/states.js";
@@ -108,7 +108,7 @@ export function Copy({ text, label }) {
   const done = useSignal(false);
   const isRefused = useSignal(false);
   const field = useRef(null);
-  useEffect(() => field.current?.select(), [isRefused.value]);
+  useLayoutEffect(() => field.current?.select(), [isRefused.value]);
   const copy = async () => {
     try {
       await navigator.clipboard.writeText(text);

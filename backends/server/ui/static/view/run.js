@@ -29,7 +29,7 @@ export function Run() {
 }
 
 function Loaded({ id, task, index }) {
-  const { data, problem, again } = useAnswer(HEAD, { run: id }, "The run");
+  const { data, loading, problem, again } = useAnswer(HEAD, { run: id }, "The run");
   const [counts, setCounts] = useState(new Map());
   const version = useSignal(0);
   useEffect(() => {
@@ -48,7 +48,7 @@ function Loaded({ id, task, index }) {
   useTitle(run ? `${run.flow.name} / ${run.name}` : "Run");
   if (!run) {
     if (data) return html`<p class="empty">There is no run with the id ${id}: it was deleted, or belongs to somebody else. <a href=${href(["runs"])}>All runs</a></p>`;
-    return html`${problem}<p class="faint" aria-busy="true">…</p>`;
+    return html`${problem}${loading && html`<p class="faint" aria-busy="true">…</p>`}`;
   }
   return html`<${View} run=${run} counts=${counts} problem=${problem} again=${again} task=${task} index=${index} />`;
 }

@@ -139,7 +139,7 @@ export function Runs() {
     <${Problem} error=${error} again=${() => read([])} what="The runs" />
     <p class="above" aria-live="polite">${above.value.size > 0 && html`<${Button} onClick=${() => read([])}>⟳ ${above.value.size} new above<//>`}</p>
     <${Empty} of=${!isBusy && rows}>No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}<//>
-    <ol class="list runs" aria-label="Flow runs" aria-busy=${isBusy}>${shown.map((run) => html`<li key=${run.id}>
+    <ol class="list runs" aria-label="Flow runs" aria-busy=${isBusy && !error}>${shown.map((run) => html`<li key=${run.id}>
       <${Entry} to=${href(["runs", run.id])} state=${run.state} word flow=${run.flow.name} name=${run.name} message=${run.state_message}>
         <${Time} at=${run.start_time ?? run.created} />
         <${Took} run=${run} tried=${tried.get(run.id)} />
