@@ -159,6 +159,40 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
         assert await heap_of(visit) <= 1.2 * before
 
 
+async def test_of_a_long_list_what_is_near_the_view_is_kept_and_nothing_jumps(
+    browser: Browser, url: str, store: Store
+) -> None:
+    run, ids = await large_run(store, 4_000)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=tasks&state=success")
+        await visit.live()
+        rows = page.get_by_role("table")
+        for read in range(200, 2_001, 200):
+            await page.get_by_text(f"{read:,} of 2,002 read; scroll for more.").wait_for()
+            await rows.evaluate("rows => { rows.scrollTop = rows.scrollHeight }")
+        await page.get_by_text("2,002 of 2,002 read.").wait_for()
+        height = await rows.evaluate("rows => rows.scrollHeight")
+        # what was left far behind is read again, where it was
+        for place, index in ((0, 0), (1_000, 999), (400, 399)):
+            async with page.expect_request(lambda each: "query Found" in (each.post_data or "")):
+                await rows.evaluate("(rows, place) => { rows.scrollTop = place * 34 }", place)
+            await rows.get_by_text(f"[{index}]", exact=True).wait_for()
+            assert await rows.evaluate("rows => rows.scrollHeight") == height
+            assert await visit.nodes() < 1_500
+        # a change reads what is in view anew, and moves nothing
+        await visit.settled()
+        mouse = await middle(visit, "[402]")
+        await page.evaluate(SHIFTS)
+        async with page.expect_request(lambda each: "query Found" in (each.post_data or "")):
+            await run.all(ids[2_012:2_100], "Success")
+        await page.get_by_text("2,002 of 2,090 read.").wait_for()
+        await visit.settled()
+        assert "[402]" in await page.evaluate(ROW_AT, mouse)
+        assert await rows.evaluate("rows => rows.scrollTop") == 400 * 34
+        assert await page.evaluate("shifts") == []
+
+
 TICKS = """{
   const every = setInterval;
   globalThis.ticks = 0;

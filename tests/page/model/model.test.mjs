@@ -5,7 +5,7 @@ import { axis, density, spans, stateAt, ticks, waits, within } from "../../../ba
 import { command, inputs, readField } from "../../../backends/server/ui/static/model/form.js";
 import { encode, Typed } from "../../../backends/server/ui/static/model/json.js";
 import { inline, parse } from "../../../backends/server/ui/static/model/markdown.js";
-import { alike, attempts, lastOf, merged, ran, took, total } from "../../../backends/server/ui/static/model/run.js";
+import { alike, attempts, merged, ran, took, total } from "../../../backends/server/ui/static/model/run.js";
 import { byGroup, worst } from "../../../backends/server/ui/static/model/states.js";
 import { gist, pieces, safeLink, safePicture, visible } from "../../../backends/server/ui/static/model/text.js";
 import { NODE, drawn, inColumns, inOrder, layOut } from "../../../backends/server/ui/static/model/graph.js";
@@ -222,7 +222,3 @@ test("the command of a form creates what the form would", () => {
   assert.equal(command("prices", fields, more), `flowloop create prices -p 'any="3"' --name '$(x)' --label a --label 'b c' --at 2031-01-01T06:00:00.000Z`);
 });
 
-test("the last place for which something holds", () => {
-  for (let count = 1; count < 9; count += 1) for (let last = 0; last < count; last += 1) assert.equal(lastOf(count, (place) => place <= last), last);
-  assert.equal(lastOf(5, () => false), 0);
-});

@@ -35,6 +35,11 @@ export class Refusal extends Error {
 /** @param {string} path */
 const url = (path) => new URL(path, document.baseURI);
 
+/** @param {string} text @param {Record<string, unknown>} variables @param {string} type of the answer @param {AbortSignal} [signal] */
+function send(text, variables, type, signal) {
+  return fetch(url("../graphql"), { method: "POST", signal, headers: { ...JSON_TYPE, Accept: type }, body: encode({ query: text, variables }) });
+}
+
 /**
  * Ask a question, or change something.
  * @param {string} text @param {Record<string, unknown>} [variables] @returns {Promise<any>}
@@ -42,11 +47,7 @@ const url = (path) => new URL(path, document.baseURI);
 export async function ask(text, variables = {}) {
   let response;
   try {
-    response = await fetch(url("../graphql"), {
-      method: "POST",
-      headers: { ...JSON_TYPE, Accept: "application/json" },
-      body: encode({ query: text, variables }),
-    });
+    response = await send(text, variables, "application/json");
   } catch {
     throw new Refusal("The server cannot be reached.", "AWAY");
   }
@@ -131,7 +132,7 @@ export function follow(text, variables, next, poll) {
     const known = feeds.get(feed.id);
     feeds.delete(feed.id);
     known?.stop?.();
-    if (ready) send({ type: "complete", id: feed.id });
+    if (ready) tell({ type: "complete", id: feed.id });
   };
 }
 
@@ -205,18 +206,18 @@ function deliver(feed, answer) {
 
 /** @param {Feed} feed */
 function subscribe(feed) {
-  send({ type: "subscribe", id: feed.id, payload: { query: feed.text, variables: feed.variables } });
+  tell({ type: "subscribe", id: feed.id, payload: { query: feed.text, variables: feed.variables } });
 }
 
 /** @param {unknown} message */
-function send(message) {
+function tell(message) {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
 function ping() {
   clearTimeout(timer);
   timer = setTimeout(() => {
-    send({ type: "ping" });
+    tell({ type: "ping" });
     overdue = setTimeout(() => socket?.close(), PATIENCE);
     ping();
   }, PING);
@@ -271,12 +272,7 @@ async function stream(feed) {
   feed.stop = () => control.abort();
   let silence = setTimeout(() => control.abort("silent"), SILENT);
   try {
-    const response = await fetch(url("../graphql"), {
-      method: "POST",
-      signal: control.signal,
-      headers: { ...JSON_TYPE, Accept: "text/event-stream" },
-      body: JSON.stringify({ query: feed.text, variables: feed.variables }),
-    });
+    const response = await send(feed.text, feed.variables, "text/event-stream", control.signal);
     if (!response.ok || !response.body) throw new Error(String(response.status));
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";

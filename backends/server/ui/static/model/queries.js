@@ -1,37 +1,38 @@
 // Every question that the page asks. A test checks each against the schema, runs it, and reads its plan.
 
 const STATE = "id name state state_message state_timestamp version start_time end_time";
+const FLOW = "id name version description is_schedule_active schedule parameters flow_group { description schedule default_parameters }";
 
 export const WHO = `query Who { auth_info { key_name scopes } api { flowloop } }`;
 
 export const RUNS = `query Runs($where: flow_run_bool_exp, $limit: Int!) {
   flow_run(where: $where, order_by: [{created: desc}, {id: desc}], limit: $limit) {
-    ${STATE} created labels flow { id name version } } }`;
+    ${STATE} created flow { name } } }`;
 
 export const UPCOMING = `query Upcoming($now: timestamptz!) {
   flow_run(where: {state: {_eq: "Scheduled"}, scheduled_start_time: {_gt: $now}}, order_by: {scheduled_start_time: asc}, limit: 50) {
-    id name scheduled_start_time auto_scheduled flow { id name } } }`;
+    id name scheduled_start_time flow { name } } }`;
 
 export const RUN_COUNTS = `query Counts($from: DateTime!, $every: String!, $where: flow_run_bool_exp) {
   flow_run_counts(from: $from, every: $every, where: $where) { key at count } }`;
 
 export const FLOW_NAMES = `query FlowNames {
-  flow(where: {archived: {_eq: false}}, distinct_on: [name], order_by: [{name: asc}, {version: desc}], limit: 500) { id name } }`;
+  flow(where: {archived: {_eq: false}}, distinct_on: [name], order_by: [{name: asc}, {version: desc}], limit: 500) { name } }`;
 
 export const NAMES = `query Names($ids: [uuid!]!) { flow(where: {id: {_in: $ids}}, limit: 500) { id name } }`;
 
 export const HEAD = `query Head($run: uuid!) {
   flow_run_by_pk(id: $run) {
-    ${STATE} serialized_state heartbeat parameters context labels scheduled_start_time auto_scheduled times_resurrected created
-    parent_task_run { id map_index task { id name } flow_run { id name state } }
-    flow { id name version parameters archived flow_group_id
-      tasks(order_by: {id: asc}) { id slug name mapped trigger max_retries tags is_reference_task }
+    ${STATE} serialized_state parameters context labels scheduled_start_time auto_scheduled times_resurrected
+    parent_task_run { map_index task { id name } flow_run { id name state } }
+    flow { id name version parameters
+      tasks(order_by: {id: asc}) { id slug name mapped trigger max_retries tags }
       edges { upstream_task_id downstream_task_id mapped key } }
-    directives(order_by: {created: desc}, limit: 100) { id kind author created task map_index note obeyed }
-    states(order_by: {version: desc}, limit: 200) { id version state message timestamp } } }`;
+    directives(order_by: {created: desc}, limit: 100) { kind author created task map_index note obeyed }
+    states(order_by: {version: desc}, limit: 200) { version state message timestamp } } }`;
 
 export const SUMMARY = `query Summary($run: UUID!) {
-  run_summary(flow_run_id: $run) { version state tasks { task_id states start_time end_time again } } }`;
+  run_summary(flow_run_id: $run) { version tasks { task_id states start_time end_time again } } }`;
 
 export const DURATIONS = `query Durations($run: UUID!) {
   run_summary(flow_run_id: $run) { durations { task_id up_to count } } }`;
@@ -82,12 +83,10 @@ export const ARTIFACTS = `query Artifacts($run: uuid!) {
 
 export const FLOWS = `query Flows {
   flow(where: {archived: {_eq: false}}, distinct_on: [flow_group_id], order_by: [{flow_group_id: asc}, {version: desc}], limit: 200) {
-    id name version description is_schedule_active schedule parameters
-    flow_group { id description schedule default_parameters labels } } }`;
+    ${FLOW} } }`;
 
 export const OLDER = `query Older($id: uuid!) {
-  flow_by_pk(id: $id) { id name version description parameters archived is_schedule_active schedule
-    flow_group { id description schedule default_parameters labels } } }`;
+  flow_by_pk(id: $id) { ${FLOW} } }`;
 
 export const LAST_RUNS = `query LastRuns($flow: uuid!) {
   flow_run(where: {flow_id: {_eq: $flow}, state: {_neq: "Scheduled"}}, order_by: {created: desc}, limit: 20) {
@@ -112,9 +111,9 @@ export const PROBLEMS = `query Problems {
     id map_index state state_message state_timestamp task { id name } flow_run { id name flow { name } } } }`;
 
 export const WORK = `query Work {
-  workers { name labels flow_names concurrency running started seen alive flow_runs { id name } }
+  workers { name labels flow_names concurrency running seen alive flow_runs { id name } }
   limits { id kind name limit used period }
-  queue { ready later flow_runs { flow_run_id name state flow_id flow_name labels since because } }
+  queue { ready later flow_runs { flow_run_id name state flow_name since because } }
   agent(order_by: {last_queried: desc}, limit: 50) { id name labels last_queried } }`;
 
 export const NOTIFICATIONS = `query Notifications { notifications { name kind target events flow after } }`;
@@ -122,12 +121,12 @@ export const NOTIFICATIONS = `query Notifications { notifications { name kind ta
 export const QUEUE = `query Queue { queue { flow_runs { flow_run_id because } } }`;
 
 export const SEARCH = `query Search($text: String!) {
-  search(text: $text, limit: 20) { kind id name state at of flow_run_id map_index } }`;
+  search(text: $text, limit: 20) { kind id name state at of map_index } }`;
 
 export const TASK_OF = `query TaskOf($id: uuid!) { task_run_by_pk(id: $id) { task_id map_index flow_run_id } }`;
 
 export const CANCEL = `mutation Cancel($input: cancel_flow_run_input!) { cancel_flow_run(input: $input) { state } }`;
-export const RESTART = `mutation Restart($input: restart_flow_run_input!) { restart_flow_run(input: $input) { state task_runs } }`;
+export const RESTART = `mutation Restart($input: restart_flow_run_input!) { restart_flow_run(input: $input) { state } }`;
 export const DIRECT = `mutation Direct($input: direct_flow_run_input!) { direct_flow_run(input: $input) { id state } }`;
 export const START = `mutation Start($input: create_flow_run_input!) { create_flow_run(input: $input) { id } }`;
 export const SCHEDULE_ON = `mutation On($input: set_schedule_active_input!) { set_schedule_active(input: $input) { success } }`;

@@ -43,9 +43,11 @@ export function href(path, given = {}) {
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(given)) if (value) search.set(name, value);
   if (zone.peek() !== browserZone) search.set("zone", zone.peek());
-  const text = path.map((part) => encodeURIComponent(part)).join("/");
-  return (text || "./") + (search.size ? `?${search}` : "");
+  return whole(path.map((part) => encodeURIComponent(part)).join("/"), search);
 }
+
+/** @param {string} path @param {URLSearchParams} search */
+const whole = (path, search) => (path || "./") + (search.size ? `?${search}` : "");
 
 /**
  * The address of a task run, beside the part of its run that is shown.
@@ -70,7 +72,7 @@ export function set(given) {
     if (value) search.set(name, value);
     else search.delete(name);
   }
-  go((address.value.path || "./") + (search.size ? `?${search}` : ""), { replace: true });
+  go(whole(address.value.path, search), { replace: true });
 }
 
 /** Follow the links of the page without loading it anew. */

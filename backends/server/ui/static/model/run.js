@@ -15,6 +15,11 @@ export function merged(known, changed) {
   return next;
 }
 
+/** How many runs of a task are in each state. @param {Map<string, Counts>} counts @param {string} task its id */
+export function statesOfTask(counts, task) {
+  return Object.entries(counts.get(task)?.states ?? {});
+}
+
 /** The states of all tasks together; a mapped parent is not one of its children. @param {Iterable<Counts>} counts @returns {Map<string, number>} */
 export function total(counts) {
   return tally([...counts].flatMap((task) => Object.entries(task.states)));
@@ -30,17 +35,6 @@ export function sum(numbers) {
 /** How many are in states like that. @param {Iterable<[string, number]>} counts @param {(state: string) => boolean} are */
 export function many(counts, are) {
   return sum([...counts].map(([state, count]) => (are(state) ? count : 0)));
-}
-
-/** The last of so many places for which something holds, that holds for all before it. @param {number} count @param {(place: number) => boolean} holds */
-export function lastOf(count, holds) {
-  let low = 0;
-  for (let high = count - 1; low < high; ) {
-    const middle = Math.ceil((low + high) / 2);
-    if (holds(middle)) low = middle;
-    else high = middle - 1;
-  }
-  return low;
 }
 
 /** The attempts of a task run: from each Running to the state after it. @param {State[]} states @returns {Attempt[]} */
@@ -62,15 +56,8 @@ export function attempts(states) {
 
 /** What is alike, together: the first of each kind, and how many. @template {{task_id: string, state: string, state_message: string | null}} T @param {T[]} rows @returns {{first: T, rows: T[]}[]} */
 export function alike(rows) {
-  /** @type {Map<string, {first: T, rows: T[]}>} */
-  const groups = new Map();
-  for (const row of rows) {
-    const key = JSON.stringify([row.task_id, row.state, gist(row.state_message)]);
-    const known = groups.get(key);
-    if (known) known.rows.push(row);
-    else groups.set(key, { first: row, rows: [row] });
-  }
-  return [...groups.values()];
+  const groups = Map.groupBy(rows, (row) => JSON.stringify([row.task_id, row.state, gist(row.state_message)]));
+  return [...groups.values()].map((rows) => ({ first: rows[0], rows }));
 }
 
 /** For how long it has run: without what it waited in between, or was over before a restart. @param {Attempt[]} tried @param {number} now */

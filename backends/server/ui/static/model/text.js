@@ -97,5 +97,12 @@ export function counted(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }
 
+/** A set with one more in it, or without that one. @template T @param {Iterable<T>} some @param {T} one */
+export function toggled(some, one) {
+  const next = new Set(some);
+  if (!next.delete(one)) next.add(one);
+  return next;
+}
+
 /** What nothing else is called; the browser makes such names on safe pages alone. */
 export const unique = () => crypto.randomUUID?.() ?? String(Math.random());

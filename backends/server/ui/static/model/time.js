@@ -25,8 +25,7 @@ export function isZone(name) {
 
 /** The zones to choose from, the browser's and UTC first. */
 export function zones() {
-  const all = typeof Intl.supportedValuesOf === "function" ? Intl.supportedValuesOf("timeZone") : [];
-  return [...new Set([browserZone, "UTC", ...all])];
+  return [...new Set([browserZone, "UTC", ...Intl.supportedValuesOf("timeZone")])];
 }
 
 /** @param {string} name */
@@ -49,11 +48,11 @@ export function tick() {
 /** @type {Map<string, Intl.DateTimeFormat>} */
 const formats = new Map();
 
-/** @param {string} name @param {Intl.DateTimeFormatOptions} options */
+/** In the way of Sweden, which is that of ISO 8601. @param {string} name @param {Intl.DateTimeFormatOptions} options */
 function format(name, options) {
   const key = `${name} ${zone.value}`;
   let found = formats.get(key);
-  if (!found) formats.set(key, (found = new Intl.DateTimeFormat("en-GB", { timeZone: zone.value, ...options })));
+  if (!found) formats.set(key, (found = new Intl.DateTimeFormat("sv", { timeZone: zone.value, ...options })));
   return found;
 }
 
@@ -81,14 +80,12 @@ export function clock(moment) {
 
 /** @param {number} moment */
 function ofDay(moment) {
-  return format("time", { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(moment);
+  return format("time", { timeStyle: "medium" }).format(moment);
 }
 
 /** @param {number} moment */
 export function day(moment) {
-  const parts = format("day", { year: "numeric", month: "2-digit", day: "2-digit" }).formatToParts(moment);
-  const of = /** @param {string} type */ (type) => parts.find((part) => part.type === type)?.value ?? "";
-  return `${of("year")}-${of("month")}-${of("day")}`;
+  return format("day", {}).format(moment);
 }
 
 /** The moment when the clocks of a zone show a time. @param {string} name @param {string} text as 2026-12-01T06:00 */
@@ -105,7 +102,7 @@ export function momentIn(name, text) {
 export function full(moment) {
   const offset = format("offset", { timeZoneName: "longOffset" }).formatToParts(moment);
   const name = offset.find((part) => part.type === "timeZoneName")?.value ?? "";
-  return `${day(moment)} ${precise(moment)} ${zone.value} (${name.replace("GMT", "UTC")})`;
+  return `${day(moment)} ${precise(moment)} ${zone.value} (${name.replace("GMT", "UTC").replace("\u2212", "-")})`;
 }
 
 /** The time of day with milliseconds, as beside a line of a log. @param {number} moment */
@@ -121,11 +118,14 @@ export function duration(ms) {
   const seconds = Math.round(ms / 1000);
   if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return seconds % 60 ? `${minutes} min ${seconds % 60} s` : `${minutes} min`;
+  if (minutes < 60) return inUnits(seconds, 60, "min", "s");
   const hours = Math.floor(minutes / 60);
-  if (hours < 48) return minutes % 60 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
-  const days = Math.floor(hours / 24);
-  return hours % 24 ? `${days} d ${hours % 24} h` : `${days} d`;
+  return hours < 48 ? inUnits(minutes, 60, "h", "min") : inUnits(hours, 24, "d", "h");
+}
+
+/** @param {number} count of the small unit @param {number} size of the large one @param {string} large @param {string} small */
+function inUnits(count, size, large, small) {
+  return `${Math.floor(count / size)} ${large}${count % size ? ` ${count % size} ${small}` : ""}`;
 }
 
 /** @param {number} moment */

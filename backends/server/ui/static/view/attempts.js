@@ -1,11 +1,18 @@
-// The states of runs in view. A row holds its newest one alone, and its times from the first attempt to the last.
+// Task runs in view, and their states. A row holds the newest one alone, and the times from the first attempt to the last.
 import { useEffect, useState } from "../vendor/hooks.js";
 import { ask } from "../api.js";
-import { ATTEMPTS, RUN_ATTEMPTS } from "../model/queries.js";
+import { ATTEMPTS, FOUND, ROWS, RUN_ATTEMPTS } from "../model/queries.js";
 import { attempts } from "../model/run.js";
 
 /** Pending, Running, and an end: with more states a run may have been attempted again. */
 const ONCE = 3;
+
+/** Task runs like that. */
+export const readRows = async (where, order, limit) => (await ask(FOUND, { where, order, limit })).task_run;
+
+/** The runs of these tasks that are no children, and some children of a task. */
+export const parentsOf = async (run, tasks) => (tasks.length ? readRows({ flow_run_id: { _eq: run }, task_id: { _in: tasks }, map_index: { _eq: -1 } }, null, tasks.length) : []);
+export const childrenOf = async (run, task, from, limit) => (await ask(ROWS, { run, task, from, limit })).task_run;
 
 /** The states of these runs, by their ids. */
 export async function statesOfRows(rows, of = "task_run") {

@@ -10,7 +10,7 @@ import { isFinished, look, shapeOf, worst } from "../model/states.js";
 import { many, took } from "../model/run.js";
 import { duration, iso, momentIn, zone } from "../model/time.js";
 import { counted, number, unique } from "../model/text.js";
-import { Copy, Name, State, Words, Time, useAnswer, useTitle } from "./kit.js";
+import { Copy, Name, Panel, State, Words, Time, useAnswer, useDoing, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { may } from "./shell.js";
 
@@ -21,7 +21,7 @@ export function Flows() {
   const chosen = flows.find((flow) => flow.id === id);
   if (id && data && !chosen) return html`<${Older} id=${id} again=${again} />`;
   if (chosen) return html`<${Flow} key=${chosen.id} flow=${chosen} again=${again} />`;
-  return html`<${List} flows=${flows} data=${data} problem=${problem} again=${again} />`;
+  return html`<${All} flows=${flows} data=${data} problem=${problem} again=${again} />`;
 }
 
 /** A version of a flow that a newer one has taken the place of. */
@@ -32,7 +32,7 @@ function Older({ id }) {
   return html`${found.problem}<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`;
 }
 
-function List({ flows, data, problem, again }) {
+function All({ flows, data, problem, again }) {
   useTitle("Flows");
   return html`<h1>Flows</h1>
     ${problem}
@@ -64,27 +64,16 @@ function Sparks({ runs, spans }) {
 
 function Schedule({ flow, again, whole }) {
   const schedule = flow.flow_group?.schedule ?? flow.schedule;
-  const problem = useSignal("");
-  const busy = useSignal(false);
+  const { start, busy, refusal } = useDoing(async () => {
+    await ask(flow.is_schedule_active ? SCHEDULE_OFF : SCHEDULE_ON, { input: { flow_id: flow.id } });
+    again();
+  });
   const { data, error } = useAnswer(schedule ? NEXT_DATES : null, { schedule });
   if (!schedule) return html`<p class="faint">no schedule</p>`;
-  const change = async () => {
-    if (busy.value) return;
-    busy.value = true;
-    problem.value = "";
-    try {
-      await ask(flow.is_schedule_active ? SCHEDULE_OFF : SCHEDULE_ON, { input: { flow_id: flow.id } });
-      again();
-    } catch (refusal) {
-      problem.value = refusal.message;
-    }
-    busy.value = false;
-  };
   const next = data?.preview_schedule ?? [];
-  return html`<p class="facts"><label class="switch"><input type="checkbox" role="switch" checked=${flow.is_schedule_active} aria-busy=${busy.value} disabled=${!may("run")} onChange=${change} /> schedule ${flow.is_schedule_active ? "on" : "off"}</label>
+  return html`<p class="facts"><label class="switch"><input type="checkbox" role="switch" checked=${flow.is_schedule_active} aria-busy=${busy} disabled=${!may("run")} onChange=${start} /> schedule ${flow.is_schedule_active ? "on" : "off"}</label>
     <span class="faint">${(schedule.clocks ?? []).map(clockWords).join(" and ")}</span>
-    ${next.length ? html`<span>next <${Time} at=${next[0]} /> <span class="faint">(<${Time} at=${next[0]} ago />)</span>${whole && next.slice(1).map((at) => html`, <${Time} at=${at} />`)}</span>` : error ? html`<span class="problem">${error.message}</span>` : html`<span class="faint">no more dates</span>`}
-    ${problem.value && html`<span class="problem" role="alert">${problem.value}</span>`}</p>`;
+    ${next.length ? html`<span>next <${Time} at=${next[0]} /> <span class="faint">(<${Time} at=${next[0]} ago />)</span>${whole && next.slice(1).map((at) => html`, <${Time} at=${at} />`)}</span>` : error ? html`<span class="problem">${error.message}</span>` : html`<span class="faint">no more dates</span>`}</p>${refusal}`;
 }
 
 function clockWords(clock) {
@@ -121,7 +110,7 @@ function Grid({ flow }) {
     );
   }, [data]);
   if (!grid) return null;
-  return html`<section class="panel"><h2>Tasks in the last ${counted(runs.length, "run")}</h2><div class="scroll" tabindex="0"><table class="grid"><thead><tr><th scope="col">task</th>
+  return html`<${Panel} title=${html`Tasks in the last ${counted(runs.length, "run")}`}><div class="scroll" tabindex="0"><table class="grid"><thead><tr><th scope="col">task</th>
       ${runs.map((run) => html`<th scope="col" key=${run.id}><a href=${href(["runs", run.id])} aria-label=${run.name}><${State} state=${run.state} bare /></a></th>`)}</tr></thead>
     <tbody>${grid.tasks.map((task) => html`<tr key=${task.id}><th scope="row"><${Name} of=${task.name} />${task.mapped ? " ▤" : ""}</th>
       ${runs.map((run, at) => {
@@ -129,7 +118,7 @@ function Grid({ flow }) {
         const bad = many(states, (state) => look(state).group === "failed");
         const group = states.length ? worst(states) : "pending";
         return html`<td key=${run.id}><a class=${`of-${group}`} href=${taskRunAddress(run.id, task.id, -1)} aria-label=${`${task.name} in ${run.name}: ${group}`}>${shapeOf(group)}${bad > 1 ? number(bad) : ""}</a></td>`;
-      })}</tr>`)}</tbody></table></div></section>`;
+      })}</tr>`)}</tbody></table></div><//>`;
 }
 
 function Form({ flow }) {
@@ -138,11 +127,13 @@ function Form({ flow }) {
   const defaults = flow.flow_group?.default_parameters ?? {};
   const fields = useMemo(() => inputs(flow.parameters ?? [], { ...defaults, ...(from.data?.flow_run_by_pk?.parameters ?? {}) }), [flow.id, from.data]);
   const [typed, setTyped] = useState(new Map());
-  const [problem, setProblem] = useState("");
-  const [busy, setBusy] = useState(false);
   const [name, when, labels] = [useSignal(""), useSignal(""), useSignal("")];
   // One key for each opened form, so that pressing twice starts one run.
   const key = useMemo(unique, []);
+  const { start, busy, refusal } = useDoing(async () => {
+    const answer = await ask(START, { input: { flow_id: flow.id, idempotency_key: key, ...input() } });
+    go(href(["runs", answer.create_flow_run.id]));
+  });
   if (source && from.loading) return html`<p class="faint" aria-busy="true">…</p>`;
   const copied = Boolean(source);
   const isSet = (field) => (typed.has(field.name) ? typed.get(field.name) !== null : field.required || copied);
@@ -158,20 +149,6 @@ function Form({ flow }) {
     }
     return { flow_run_name: name.value || null, labels: labels.value.trim() ? labels.value.split(/[\s,]+/).filter(Boolean) : null, scheduled_start_time: when.value ? iso(momentIn(zone.peek(), when.value)) : null, parameters: found };
   };
-  const submit = async (event) => {
-    event.preventDefault();
-    if (busy) return;
-    setProblem("");
-    try {
-      const asked = input();
-      setBusy(true);
-      const answer = await ask(START, { input: { flow_id: flow.id, idempotency_key: key, ...asked } });
-      go(href(["runs", answer.create_flow_run.id]));
-    } catch (refusal) {
-      setProblem(refusal.message);
-      setBusy(false);
-    }
-  };
   const asCommand = () => {
     try {
       return command(flow.name, fields, input());
@@ -179,7 +156,7 @@ function Form({ flow }) {
       return null; // not everything that was typed can be read yet
     }
   };
-  return html`<form class="panel form" onSubmit=${submit} aria-labelledby="run-now" autocomplete="off">
+  return html`<form class="panel form" onSubmit=${start} aria-labelledby="run-now" autocomplete="off">
     <h2 id="run-now">Run ${flow.name}</h2>
     ${fields.map((field) => html`<div class="field" key=${field.name}>
       <label for=${`p-${field.name}`}><${Name} of=${field.name} />${field.required ? " *" : ""} <small class="faint">${field.hint}</small></label>
@@ -189,7 +166,7 @@ function Form({ flow }) {
     ${!fields.length && html`<p class="faint">This flow has no parameters.</p>`}
     ${[{ label: "Name", hint: "two random words if empty", of: name }, { label: "When", hint: `now if empty, else in ${zone.value}`, of: when, type: "datetime-local" }, { label: "Labels", hint: "those of the flow if empty", of: labels }].map(({ label, hint, of, type = "text" }) => html`<div class="field" key=${label}>
       <label for=${label}>${label} <small class="faint">${hint}</small></label><input id=${label} type=${type} value=${of.value} onInput=${(event) => (of.value = event.currentTarget.value)} /></div>`)}
-    ${problem && html`<p class="problem" role="alert">${problem}</p>`}
+    ${refusal}
     <div class="buttons"><button type="submit" class="primary" aria-disabled=${busy}>Run</button> <a class="button" href=${href(["flows", flow.id])}>Leave it</a> <${Copy} text=${asCommand()} label="copy as a command" /></div>
   </form>`;
 }

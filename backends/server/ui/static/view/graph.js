@@ -5,7 +5,7 @@ import { compare } from "../api.js";
 import { href, taskRunAddress } from "../model/route.js";
 import { NODE, drawn, inColumns, inOrder, layOut } from "../model/graph.js";
 import { byGroup, inWords, look, shapeOf, worst } from "../model/states.js";
-import { sum, total } from "../model/run.js";
+import { statesOfTask, sum, total } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
 import { Bar, Counts, Fold, Name, Problem } from "./kit.js";
 import { Rows } from "./table.js";
@@ -13,7 +13,7 @@ import { Rows } from "./table.js";
 /** Of more tasks only those in view are there. */
 const ALL_THERE = 100;
 
-export function Graph({ run, counts, task, stamp }) {
+export function Graph({ run, counts, task }) {
   const { tasks, edges, id } = run.flow;
   const how = drawn(tasks, edges);
   const [whole, setWhole] = useState(null);
@@ -34,7 +34,6 @@ export function Graph({ run, counts, task, stamp }) {
   const layout = useMemo(() => (how === "columns" ? inColumns(tasks, edges, opened) : whole), [id, whole, opened]);
   const ordered = useMemo(() => (how === "whole" ? inOrder(tasks, edges) : []), [id]);
   if (!tasks.length) return null;
-  const statesOf = (key) => (Object.entries(counts.get(key)?.states ?? {}));
   const isSmall = tasks.length <= ALL_THERE;
   const inView = ({ x, y }) => isSmall || (Math.abs(x - view.x - innerWidth / 2) < innerWidth / 2 + NODE.width && y > view.y - NODE.height && y < view.y + innerHeight * 0.7);
   return html`<section class="panel graph" aria-labelledby="graph">
@@ -45,14 +44,13 @@ export function Graph({ run, counts, task, stamp }) {
       <svg width=${layout.width} height=${layout.height} viewBox=${`0 0 ${layout.width} ${layout.height}`} onKeyDown=${(event) => walk(event, layout)}>
         ${[false, true].map((mapped) => html`<path key=${mapped} class=${mapped ? "edge mapped" : "edge"} d=${layout.edges.filter((edge) => !edge.mapped === !mapped).map((edge) => edge.path).join("")} />`)}
         ${layout.tasks.filter((each) => inView(layout.nodes.get(each.id))).map((each) => {
-          const place = (layout.nodes.get(each.id));
-          if (each.of) return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${[...total(each.of.map((one) => counts.get(one.id)).filter(Boolean))]} again=${0} open=${() => setOpened(new Set([...opened, each.id]))} stamp=${stamp} />`;
-          return html`<${TaskNode} key=${each.id} run=${run} task=${each} x=${place.x} y=${place.y} states=${statesOf(each.id)} again=${counts.get(each.id)?.again ?? 0} selected=${each.id === task} stamp=${stamp} />`;
+          const states = each.of ? [...total(each.of.map((one) => counts.get(one.id)).filter(Boolean))] : statesOfTask(counts, each.id);
+          return html`<${TaskNode} key=${each.id} run=${run} task=${each} ...${layout.nodes.get(each.id)} states=${states} again=${counts.get(each.id)?.again} selected=${each.id === task} open=${each.of && (() => setOpened(new Set([...opened, each.id])))} />`;
         })}
       </svg></div>`}
     ${how === "whole" && html`<${Fold} key=${problem} title="As a list" class="as-list" open=${problem || matchMedia("(max-width: 600px)").matches}>
       <${Rows} label="Tasks" count=${ordered.length} columns=${["task", "task runs"]} row=${(at) => html`<span role="cell"><a data-row class="stretched" href=${taskRunAddress(run.id, ordered[at].id, -1)}><${Name} of=${ordered[at].name} /></a>${ordered[at].mapped ? " ▤" : ""}</span>
-        <span role="cell"><${Bar} counts=${statesOf(ordered[at].id)} /> <${Counts} counts=${statesOf(ordered[at].id)} /></span>`} /><//>`}
+        <span role="cell"><${Bar} counts=${statesOfTask(counts, ordered[at].id)} /> <${Counts} counts=${statesOfTask(counts, ordered[at].id)} /></span>`} /><//>`}
   </section>`;
 }
 

@@ -3,8 +3,9 @@ import { html } from "../html.js";
 import { useState } from "../vendor/hooks.js";
 import { taskRunAddress } from "../model/route.js";
 import { INBOX, PROBLEMS } from "../model/queries.js";
+import { toggled } from "../model/text.js";
 import { milliseconds, now, duration } from "../model/time.js";
-import { Button, Empty, Entry, Fold, Name, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Button, Empty, Entry, Fold, List, Name, Panel, State, Time, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { Answer, Inputs, Nobody, questionOf, useNobody } from "./answer.js";
 import { Lines } from "./logs.js";
 import { may, paused } from "./shell.js";
@@ -30,7 +31,7 @@ export function Inbox() {
   const outcomeOf = (row) => answered.find((each) => each.id === row.id)?.outcome;
   const nobody = useNobody(rows.map((row) => row.flow_run.id));
   const together = rows.filter((row) => chosen.has(row.id) && !outcomeOf(row));
-  const choose = (row) => setChosen((before) => new Set(before.has(row.id) ? [...before].filter((id) => id !== row.id) : [...before, row.id]));
+  const choose = (row) => setChosen((before) => toggled(before, row.id));
   return html`<h1>Inbox</h1>
     ${problem}
     <${Empty} of=${data && rows}>Nothing waits for anybody.<//>
@@ -45,8 +46,7 @@ export function Inbox() {
       ${outcomeOf(row) ? html`<p role="status">${outcomeOf(row)}</p>` : may("answer") ? html`<p class="buttons"><${Button} class="primary" onClick=${() => setAnswering([row])}>Answer…<//></p>` : null}
     </li>`)}</ul>
     ${answering && html`<${Answer} rows=${answering} told=${told} close=${() => { setAnswering(null); again(); }} />`}
-    <section class="panel"><h2>Newest failures</h2>
+    <${Panel} title="Newest failures">
       ${problems.problem}
-      <${Empty} of=${problems.data?.task_run}>Nothing has failed.<//>
-      <ul class="list">${(problems.data?.task_run ?? []).map((row) => html`<li key=${row.id}><${Entry} to=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)} state=${row.state} flow=${row.flow_run.flow.name} name=${row.task.name} index=${row.map_index} message=${row.state_message}><${Time} at=${row.state_timestamp} /><//></li>`)}</ul></section>`;
+      <${List} of=${problems.data?.task_run} row=${(row) => html`<${Entry} to=${taskRunAddress(row.flow_run.id, row.task.id, row.map_index)} state=${row.state} flow=${row.flow_run.flow.name} name=${row.task.name} index=${row.map_index} message=${row.state_message}><${Time} at=${row.state_timestamp} /><//>`}>Nothing has failed.<//><//>`;
 }

@@ -6,7 +6,7 @@ import { ask, link, locked } from "../api.js";
 import { byGroup, inWords, isBusy, isFinished, look, shapeOf } from "../model/states.js";
 import { ran, sum } from "../model/run.js";
 import { clock, duration, full, iso, milliseconds, now, relative } from "../model/time.js";
-import { query, set } from "../model/route.js";
+import { href, query, set } from "../model/route.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
 
 /** The answer to a question, asked again when its variables change; what was answered before stays until then. `what` is named by the problem. */
@@ -131,15 +131,30 @@ export function Empty({ of, children }) {
   return of && !of.length ? html`<p class="empty">${children}</p>` : null;
 }
 
+/** A list with a line for each of the rows; `children` say what it says while there are none. */
+export function List({ of, row, children }) {
+  return html`${children && html`<${Empty} of=${of}>${children}<//>`}<ul class="list">${(of ?? []).map((each) => html`<li key=${each.id ?? each.name}>${row(each)}</li>`)}</ul>`;
+}
+
+/** A part of a view, with its heading. */
+export function Panel({ title, children }) {
+  return html`<section class="panel"><h2>${title}</h2>${children}</section>`;
+}
+
+/** Where an error was raised. */
+export function Traceback({ text }) {
+  return html`<pre class="traceback" tabindex="0"><${Words} text=${text} limit=${12000} /></pre>`;
+}
+
 /** What something is called: of which flow, and which child. */
 export function What({ flow, name, index = -1 }) {
   return html`<span class="what">${flow && html`<span class="flow"><${Name} of=${flow} /></span> `}<${Name} of=${name} />${index >= 0 && html` <span class="index">[${index}]</span>`}</span>`;
 }
 
-/** A line of a list, that leads somewhere. */
-export function Entry({ to, state, word, message, current, children, ...what }) {
+/** A line of a list, that leads somewhere: to a flow run, if nowhere else is said. */
+export function Entry({ run, to = href(["runs", run.id]), state = run?.state, flow = run?.flow?.name, name = run?.name, index, word, message, current, children }) {
   return html`<a class="entry" data-row href=${to} aria-current=${current}>
-    ${state !== undefined && html`<${State} state=${state} bare />`}<${What} ...${what} />
+    ${state !== undefined && html`<${State} state=${state} bare />`}<${What} flow=${flow} name=${name} index=${index} />
     ${word && html`<span class=${`word of-${look(state).group}`} aria-hidden="true">${state}</span>`}${message !== undefined && html`<span class="message">${message}</span>`}${children}</a>`;
 }
 
@@ -190,37 +205,45 @@ export function Facts({ head, rows }) {
     <tbody>${rows.map((cells, at) => html`<tr key=${at}>${cells.map((cell, place) => (head || place ? html`<td key=${place}>${cell}</td>` : html`<th scope="row" key=${place}>${cell}</th>`))}</tr>`)}</tbody></table>`;
 }
 
-/** A question that has to be answered before something is changed. What is busy keeps the focus, which what is disabled would lose. */
-export function Dialog({ title, action, close, run, children, danger = false }) {
-  const dialog = useRef(null);
+/** What is done when somebody asks for it, once at a time, and why it was refused. */
+export function useDoing(act) {
   const busy = useSignal(false);
   const problem = useSignal("");
-  useEffect(() => {
-    const from = document.activeElement;
-    dialog.current?.showModal();
-    return () => from instanceof HTMLElement && from.isConnected && from.focus();
-  }, []);
-  const submit = async (event) => {
+  const start = async (event) => {
     event.preventDefault();
     if (busy.value) return;
     busy.value = true;
     problem.value = "";
     try {
-      await run();
-      close();
+      await act();
     } catch (error) {
       problem.value = error.message;
-      busy.value = false;
     }
+    busy.value = false;
   };
+  return { start, busy: busy.value, refusal: problem.value && html`<p class="problem" role="alert">${problem.value}</p>` };
+}
+
+/** A question that has to be answered before something is changed. What is busy keeps the focus, which what is disabled would lose. */
+export function Dialog({ title, action, close, run, children, danger = false }) {
+  const dialog = useRef(null);
+  const { start, busy, refusal } = useDoing(async () => {
+    await run();
+    close();
+  });
+  useEffect(() => {
+    const from = document.activeElement;
+    dialog.current?.showModal();
+    return () => from instanceof HTMLElement && from.isConnected && from.focus();
+  }, []);
   return html`<dialog ref=${dialog} aria-labelledby="question" onCancel=${close} onClose=${close}>
-    <form onSubmit=${submit}>
+    <form onSubmit=${start}>
       <h2 id="question">${title}</h2>
       ${children}
-      ${problem.value && html`<p class="problem" role="alert">${problem.value}</p>`}
+      ${refusal}
       <div class="buttons">
         <${Button} onClick=${close}>Leave it<//>
-        <button type="submit" class=${danger ? "danger" : "primary"} aria-disabled=${busy.value}>${action}</button>
+        <button type="submit" class=${danger ? "danger" : "primary"} aria-disabled=${busy}>${action}</button>
       </div>
     </form>
   </dialog>`;

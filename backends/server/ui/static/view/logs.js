@@ -4,12 +4,14 @@ import { useEffect, useLayoutEffect, useRef, useState } from "../vendor/hooks.js
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
 import { query, taskRunAddress } from "../model/route.js";
-import { FOUND, LINES, RUN_LOGS } from "../model/queries.js";
+import { LINES, RUN_LOGS } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { before, containing } from "../model/run.js";
 import { full, milliseconds, precise, zone } from "../model/time.js";
 import { counted } from "../model/text.js";
 import { Button, Choice, Find, Problem, Small, What, Words } from "./kit.js";
+import { readRows } from "./attempts.js";
+import { useNewest } from "./pages.js";
 import { useKeys } from "./shell.js";
 
 export const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
@@ -32,8 +34,8 @@ function useTaskRuns(ids) {
   const unknown = [...new Set(ids)].filter((id) => id && !known.has(id));
   useEffect(() => {
     if (!unknown.length) return;
-    ask(FOUND, { where: { id: { _in: unknown } }, limit: unknown.length }).then(
-      ({ task_run: rows }) => setKnown((before) => new Map([...before, ...unknown.map((id) => [id, null]), ...rows.map((row) => [row.id, row])])),
+    readRows({ id: { _in: unknown } }, null, unknown.length).then(
+      (rows) => setKnown((before) => new Map([...before, ...unknown.map((id) => [id, null]), ...rows.map((row) => [row.id, row])])),
       () => {},
     );
   }, [unknown.join()]);
@@ -51,53 +53,41 @@ export function Lines({ run, tasks, taskRun, window, live, tall }) {
   const level = query.value.get("level") ?? "";
   const text = query.value.get("find") ?? "";
   const levels = atLeast(level);
-  const [lines, setLines] = useState([]);
-  const [older, setOlder] = useState(false);
-  const [error, setError] = useState(null);
-  const [loaded, setLoaded] = useState(false);
   const wrap = useSignal(true);
   const following = useSignal(true);
   const unseen = useSignal(0);
   const box = useRef(null);
   const key = JSON.stringify([run, taskRun, window, level, text]);
 
-  const asked = useRef(0);
   const fed = useRef([]);
-  const read = async (known) => {
-    const mine = (asked.current += 1);
-    /** @type {Record<string, unknown>[]} */
-    const where = [taskRun ? { task_run_id: { _eq: taskRun } } : { flow_run_id: { _eq: run } }];
-    if (levels) where.push({ level: { _in: levels } });
-    if (text) where.push({ message: containing(text) });
-    if (window) where.push({ timestamp: { _gte: window.from, _lte: window.to } });
-    if (known.length) where.push(before("timestamp", known[0]));
-    try {
-      const { log } = await ask(LINES, { where: { _and: where }, limit: LINES_AT_ONCE + 1 });
-      if (mine !== asked.current) return;
-      setOlder(log.length > LINES_AT_ONCE);
-      const found = log.slice(0, LINES_AT_ONCE).reverse();
-      // what was told meanwhile comes after what was read
-      setLines((shown) => [...found, ...(known.length ? shown : unknownIn(found, fed.current))]);
-      setError(null);
-      setLoaded(true);
-    } catch (problem) {
-      if (mine === asked.current) setError(problem);
-    }
-  };
+  const { rows: lines, setRows: setLines, more: older, error, read, isBusy } = useNewest(
+    key,
+    async (known, limit) => {
+      /** @type {Record<string, unknown>[]} */
+      const where = [taskRun ? { task_run_id: { _eq: taskRun } } : { flow_run_id: { _eq: run } }];
+      if (levels) where.push({ level: { _in: levels } });
+      if (text) where.push({ message: containing(text) });
+      if (window) where.push({ timestamp: { _gte: window.from, _lte: window.to } });
+      if (known.length) where.push(before("timestamp", known[0]));
+      return (await ask(LINES, { where: { _and: where }, limit })).log;
+    },
+    // what was told meanwhile comes after what was read
+    (found, known, shown) => [...found.reverse(), ...(known.length ? shown : unknownIn(found, fed.current))],
+  );
+  const more = (known) => read(known, LINES_AT_ONCE);
   useEffect(() => {
-    setLoaded(false);
     fed.current = [];
-    read([]);
+    more([]);
     if (!live || window || text) return;
     return follow(RUN_LOGS, { run, taskRun: taskRun ?? null, levels }, (change) => {
-      if (!change.lines.length) return read([]); // the first answer: what was written before it is not told
+      if (!change.lines.length) return more([]); // the first answer: what was written before it is not told
       fed.current = [...fed.current, ...change.lines].slice(-LINES_AT_ONCE);
       setLines((known) => {
         const fresh = unknownIn(known.slice(-LINES_AT_ONCE), change.lines);
         if (!following.peek()) unseen.value += fresh.length;
         return [...known, ...fresh].slice(-LINES_KEPT);
       });
-    }, () => read([]));
+    }, () => more([]));
   }, [key, live]);
   useLayoutEffect(() => {
     if (following.peek() && box.current) box.current.scrollTop = box.current.scrollHeight;
@@ -129,10 +119,10 @@ export function Lines({ run, tasks, taskRun, window, live, tall }) {
       <${Small} onClick=${download} disabled=${!lines.length}>Save<//>
       ${unseen.value > 0 && html`<${Button} class="small primary" onClick=${resume}>${counted(unseen.value, "new line")} ↓<//>`}
     </div>
-    <${Problem} error=${error} again=${() => read(lines)} what="The log" />
-    <div class=${`lines ${tall ? "tall" : ""} ${wrap.value ? "wrapped" : ""}`} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Log lines" aria-live="off">
-      ${older && html`<${Small} onClick=${() => read(lines)}>Older lines<//>`}
-      ${loaded && !lines.length && html`<p class="empty">No lines${level || text || window ? " like that" : ""}.</p>`}
+    <${Problem} error=${error} again=${() => more(lines)} what="The log" />
+    <div class=${`lines ${tall ? "tall" : ""} ${wrap.value ? "wrapped" : ""}`} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Log lines" aria-live="off" aria-busy=${isBusy}>
+      ${older && html`<${Small} onClick=${() => more(lines)}>Older lines<//>`}
+      ${!isBusy && !error && !lines.length && html`<p class="empty">No lines${level || text || window ? " like that" : ""}.</p>`}
       ${lines.map((line) => html`<${Line} key=${line.id} line=${line} of=${taskRuns.get(line.task_run_id)} tasks=${tasks} zone=${zone.value} />`)}
     </div>`;
 }

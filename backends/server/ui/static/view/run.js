@@ -10,7 +10,7 @@ import { WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, attempts, many, merged, sum, total } from "../model/run.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Labels, Name, Small, State, Time, Took, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Labels, List, Name, Panel, Small, State, Time, Took, Traceback, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
 import { Artifact } from "./markdown.js";
 import { Graph } from "./graph.js";
@@ -163,8 +163,8 @@ function Parts({ run, tasks, stamp }) {
   const tried = useTried(parts);
   if (!parts.length) return problem;
   return html`<section class="panel" aria-labelledby="parts"><h2 id="parts">Flow runs inside</h2>
-    <ul class="list">${parts.map((part) => html`<li key=${part.id}><${Entry} to=${href(["runs", part.id])} state=${part.state} name=${tasks.get(part.parent_task_run.task_id)?.name} index=${part.parent_task_run.map_index} message=${part.state_message}>
-      <${What} flow=${part.flow.name} name=${part.name} /><${Took} run=${part} tried=${tried.get(part.id)} /><//></li>`)}</ul>
+    <${List} of=${parts} row=${(part) => html`<${Entry} run=${part} flow=${null} name=${tasks.get(part.parent_task_run.task_id)?.name} index=${part.parent_task_run.map_index} message=${part.state_message}>
+      <${What} flow=${part.flow.name} name=${part.name} /><${Took} run=${part} tried=${tried.get(part.id)} /><//>`} />
     ${parts.length === 50 && html`<p class="faint">The first 50; the others are behind their task runs.</p>`}</section>`;
 }
 
@@ -201,17 +201,17 @@ function Artifacts({ run, tasks }) {
 function Parameters({ run }) {
   const names = Object.keys(run.parameters ?? {});
   const secret = secrets(run.flow);
-  return html`<section class="panel"><h2>Parameters</h2>
+  return html`<${Panel} title="Parameters">
     <${Empty} of=${names}>This run has no parameters.<//>
-    <${Facts} rows=${names.map((name) => [html`<${Name} of=${name} />`, secret.has(name) ? html`<span class="faint">hidden</span>` : html`<${Json} value=${run.parameters[name]} />`])} /></section>
-    <section class="panel"><h2>Context</h2><${Json} value=${run.context} /></section>`;
+    <${Facts} rows=${names.map((name) => [html`<${Name} of=${name} />`, secret.has(name) ? html`<span class="faint">hidden</span>` : html`<${Json} value=${run.parameters[name]} />`])} /><//>
+    <${Panel} title="Context"><${Json} value=${run.context} /><//>`;
 }
 
 function States({ run }) {
   const traceback = run.serialized_state?.context?.traceback;
-  return html`<section class="panel"><h2>States of the flow run</h2>
-    <${Facts} head=${["#", "state", "at", "message"]} rows=${run.states.map((state) => [state.version, html`<${State} state=${state.state} />`, html`<${Time} at=${state.timestamp} />`, html`<${Words} text=${state.message} />`])} /></section>
-    ${run.directives.length > 0 && html`<section class="panel"><h2>What people asked for</h2>
-      <${Facts} head=${["what", "of", "by", "at", "note", "done"]} rows=${run.directives.map((each) => [each.kind, each.task ? html`<${What} name=${each.task} index=${each.map_index} />` : "the run", each.author ?? "–", html`<${Time} at=${each.created} />`, html`<${Words} text=${each.note} />`, html`<${Time} at=${each.obeyed} />`])} /></section>`}
-    ${traceback && html`<section class="panel"><h2>Traceback</h2><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></section>`}`;
+  return html`<${Panel} title="States of the flow run">
+    <${Facts} head=${["#", "state", "at", "message"]} rows=${run.states.map((state) => [state.version, html`<${State} state=${state.state} />`, html`<${Time} at=${state.timestamp} />`, html`<${Words} text=${state.message} />`])} /><//>
+    ${run.directives.length > 0 && html`<${Panel} title="What people asked for">
+      <${Facts} head=${["what", "of", "by", "at", "note", "done"]} rows=${run.directives.map((each) => [each.kind, each.task ? html`<${What} name=${each.task} index=${each.map_index} />` : "the run", each.author ?? "–", html`<${Time} at=${each.created} />`, html`<${Words} text=${each.note} />`, html`<${Time} at=${each.obeyed} />`])} /><//>`}
+    ${traceback && html`<${Panel} title="Traceback"><${Traceback} text=${traceback} /><//>`}`;
 }

@@ -7,9 +7,10 @@ import { href, query, set } from "../model/route.js";
 import { FLOW_NAMES, RUNS, RUNS_CHANGES, RUN_COUNTS, SUMMARY, UPCOMING } from "../model/queries.js";
 import { GROUPS, isFinished, look, statesOf } from "../model/states.js";
 import { before, containing, sum, total } from "../model/run.js";
-import { counted } from "../model/text.js";
+import { counted, toggled } from "../model/text.js";
 import { clock, interval, iso, now, zone } from "../model/time.js";
-import { Bar, Button, Chips, Choice, Empty, Entry, Find, Fold, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
+import { Bar, Button, Chips, Choice, Empty, Entry, Find, Fold, List, Problem, Time, Took, useAnswer, useTitle } from "./kit.js";
+import { useNewest } from "./pages.js";
 import { useTried } from "./attempts.js";
 import { paused } from "./shell.js";
 
@@ -48,51 +49,34 @@ export function Runs() {
   const given = query.value;
   const key = given.toString();
   const where = useMemo(() => filter(given), [key]);
-  const [rows, setRows] = useState([]);
-  const [more, setMore] = useState(false);
-  const [error, setError] = useState(null);
-  const [of, setOf] = useState(null);
   const [counts, setCounts] = useState(new Map());
   const above = useSignal(new Set());
-  // Until another filter is answered the rows before it stay; they are no answer where there is none.
-  const isBusy = of !== key;
-  const shown = isBusy && error ? [] : rows;
-
-  const asked = useRef(0);
-  const read = async (after) => {
-    const mine = (asked.current += 1);
-    try {
-      const limit = after.length || isBusy ? RUNS_AT_ONCE : Math.max(RUNS_AT_ONCE, rows.length);
-      const condition = after.length ? [...where, before("created", after[after.length - 1])] : where;
-      const { flow_run: found } = await ask(RUNS, { where: { _and: condition }, limit: limit + 1 });
-      if (mine !== asked.current) return;
+  const { rows, setRows, more, error, read, isBusy } = useNewest(
+    key,
+    async (known, limit) => (await ask(RUNS, { where: { _and: known.length ? [...where, before("created", known.at(-1))] : where }, limit })).flow_run,
+    (found, known, shown) => {
+      if (!known.length) above.value = new Set();
       // what changed meanwhile has been told already
-      const newer = (shown, run) => shown.find((each) => each.id === run.id && each.version > run.version) ?? run;
-      setRows((shown) => [...after, ...found.slice(0, limit).map((run) => newer(shown, run))]);
-      setMore(found.length > limit);
-      setError(null);
-      setOf(key);
-      if (!after.length) above.value = new Set();
-    } catch (problem) {
-      if (mine === asked.current) setError(problem);
-    }
-  };
+      return [...known, ...found.map((run) => shown.find((each) => each.id === run.id && each.version > run.version) ?? run)];
+    },
+  );
+  const anew = () => read([], isBusy ? RUNS_AT_ONCE : Math.max(RUNS_AT_ONCE, rows.length));
   useEffect(() => {
-    read([]);
+    anew();
   }, [key]);
 
   // What changes is changed where it is; what is new waits above, so that nothing moves under the mouse. What happened
   // between what was read and the first that is told is read once more.
   const latest = useRef(null);
-  latest.current = { given, read };
+  latest.current = { given, anew };
   useEffect(() => {
     let isFirst = true;
     return follow(RUNS_CHANGES, {}, (change) => {
-      const { given, read } = latest.current;
+      const { given, anew } = latest.current;
       paused.value = change.paused;
       if (isFirst || change.reset) {
         isFirst = false;
-        return read([]);
+        return anew();
       }
       const changed = new Map(change.flow_runs.map((run) => [run.id, run]));
       setRows((shown) => {
@@ -113,7 +97,7 @@ export function Runs() {
           };
         });
       });
-    }, () => latest.current.read([]));
+    }, () => latest.current.anew());
   }, []);
 
   const tried = useTried(rows);
@@ -136,16 +120,16 @@ export function Runs() {
   return html`<h1>Runs</h1>
     <${Filters} given=${given} />
     <${Histogram} given=${given} where=${where} />
-    <${Problem} error=${error} again=${() => read([])} what="The runs" />
-    <p class="above" aria-live="polite">${above.value.size > 0 && html`<${Button} onClick=${() => read([])}>⟳ ${above.value.size} new above<//>`}</p>
-    <${Empty} of=${!isBusy && rows}>No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}<//>
-    <ol class="list runs" aria-label="Flow runs" aria-busy=${isBusy && !error}>${shown.map((run) => html`<li key=${run.id}>
-      <${Entry} to=${href(["runs", run.id])} state=${run.state} word flow=${run.flow.name} name=${run.name} message=${run.state_message}>
+    <${Problem} error=${error} again=${anew} what="The runs" />
+    <p class="above" aria-live="polite">${above.value.size > 0 && html`<${Button} onClick=${anew}>⟳ ${above.value.size} new above<//>`}</p>
+    <${Empty} of=${!isBusy && !error && rows}>No run is like that. ${key ? html`<a href=${href(["runs"])}>Show all</a>` : html`<code>flowloop run FILE</code> makes one.`}<//>
+    <ol class="list runs" aria-label="Flow runs" aria-busy=${isBusy}>${rows.map((run) => html`<li key=${run.id}>
+      <${Entry} run=${run} word message=${run.state_message}>
         <${Time} at=${run.start_time ?? run.created} />
         <${Took} run=${run} tried=${tried.get(run.id)} />
         ${counts.has(run.id) ? html`<${Bar} counts=${counts.get(run.id)} />` : html`<span class="bar none"></span>`}
       <//></li>`)}</ol>
-    ${more && html`<p><${Button} onClick=${() => read(rows)} disabled=${isBusy}>Older runs<//></p>`}
+    ${more && html`<p><${Button} onClick=${() => read(rows, RUNS_AT_ONCE)} disabled=${isBusy}>Older runs<//></p>`}
     <${Fold} title=${html`<h2>Upcoming</h2>`} class="panel"><${Upcoming} /><//>`;
 }
 
@@ -154,7 +138,7 @@ function Filters({ given }) {
   const groups = (given.get("state") ?? "").split(",").filter(Boolean);
   const between = interval(given.get("between"));
   return html`<form class="filters" role="search" aria-label="Filter the runs" onSubmit=${(event) => event.preventDefault()}>
-    <${Chips} groups=${GROUPS.filter((group) => group !== "skipped")} chosen=${groups} press=${(group) => set({ state: (groups.includes(group) ? groups.filter((each) => each !== group) : [...groups, group]).join() })} />
+    <${Chips} groups=${GROUPS.filter((group) => group !== "skipped")} chosen=${groups} press=${(group) => set({ state: [...toggled(groups, group)].join() })} />
     <${Choice} label="Flow" name="flow" all="all" options=${(flows.data?.flow ?? []).map((flow) => flow.name)} />
     <${Choice} label="Since" name="from" change=${(from) => set({ from, between: null })} all="ever" options=${[...SPANS.keys()]} />
     <${Find} label="Label" name="label" size="8" />
@@ -198,8 +182,7 @@ function Histogram({ given, where }) {
 function Upcoming() {
   const { data, problem } = useAnswer(UPCOMING, { now: soon() }, "What is planned");
   return html`${problem}
-    <${Empty} of=${data?.flow_run}>Nothing is planned.<//>
-    <ol class="list">${(data?.flow_run ?? []).map((run) => html`<li key=${run.id}><${Entry} to=${href(["runs", run.id])} state="Scheduled" flow=${run.flow.name} name=${run.name}>
-      <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span><//></li>`)}</ol>`;
+    <${List} of=${data?.flow_run} row=${(run) => html`<${Entry} run=${run} state="Scheduled">
+      <${Time} at=${run.scheduled_start_time} /> <span class="faint"><${Time} at=${run.scheduled_start_time} ago /></span><//>`}>Nothing is planned.<//>`;
 }
 

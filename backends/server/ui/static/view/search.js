@@ -7,7 +7,7 @@ import { go, href, isId, parts, query, set, taskRunAddress } from "../model/rout
 import { NAMES, RUNS_CHANGES, RUN_LOGS, SEARCH, TASK_OF } from "../model/queries.js";
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
-import { Button, Chips, Choice, Empty, Entry, Small, Time, useAnswer, useTitle } from "./kit.js";
+import { Button, Chips, Choice, Empty, Entry, List, Panel, Small, Time, useAnswer, useTitle } from "./kit.js";
 import { LEVELS, Line, atLeast } from "./logs.js";
 import { paused, useKeys } from "./shell.js";
 
@@ -35,7 +35,7 @@ export function Search() {
     ${problem}
     ${[...KINDS].map(([kind, words]) => {
       const found = hits.filter((hit) => hit.kind === kind);
-      return found.length ? html`<section key=${kind} class="panel"><h2>${words}</h2><ul class="list">${found.map((hit) => html`<li key=${hit.id}><${Entry} to=${href([{ flow: "flows", flow_run: "runs" }[kind] ?? "go", hit.id])} state=${hit.state ?? undefined} flow=${hit.of} name=${hit.name} index=${hit.map_index ?? -1} message=${html`<code>${hit.id}</code>`}><${Time} at=${hit.at} /><//></li>`)}</ul></section>` : null;
+      return found.length ? html`<${Panel} key=${kind} title=${words}><${List} of=${found} row=${(hit) => html`<${Entry} to=${href([{ flow: "flows", flow_run: "runs" }[kind] ?? "go", hit.id])} state=${hit.state ?? undefined} flow=${hit.of} name=${hit.name} index=${hit.map_index ?? -1} message=${html`<code>${hit.id}</code>`}><${Time} at=${hit.at} /><//>`} /><//>` : null;
     })}
     ${text.trim() && !loading && !hits.length && html`<p class="empty">Nothing is called that among the newest 10,000 runs and the flows, and no id begins so.</p>`}`;
 }
@@ -97,6 +97,6 @@ export function Tail() {
       ${run && html`<${Choice} label="Log at least" name="level" all="everything" options=${LEVELS.slice(1)} /> <${Small} onClick=${() => set({ run: null })}>Without the log<//>`}
       <${Chips} groups=${GROUPS.filter((each) => each !== "skipped")} chosen=${group ? [group] : []} press=${(state) => set({ state })} all /></div>
     <${Empty} of=${shown}>Nothing has happened yet; this page waits.<//>
-    <ol class="list" aria-label="What happened">${shown.map((line) => line.level ? html`<li key=${line.id} class="lines wrapped"><${Line} line=${line} /></li>` : html`<li key=${`${line.id} ${line.version}`}><${Entry} to=${href(["runs", line.id])} state=${line.state} word flow=${names.get(line.flow_id)} name=${line.name} message=${line.message}><${Time} at=${line.timestamp} /><//>
+    <ol class="list" aria-label="What happened">${shown.map((line) => line.level ? html`<li key=${line.id} class="lines wrapped"><${Line} line=${line} /></li>` : html`<li key=${`${line.id} ${line.version}`}><${Entry} run=${line} word flow=${names.get(line.flow_id)} message=${line.message}><${Time} at=${line.timestamp} /><//>
       ${run !== line.id && html`<${Small} onClick=${() => set({ run: line.id })}>Its log<//>`}</li>`)}</ol>`;
 }

@@ -1,13 +1,13 @@
 // The frame around every view: where one can go, whether it is live, the zone, the theme, who is signed in.
 import { html } from "../html.js";
 import { useEffect, useLayoutEffect, useRef } from "../vendor/hooks.js";
-import { signal, useSignal } from "../vendor/signals.js";
+import { signal } from "../vendor/signals.js";
 import { ask, link, locked, outdated, reconnect, signIn, signOut } from "../api.js";
 import { keep, kept } from "../model/kept.js";
 import { go, href, parts, set } from "../model/route.js";
 import { browserZone, chooseZone, clock, duration, now, zone, zones } from "../model/time.js";
 import { WHO } from "../model/queries.js";
-import { Button, Choice, Facts, Small } from "./kit.js";
+import { Button, Choice, Facts, Small, useDoing } from "./kit.js";
 
 /** What the key allows, and its name. */
 export const who = signal({ name: (null), scopes: (["read"]), version: "" });
@@ -92,25 +92,19 @@ function Who() {
 }
 
 function SignIn() {
-  const problem = useSignal("");
   const field = useRef(null);
   useEffect(() => field.current?.focus(), []);
-  const submit = async (event) => {
-    event.preventDefault();
-    try {
-      const isFirst = !who.peek().name;
-      await signIn(field.current?.value ?? "");
-      await introduce();
-      if (isFirst) location.reload(); // nothing could be read before
-    } catch (error) {
-      problem.value = error.message;
-    }
-  };
-  return html`<form class="panel sign-in" onSubmit=${submit} aria-labelledby="sign-in">
+  const { start, refusal } = useDoing(async () => {
+    const isFirst = !who.peek().name;
+    await signIn(field.current?.value ?? "");
+    await introduce();
+    if (isFirst) location.reload(); // nothing could be read before
+  });
+  return html`<form class="panel sign-in" onSubmit=${start} aria-labelledby="sign-in">
     <h1 id="sign-in">Sign in</h1>
     <p>This server asks for an API key: <code>flowloop db create-key NAME</code> makes one.</p>
     <label>API key <input ref=${field} type="password" name="key" autocomplete="current-password" required /></label> <button type="submit" class="primary">Sign in</button>
-    ${problem.value && html`<p class="problem" role="alert">${problem.value}</p>`}
+    ${refusal}
   </form>`;
 }
 
@@ -142,9 +136,18 @@ function Help() {
   </dialog>`;
 }
 
-let chord = "";
+let chord = false;
 
-/** Keys of every view; those of one view are told as an event of the document. */
+/** What keys do: those of every view, and of what is shown. */
+const taken = new Set([{ current: new Map([
+  ["g", () => (chord = true)],
+  ["/", () => go(href(["search"]))],
+  ["?", () => (help.value = true)],
+  ["Escape", () => history.back()],
+  ["j", () => step(1)],
+  ["k", () => step(-1)],
+]) }]);
+
 export function listenToKeys() {
   addEventListener("keydown", (event) => {
     const target = event.target instanceof HTMLElement ? event.target : null;
@@ -158,19 +161,12 @@ export function listenToKeys() {
       return;
     }
     if (event.key === " " && target?.closest("button, summary, a")) return;
-    const key = chord + event.key;
-    chord = "";
-    const place = PLACES.find(([id]) => key === `g${id[0]}`);
-    if (place) go(href([place[0]]));
-    else if (event.key === "g") chord = "g";
-    else if (event.key === "/") go(href(["search"]));
-    else if (event.key === "?") help.value = true;
-    else if (event.key === "Escape") history.back();
-    else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
-    else if (!document.dispatchEvent(new CustomEvent("flowloop-key", { detail: event.key, cancelable: true }))) {
-      // a view has taken it
-    } else return;
+    const place = chord && PLACES.find(([id]) => id[0] === event.key);
+    chord = false;
+    const call = place ? () => go(href([place[0]])) : [...taken].map((keys) => keys.current.get(event.key)).find(Boolean);
+    if (!call) return;
     event.preventDefault();
+    call();
   });
 }
 
@@ -184,17 +180,11 @@ function step(by) {
 
 /** Have a view answer keys while it is shown. */
 export function useKeys(keys) {
-  const current = useRef(keys);
-  current.current = keys;
+  const own = useRef(null);
+  own.current = new Map(Object.entries(keys));
   useLayoutEffect(() => {
-    const hear = (event) => {
-      const call = current.current[(event).detail];
-      if (!call) return;
-      event.preventDefault();
-      call();
-    };
-    document.addEventListener("flowloop-key", hear);
-    return () => document.removeEventListener("flowloop-key", hear);
+    taken.add(own);
+    return () => void taken.delete(own);
   }, []);
 }
 

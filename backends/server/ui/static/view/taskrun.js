@@ -7,7 +7,7 @@ import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, iso, milliseconds, now } from "../model/time.js";
-import { Button, Copy, Entry, Facts, Fold, State, Time, Took, What, Words, useAnswer, useThrottled } from "./kit.js";
+import { Button, Copy, Entry, Facts, Fold, List, State, Time, Took, Traceback, What, Words, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
 import { Answer, Inputs } from "./answer.js";
@@ -50,7 +50,7 @@ function Inside({ run, row, definition, again }) {
     ${row.state_message && html`<p class="said"><${Words} text=${row.state_message} /></p>`}
     ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") && html`<p><${Button} class="primary" onClick=${() => (answering.value = true)}>Answer…<//></p>`}
     ${answering.value && html`<${Answer} rows=${[{ ...row, task: definition, flow_run: run }]} close=${() => { answering.value = false; again(); }} />`}
-    ${traceback && html`<details open><summary>Traceback</summary><pre class="traceback" tabindex="0"><${Words} text=${traceback} limit=${12000} /></pre></details>`}
+    ${traceback && html`<${Fold} title="Traceback" open><${Traceback} text=${traceback} /><//>`}
     <h3>States</h3>
     <ol class="states">${row.states.map((state, at) => html`<li key=${state.id} title=${state.message}><span class="faint">${state.version}</span> <${State} state=${state.state} /> <${Time} at=${state.timestamp} />${state.start_time && row.states[at + 1] && html` <span class="faint">waited ${duration((milliseconds(row.states[at + 1].timestamp) ?? 0) - (milliseconds(state.timestamp) ?? 0))}</span>`}</li>`)}</ol>
     ${tried.length > 1 && html`<div class="chips" role="group" aria-label="Attempt"><${Button} class="chip" aria-pressed=${!chosen} onClick=${() => set({ attempt: null })}>all<//>${tried.map((each) => html`<${Button} key=${each.number} class="chip" aria-pressed=${chosen?.number === each.number} onClick=${() => set({ attempt: String(each.number) })}>${each.number} <${State} state=${each.state} bare /> ${each.to ? duration(each.to - each.from) : "…"}<//>`)}</div>`}
@@ -59,7 +59,7 @@ function Inside({ run, row, definition, again }) {
     <${Fold} title="Inputs"><${Inputs} row=${row} /><//>
     <h3>Result</h3>
     <p>${result?.location ? html`<code>${result.location}</code> <span class="faint">${String(result.type ?? "")}</span>` : html`<span class="faint">not stored anywhere</span>`}</p>
-    ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><ul class="list">${row.children.map((child) => html`<li key=${child.id}><${Entry} to=${href(["runs", child.id])} state=${child.state} flow=${child.flow.name} name=${child.name} /></li>`)}</ul>`}
+    ${row.children.length > 0 && html`<h3>Flow runs that it started</h3><${List} of=${row.children} row=${(child) => html`<${Entry} run=${child} />`} />`}
     ${row.artifacts.map((each) => html`<section key=${each.id}><h3>Artifact: ${each.kind}</h3><${Artifact} kind=${each.kind} data=${each.data} /></section>`)}
     <${Fold} title="More"><${Facts} rows=${[["id", html`<code>${row.id}</code>`], ["task", html`<code>${definition?.slug}</code>`], ["trigger", definition?.trigger ?? "–"], ["tags", (definition?.tags ?? []).join(", ") || "–"], ["cache key", row.cache_key ?? "–"], ["heartbeat", html`<${Time} at=${row.heartbeat} />`]]} /><//>`;
 }

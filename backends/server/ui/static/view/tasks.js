@@ -4,13 +4,14 @@ import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, query, set, taskRunAddress } from "../model/route.js";
-import { FOUND, LONGEST, ROWS } from "../model/queries.js";
+import { LONGEST } from "../model/queries.js";
 import { GROUPS, byGroup, statesOf, worst } from "../model/states.js";
 import { inOrder } from "../model/graph.js";
-import { before, containing, lastOf, sum, total } from "../model/run.js";
-import { counted, number } from "../model/text.js";
+import { before, containing, statesOfTask, sum, total } from "../model/run.js";
+import { counted, number, toggled } from "../model/text.js";
 import { Bar, Button, Chips, Choice, Counts, Find, Name, Problem, State, Time, Took, useThrottled } from "./kit.js";
-import { withAttempts } from "./attempts.js";
+import { childrenOf, parentsOf, readRows, withAttempts } from "./attempts.js";
+import { usePages } from "./pages.js";
 import { Rows } from "./table.js";
 
 const CHILDREN_AT_ONCE = 100;
@@ -47,13 +48,13 @@ function Tree({ run, counts, task, index, stamp }) {
     if (index >= 0) opened.value = new Set([...opened.peek(), task]);
   }, [task, index]);
   const ordered = useMemo(() => inOrder(run.flow.tasks, run.flow.edges), [run.flow.id]);
-  const cache = useRef(new Map());
+  const cache = useRef(new Map()).current;
   const [, setTurn] = useState(0);
   const [error, setError] = useState(null);
   const view = useRef({ from: 0, to: 0 });
   // What is wrong comes first; among equals the order of the flow stays.
   const lanes = useMemo(() => {
-    const found = ordered.map((each) => ({ task: each, states: Object.entries(counts.get(each.id)?.states ?? {}), at: 0, count: 0 }));
+    const found = ordered.map((each) => ({ task: each, states: statesOfTask(counts, each.id), at: 0, count: 0 }));
     const bad = (lane) => Math.min(3, GROUPS.indexOf(worst(lane.states)));
     found.sort((a, b) => bad(a) - bad(b));
     let at = 0;
@@ -65,32 +66,33 @@ function Tree({ run, counts, task, index, stamp }) {
     return found;
   }, [ordered, stamp, opened.value]);
   const count = lanes.length ? lanes.at(-1).at + 1 + lanes.at(-1).count : 0;
-  const laneAt = (place) => lanes[lastOf(lanes.length, (at) => lanes[at].at <= place)];
+  const at = (place) => {
+    const lane = lanes.findLast((each) => each.at <= place);
+    const child = place - lane.at - 1;
+    return { lane, child, key: keyOf(lane.task.id, child) };
+  };
   const read = async (anew) => {
-    const wanted = new Map();
+    const parents = new Set();
+    const pages = new Map();
     for (let place = view.current.from; place < Math.min(view.current.to, count); place += 1) {
-      const lane = laneAt(place);
-      const child = place - lane.at - 1;
-      const page = child < 0 ? -1 : Math.floor(child / CHILDREN_AT_ONCE);
-      if (anew || !cache.current.has(`${lane.task.id} ${page}`)) wanted.set(`${lane.task.id} ${page}`, { task: lane.task.id, page });
+      const { lane, child, key } = at(place);
+      if (cache.has(key) && !anew) continue;
+      if (child < 0) parents.add(lane.task.id);
+      else pages.set(key, { task: lane.task.id, from: child - (child % CHILDREN_AT_ONCE) });
     }
+    const keep = async (keys, rows) => {
+      const known = keys.flatMap((key) => [...(cache.get(key)?.values() ?? [])]);
+      const read = await withAttempts(await rows, known);
+      for (const key of keys) cache.set(key, new Map());
+      for (const row of read) cache.get(keyOf(row.task_id, row.map_index)).set(row.map_index, row);
+    };
     try {
-      const parents = [...wanted.values()].filter((each) => each.page < 0).map((each) => each.task);
-      const reads = [...wanted].filter(([, each]) => each.page >= 0).map(async ([key, each]) => {
-        const { task_run: rows } = await ask(ROWS, { run: run.id, task: each.task, from: each.page * CHILDREN_AT_ONCE, limit: CHILDREN_AT_ONCE });
-        const read = await withAttempts(rows, [...(cache.current.get(key)?.values() ?? [])]);
-        cache.current.set(key, new Map(read.map((row) => [row.map_index, row])));
-      });
-      if (parents.length) reads.push((async () => {
-        const where = { flow_run_id: { _eq: run.id }, task_id: { _in: parents }, map_index: { _eq: -1 } };
-        const { task_run: rows } = await ask(FOUND, { where, limit: parents.length });
-        const read = await withAttempts(rows, parents.flatMap((id) => [...(cache.current.get(`${id} -1`)?.values() ?? [])]));
-        for (const id of parents) cache.current.set(`${id} -1`, new Map());
-        for (const row of read) cache.current.set(`${row.task_id} -1`, new Map([[-1, row]]));
-      })());
-      await Promise.all(reads);
-      while (cache.current.size > 60) cache.current.delete(cache.current.keys().next().value);
-      if (reads.length) setTurn((turn) => turn + 1);
+      await Promise.all([
+        keep([...parents].map((id) => keyOf(id, -1)), parentsOf(run.id, [...parents])),
+        ...[...pages].map(([key, { task, from }]) => keep([key], childrenOf(run.id, task, from, CHILDREN_AT_ONCE))),
+      ]);
+      while (cache.size > 60) cache.delete(cache.keys().next().value);
+      if (parents.size || pages.size) setTurn((turn) => turn + 1);
       setError(null);
     } catch (problem) {
       setError(problem);
@@ -103,18 +105,14 @@ function Tree({ run, counts, task, index, stamp }) {
   const toggle = (event, id) => {
     event.preventDefault();
     event.stopPropagation();
-    const next = new Set(opened.value);
-    if (!next.delete(id)) next.add(id);
-    opened.value = next;
+    opened.value = toggled(opened.value, id);
   };
   const selected = task ? lanes.find((lane) => lane.task.id === task) : undefined;
-  const at = selected ? selected.at + (index !== undefined && index >= 0 && selected.count ? index + 1 : 0) : undefined;
+  const chosen = selected ? selected.at + (index !== undefined && index >= 0 && selected.count ? index + 1 : 0) : undefined;
   return html`<${Problem} error=${error} again=${() => read(true)} what="The task runs" />
-    <${Rows} label="Task runs" count=${count} columns=${COLUMNS} at=${at} seen=${(from, to) => { view.current = { from, to }; read(false); }} row=${(place) => {
-      const lane = laneAt(place);
-      const child = place - lane.at - 1;
-      const page = cache.current.get(`${lane.task.id} ${child < 0 ? -1 : Math.floor(child / CHILDREN_AT_ONCE)}`);
-      const row = page?.get(child);
+    <${Rows} label="Task runs" count=${count} columns=${COLUMNS} at=${chosen} seen=${(from, to) => { view.current = { from, to }; read(false); }} row=${(place) => {
+      const { lane, child, key } = at(place);
+      const row = cache.get(key)?.get(child);
       if (child >= 0) return html`<${Row} run=${run} task=${lane.task} index=${child} row=${row} selected=${lane.task.id === task && child === index} child />`;
       const isMapped = lane.task.mapped || children(lane) > 0;
       return html`<${Row} run=${run} task=${lane.task} index=${-1} row=${row} states=${isMapped ? lane.states : null} selected=${lane.task.id === task && index === -1}
@@ -123,57 +121,38 @@ function Tree({ run, counts, task, index, stamp }) {
     <p class="faint">${counted(lanes.length, "task")}, ${counted(sum([...counts.values()].map((each) => sum((Object.values(each.states))))), "task run")}. Unfold a mapped task to see its children.</p>`;
 }
 
+/** In which page of its task a run is: what is no child is one by itself. */
+const keyOf = (task, index) => `${task} ${Math.floor(index / CHILDREN_AT_ONCE)}`;
+
 /** How many children a task has: all its runs but the parent. */
 function children(lane) {
   return Math.max(0, sum(lane.states.map(([, count]) => count)) - 1);
 }
 
-const page = async (where, order, limit) => (await ask(FOUND, { where, order, limit })).task_run;
-
 /** The next page in each order; those that have not begun have no start, those that go on no duration. */
-const byTask = (where, last, limit) => page({ ...where, ...(last && { _or: [{ task_id: { _gt: last.task_id } }, { task_id: { _eq: last.task_id }, map_index: { _gt: last.map_index } }] }) }, [{ task_id: "asc" }, { map_index: "asc" }], limit);
+const byTask = (where, last, limit) => readRows({ ...where, ...(last && { _or: [{ task_id: { _gt: last.task_id } }, { task_id: { _eq: last.task_id }, map_index: { _gt: last.map_index } }] }) }, [{ task_id: "asc" }, { map_index: "asc" }], limit);
 const PAGES = new Map([
-  ["start", (where, last, limit) => page({ ...where, start_time: { _is_null: false }, ...(last && before("start_time", last)) }, [{ start_time: "desc" }, { id: "desc" }], limit)],
+  ["start", (where, last, limit) => readRows({ ...where, start_time: { _is_null: false }, ...(last && before("start_time", last)) }, [{ start_time: "desc" }, { id: "desc" }], limit)],
   ["duration", async (where, last, limit) => {
-    const { longest_task_runs: found } = await ask(LONGEST, { run: where.flow_run_id._eq, where, after: last?.id ?? null, limit });
-    const ids = found.map((each) => each.task_run_id);
-    const rows = new Map((await page({ id: { _in: ids } }, null, limit)).map((row) => [row.id, row]));
+    const { longest_task_runs: longest } = await ask(LONGEST, { run: where.flow_run_id._eq, where, after: last?.id ?? null, limit });
+    const ids = longest.map((each) => each.task_run_id);
+    const rows = new Map((await readRows({ id: { _in: ids } }, null, limit)).map((row) => [row.id, row]));
     return ids.map((id) => rows.get(id)).filter(Boolean);
   }],
 ]);
 
-/** The task runs of a group of states, or in another order, read as far as one has scrolled. */
+/** The task runs of a group of states, or in another order. */
 function Found({ run, tasks, task, index, stamp, group, text, order, all }) {
-  const [rows, setRows] = useState([]);
-  const [more, setMore] = useState(false);
-  const [error, setError] = useState(null);
-  const busy = useRef(false);
-  const read = async (known, limit) => {
-    if (busy.current) return;
-    busy.current = true;
-    const last = known.at(-1);
-    const where = { flow_run_id: { _eq: run.id }, ...(group && { state: { _in: statesOf(group) } }), ...(text && { state_message: containing(text) }) };
-    try {
-      const found = await (PAGES.get(order) ?? byTask)(where, last, limit);
-      setRows([...known, ...(await withAttempts(found, rows))]);
-      setMore(found.length === limit);
-      setError(null);
-    } catch (problem) {
-      setError(problem);
-    } finally {
-      busy.current = false;
-    }
-  };
-  useEffect(() => {
-    read([], 200);
-  }, []);
-  useThrottled(() => read([], Math.min(1000, Math.max(200, rows.length))), stamp, 2000);
-  return html`<${Problem} error=${error} again=${() => read([], 200)} what="The task runs" />
-    <${Rows} label=${group ? `Task runs that are ${group}` : "Task runs"} count=${rows.length} columns=${COLUMNS} seen=${(_, to) => { if (to >= rows.length - 20 && more) read(rows, 200); }} row=${(place) => {
-      const row = rows[place];
-      return html`<${Row} run=${run} task=${tasks.get(row.task_id)} index=${row.map_index} row=${row} selected=${row.task_id === task && row.map_index === index} />`;
+  const where = { flow_run_id: { _eq: run.id }, ...(group && { state: { _in: statesOf(group) } }), ...(text && { state_message: containing(text) }) };
+  const pages = usePages(async (last, limit, known) => withAttempts(await (PAGES.get(order) ?? byTask)(where, last, limit), known));
+  const { count, more } = pages;
+  useThrottled(() => pages.read(true), stamp, 2000);
+  return html`<${Problem} error=${pages.error} again=${() => pages.read(true)} what="The task runs" />
+    <${Rows} label=${group ? `Task runs that are ${group}` : "Task runs"} count=${count} columns=${COLUMNS} seen=${pages.seen} row=${(place) => {
+      const row = pages.at(place);
+      return row ? html`<${Row} run=${run} task=${tasks.get(row.task_id)} index=${row.map_index} row=${row} selected=${row.task_id === task && row.map_index === index} />` : html`<span role="cell">…</span>`;
     }} />
-    <p class="faint">${text || order ? `${number(rows.length)} ${text ? "like that" : `of ${number(all)}`}${more ? ", and more: scroll" : ""}.` : `${number(Math.min(rows.length, all))} of ${number(all)} read${more ? "; scroll for more" : ""}.`}</p>`;
+    <p class="faint">${text || order ? `${number(count)} ${text ? "like that" : `of ${number(all)}`}${more ? ", and more: scroll" : ""}.` : `${number(Math.min(count, all))} of ${number(all)} read${more ? "; scroll for more" : ""}.`}</p>`;
 }
 
 function Row({ run, task, index, row, states, selected, child = false, fold = null }) {

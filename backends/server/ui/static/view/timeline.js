@@ -2,16 +2,15 @@
 import { html } from "../html.js";
 import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
-import { ask } from "../api.js";
 import { go, query, set, taskRunAddress } from "../model/route.js";
-import { DURATIONS, FOUND, ROWS, TIMELINE } from "../model/queries.js";
+import { DURATIONS, TIMELINE } from "../model/queries.js";
 import { inOrder } from "../model/graph.js";
 import { byGroup, isFinished } from "../model/states.js";
 import { axis, density, spans, stateAt, ticks, waits, within } from "../model/timeline.js";
 import { clock, duration, interval, iso, milliseconds, now, precise, zone } from "../model/time.js";
-import { attempts, lastOf, sum } from "../model/run.js";
+import { attempts, statesOfTask, sum } from "../model/run.js";
 import { counted, number, visible } from "../model/text.js";
-import { statesOfRows } from "./attempts.js";
+import { childrenOf, parentsOf, statesOfRows } from "./attempts.js";
 import { Counts, Facts, Fold, Small, useAnswer, useSize, useThrottled } from "./kit.js";
 
 const LANE = 26;
@@ -39,7 +38,7 @@ export function Timeline({ run, counts, task, stamp, small = false }) {
   }, [timeline, ordered, fold]);
   const opened = task && query.value.get("open") !== "no" ? task : null;
   const most = small ? 12 : MOST;
-  const isAlone = (id) => sum(Object.values(counts.get(id)?.states ?? {})) === 1;
+  const isAlone = (id) => sum(statesOfTask(counts, id).map(([, count]) => count)) === 1;
   const alone = (drawn?.lanes ?? []).slice(0, most).map((lane) => lane.task.id).filter(isAlone);
   const rows = useRows(run.id, alone, small || isAlone(opened) ? null : opened, stamp);
   if (!run.start_time && !drawn?.lanes.length) return html`<section class="panel"><h2>Timeline</h2><p class="empty">Nothing has begun yet.</p></section>`;
@@ -63,7 +62,7 @@ function AsTable({ run, lanes, counts, stamp }) {
       const known = counts.get(id);
       const bins = (data?.run_summary.durations ?? []).filter((each) => each.task_id === id);
       const took = (part) => (bins.length ? (within(bins, part) === null ? "longer" : `≤ ${duration(within(bins, part) * 1000)}`) : "–");
-      return [html`<a href=${taskRunAddress(run.id, id, -1)}>${visible(name)}</a>`, at(known?.start_time), at(known?.end_time), took(0.5), took(1), html`<${Counts} counts=${Object.entries(known?.states ?? {})} />`, number(known?.again ?? 0)];
+      return [html`<a href=${taskRunAddress(run.id, id, -1)}>${visible(name)}</a>`, at(known?.start_time), at(known?.end_time), took(0.5), took(1), html`<${Counts} counts=${statesOfTask(counts, id)} />`, number(known?.again ?? 0)];
     })} />`;
 }
 
@@ -73,12 +72,7 @@ function useRows(run, alone, mapped, stamp) {
   const asked = [...alone, mapped].join();
   const read = async () => {
     try {
-      const where = { flow_run_id: { _eq: run }, task_id: { _in: alone }, map_index: { _eq: -1 } };
-      const [{ task_run: own }, { task_run: children }] = await Promise.all([
-        alone.length ? ask(FOUND, { where, limit: alone.length }) : { task_run: [] },
-        mapped ? ask(ROWS, { run, task: mapped, from: 0, limit: 40 }) : { task_run: [] },
-      ]);
-      const rows = [...own, ...children.map((row) => ({ ...row, task_id: mapped }))];
+      const rows = (await Promise.all([parentsOf(run, alone), mapped ? childrenOf(run, mapped, 0, 40) : []])).flat();
       const states = await statesOfRows(rows);
       setFound(rows.map((row) => ({ row, states: states.get(row.id) })));
     } catch {
@@ -130,8 +124,6 @@ function Drawing({ run, drawn, rows, most }) {
     pen.clearRect(0, 0, width, height);
     pen.font = "12px system-ui, sans-serif";
     pen.textBaseline = "middle";
-    pen.strokeStyle = colour("line");
-    pen.fillStyle = colour("faint");
     const breaks = drawn.breaks.map(([from, to]) => (pointOf(from) + pointOf(to)) / 2);
     let free = left;
     for (const moment of ticks(drawn.from, drawn.to, inner / 60)) {
@@ -140,13 +132,15 @@ function Drawing({ run, drawn, rows, most }) {
       const end = at + 3 + pen.measureText(words).width;
       if (at < free || end > width || breaks.some((each) => at - 10 < each && each < end + 10)) continue;
       free = end + 30;
-      stroke(pen, at + 0.5, AXIS - 6, at + 0.5, height);
+      pen.fillStyle = colour("line");
+      pen.fillRect(Math.round(at), AXIS - 6, 1, height);
+      pen.fillStyle = colour("faint");
       pen.fillText(words, at + 3, 10);
     }
     lanes.forEach((lane, number) => {
       const top = AXIS + number * LANE;
-      pen.strokeStyle = colour("line");
-      stroke(pen, 0, top + LANE - 0.5, width, top + LANE - 0.5);
+      pen.fillStyle = colour("line");
+      pen.fillRect(0, top + LANE - 1, width, 1);
       pen.fillStyle = colour(lane.row ? "faint" : "text");
       clipped(pen, lane.row ? `[${lane.row.map_index}]` : visible(lane.task.name), lane.row ? 18 : 4, top + LANE / 2, left - 12);
       if (lane.states) attemptsOf(pen, lane.states, top, colour);
@@ -155,10 +149,7 @@ function Drawing({ run, drawn, rows, most }) {
     pen.fillStyle = colour("faint");
     for (const middle of breaks) {
       pen.fillText("⋯", middle - 6, 10);
-      pen.setLineDash([2, 3]);
-      pen.strokeStyle = colour("faint");
-      stroke(pen, middle, AXIS - 4, middle, height);
-      pen.setLineDash([]);
+      for (let dash = AXIS - 4; dash < height; dash += 5) pen.fillRect(Math.round(middle), dash, 1, 2);
     }
   }
 
@@ -193,7 +184,7 @@ function Drawing({ run, drawn, rows, most }) {
   }
 
   const laneAt = (event) => lanes[Math.floor((event.offsetY - AXIS) / LANE)];
-  const binAt = (offset) => lastOf(drawn.bins, (bin) => pointOf(bin) <= offset);
+  const binAt = (offset) => Math.max(0, drawn.lanes[0]?.bins.findLastIndex((bin) => pointOf(bin.at) <= offset) ?? 0);
   const momentAt = (bin) => drawn.from + ((drawn.to - drawn.from) * bin) / drawn.bins;
   const hover = (event) => {
     const lane = laneAt(event);
@@ -219,13 +210,6 @@ function Drawing({ run, drawn, rows, most }) {
       onMouseMove=${hover} onMouseLeave=${() => (words.value = "")} onMouseDown=${(event) => (drag.current = event.offsetX)} onMouseUp=${release}></canvas></div>
     <p class="status faint" aria-live="polite">${words.value || html`▇ running · ─ waiting · ▂ ended · drag to zoom, press a lane to open it`}</p>
     ${drawn.lanes.length > most && html`<p class="faint">The first ${most} of ${number(drawn.lanes.length)} tasks.</p>`}`;
-}
-
-function stroke(pen, left, top, right, bottom) {
-  pen.beginPath();
-  pen.moveTo(left, top);
-  pen.lineTo(right, bottom);
-  pen.stroke();
 }
 
 function clipped(pen, text, x, y, width) {

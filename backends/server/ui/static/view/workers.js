@@ -7,7 +7,7 @@ import { href } from "../model/route.js";
 import { FLOW_LIMIT, NOTIFICATIONS, RATE_LIMIT, TAG_LIMIT, WORK } from "../model/queries.js";
 import { counted, number, destination } from "../model/text.js";
 import { duration } from "../model/time.js";
-import { Button, Choice, Dialog, Empty, Entry, Field, Labels, Name, Small, Time, useAnswer, useTitle } from "./kit.js";
+import { Button, Choice, Dialog, Entry, Field, Labels, List, Name, Panel, Small, Time, useAnswer, useTitle } from "./kit.js";
 import { may } from "./shell.js";
 
 const EVERY = 3000;
@@ -26,33 +26,29 @@ export function Workers() {
   const queue = data?.queue;
   return html`<h1>Workers, limits, queue</h1>
     ${problem}
-    <section class="panel"><h2>Queue</h2>
+    <${Panel} title="Queue">
       ${queue && html`<p>${number(queue.ready)} ready, ${number(queue.later)} later</p>
-      <ul class="list">${queue.flow_runs.map((run) => html`<li key=${run.flow_run_id}><${Entry} to=${href(["runs", run.flow_run_id])} state=${run.state} flow=${run.flow_name} name=${run.name} message=${run.because}><span>due <${Time} at=${run.since} ago /></span><//></li>`)}</ul>`}</section>
-    <section class="panel"><h2>Workers</h2>
-      <${Empty} of=${data?.workers}>No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.<//>
-      <ul class="list">${(data?.workers ?? []).map((worker) => html`<li key=${worker.name} class="worker"><p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
+      <${List} of=${queue.flow_runs} row=${(run) => html`<${Entry} to=${href(["runs", run.flow_run_id])} state=${run.state} flow=${run.flow_name} name=${run.name} message=${run.because}><span>due <${Time} at=${run.since} ago /></span><//>`} />`}<//>
+    <${Panel} title="Workers">
+      <${List} of=${data?.workers} row=${(worker) => html`<p class="facts"><span class=${worker.alive ? "state of-success" : "state of-failed"}><span aria-hidden="true">${worker.alive ? "●" : "○"}</span> ${worker.alive ? "alive" : "gone"}</span>
         <b title=${worker.name}><${Name} of=${place(worker.name)} /></b> <span>seen <${Time} at=${worker.seen} ago /></span> <span class="number">${counted(worker.running, "run")}${worker.running >= worker.concurrency ? ", full" : ""}</span>
         <span class="faint">${worker.flow_names ? worker.flow_names.join(", ") : "any flow"}</span><${Labels} of=${worker.labels} /></p>
-        ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}</li>`)}</ul>
-      ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><ul class="list">${data.agent.map((agent) => html`<li key=${agent.id}><p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> <${Labels} of=${agent.labels} /></p></li>`)}</ul>`}</section>
+        ${worker.flow_runs.length > 0 && html`<p class="faint">${worker.alive ? "runs" : "held"} ${worker.flow_runs.slice(0, 20).map((run) => html`<a key=${run.id} href=${href(["runs", run.id])}><${Name} of=${run.name} /></a> `)}</p>`}`}>No worker has asked for work yet: <code>flowloop worker FILE</code> starts one.<//>
+      ${(data?.agent ?? []).length > 0 && html`<h3>Agents</h3><${List} of=${data.agent} row=${(agent) => html`<p class="facts"><${Name} of=${agent.name} /> <span>asked <${Time} at=${agent.last_queried} ago /></span> <${Labels} of=${agent.labels} /></p>`} />`}<//>
     <section class="panel"><div class="title"><h2>Limits</h2>${may("admin") && html`<${Button} onClick=${() => setAsks({ kind: "task", name: "", limit: 1, used: 0 })}>New limit…<//>`}</div>
-      <${Empty} of=${data?.limits}>Nothing is limited.<//>
-      <ul class="list">${(data?.limits ?? []).map((limit) => html`<li key=${limit.id} class="limit"><p class="facts"><span class="faint">${LIMITED[limit.kind]}</span> <b><${Name} of=${limit.name} /></b>
+      <${List} of=${data?.limits} row=${(limit) => html`<p class="facts limit"><span class="faint">${LIMITED[limit.kind]}</span> <b><${Name} of=${limit.name} /></b>
         <meter min="0" max=${Math.max(1, limit.limit)} value=${limit.used} aria-label=${`${limit.used} of ${limit.limit} ${limit.period ? "begun" : "places taken"}`}></meter> <span class="number">${limit.used} of ${limit.limit}${limit.period ? ` in ${duration(limit.period * 1000)}` : ""}</span>
-        ${may("admin") && html`<${Small} onClick=${() => setAsks(limit)}>Change…<//>`}</p></li>`)}</ul></section>
+        ${may("admin") && html`<${Small} onClick=${() => setAsks(limit)}>Change…<//>`}</p>`}>Nothing is limited.<//></section>
     ${may("admin") && html`<${Notifications} />`}
     ${asks && html`<${Limit} limit=${asks} close=${() => { setAsks(null); again(); }} />`}`;
 }
 
 function Notifications() {
   const { data, problem } = useAnswer(NOTIFICATIONS, {}, "The notifications");
-  const rules = data?.notifications ?? [];
-  return html`<section class="panel"><h2>Notifications</h2>${problem}
-    <${Empty} of=${data && rules}>Nobody is told of anything yet: <code>flowloop notify add</code> sets a rule.<//>
-    <ul class="list">${rules.map((rule) => html`<li key=${rule.name}><p class="facts"><b><${Name} of=${rule.name} /></b>
+  return html`<${Panel} title="Notifications">${problem}
+    <${List} of=${data?.notifications} row=${(rule) => html`<p class="facts"><b><${Name} of=${rule.name} /></b>
       <span>on ${rule.events.join(", ")}${rule.after ? ` after ${duration(rule.after * 1000)}` : ""}</span>
-      <span class="faint">of ${rule.flow ? html`<${Name} of=${rule.flow} />` : "any flow"}</span> <span>${rule.kind}: <${Name} of=${destination(rule.target)} /></span></p></li>`)}</ul></section>`;
+      <span class="faint">of ${rule.flow ? html`<${Name} of=${rule.flow} />` : "any flow"}</span> <span>${rule.kind}: <${Name} of=${destination(rule.target)} /></span></p>`}>Nobody is told of anything yet: <code>flowloop notify add</code> sets a rule.<//><//>`;
 }
 
 const LIMITED = { task: "tag", rate: "rate", flow: "label" };
