@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
 
 import anyio
 import msgspec
 
 from ._signature import RESERVED
-from .backend import FlowRunClaim
+from .backend import FlowRunClaim, FlowRunInfoResult
 from .cancellation import current_cancellation
 from .context import FlowScope, flow_scope
 from .context import values as _values
-from .errors import BackendUnavailable, FlowDefinitionError, OwnershipLost
+from .errors import BackendRejected, BackendUnavailable, FlowDefinitionError, OwnershipLost
 from .flow import Flow
 from .flow_loop import run_flow
 from .flow_runner import Around, FlowRunner
@@ -215,7 +216,8 @@ class _Recorded:
         current, backend, ownership = _values.get(), self._scope.backend, self._scope.ownership
         if ownership is None or current.get("task_run_id") is None:
             return None
-        info = await start_subflow_run(
+        start = functools.partial(
+            start_subflow_run,
             self._flow,
             backend,
             self._parameters,
@@ -225,6 +227,12 @@ class _Recorded:
             name=f"{current['flow_run_name']}-{current['task_full_name']}",
             settings=self._scope.settings,
         )
+        try:
+            info = await start()
+        except OwnershipLost:
+            if await ownership.is_lost():
+                raise
+            info = await _started_again(start)
         if info is None:
             return None
         self._claim = msgspec.structs.replace(ownership.claim, epoch=info.epoch)
@@ -248,6 +256,14 @@ class _Recorded:
         return CloudFlowRunner(
             self._flow, backend=self._scope.backend, settings=self._scope.settings, claim=self._claim
         )
+
+
+async def _started_again(start: Callable[[], Awaitable[FlowRunInfoResult | None]]) -> FlowRunInfoResult | None:
+    """Begin a part that was refused as if the run around it had another owner, which it has not."""
+    try:
+        return await start()
+    except OwnershipLost as error:
+        raise BackendRejected(str(error)) from error
 
 
 async def _left_with(scope: FlowScope, error: OwnershipLost | BackendUnavailable) -> NoReturn:

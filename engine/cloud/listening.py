@@ -131,7 +131,8 @@ class ListeningFlowRunner(RecordingFlowRunner):
             else:
                 await ownership.renew()
         except OwnershipLost:
-            self._lose()
+            if ownership is None or await ownership.is_lost():
+                self._lose()
             return False
         except BackendError as error:
             self.logger.debug("no heartbeat: %s", error)

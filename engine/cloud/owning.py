@@ -175,8 +175,8 @@ class OwningFlowRunner(ListeningFlowRunner):
         try:
             await ownership.renew()
         except OwnershipLost as error:
-            ownership.lost = True
-            raise self._lost() from error
+            if await ownership.is_lost():
+                raise self._lost() from error
         except BackendError as error:
             self.logger.debug("no heartbeat: %s", error)
 

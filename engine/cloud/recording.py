@@ -180,8 +180,10 @@ class RecordingFlowRunner(FlowRunner):
             # the caller may be cancelled while the state is on its way: what becomes of it is waited for
             answer = await (sending if new_state.is_finished() else undisturbed(sending, self.settings.cancel_grace))
         except OwnershipLost:
-            self._lose()
-            raise ENDRUN(new_state) from None
+            if ownership is None or await ownership.is_lost():
+                self._lose()
+                raise ENDRUN(new_state) from None
+            return await self._adopted(old_state, new_state, None, is_again)
         except (VersionLockMismatch, VersionLockMismatchSignal) as error:
             return await self._adopted(old_state, new_state, getattr(error, "standing", None), is_again)
         except BaseException as error:  # to write a state calls what users gave it, too
@@ -318,8 +320,7 @@ class RecordingFlowRunner(FlowRunner):
 
     def _lose(self) -> None:
         """Stop: the flow run is another owner's, and nothing more is recorded from here."""
-        if self._ownership is not None and not self._ownership.lost:
-            self._ownership.lost = True
+        if self._ownership is not None and self._cancellation.cause != "handover":
             self.logger.warning("flow run %s has another owner since", self.flow_run_id)
             self.cancel("handover")
 

@@ -197,17 +197,22 @@ class CloudTaskRunner(TaskRunner):
         except (TypeError, ValueError) as error:
             self.logger.warning("the result that was set for %s is taken as it is: %s", self.task.name, error)
 
-    async def _begin_again(self, info: TaskRunInfoResult, state: State, context: dict[str, Any]) -> None:
+    async def _begin_again(
+        self, info: TaskRunInfoResult, state: State, context: dict[str, Any], *, is_again: bool = False
+    ) -> None:
         """Record the given state of a run that is finished: nothing else may follow its end."""
         ownership: Ownership | None = flow_scope.get().ownership
         epoch = None if ownership is None else ownership.claim.epoch
         try:
             await self._port.set_task_run_state(info.id, None, state, self.task.cache_for, epoch=epoch)
-        except OwnershipLost as error:
-            self._lose(ownership)
-            raise ENDRUN(state) from error
         except Exception as error:
             _note_outage(error)
+            if isinstance(error, OwnershipLost) and await _is_lost(ownership):
+                self._lose()
+                raise ENDRUN(state) from error
+            if isinstance(error, OwnershipLost) and not is_again:
+                await self._begin_again(info, state, context, is_again=True)
+                return
             message = f"The given state could not be recorded: {error}"
             raise ENDRUN(ClientFailed(message, state=state)) from error
         context["task_run_version"] = info.version + 1
@@ -365,8 +370,10 @@ class CloudTaskRunner(TaskRunner):
             if asked is not None and ownership is not None and not ownership.acknowledged(asked):
                 await ownership.renew()  # nothing begins when somebody else may have the flow run
         except OwnershipLost as error:
-            self._lose(ownership)
-            raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
+            if await _is_lost(ownership):
+                self._lose()
+                raise ENDRUN(ClientFailed(f"The state could not be recorded: {error}", state=new_state)) from error
+            return await self._adopted(task_run_id, old_state, new_state, is_again, refused)
         except (VersionLockMismatch, VersionLockMismatchSignal):
             return await self._adopted(task_run_id, old_state, new_state, is_again, refused)
         except BaseException as error:  # to write a state calls what users gave it, too
@@ -396,10 +403,8 @@ class CloudTaskRunner(TaskRunner):
             return False
         return True
 
-    def _lose(self, ownership: Ownership | None) -> None:
+    def _lose(self) -> None:
         """Stop the flow run here: it is another owner's."""
-        if ownership is not None:
-            ownership.lost = True
         cancellation: Cancellation | None = flow_scope.get().cancellation
         if cancellation is not None:
             cancellation.request("handover")
@@ -503,6 +508,8 @@ class CloudTaskRunner(TaskRunner):
         try:
             state = await self._port.get_task_run_state(task_run_id)
             if state.is_finished() and not is_under_way(state):
+                if reads_like(state, refused) and state._result.location in (None, refused._result.location):
+                    return refused  # it is this very one, whose value is here
                 loaded = await state.load_result(self.result)
                 if type(loaded) is Success and GIVEN in loaded.context:
                     await self._give(loaded)
@@ -706,6 +713,11 @@ def _of_errors(result: Result) -> Result:
     place = result.at(None)
     place.serializer = Result.serializer_default
     return place
+
+
+async def _is_lost(ownership: Ownership | None) -> bool:
+    """Whether a flow run that is said to have another owner has one: there may be nobody here who could look."""
+    return ownership is None or await ownership.is_lost()
 
 
 def _note_outage(error: BaseException) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowloop.backends import connect
 from flowloop.backends.server.app import create_app
 from flowloop.backends.server.settings import ServerSettings
 from flowloop.backends.worker import Worker
-from flowloop.engine import Flow, Settings, context, task
+from flowloop.engine import Flow, Settings, context, subflow, task
 from flowloop.engine.backend import Backend, FlowRunInfoResult
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
 from flowloop.engine.cloud.task_runner import CloudTaskRunner
@@ -529,3 +531,73 @@ async def test_second_thoughts_on_a_flow_run_that_are_recorded_and_answered_as_r
     runner = CloudFlowRunner(run.flow, [regrets], backend=faulty, settings=settings)
     state = await runner.run(context={"flow_run_id": await run.create()})
     assert [type(state), state.message] == [type((await run.recorded()).state), "on second thoughts"]
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+@pytest.mark.parametrize("operation", ["set_flow_run_state", "set_task_run_state", "start_subflow_run"])
+async def test_who_is_told_amiss_that_the_run_has_another_owner_goes_on(
+    backend: Backend, settings: Settings, operation: str, is_recorded: bool
+) -> None:
+    with Flow("a part") as part:
+        task(lambda: 5, name="five")()
+    with Flow("in parts") as flow:
+        doubled = task(lambda n: 2 * n, name="double").map([1, 2])
+        subflow(part)()
+    flow_run_id = await create_flow_run(flow, backend, settings=settings)
+    state = Scheduled()
+    for nth in range(1, 9):
+        faulty = FaultyBackend(backend)
+        faulty.fail(operation, OwnershipLost("it has another owner"), nth=nth, after=is_recorded)
+        state = await CloudFlowRunner(flow, backend=faulty, settings=settings).run(context={"flow_run_id": flow_run_id})
+        info = await backend.get_flow_run_info(flow_run_id)
+        assert [type(state), type(info.state), info.owner] == [Success, Success, None], nth
+        assert [one.result for one in state.result[doubled].map_states] == [2, 4]
+        flow_run_id = await create_flow_run(flow, backend, settings=settings)
+
+
+async def test_a_heartbeat_that_is_answered_amiss_stops_no_run(backend: Backend, settings: Settings) -> None:
+    heartbeats, is_second = itertools.count(1), asyncio.Event()
+
+    def is_heard(sent: dict[str, Any]) -> bool:
+        if next(heartbeats) == 2:
+            is_second.set()
+        return True
+
+    async def waits() -> int:
+        await is_second.wait()
+        return 7
+
+    faulty = FaultyBackend(backend)
+    faulty.fail("update_flow_run_heartbeat", OwnershipLost("it has another owner"), where=is_heard)
+    run = Run(backend, msgspec.structs.replace(settings, heartbeat_interval=0.2), waits)
+    assert type(await run.run(faulty)) is Success
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Success, None]
+
+
+async def test_who_cannot_look_whether_the_run_has_another_owner_takes_it_that_it_has(
+    backend: Backend, settings: Settings
+) -> None:
+    faulty = FaultyBackend(backend)
+
+    async def is_refused() -> int:
+        faulty.fail("get_flow_run_info", BackendRejected("not now"), times=None)
+        return 7
+
+    faulty.fail("set_flow_run_state", OwnershipLost("no"), where=lambda sent: sent["state"].is_finished(), times=None)
+    run = Run(backend, settings, is_refused)
+    with pytest.raises(OwnershipLost, match="another owner"):
+        await run.run(faulty)
+    assert type((await run.recorded()).state) is Running
+
+
+async def test_what_ended_and_is_answered_as_refused_hands_on_what_is_stored_nowhere(
+    backend: Backend, settings: Settings
+) -> None:
+    """The value of a task without a checkpoint is here alone."""
+    faulty = FaultyBackend(backend)
+    is_end = lambda sent: type(sent["state"]) is Success  # noqa: E731
+    faulty.fail("set_task_run_state", VersionLockMismatch("it has moved"), where=is_end, after=True)
+    run = Run(backend, settings, value, checkpoint=False)
+    state = await run.run(faulty)
+    assert [type(state), state.result[run.second].result] == [Success, 7]

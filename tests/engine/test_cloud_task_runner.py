@@ -186,17 +186,15 @@ async def test_a_flow_run_that_is_lost_in_a_write_of_a_task_run_stops_here(memor
     async def beside():
         await anyio.sleep(10_000)
 
+    async def is_taken(one, old, new):
+        if type(new) is kind:
+            await memory.claim_flow_run(context.flow_run_id, "another", takeover=True)
+
     with Flow("lost") as flow:
-        first = task(lambda: ran.append("first"), name="first")()
+        first = task(lambda: ran.append("first"), name="first", state_handlers=[is_taken])()
         task(lambda: ran.append("second"), name="second")(upstream_tasks=[first])
         beside()
-    faulty = FaultyBackend(memory)
-    faulty.fail(
-        "set_task_run_state",
-        OwnershipLost("another owner"),
-        where=lambda sent: context.task_name == "first" and type(sent["state"]) is kind,
-    )
-    runner = CloudFlowRunner(flow, backend=faulty, settings=settings)
+    runner = CloudFlowRunner(flow, backend=memory, settings=settings)
     with pytest.raises(OwnershipLost):
         await runner.run()
     assert ran == ["first"][: kind is Success]
@@ -249,8 +247,15 @@ async def test_who_hears_that_the_flow_run_is_lost_while_a_task_begins_again_sto
         task(lambda: 1 / 0, name="last", max_retries=1, retry_delay=3600)(upstream_tasks=[first, waits])
     runner = CloudFlowRunner(flow, backend=memory, settings=settings)
     assert type(await runner.run()) is Scheduled
+    claims = []
+
+    def is_taken(sent):
+        if sent["state"].message == "again":
+            claims.append(asyncio.create_task(memory.claim_flow_run(runner.flow_run_id, "another", takeover=True)))
+        return bool(claims)
+
     faulty = FaultyBackend(memory)
-    faulty.fail("set_task_run_state", OwnershipLost("gone"), where=lambda sent: sent["state"].message == "again")
+    faulty.delay("set_task_run_state", 1, where=is_taken)
     began = asyncio.get_running_loop().time()
     again = CloudFlowRunner(flow, backend=faulty, settings=settings)
     given = {first: Pending("again"), waits: Pending("once more")}
@@ -258,6 +263,19 @@ async def test_who_hears_that_the_flow_run_is_lost_while_a_task_begins_again_sto
         await again.run(context={"flow_run_id": runner.flow_run_id}, task_states=given)
     assert ran == ["first", "later"]
     assert asyncio.get_running_loop().time() - began < 10_000, "it does not wait for what it had begun"
+
+
+async def test_who_hears_so_amiss_lets_it_begin_again(memory, settings):
+    alone, faulty = Alone(memory, settings), FaultyBackend(memory)
+    runner = CloudFlowRunner(alone.flow, backend=memory, settings=settings)
+    await runner.run()
+    await memory.set_flow_run_state(runner.flow_run_id, None, Scheduled("once more"))
+    faulty.fail("set_task_run_state", OwnershipLost("gone"))
+    again = CloudFlowRunner(alone.flow, backend=faulty, settings=settings)
+    known = {"flow_run_id": runner.flow_run_id}
+    state = await again.run(context=known, task_states={alone.task: Pending("again")})
+    assert type(state) is Success
+    assert type((await memory.get_flow_run_info(runner.flow_run_id)).state) is Success
 
 
 @pytest.mark.parametrize("given", [Pending, Retrying])
