@@ -102,7 +102,6 @@ class TaskRunner(BodyRunner):
         self._constants: Any = constants or _NONE
         self._gives_copies = type(constants) is OwnCopies
         self._plan = plan_of(type(self), task, bool(self.state_handlers or task.state_handlers))
-        self._names = _names_of(task)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.task.name}>"
@@ -170,7 +169,13 @@ class TaskRunner(BodyRunner):
         upstream_states = {} if upstream_states is None else upstream_states
         plan, around, scope, outer = self._plan, current_values(), current_flow_scope(), task_scope.get()
         cancellation, watch = scope.cancellation, scope.watch
-        current = {**around, **self._names}
+        task = self.task
+        current = {**around}
+        current["task_name"] = current["task_full_name"] = task.name
+        current["task_slug"] = scope.slugs.get(task) if task.slug is None else task.slug
+        current["task_tags"] = task.tags
+        current["map_index"] = current["task_run_name"] = None
+        current["task_run_count"] = 1
         if context:
             current.update(context)
         _values.set(current)
@@ -817,20 +822,6 @@ class TaskRunner(BodyRunner):
 
 
 own_steps(TaskRunner)
-
-
-def _names_of(task: Task[..., Any]) -> dict[str, Any]:
-    """Return what the context of a run says of its task."""
-    name = task.name
-    return {
-        "map_index": None,
-        "task_name": name,
-        "task_full_name": name,
-        "task_slug": current_flow_scope().slugs.get(task) if task.slug is None else task.slug,
-        "task_tags": task.tags,
-        "task_run_name": None,
-        "task_run_count": 1,
-    }
 
 
 def _values_of(inputs: Mapping[str, Result]) -> dict[str, Any]:

@@ -205,7 +205,8 @@ class Drive:
 
     async def _start_ready(self, loop: asyncio.AbstractEventLoop) -> None:
         ledger = self.ledger
-        turn = loop.time() + _TURN
+        clock = monotonic()
+        turn = clock + _TURN
         gates = self._gates
         cancellation = self._cancellation
         while ledger.ready and cancellation.cause is None and self._failure is None:
@@ -215,13 +216,15 @@ class Drive:
                     gate.waiting.add(key, self._plan.priorities[key[0]])
                     continue
                 gate.under_way += 1
-            self._start(ledger.start(), loop)
-            if loop.time() > turn:
+            self._start(ledger.start(), loop, clock)
+            clock = monotonic()
+            if clock > turn:
                 await asyncio.sleep(0)
                 # a look now and then: an event for every batch would be a lot to ask of a backend
                 while self._backlog() > _FAR_AHEAD and not self._is_ending():  # noqa: ASYNC110
                     await asyncio.sleep(_TURN)
-                turn = loop.time() + _TURN
+                clock = monotonic()
+                turn = clock + _TURN
 
     def foresee(self, state: State, posted: Any) -> None:
         """Hear of the state that the run of this asyncio task ends with as soon as the backend has taken it.
@@ -273,13 +276,13 @@ class Drive:
     def _is_ending(self) -> bool:
         return self._cancellation.cause is not None or self._failure is not None
 
-    def _start(self, key: Key, loop: asyncio.AbstractEventLoop) -> None:
+    def _start(self, key: Key, loop: asyncio.AbstractEventLoop, clock: float) -> None:
         if self._tells:
             _log.debug("%s begins", self._name(key))
         began = 0.0
         if self._times_left:
             self._times_left -= 1
-            began = monotonic()
+            began = clock
         if self._ahead.runs and (ahead := self._ahead.runs.pop(key[0], None)) is not None:
             if began:
                 self._began_at[key] = began
@@ -335,7 +338,7 @@ class Drive:
         number = key[0]
         runner = self._runners[number] = self._runners[number] or self._runner_of(self._plan.tasks[number])
         runner.go_step_by_step()
-        self._start(key, asyncio.get_running_loop())
+        self._start(key, asyncio.get_running_loop(), monotonic())
 
     def _upstream_keys(self, key: Key) -> Iterator[Key]:
         """Yield the task runs that a task run takes results of."""
@@ -448,7 +451,7 @@ class Drive:
         loop = asyncio.get_running_loop()
         self._cancellation.request(cause)
         for number in list(self._ahead.runs):
-            self._start((number, -1), loop)
+            self._start((number, -1), loop, monotonic())
         if self._cancellation.cause != "handover":
             self._end_waiting(loop)
         await self._drain()
@@ -468,9 +471,9 @@ class Drive:
                 self.states[number] = known
                 for child, one in enumerate(known.map_states):
                     if one is not None and _waits(one) and (number, child) not in under_way:
-                        self._start((number, child), loop)
+                        self._start((number, child), loop, monotonic())
             elif (number, -1) not in under_way and (state is None or _waits(state)):
-                self._start((number, -1), loop)
+                self._start((number, -1), loop, monotonic())
 
     def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel again what is still in flight. A body that has not ended is left behind: its run ends without it."""
@@ -479,7 +482,7 @@ class Drive:
             if task in self._cancellation.interruptible:
                 self._cancellation.left_behind.add(task)
                 del self._in_flight[task]
-                self._start(key, loop)
+                self._start(key, loop, monotonic())
 
     async def _drain(self) -> None:
         """Wait until nothing is in flight, for as long as the grace."""
