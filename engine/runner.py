@@ -153,7 +153,7 @@ class Runner:
     def __init__(self, state_handlers: Iterable[Callable[..., Any]] | None = None) -> None:
         if callable(state_handlers):
             raise ValueError(f"state_handlers is a list of functions, not {state_handlers!r}")
-        self.state_handlers: list[Callable[..., Any]] = list(state_handlers or ())
+        self.state_handlers: list[Callable[..., Any]] = [*state_handlers] if state_handlers else []
 
     @functools.cached_property
     def logger(self) -> OwnLogger:

@@ -55,8 +55,6 @@ _NEW = Pending("Run created.")
 _MANY_ATTEMPTS = 10
 _UNLIMITED_RETRY = 60.0
 """Seconds between two attempts, at most, where nobody has said and a run waits for no retry itself."""
-_CLEAR = frozenset({Success})
-"""What states upstream are if no check of them has anything to do."""
 _NONE: Mapping[str, Any] = {}
 """What many runs have none of, so that they share it."""
 
@@ -198,7 +196,10 @@ class TaskRunner(BodyRunner):
                     if cancellation is not None and cancellation.cause is not None:
                         return await self._cancelled(state)
                     is_clear = type(state) is Pending and not is_mapped_parent
-                    is_clear = is_clear and _CLEAR.issuperset(map(type, upstream_states.values()))
+                    for one in upstream_states.values() if is_clear else ():
+                        if type(one) is not Success:
+                            is_clear = False
+                            break
                     steps = plan.before_if_clear if is_clear else plan.before
                     if steps:
                         await self._walk(steps, facts)

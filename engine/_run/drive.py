@@ -216,8 +216,7 @@ class Drive:
                     gate.waiting.add(key, self._plan.priorities[key[0]])
                     continue
                 gate.under_way += 1
-            self._start(ledger.start(), loop, clock)
-            clock = monotonic()
+            clock = self._start(ledger.start(), loop, clock)
             if clock > turn:
                 await asyncio.sleep(0)
                 # a look now and then: an event for every batch would be a lot to ask of a backend
@@ -276,19 +275,19 @@ class Drive:
     def _is_ending(self) -> bool:
         return self._cancellation.cause is not None or self._failure is not None
 
-    def _start(self, key: Key, loop: asyncio.AbstractEventLoop, clock: float) -> None:
+    def _start(self, key: Key, loop: asyncio.AbstractEventLoop, clock: float) -> float:
+        """Start a run at a time of the monotonic clock, and return what the clock says then: it may have ended."""
         if self._tells:
             _log.debug("%s begins", self._name(key))
-        began = 0.0
-        if self._times_left:
+        is_timed = self._times_left > 0
+        if is_timed:
             self._times_left -= 1
-            began = clock
         if self._ahead.runs and (ahead := self._ahead.runs.pop(key[0], None)) is not None:
-            if began:
-                self._began_at[key] = began
+            if is_timed:
+                self._began_at[key] = clock
             if ahead not in self._in_flight:
                 self._settle(key, ahead)
-            return
+            return monotonic()
         try:
             self._starting = key
             run = self._run_task(key[0], key[1])
@@ -297,18 +296,20 @@ class Drive:
             task = spawned(run, loop)
         except BaseException as error:
             self._failure = self._failure or error
-            return
+            return clock
         finally:
             self._starting = (-1, -1)
-        if task.done():
-            self._settle(key, task)
-            if began:
-                self._times.append((key, began, monotonic()))
-        else:
-            if began:
-                self._began_at[key] = began
+        if not task.done():
+            if is_timed:
+                self._began_at[key] = clock
             self._in_flight[task] = key
             task.add_done_callback(self._done_callback, context=self._context)
+            return monotonic()
+        self._settle(key, task)
+        ended = monotonic()
+        if is_timed:
+            self._times.append((key, clock, ended))
+        return ended
 
     def _ended(self, task: asyncio.Task[State]) -> None:
         key = self._in_flight.pop(task, None)
