@@ -167,13 +167,7 @@ class TaskRunner(BodyRunner):
         upstream_states = {} if upstream_states is None else upstream_states
         plan, around, scope, outer = self._plan, current_values(), current_flow_scope(), task_scope.get()
         cancellation, watch = scope.cancellation, scope.watch
-        task = self.task
-        current = {**around}
-        current["task_name"] = current["task_full_name"] = task.name
-        current["task_slug"] = scope.slugs.get(task) if task.slug is None else task.slug
-        current["task_tags"] = task.tags
-        current["map_index"] = current["task_run_name"] = None
-        current["task_run_count"] = 1
+        current = _named(around, self.task, scope.slugs)
         if context:
             current.update(context)
         _values.set(current)
@@ -411,7 +405,8 @@ class TaskRunner(BodyRunner):
         is_new = state is None
         state = self._initial_state(state)
         if context.get("task_name") is not self.task.name:
-            context |= {**_names_of(self.task), "map_index": context.get("map_index")}
+            named = _named(context, self.task, current_flow_scope().slugs)
+            context = {**named, "map_index": context.get("map_index")}
         self._describe(context)
         if is_new or (type(state) is Pending and not state._context and not state.has_cached_inputs):
             return TaskRunnerInitializeResult(state, context)
@@ -823,6 +818,17 @@ class TaskRunner(BodyRunner):
 
 
 own_steps(TaskRunner)
+
+
+def _named(around: Mapping[str, Any], task: Task[..., Any], slugs: Mapping[Any, str]) -> dict[str, Any]:
+    """Return the values around a run, and what the context of a run says of its task."""
+    context = {**around}
+    context["task_name"] = context["task_full_name"] = task.name
+    context["task_slug"] = slugs.get(task) if task.slug is None else task.slug
+    context["task_tags"] = task.tags
+    context["map_index"] = context["task_run_name"] = None
+    context["task_run_count"] = 1
+    return context
 
 
 def _values_of(inputs: Mapping[str, Result]) -> dict[str, Any]:
