@@ -18,6 +18,7 @@ from ._large import aside
 from ._run import rules
 from ._run.drive import Drive, plan_of
 from ._run.keeping import may_stay
+from ._run.left import end_tasks
 from ._run.net import goes_on, is_let_through, meant, shown
 from ._run.restart import tasks_to_rerun
 from .cancellation import Cancellation, Cause, at_last, stopped_state, undisturbed
@@ -324,14 +325,21 @@ class FlowRunner(Runner):
             self._named = chosen if self._is_named else []
             with fresh_flow_run():
                 self._open_scope()
-                return await self._run(
+                ended = await self._run(
                     state, task_states, chosen, parameters, task_runner_state_handlers, executor, context, task_contexts
                 )
+                if ended.is_finished() and self._has_ended_tasks():
+                    end_tasks(ended)
+                return ended
         finally:
             hiding.reset(hidden)
             self._watch.close()
             self._cancellation, self._drive = Cancellation(), None
             self._running = False
+
+    def _has_ended_tasks(self) -> bool:
+        """Whether the flow run has left tasks unfinished, which end with it."""
+        return self._drive is not None and self._drive.leaves_some()
 
     def _already_running(self) -> FlowloopError:
         return FlowloopError(f"this runner of flow {self.flow.name!r} is running; make another one for another run")

@@ -25,6 +25,7 @@ __all__ = [
     "UNFINISHED",
     "WAITING",
     "Row",
+    "ends_task_runs",
     "may_follow",
     "table",
 ]
@@ -151,6 +152,20 @@ def may_follow(current: str | None, new: str) -> bool:
     """
     allowed = None if current is None else LIFECYCLE[current].followers
     return allowed is None or new in allowed
+
+
+def ends_task_runs(new: str, *, is_claimed: bool, is_vouched_for: bool) -> bool:
+    """Whether the unfinished task runs of a flow run end with it when it takes a state.
+
+    With Cancelled they do, whoever says it. Of a run that was claimed, nobody goes on with what any other end leaves.
+
+    Args:
+        - new: the state
+        - is_claimed: whether the flow run had an owner
+        - is_vouched_for: whether its owner says at which version it ends: a success then leaves nothing
+    """
+    row = LIFECYCLE[new]
+    return new == "Cancelled" or (is_claimed and row.ends and not (is_vouched_for and row.outcome == "success"))
 
 
 def table() -> Iterator[str]:

@@ -34,7 +34,7 @@ LAYERS = """
     progress timeline
     task_runner
     control events flow
-    documents resources _run.drive _run.keeping _run.restart
+    documents resources _run.drive _run.keeping _run.left _run.restart
     flow_runner
     cloud flow_loop
     subflow

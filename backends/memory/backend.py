@@ -455,10 +455,11 @@ class MemoryBackend:
         if type(state) is Running and run.state is not Running and self._flow_runs_are_full():
             recorded = self._queued("Queued: the limit of flow runs at once is reached")
         self._record(run, recorded, sent)
-        if type(state) is Cancelled:
-            self._end_task_runs(run, state)
-        elif state.is_failed() and run.epoch:  # of a run that was claimed, nobody goes on with what it leaves
-            self._end_task_runs(run, left_by(type(state).__name__, state.context.get("cause")))
+        is_vouched_for = epoch is not None and version is not None
+        name = type(state).__name__
+        if lifecycle.ends_task_runs(name, is_claimed=run.epoch > 0, is_vouched_for=is_vouched_for):
+            is_cancelled = isinstance(state, Cancelled)
+            self._end_task_runs(run, state if is_cancelled else left_by(name, state.context.get("cause")))
         return self._answer(state, run.newest)
 
     async def set_task_run_state(

@@ -57,7 +57,7 @@ SUBMIT_LOCK = datetime.timedelta(seconds=30)
 _CHUNK = 5000  # as many items share their statements at most: a statement takes a limited number of parameters
 
 _CASCADE = "Cancelled"
-"""The state of a flow run that its unfinished task runs take over, whoever has it."""
+"""The state of a flow run that its unfinished task runs take over."""
 
 _NAMES = {"flow_run": "flow run", "task_run": "task run"}
 
@@ -371,8 +371,10 @@ class _Batch:
         if self.kind == "task_run":
             if head.cached_inputs or run.extra is not None:
                 text = self.carry_inputs(run, head, text)
-        elif head.type == _CASCADE or (head.type in lifecycle.FAILED and run.epoch):
-            self.cancelled.append(item)  # of a run that was claimed, nobody goes on with what it leaves
+        elif head.type in lifecycle.FINISHED:
+            is_vouched_for = item.update.epoch is not None and item.update.version is not None
+            if lifecycle.ends_task_runs(head.type, is_claimed=run.epoch > 0, is_vouched_for=is_vouched_for):
+                self.cancelled.append(item)
         elif head.type == "Submitted":
             run.extra = self.tx.now
             self.submitted.append(run.id)

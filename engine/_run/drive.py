@@ -23,7 +23,7 @@ from ..errors import ExecutorError
 from ..executors.place import priority_of
 from ..flow import Flow
 from ..signals import ENDRUN, PrefectStateSignal
-from ..state import Failed, Finished, Mapped, Pending, Queued, State
+from ..state import Failed, Finished, Looped, Mapped, Pending, Queued, State
 from ..task import Task
 from ..task_runner import TaskRunner
 from ..watch import Watch
@@ -154,6 +154,10 @@ class Drive:
     def final_states(self) -> dict[Task[..., Any], State]:
         """Return the states of all tasks that have one."""
         return {task: state for task, state in zip(self._plan.tasks, self.states, strict=True) if state is not None}
+
+    def leaves_some(self) -> bool:
+        """Whether runs of tasks have ended here that are not finished."""
+        return not all(issubclass(kind, Finished) and kind is not Looped for kind in self._ended_as)
 
     def times(self) -> dict[tuple[Task[..., Any], int], tuple[float, float]]:
         """Return when the task runs began and ended, on the monotonic clock; of the first few thousand, if there are

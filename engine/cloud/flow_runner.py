@@ -32,7 +32,7 @@ from .ownership import Ownership
 from .owning import OwningFlowRunner
 from .returned import read_results, recorded_states
 from .task_runner import CloudTaskRunner
-from .unfinished import end_tasks, handed_over, waits_for_tasks
+from .unfinished import handed_over, waits_for_tasks
 from .unrecordable import cut
 
 __all__ = ["CloudFlowRunner"]
@@ -198,8 +198,6 @@ class CloudFlowRunner(OwningFlowRunner):
                     raise self._lost()
                 if self._unrecorded is not None:
                     raise self._unended(final) from self._unrecorded
-                if self._has_spoken and ownership.claim.epoch:
-                    end_tasks(final)
                 if final.is_failed():
                     _log.warning("flow run %s of %r failed: %s", flow_run_id, self.flow.name, final.message)
                 wait = rules.due_in(final, now(), self.settings.inline_retry_limit) if final.is_queued() else None
@@ -298,8 +296,12 @@ class CloudFlowRunner(OwningFlowRunner):
             await read_results(task, returned, task.result or self.flow.result or self._default_result, self.logger)
         return await super().determine_final_state(state, key_states, return_states, terminal_states)
 
+    def _has_ended_tasks(self) -> bool:
+        ownership = self._ownership
+        return self._has_spoken and ownership is not None and bool(ownership.claim.epoch) and self._leaves_some()
+
     async def _concluded(self, final: State) -> State:
-        if final.is_finished():
+        if final.is_finished() and not self._leaves_some():
             return final
         final = await self._last_look(final)
         if not final.is_running() or self._drive is None:

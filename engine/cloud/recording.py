@@ -175,7 +175,9 @@ class RecordingFlowRunner(FlowRunner):
             ahead = None
         asked = asyncio.get_running_loop().time()
         self._has_spoken = True
-        sending = ahead or backend.set_flow_run_state(flow_run_id, version, _without_results(new_state), epoch=epoch)
+        sending = ahead or backend.set_flow_run_state(
+            flow_run_id, None if self._ends_tasks_by(new_state) else version, _without_results(new_state), epoch=epoch
+        )
         try:
             # the caller may be cancelled while the state is on its way: what becomes of it is waited for
             answer = await (sending if new_state.is_finished() else undisturbed(sending, self.settings.cancel_grace))
@@ -202,6 +204,14 @@ class RecordingFlowRunner(FlowRunner):
         _values.set({**current, "flow_run_version": None if version is None else version + 1})
         self._unrecorded = None
         return new_state
+
+    def _ends_tasks_by(self, state: State) -> bool:
+        """Whether a success ends the flow run before all of its tasks, for which its owner says no version."""
+        return state.is_successful() and self._ownership is not None and self._leaves_some()
+
+    def _leaves_some(self) -> bool:
+        """Whether tasks are unfinished, or none has begun."""
+        return self._drive is None or self._drive.leaves_some()
 
     async def _instead(self, old_state: State, refused: State, error: BaseException) -> State:
         """Record a small state that says why in the place of one that could not be.

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from .._run.restart import RUNNER
-from ..cancellation import left_by
-from ..state import Cancelled, ClientFailed, Failed, Mapped, Paused, Queued, Scheduled, State
+from ..state import ClientFailed, Failed, Mapped, Paused, Queued, Scheduled, State
 from ..task import Task
 
-__all__ = ["end_tasks", "handed_over", "waits_for_tasks"]
+__all__ = ["handed_over", "waits_for_tasks"]
 
 _WAITS = "waits_for_tasks"
 
@@ -18,29 +17,6 @@ _WAITS = "waits_for_tasks"
 def waits_for_tasks(state: State) -> bool:
     """Whether a flow run waits for nothing but tasks of its own: each of them knows its time."""
     return bool(state.context.get(_WAITS))
-
-
-def end_tasks(state: State) -> None:
-    """Have the result of a flow run that has ended say of its unfinished tasks what is recorded: they ended with it.
-
-    Args:
-        - state: how it ended
-    """
-    if not isinstance(state.result, dict) or not (state.is_failed() or isinstance(state, Cancelled)):
-        return
-    for task, one in state.result.items():
-        if isinstance(one, Mapped):
-            one.map_states = [_ended_with(state, child) for child in one.map_states]
-        else:
-            state.result[task] = _ended_with(state, one)
-
-
-def _ended_with(state: State, one: State) -> State:
-    if (one.is_finished() and not one.is_looped()) or isinstance(one, ClientFailed):
-        return one
-    if isinstance(state, Cancelled):
-        return Cancelled(state.message, context=state.context)
-    return left_by(type(state).__name__, state.context.get("cause"))
 
 
 def handed_over(state: State, task_states: Mapping[Task[..., Any], State], runner_id: str | None) -> State:

@@ -39,6 +39,7 @@ from flowloop.engine.state import (
     Retrying,
     Running,
     Scheduled,
+    Skipped,
     State,
     Success,
     TriggerFailed,
@@ -496,8 +497,12 @@ async def test_who_cannot_record_for_longer_than_the_patience_hears_how_to_go_on
     assert (await going_on.run(context={"flow_run_id": run.id})).is_successful()
 
 
-async def fails() -> None:
+async def fails(given: Any = None) -> None:
     raise ValueError("no")
+
+
+async def asks(given: Any = None) -> None:
+    raise PAUSE("may I?")
 
 
 async def again_and_again() -> None:
@@ -531,6 +536,76 @@ async def test_second_thoughts_on_a_flow_run_that_are_recorded_and_answered_as_r
     runner = CloudFlowRunner(run.flow, [regrets], backend=faulty, settings=settings)
     state = await runner.run(context={"flow_run_id": await run.create()})
     assert [type(state), state.message] == [type((await run.recorded()).state), "on second thoughts"]
+
+
+def by_the_last_word(kind: type[State]) -> dict[str, Any]:
+    def is_enough(flow: Flow, state: State, reference: set[State]) -> State | None:
+        return None if state.is_finished() else kind("enough", result=state.result)
+
+    return {"terminal_state_handler": is_enough}
+
+
+def by_a_handler(kind: type[State]) -> dict[str, Any]:
+    def is_enough(flow: Flow, old: State, new: State) -> State | None:
+        return kind("enough", result=new.result) if isinstance(new, (Paused, Scheduled)) else None
+
+    return {"state_handlers": [is_enough]}
+
+
+def by_a_handler_of_the_runner(kind: type[State]) -> dict[str, Any]:
+    return {"of_the_runner": by_a_handler(kind)["state_handlers"]}
+
+
+def by_a_handler_at_its_beginning(kind: type[State]) -> dict[str, Any]:
+    def is_not_needed(flow: Flow, old: State, new: State) -> None:
+        raise ENDRUN(kind("enough"))
+
+    return {"state_handlers": [is_not_needed]}
+
+
+@pytest.mark.parametrize("kind", [Success, Skipped, Failed, Cancelled])
+@pytest.mark.parametrize("left", [asks, fails])
+@pytest.mark.parametrize(
+    "how", [by_the_last_word, by_a_handler, by_a_handler_of_the_runner, by_a_handler_at_its_beginning]
+)
+async def test_whatever_a_flow_run_ends_as_what_it_leaves_unfinished_ends_with_it(
+    backend: Backend, settings: Settings, how: Any, left: Any, kind: type[State]
+) -> None:
+    options = how(kind)
+    handlers = options.pop("of_the_runner", [])
+    with Flow("left", **options) as flow:
+        children = task(left, name="child", max_retries=1, retry_delay=3600).map([1, 2])
+        task(lambda values: values, name="after")(children)
+        task(lambda: 5, name="beside")()
+    runner = CloudFlowRunner(flow, handlers, backend=backend, settings=settings)
+    state = await runner.run()
+    _, task_runs = await backend.get_flow_run_history(str(runner.flow_run_id))
+    info = await backend.get_flow_run_info(str(runner.flow_run_id))
+    assert [type(state), type(info.state), info.owner] == [kind, kind, None]
+    recorded = {(run.task_slug, run.map_index): run.states[-1].state for run in task_runs}
+    assert set(recorded.values()) <= {"Success", "Mapped", "Cancelled"}
+    for one, ended in (state.result or {}).items():
+        assert type(ended).__name__ == recorded[flow.slugs[one], -1]
+        for number, child in enumerate(getattr(ended, "map_states", ())):
+            assert type(child).__name__ == recorded[flow.slugs[one], number] == "Cancelled"
+
+
+async def test_a_success_over_what_is_unfinished_is_none_over_a_cancel(backend: Backend, settings: Settings) -> None:
+    async def cancels(flow: Flow, state: State, reference: set[State]) -> State:
+        await backend.cancel_flow_run(context.flow_run_id)
+        return Success("enough")
+
+    run = Run(backend, settings, asks)
+    run.flow.terminal_state_handler = cancels
+    state = await run.run()
+    assert [type(state), type((await run.recorded()).state)] == [Cancelled, Cancelled]
+
+
+async def test_what_a_person_ends_as_a_success_leaves_nothing_that_waits(backend: Backend, settings: Settings) -> None:
+    run = Run(backend, settings, asks)
+    await run.run()
+    await backend.set_flow_run_state(run.id, (await run.recorded()).version, Success("said by hand"))
+    assert [type(one.state) for one in (await run.recorded()).task_runs] == [Cancelled, Cancelled]
 
 
 @pytest.mark.parametrize("is_recorded", [False, True])

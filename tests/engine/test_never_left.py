@@ -14,7 +14,7 @@ from flowloop.engine.context import now
 from flowloop.engine.errors import FlowloopError
 from flowloop.engine.results import LocalResult
 from flowloop.engine.runner import Runner
-from flowloop.engine.signals import ENDRUN, LOOP, SKIP
+from flowloop.engine.signals import ENDRUN, LOOP, PAUSE, SKIP
 from flowloop.engine.state import (
     Cancelled,
     Cancelling,
@@ -311,6 +311,22 @@ async def test_what_has_not_begun_when_a_handler_fails_the_flow_is_cancelled(bac
     assert [*told.values()] == [
         (["Pending", "Cancelled"], "The flow run ended as Failed before this task run did.")
     ] * 3
+
+
+@pytest.mark.parametrize("kind", [Success, Failed])
+async def test_without_a_backend_it_is_cancelled_too(kind):
+    def is_enough(flow, state, reference):
+        return kind("enough", result=state.result)
+
+    async def waits(n):
+        raise PAUSE("may I?")
+
+    ended = Ended(waits, terminal_state_handler=is_enough)
+    state = await FlowRunner(ended.flow).run()
+    assert type(state) is kind
+    left = {one.name: found for one, found in state.result.items()}
+    message = f"The flow run ended as {kind.__name__} before this task run did."
+    assert {(type(one), one.message) for one in (*left["child"].map_states, left["after"])} == {(Cancelled, message)}
 
 
 async def test_a_foreign_client_keeps_its_own_rules(backend, settings):
