@@ -7,6 +7,7 @@ from typing import Any
 
 from ..engine.backend import Backend, FlowRunClaim, FlowRunReservation
 from ..engine.cloud import create_flow_run
+from ..engine.errors import FlowRunOwned
 from ..engine.flow import Flow
 from ..engine.limits import Limits, OpenLimits
 from ..engine.settings import Settings
@@ -83,7 +84,8 @@ class Recovery(Worker):
         Args:
             - flow: one of the flows of the application
             - parameters: values of the parameters, by name
-            - options: more for `Backend.create_flow_run`: a name or a context for instance
+            - options: more for `Backend.create_flow_run`: a name or a context for instance. With an
+                ``idempotency_key``, a run that was started under it before is not begun again beside that.
 
         Raises:
             - FlowDefinitionError: for a flow that cannot run, or a parameter that cannot be; nothing is recorded
@@ -93,6 +95,19 @@ class Recovery(Worker):
         flow_run_id = await create_flow_run(
             flow, self._backend, parameters, settings=self._settings, **{"labels": [_AGENTLESS], **options, **owned}
         )
-        claim = FlowRunClaim(self.id, 1, self._lease_seconds)
-        self._begin(FlowRunReservation(flow_run_id, "", flow.name, False, claim))
+        claim: FlowRunClaim | None = FlowRunClaim(self.id, 1, self._lease_seconds)
+        if options.get("idempotency_key") is not None:
+            claim = await self._claimed(flow_run_id)
+        if claim is not None:
+            self._begin(FlowRunReservation(flow_run_id, "", flow.name, False, claim))
         return flow_run_id
+
+    async def _claimed(self, flow_run_id: str) -> FlowRunClaim | None:
+        """Return the claim to a flow run that may have been created before; None if it goes on, here or elsewhere."""
+        try:
+            claim = await self._backend.claim_flow_run(
+                flow_run_id, self.id, lease_seconds=self._lease_seconds, max_lapses=self._settings.max_lapses
+            )
+        except FlowRunOwned:
+            return None
+        return None if flow_run_id in self._runs else claim

@@ -45,7 +45,8 @@ def small(state: State, error: BaseException, result: Any = None) -> State:
         text, kind = f"The state {name} could not be recorded: {why}", Failed
         result = error if result is None else result
     instead = kind(text, result=result)
-    instead.context = {_INSTEAD_OF: name}  # without the tags, of which there may be too many
+    cause = {key: state.context[key] for key in ("cause",) if key in state.context}
+    instead.context = {**cause, _INSTEAD_OF: name}  # without the tags, of which there may be too many
     return instead
 
 

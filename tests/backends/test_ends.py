@@ -313,6 +313,24 @@ async def test_what_is_stopped_before_it_begins_and_refused_to_end_is_ended_or_g
     assert (f"flow run {run.id} could not be ended: not now" in caplog.text) is (ends is Scheduled)
 
 
+async def test_what_is_stopped_before_it_begins_is_looked_at_again_if_the_look_is_refused(
+    backend: Backend, settings: Settings
+) -> None:
+    class Stopped(FaultyBackend):
+        async def claim_flow_run(self, *args: Any, **kwargs: Any) -> Any:
+            going.cancel()
+            return await super().claim_flow_run(*args, **kwargs)
+
+    faulty = Stopped(backend)
+    faulty.fail("get_flow_run_info", BackendRejected("not now"))
+    run = Run(backend, settings, value)
+    going = asyncio.create_task(run.run(faulty))
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    info = await run.recorded()
+    assert [type(info.state), info.owner] == [Cancelled, None]
+
+
 async def test_what_cannot_go_on_is_given_back_although_its_caller_is_cancelled(
     backend: Backend, settings: Settings
 ) -> None:
@@ -430,6 +448,19 @@ async def test_what_cannot_be_recorded_is_a_small_failed(backend: Backend, setti
     assert [type(info.state), info.owner] == [Failed, None]
     messages = [one.state.message for one in info.task_runs if type(one.state) is Failed]
     assert any("could not be recorded whole" in message for message in messages)
+
+
+async def test_a_cancel_that_cannot_be_recorded_whole_says_its_cause(backend: Backend, settings: Settings) -> None:
+    faulty = FaultyBackend(backend)
+    faulty.fail("set_flow_run_state", BackendRejected("no"), where=lambda sent: isinstance(sent["state"], Cancelled))
+    run = Run(backend, settings, forever)
+    runner = run.runner(faulty)
+    going = asyncio.create_task(runner.run(context={"flow_run_id": await run.create()}))
+    await run.begun.wait()
+    runner.cancel()
+    await going
+    state = (await run.recorded()).state
+    assert [type(state), state.context["cause"]] == [Cancelled, "user"]
 
 
 async def test_what_waits_and_cannot_be_recorded_waits_with_less_to_say(backend: Backend, settings: Settings) -> None:

@@ -171,3 +171,22 @@ async def test_a_run_that_ends_its_processes_is_not_begun_for_ever(backend: Back
     assert type(state) is Failed
     assert "3 times" in (state.message or "")
     assert chain.ran.count("second") == 3
+
+
+async def test_a_run_that_was_started_under_its_key_before_is_not_begun_beside_that(
+    backend: Backend, settings: Settings
+) -> None:
+    chain = Chain()
+    async with (
+        Recovery(backend, [chain.flow], settings=settings) as one,
+        Recovery(backend, [chain.flow], settings=settings) as other,
+    ):
+        started = [await process.start(chain.flow, idempotency_key="order-17") for process in (one, one, other)]
+        await anyio.sleep(10)
+        started += [await process.start(chain.flow, idempotency_key="order-17") for process in (other, one)]
+        await anyio.sleep(15)
+        started.append(await one.start(chain.flow, idempotency_key="order-17"))  # it is over
+        await anyio.sleep(1)
+        (flow_run_id,) = set(started)
+        assert type(await backend.get_flow_run_state(flow_run_id)) is Success
+    assert chain.ran == ["first", "second"]
