@@ -7,7 +7,6 @@ import datetime
 import gc
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +44,6 @@ class Load:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> None:
     Load.alive.clear()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _only_what_is_new() -> Iterator[None]:
-    """Leave what was there before out of what is looked through each time that garbage is collected here."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @task
