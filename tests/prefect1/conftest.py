@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,9 +54,9 @@ def build_environment() -> None:
     if python is None:
         pytest.skip(f"Prefect 1.4.1 needs Python {' or '.join(VERSIONS)}, and there is none on this machine")
     shutil.rmtree(VENV, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", VENV], check=True)
-    pip = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", requirements], check=True)
+    subprocess.run([python, "-m", "venv", "--without-pip", VENV], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", VENV / "bin" / "python", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "-r", requirements], check=True)
     stamp.touch()
 
 
