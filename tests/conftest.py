@@ -19,10 +19,24 @@ from flowloop.engine import watchdog
 from flowloop.engine._run.drive import Drive
 from flowloop.engine.testing import VirtualLoop
 
-from .databases import database_url, emptied_postgres_url, postgres_server, postgres_url, sqlite_template
+from .databases import (
+    compiled_once,
+    database_url,
+    emptied_postgres_url,
+    postgres_server,
+    postgres_url,
+    sqlite_template,
+)
 
 # here they are one for all files: a fixture that each file imports is made anew for it
-__all__ = ["database_url", "emptied_postgres_url", "postgres_server", "postgres_url", "sqlite_template"]
+__all__ = [
+    "compiled_once",
+    "database_url",
+    "emptied_postgres_url",
+    "postgres_server",
+    "postgres_url",
+    "sqlite_template",
+]
 
 # how long an example takes, or is looked for, says how busy the machine is
 hypothesis.settings.register_profile("flowloop", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])

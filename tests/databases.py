@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Postgres", "database_url", "emptied_postgres_url", "postgres_server", "postgres_url", "sqlite_template"]
+__all__ = [
+    "Postgres",
+    "compiled_once",
+    "database_url",
+    "emptied_postgres_url",
+    "postgres_server",
+    "postgres_url",
+    "sqlite_template",
+]
 
 _EMPTY = """
 SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
@@ -75,6 +83,28 @@ class Postgres:
 
 def _name(url: str) -> str:
     return url.split("?")[0].rsplit("/", 1)[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Have all stores of a process share the statements that SQLAlchemy has compiled, which each would compile anew."""
+    from sqlalchemy import Engine
+    from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+    from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+
+    shared: dict[type, Any] = {}
+    make = Engine.__init__
+
+    def make_sharing(engine: Any, *args: Any, **options: Any) -> None:
+        make(engine, *args, **options)
+        engine._compiled_cache = shared.setdefault(type(engine.dialect), engine._compiled_cache)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Engine, "__init__", make_sharing)
+        for dialect in (PGDialect_asyncpg, SQLiteDialect_aiosqlite):  # a statement is looked for with its dialect
+            patched.setattr(dialect, "__eq__", lambda self, other: type(self) is type(other))
+            patched.setattr(dialect, "__hash__", lambda self: hash(type(self)))
+        yield
 
 
 @pytest.fixture(scope="session")
