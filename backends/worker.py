@@ -35,7 +35,10 @@ _LONGEST_REASON = 10_000
 logger = logging.getLogger("flowloop.worker")
 
 _PORTION = 10
-"""As many flow runs are taken at a time: another worker that asks meanwhile gets its share."""
+"""As many flow runs are taken at first: another worker that asks meanwhile gets its share."""
+
+_LARGEST_PORTION = 80
+"""As many at most, while there are always more: each time twice as many as before, as a portion costs a commit."""
 
 _LISTEN_AGAIN = 1.0
 """Seconds until a stream that has ended is opened again."""
@@ -187,10 +190,12 @@ class Worker:
             self._hurrying.set()
 
     async def _take_runs(self) -> None:
+        portion = _PORTION
         while not self._stopping.is_set():
             self._is_told.clear()
-            wanted = min(_PORTION, self._concurrency - len(self._runs))
+            wanted = min(portion, self._concurrency - len(self._runs))
             reserved = await self._reserved(wanted)
+            portion = min(2 * portion, _LARGEST_PORTION) if len(reserved) == portion else _PORTION
             for taken in reserved:
                 self._begin(taken)
             keeps_alone = self._keeps_alone()

@@ -163,12 +163,14 @@ class Looks:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.at: list[float] = []
+        self.limits: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     async def reserve_flow_runs(self, *args: Any, **options: Any) -> Any:
         self.at.append(anyio.current_time())
+        self.limits.append(options["limit"])
         return await self._backend.reserve_flow_runs(*args, **options)
 
 
@@ -206,6 +208,17 @@ async def test_several_workers_share_what_is_ready(backend: Backend, flows: Flow
         await anyio.sleep(50)
         assert min(len(worker.flow_run_ids) for worker in workers) >= 10
         await ended(backend, runs)
+
+
+async def test_the_longer_a_queue_is_the_more_is_taken_of_it_at_a_time(
+    backend: Backend, flows: Flows, settings: Settings
+) -> None:
+    runs = [await create_flow_run(flows.slow, backend, settings=settings) for _ in range(240)]
+    looks: Any = Looks(backend)
+    async with Worker(looks, flows.by_name(), concurrency=400, settings=settings):
+        assert set(await ended(backend, runs)) == {"Success"}
+    assert looks.limits[:6] == [10, 20, 40, 80, 80, 80]  # of which the last brings 10
+    assert set(looks.limits[6:]) == {10}
 
 
 async def test_a_function_finds_the_flow(backend: Backend, flows: Flows, settings: Settings) -> None:
