@@ -319,8 +319,10 @@ class PostgresDatabase(Database):
                     await raw.execute(self._limits)
                     return await connection.run_sync(work)
             except BaseException as error:
-                if raw.is_closed() or isinstance(_root(error), _LOST):
-                    await connection.invalidate()  # the pool must not give it out again
+                # The pool must not give it out again. Who is cancelled while a transaction begins or ends leaves it
+                # open: what the next one commits would be a part of it, and never be there.
+                if raw.is_closed() or isinstance(error, asyncio.CancelledError) or isinstance(_root(error), _LOST):
+                    await connection.invalidate()
                 raise
 
     # -- errors ----------------------------------------------------------------------------------------

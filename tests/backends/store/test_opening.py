@@ -372,6 +372,31 @@ async def test_a_cancelled_write_is_recorded_whole_or_not_at_all(database_url: s
         assert all(outcome.version == 2 for outcome in await store.set_task_run_states(FENCED, batch))
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_is_written_after_a_cancelled_write_is_there_for_others(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Also where the cancel came while the transaction began: the next one has the same connection."""
+    monkeypatch.setenv("FLOWLOOP_DATABASE_CONNECTIONS", "1")
+    monkeypatch.setenv("FLOWLOOP_DATABASE_OVERFLOW", "0")
+    async with Store(database_url, synchronous="OFF") as store, Store(database_url, synchronous="OFF") as another:
+        await store.default_tenant(ANYONE)
+        for turns in range(40):
+            interrupted = asyncio.create_task(store.get_or_create_project(ANYONE, name=f"cancelled {turns}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            interrupted.cancel()
+            if again:
+                await asyncio.sleep(0)
+                interrupted.cancel()
+            await asyncio.wait([interrupted])
+            made = await store.get_or_create_project(ANYONE, name=f"after {turns}")
+            async with another.engine.connect() as connection:
+                project = tables["project"].c
+                found = await connection.execute(select(project.id).where(project.name == f"after {turns}"))
+                assert found.scalars().all() == [made["id"]], turns
+
+
 async def test_a_failing_operation_leaves_no_trace(world: World) -> None:
     def fail(tx: Tx) -> None:
         tx.insert("tenant", name="t", slug="trace")
