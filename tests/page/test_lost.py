@@ -173,6 +173,57 @@ async def test_a_server_with_too_many_readers_is_asked_now_and_then(
         await visit.page.wait_for_selector(".node.of-success")
 
 
+async def test_another_version_of_the_page_is_taken_where_nothing_is_lost_by_it(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await recorded.begin("brave-badger")
+    await run.map("price", 3)
+
+    async def other(route: Any) -> None:
+        await route.fulfill(body="", headers={"ETag": '"0123456789ab-0"'})
+
+    again = 'dispatchEvent(new Event("online"))'  # a connection of its own begins anew, and asks for the version
+    async with browser.visit() as visit:
+        page = visit.page
+        offer = page.get_by_text("A new version of this page is there.")
+        await page.route(f"{url}/ui/", other)
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=tasks")
+        await visit.live()
+        async with page.expect_event("load"):
+            await page.evaluate(again)
+        # it is the same as before: it is not loaded for ever
+        await visit.live()
+        assert await offer.count() == 0
+        await page.evaluate(again)
+        await offer.wait_for()
+    async with browser.visit() as visit:
+        page = visit.page
+        offer = page.get_by_text("A new version of this page is there.")
+        await page.route(f"{url}/ui/", other)
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=tasks")
+        # what somebody has done to a view is in no address
+        await page.get_by_role("button", name="children of PRICE").click()
+        await visit.live()
+        await page.evaluate(again)
+        await offer.wait_for()
+        await page.get_by_role("link", name="PRICE [2]").wait_for()
+        # with another view comes the other version
+        async with page.expect_event("load"):
+            await page.get_by_role("link", name="Inbox").click()
+        assert page.url == f"{url}/ui/inbox"
+    async with browser.visit() as visit:
+        page = visit.page
+        await page.route(f"{url}/ui/", other)
+        await visit.open(f"{url}/ui/tail")
+        await visit.live()
+        await recorded.begin("calm-crab")
+        # what is told of once cannot be read again
+        await page.get_by_role("link", name="calm-crab").first.wait_for()
+        await page.evaluate(again)
+        await page.get_by_text("A new version of this page is there.").wait_for()
+        await page.get_by_role("link", name="calm-crab").first.wait_for()
+
+
 async def test_another_version_of_the_page_is_told_of_and_waits(
     browser: Browser, tmp_path: Path, store: Store, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,13 +247,21 @@ async def test_another_version_of_the_page_is_told_of_and_waits(
             await visit.live()
             await visit.see("A new version of this page is there.")
             assert await page.get_by_label("Labels").input_value() == "half written"
-            # what only the old version has is not there any more: it is said, and the list says the same
-            await visit.go("runs")
-            await page.get_by_role("link", name="brave-badger").click()
-            await visit.see("What draws the graph could not be read")
-            await page.locator(".as-list .row a").first.wait_for()
             await page.get_by_role("button", name="Reload").click()
             await page.get_by_role("heading", name="newer").wait_for()
+
+
+async def test_what_only_another_version_has_is_said_not_to_be_there(
+    browser: Browser, url: str, recorded: Recorded
+) -> None:
+    run = await recorded.begin("brave-badger")
+    async with browser.visit() as visit:
+        visit.allowed += ["404"]
+        page = visit.page
+        await page.route("**/dagre.js", lambda route: route.fulfill(status=404))
+        await visit.open(f"{url}/ui/runs/{run.id}")
+        await visit.see("What draws the graph could not be read")
+        await page.locator(".as-list .row a").first.wait_for()
 
 
 async def test_a_hidden_page_asks_for_nothing_and_catches_up_at_once(browser: Browser, url: str, store: Store) -> None:

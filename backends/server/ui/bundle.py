@@ -56,6 +56,9 @@ _LETTERS = "etnasorliucdmfphwgkbvyxqjz"
 _LETTERS += _LETTERS.upper()
 """Those that stand in a module most often, first: names of these are packed best."""
 
+_USUAL = 30
+"""How many names are short in the same way everywhere; each statement needs letters for others besides."""
+
 _BEGINS = frozenset(("async", "class", "const", "for", "function", "if", "let"))
 """With these a statement begins, where the one before it has ended with a brace."""
 
@@ -139,8 +142,9 @@ def short(source: str) -> str:
     """Give what a module declares short names, the often used ones the shortest; properties keep theirs.
 
     A name that is declared at the top is the same wherever it stands, and no other name is like it. The others are the
-    same throughout one statement of the top. So what differed differs still, and no scope need be known, if within
-    one statement no name is declared that elsewhere in it is one of the browser's.
+    same throughout one statement of the top, and the most usual of them in all statements: what is alike is packed
+    better. So what differed differs still, and no scope need be known, if within one statement no name is declared
+    that elsewhere in it is one of the browser's.
     """
     tokens = [*_tokens(source)]
     words = _Words([token for token in tokens if token[0] != "blank"])
@@ -149,12 +153,20 @@ def short(source: str) -> str:
     declared = {(at, text) for at, text in words.declared() if text not in _FIXED}
     top = {text for at, text in declared if at is None}
     often = Counter((None if text in top else at, text) for at, text, place in placed if place != "property")
-    unused: dict[int | None, Iterator[str]] = {}
-    names: dict[tuple[int | None, str], str] = {}
-    for (at, text), _ in often.most_common():
+    own: dict[int | None, list[str]] = {}
+    everywhere: Counter[str] = Counter()
+    for (at, text), number in often.most_common():
         if (at, text) in declared:
-            free = unused.setdefault(at, (each for each in _names() if (len(each) == 2) == (at is None)))
-            names[at, text] = next(each for each in free if each not in taken)
+            own.setdefault(at, []).append(text)
+            everywhere[text] += number if at is not None else 0
+    letters = (each for each in _LETTERS if each not in taken)
+    usual = dict(zip((text for text, _ in everywhere.most_common(_USUAL)), letters, strict=False))
+    names: dict[tuple[int | None, str], str] = {}
+    for at, texts in own.items():
+        known = {text: usual[text] for text in texts if at is not None and text in usual}
+        unused = (each for each in _names() if each not in taken and each not in known.values())
+        free = (each for each in unused if (len(each) == 2) == (at is None))
+        names |= {(at, text): known.get(text) or next(free) for text in texts}
     renamed = ((text, names.get((None if text in top else at, text), text), place) for at, text, place in placed)
     return "".join(_written(*next(renamed)) if kind == "word" else text for kind, text in tokens)
 

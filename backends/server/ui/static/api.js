@@ -20,8 +20,8 @@ export const link = signal({ mode: "connecting", since: moment(), again: 0, why:
 /** Whether the server wants an API key that it was not given. */
 export const locked = signal(false);
 
-/** Whether the server has a newer page than this one. */
-export const outdated = signal(false);
+/** The digest of this page where the server has another one. */
+export const outdated = signal("");
 
 /** What the server refused, in its words. */
 export class Refusal extends Error {
@@ -161,7 +161,7 @@ export async function compare() {
   const own = /\/-\/([0-9a-f]+)\//.exec(import.meta.url)?.[1];
   const answer = await fetch(url("./")).catch(() => null);
   const tag = answer?.headers.get("etag");
-  if (own && tag && !tag.includes(own)) outdated.value = true;
+  if (own && tag && !tag.includes(own)) outdated.value = own;
 }
 
 /** @param {any} message */

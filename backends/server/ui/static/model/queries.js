@@ -85,7 +85,7 @@ export const FLOWS = `query Flows {
   flow(where: {archived: {_eq: false}}, distinct_on: [flow_group_id], order_by: [{flow_group_id: asc}, {version: desc}], limit: 200) {
     ${FLOW} } }`;
 
-export const OLDER = `query Older($id: uuid!) {
+export const ONE_FLOW = `query OneFlow($id: uuid!) {
   flow_by_pk(id: $id) { ${FLOW} } }`;
 
 export const LAST_RUNS = `query LastRuns($flow: uuid!) {

@@ -60,7 +60,7 @@ export function taskRunAddress(run, task, index, tab) {
 /** @param {string} where an address relative to the page @param {{replace?: boolean}} [how] */
 export function go(where, { replace = false } = {}) {
   const target = new URL(where, document.baseURI);
-  if (replace) history.replaceState(null, "", target);
+  if (replace) history.replaceState(history.state, "", target);
   else history.pushState(null, "", target);
   address.value = current();
 }

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
-import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, OLDER, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
+import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, ONE_FLOW, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
 import { command, inputs, readField } from "../model/form.js";
 import { isFinished, look, shapeOf, worst } from "../model/states.js";
 import { many, took } from "../model/run.js";
@@ -16,24 +16,22 @@ import { may } from "./shell.js";
 
 export function Flows() {
   const [, id] = parts.value;
+  return id ? html`<${One} key=${id} id=${id} />` : html`<${All} />`;
+}
+
+/** A version of a flow, the newest one or another. */
+function One({ id }) {
+  const { data, problem, again } = useAnswer(isId(id) ? ONE_FLOW : null, { id }, "The flow");
+  const flow = data?.flow_by_pk;
+  useTitle(flow?.name ?? "Flow");
+  if (flow) return html`<${Flow} flow=${flow} again=${again} />`;
+  return html`${problem}${(data || !isId(id)) && html`<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`}`;
+}
+
+function All() {
+  useTitle("Flows");
   const { data, problem, again } = useAnswer(FLOWS, {}, "The flows");
   const flows = useMemo(() => [...(data?.flow ?? [])].sort((a, b) => a.name.localeCompare(b.name)), [data]);
-  const chosen = flows.find((flow) => flow.id === id);
-  if (id && data && !chosen) return html`<${Older} id=${id} again=${again} />`;
-  if (chosen) return html`<${Flow} key=${chosen.id} flow=${chosen} again=${again} />`;
-  return html`<${All} flows=${flows} data=${data} problem=${problem} again=${again} />`;
-}
-
-/** A version of a flow that a newer one has taken the place of. */
-function Older({ id }) {
-  useTitle("Flow");
-  const found = useAnswer(isId(id) ? OLDER : null, { id }, "The flow");
-  if (found.data?.flow_by_pk) return html`<${Flow} flow=${found.data.flow_by_pk} again=${found.again} />`;
-  return html`${found.problem}<p class="empty">There is no such flow. <a href=${href(["flows"])}>All flows</a></p>`;
-}
-
-function All({ flows, data, problem, again }) {
-  useTitle("Flows");
   return html`<h1>Flows</h1>
     ${problem}
     ${data && !flows.length && html`<p class="empty">No flow is registered. <code>flowloop run FILE</code> registers one and runs it.</p>`}
@@ -85,7 +83,6 @@ function clockWords(clock) {
 }
 
 function Flow({ flow, again }) {
-  useTitle(flow.name);
   const wanted = query.value.get("form") === "run" || query.value.get("values");
   return html`<nav class="crumbs" aria-label="Where this is"><a href=${href(["flows"])}>Flows</a> /</nav>
     <h1 class="hidden">Flow ${flow.name}</h1>

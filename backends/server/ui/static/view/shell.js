@@ -1,7 +1,7 @@
 // The frame around every view: where one can go, whether it is live, the zone, the theme, who is signed in.
 import { html } from "../html.js";
 import { useEffect, useLayoutEffect, useRef } from "../vendor/hooks.js";
-import { signal } from "../vendor/signals.js";
+import { effect, signal } from "../vendor/signals.js";
 import { ask, link, locked, outdated, reconnect, signIn, signOut } from "../api.js";
 import { keep, kept } from "../model/kept.js";
 import { go, href, parts, set } from "../model/route.js";
@@ -62,6 +62,28 @@ export function Shell({ children }) {
     <main id="main" tabindex="-1">${locked.value && html`<${SignIn} />`}<div inert=${locked.value}>${children}</div></main>
     <footer>flowloop ${who.value.version} · <a href="../graphql" target="_self">GraphiQL</a> · <${Button} class="linklike" onClick=${() => (help.value = true)}>Keys<//></footer>
     ${help.value && html`<${Help} />`}`;
+}
+
+/** What would be lost with the page: what is open or being written, and what nobody can read again. */
+const KEEPS = "dialog[open], form.form, .sign-in, [aria-label='What happened'] li";
+
+/** Take another version of the page by itself where nothing is lost by it: until somebody touches a view its address says all of it. */
+export function listenToVersions() {
+  let touched = false;
+  let shown = "";
+  for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (touched = true), { capture: true, passive: true });
+  const take = () => {
+    // once: it would go on for ever where two versions are served
+    if (touched || history.state === outdated.peek() || document.querySelector(KEEPS)) return;
+    history.replaceState(outdated.peek(), "");
+    location.reload();
+  };
+  effect(() => {
+    const view = parts.value.slice(0, 2).join("/");
+    if (view !== shown) touched = false;
+    shown = view;
+    if (outdated.value) setTimeout(take); // when the view is there
+  });
 }
 
 function Link() {
