@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowloop.backends.store import ANYONE, Store
+from flowloop.engine.errors import BackendRejected
 
 from ..backends.store.world import flow_document
 from .conftest import Browser, Visit
@@ -25,6 +28,22 @@ async def wire(visit: Visit) -> dict[str, int]:
         found["bytes"] += sizes["responseBodySize"]
         if request.url.endswith("/graphql"):
             found["data"] += sizes["responseBodySize"]
+    return found
+
+
+async def fetching(visit: Visit) -> list[str]:
+    """Return what comes over the wire from now on, as it comes: what the browser has kept does not."""
+    session = await visit.page.context.new_cdp_session(visit.page)
+    kept: set[str] = set()
+    found: list[str] = []
+
+    def hear(event: Any) -> None:
+        if not event["response"].get("fromDiskCache") and event["requestId"] not in kept:
+            found.append(event["response"]["url"])
+
+    session.on("Network.requestServedFromCache", lambda event: kept.add(event["requestId"]))
+    session.on("Network.responseReceived", hear)
+    await session.send("Network.enable")
     return found
 
 
@@ -95,11 +114,14 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
         assert cold["bytes"] <= 110_000, cold
         assert cold["data"] <= 40_000, cold
         visit.requests.clear()
+        fetched = await fetching(visit)
         await page.reload()
         await page.wait_for_selector(".node.mapped .fill")
         await visit.settled()
         warm = await wire(visit)
         assert warm["data"] <= 45_000, warm
+        # the document is asked whether it is the same, and everything else that it needs is there
+        assert [each for each in fetched if not each.endswith("/graphql")] == [page.url]
         # The table of all of them holds those in view, at its end too.
         await page.get_by_role("link", name="Task runs").click()
         await page.get_by_role("button", name="children of PRICE").click()
@@ -157,6 +179,56 @@ async def test_ten_thousand_children_cost_what_ten_do(browser: Browser, url: str
             assert await visit.nodes() < 1_500
         await visit.see("[99999]")
         assert await heap_of(visit) <= 1.2 * before
+
+
+async def test_a_hundred_thousand_changes_leave_nothing_behind(browser: Browser, url: str, store: Store) -> None:
+    """As many as two thousand answers tell of; a server would take longer to make them than a page to hear of them."""
+    run, _ = await large_run(store, 100)
+    feeds: list[tuple[Any, str]] = []
+    told = 0
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def listen(message: str) -> None:
+            if "subscription RunChanges" in message:
+                feeds.append((socket, msgspec.json.decode(message)["id"]))
+            server.send(message)
+
+        socket.on_message(listen)
+
+    async with browser.visit() as visit:
+        page = visit.page
+        await page.route_web_socket("**/graphql", between)
+        await visit.open(f"{url}/ui/runs/{run.id}?tab=tasks")
+        await visit.live()
+        await page.get_by_role("button", name="children of PRICE").click()
+        await visit.see("[3]")
+        [(socket, feed)] = feeds
+
+        async def change(number: int) -> float:
+            nonlocal told
+            while told < number:
+                told += 50
+                states = {"Mapped": 1, "Running": 100_000 - told, "Success": told}
+                task = {
+                    "task_id": run.tasks["price"],
+                    "states": states,
+                    "start_time": None,
+                    "end_time": None,
+                    "again": 0,
+                }
+                data = {"run_changes": {"cursor": run.id, "reset": False, "run": None, "tasks": [task]}}
+                message = {"id": feed, "type": "next", "payload": {"data": data}}
+                socket.send(msgspec.json.encode(message).decode())
+            await page.locator(".total .of-success", has_text=f"{number + 2:,}").wait_for()
+            await visit.settled()
+            return await heap_of(visit)
+
+        early = await change(10_000)
+        late = await change(100_000)
+        assert late <= 1.2 * early, (early, late)
+        assert await visit.nodes() < 1_500
 
 
 async def test_of_a_long_list_what_is_near_the_view_is_kept_and_nothing_jumps(
@@ -312,8 +384,21 @@ HOSTILE = [
     "\x1b[31mred\x1b]8;;javascript:alert(1)\x07",
     "../../graphql?a=b&c#d",
     "🏳️‍🌈",
-    "a" * 100_000,
+    "9223372036854775808",
+    "NaN",
+    "Infinity",
+    "1e400",
+    "a\x00b",
+    "a" * 999_000,  # as much as there may be
 ]
+HALF = 450_000
+"""Of what a state may hold."""
+
+VALUES = [2**63, -(2**63), 1e308, [[[[2**63]]]], {"": {" ": ["", " "]}}, "", " "]
+"""Some of which are beyond the numbers of a browser."""
+
+NO_JSON = [math.nan, math.inf, -math.inf]
+"""What JSON has no number for."""
 
 
 TABS = ("tasks", "timeline", "graph", "logs", "artifacts", "parameters", "history")
@@ -334,14 +419,14 @@ async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) ->
         run = await recorded.begin(text[:500], labels=[text[:200]], parameters={text: text})
         ids = await run.map("price", 2)
         await run.task("numbers", "Running")
-        await run.task("numbers", "Success", message=text, _result={"type": text[:50], "location": text})
-        await run.task(ids[0], "Running", "Failed", message=text, context={"traceback": text})
-        await run.task(ids[1], "Paused", message=text)
+        await run.task("numbers", "Success", message=text[:HALF], _result={"type": text[:50], "location": text[:HALF]})
+        await run.task(ids[0], "Running", "Failed", message=text[:HALF], context={"traceback": text[:HALF]})
+        await run.task(ids[1], "Paused", message=text[:HALF])
         await store.create_task_run_artifact(ANYONE, task_run_id=ids[0], kind="markdown", data=text)
         await store.create_task_run_artifact(ANYONE, task_run_id=ids[0], kind=text[:100], data={text[:200]: text})
         line = {"flow_run_id": run.id, "task_run_id": ids[0], "level": "ERROR", "name": text[:200], "message": text}
         await store.write_run_logs(ANYONE, logs=[line])
-        await run.flow("Failed", text)
+        await run.flow("Failed", text[:HALF])
         runs.append(run)
     await store.update_task_tag_limit(ANYONE, tag=HOSTILE[0], limit=1)
     await store.reserve_flow_runs(ANYONE, worker_id=HOSTILE[1], limit=0, labels=[HOSTILE[0]])
@@ -369,3 +454,54 @@ async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) ->
         shown = await visit.text()
         assert "<script>alert(1)</script>" in shown
         assert "⟦U+202E⟧gnp.exe" in shown
+
+
+async def test_hostile_values_are_what_they_are(browser: Browser, url: str, store: Store) -> None:
+    recorded = Recorded(store)
+    await recorded.register()
+    given = {f"v{number}": value for number, value in enumerate(VALUES)}
+    document = [
+        {"name": name, "slug": name, "type": "P", "required": False, "default": value} for name, value in given.items()
+    ]
+    # what JSON cannot say is refused, or is nothing, before the page hears of it
+    for value in NO_JSON:
+        with pytest.raises(BackendRejected, match="JSON has no number for"):
+            await store.create_flow_run(ANYONE, flow_id=recorded.flow_id, parameters={"n": value})
+    await recorded.register("odd", parameters=document)
+    run = await recorded.begin("odd-owl", parameters=given, context=given)
+    await run.task("numbers", "Running", "Success")
+    await run.task("price", "Paused", message="2^63?", context={"answer_schema": {"type": "integer"}})
+    for data in (*VALUES, given, *NO_JSON):
+        await store.create_task_run_artifact(ANYONE, task_run_id=run.task_runs["numbers"], kind="odd", data=data)
+    line = {"flow_run_id": run.id, "level": "INFO", "name": "prices"}
+    for start in range(0, 10_000, 1_000):
+        lines = [{**line, "message": f"line {number} of 10,000"} for number in range(start, start + 1_000)]
+        await store.write_run_logs(ANYONE, logs=lines)
+    async with browser.visit() as visit:
+        page = visit.page
+        await visit.open(f"{url}/ui/")
+        large = page.get_by_text("9223372036854775808")
+        for address in (
+            f"runs/{run.id}?tab=parameters",
+            f"runs/{run.id}?tab=artifacts",
+            f"runs/{run.id}/tasks/{run.tasks['numbers']}/-1",
+            f"flows/{recorded.flow_id}?form=run",
+        ):
+            await visit.go(address)
+            await large.first.wait_for()
+            for rounded in ("9223372036854776000", "undefined", "[object"):
+                assert rounded not in await visit.text(), address
+        # what another run begins with is what this one was given
+        await visit.go(f"flows/{recorded.flow_id}?values={run.id}")
+        assert await page.locator("#p-v0").input_value() == "9223372036854775808"
+        assert await page.locator("#p-v3").input_value() == "[[[[9223372036854775808]]]]"
+        await page.get_by_role("button", name="Run", exact=True).click()
+        await page.wait_for_url("**/runs/*")
+        await page.get_by_role("link", name="Parameters").click()
+        await large.first.wait_for()
+        await visit.go(f"runs/{run.id}?tab=logs")
+        log = page.get_by_role("log")
+        await log.get_by_text("line 9999 of 10,000").wait_for()
+        assert await log.locator(".line").count() == 500
+        await log.get_by_role("button", name="Older lines").click()
+        await log.get_by_text("line 9000 of 10,000").wait_for()

@@ -175,7 +175,7 @@ def test_short_names_mean_what_the_long_ones_meant() -> None:
     written = [*map(lean, NAMED), *TRICKY, joined(SOURCES, "main.js")]
     assert renamed(written) == ["same"] * len(written)
     assert short("const first = (second, third) => ({ second, more: third.more });") == (
-        "const ee = (e, t) => ({ second:e, more: t.more });"
+        "const _ = (e, t) => ({ second:e, more: t.more });"
     )
 
 

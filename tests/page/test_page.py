@@ -504,7 +504,11 @@ async def test_what_is_copied_is_on_the_clipboard(browser: Browser, url: str, re
         await page.get_by_role("button", name="copied").wait_for()
         assert await page.evaluate(CLIPBOARD) == run.id
         await visit.go(f"runs/{run.id}/tasks/{run.tasks['price']}/7")
-        await page.get_by_role("button", name="copy link").focus()
+        # what wants attention has links of its own
+        await page.get_by_role("region", name="Needs attention").get_by_role("button", name="copy link").first.click()
+        await page.get_by_role("region", name="Needs attention").get_by_role("button", name="copied").wait_for()
+        assert await page.evaluate(CLIPBOARD) == f"{url}/ui/go/{await _child(recorded.store, run, 7)}"
+        await page.locator("aside").get_by_role("button", name="copy link").focus()
         await page.keyboard.press("Enter")
         await page.locator("aside").get_by_role("button", name="copied").wait_for()
         await page.goto(await page.evaluate(CLIPBOARD))
@@ -520,6 +524,13 @@ async def test_what_is_copied_is_on_the_clipboard(browser: Browser, url: str, re
         words = shlex.split(await page.evaluate(CLIPBOARD))
         assert words[:3] == ["flowloop", "create", "prices"]
         assert words[3:] == ["-p", 'n="it\'s"', "--name", "rm -rf /; hasty", "--label", "gpu", "--label", "large"]
+
+
+async def _child(store: Store, run: Run, index: int) -> str:
+    (row,) = await store.get_or_create_task_runs(
+        ANYONE, flow_run_id=run.id, task_id=run.tasks["price"], map_indices=[index]
+    )
+    return str(row["id"])
 
 
 @pytest.mark.parametrize("how", ["it is refused", "there is none"])
@@ -653,6 +664,20 @@ async def test_the_tail_tells_what_a_flow_does_and_what_one_of_its_runs_logs(
         assert await page.evaluate(fits)
         await page.get_by_role("button", name="Without the log").click()
         await page.get_by_role("button", name="Its log").first.wait_for()
+
+
+async def test_the_tail_tells_how_fast_it_goes_while_it_does(browser: Browser, url: str, recorded: Recorded) -> None:
+    async with browser.visit() as visit:
+        page = visit.page
+        await page.clock.install()
+        await visit.open(f"{url}/ui/tail")
+        await visit.live()
+        for number in range(12):
+            await recorded.begin(f"run-{number}")
+        await page.get_by_role("link", name="run-11").first.wait_for()
+        await page.locator(".tools").get_by_text("a second").wait_for()
+        await page.clock.fast_forward(7_000)
+        await page.locator(".tools").get_by_text("a second").wait_for(state="detached")
 
 
 async def test_what_is_pressed_now_and_then(browser: Browser, url: str, recorded: Recorded) -> None:

@@ -56,6 +56,9 @@ _LETTERS = "etnasorliucdmfphwgkbvyxqjz"
 _LETTERS += _LETTERS.upper()
 """Those that stand in a module most often, first: names of these are packed best."""
 
+_AT_THE_TOP_ALONE = "_"
+"""The shortest name there is, for what is named most often."""
+
 _USUAL = 30
 """How many names are short in the same way everywhere; each statement needs letters for others besides."""
 
@@ -165,7 +168,7 @@ def short(source: str) -> str:
     for at, texts in own.items():
         known = {text: usual[text] for text in texts if at is not None and text in usual}
         unused = (each for each in _names() if each not in taken and each not in known.values())
-        free = (each for each in unused if (len(each) == 2) == (at is None))
+        free = (each for each in unused if (each in _AT_THE_TOP_ALONE or len(each) == 2) == (at is None))
         names |= {(at, text): known.get(text) or next(free) for text in texts}
     renamed = ((text, names.get((None if text in top else at, text), text), place) for at, text, place in placed)
     return "".join(_written(*next(renamed)) if kind == "word" else text for kind, text in tokens)
@@ -178,6 +181,7 @@ def _written(text: str, name: str, place: str) -> str:
 
 
 def _names() -> Iterator[str]:
+    yield from _AT_THE_TOP_ALONE
     for length in count(1):
         for letters in product(_LETTERS, repeat=length):
             yield "".join(letters)

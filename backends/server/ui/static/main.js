@@ -1,19 +1,19 @@
 // Begins here: which address shows which view.
 // The order is that of the module which they become: like beside like is packed better.
-import { html } from "./html.js";
-import { render } from "./vendor/preact.js";
-import { useEffect } from "./vendor/hooks.js";
 import { RUNS_CHANGES } from "./model/queries.js";
 import { go, href, listenToLinks, parts, query } from "./model/route.js";
 import { follow, listenToFeeds, renew } from "./api.js";
-import { isZone, tick, zone } from "./model/time.js";
+import { html } from "./html.js";
 import { Shell, applyTheme, introduce, listenToKeys, listenToVersions, paused, who } from "./view/shell.js";
-import { Run } from "./view/run.js";
-import { Workers } from "./view/workers.js";
-import { Inbox } from "./view/inbox.js";
+import { render } from "./vendor/preact.js";
 import { Runs } from "./view/runs.js";
+import { useEffect } from "./vendor/hooks.js";
+import { isZone, tick, zone } from "./model/time.js";
 import { Go, Search, Tail } from "./view/search.js";
+import { Run } from "./view/run.js";
 import { Flows } from "./view/flows.js";
+import { Inbox } from "./view/inbox.js";
+import { Workers } from "./view/workers.js";
 
 const VIEWS = new Map([["runs", Runs], ["flows", Flows], ["inbox", Inbox], ["workers", Workers], ["search", Search], ["tail", Tail], ["go", Go]]);
 

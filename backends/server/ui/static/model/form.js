@@ -61,8 +61,8 @@ function hint(schema, kind) {
 /** @param {unknown} value @param {string} kind */
 function written(value, kind) {
   if (value === null) return kind === "json" ? "null" : "";
-  if (kind === "text" || kind === "moment") return typeof value === "string" ? value : JSON.stringify(value);
-  return kind === "json" ? JSON.stringify(value) : String(value);
+  if (kind === "text" || kind === "moment") return typeof value === "string" ? value : encode(value);
+  return kind === "json" ? encode(value) : String(value);
 }
 
 /**

@@ -8,10 +8,12 @@ export class Typed {
   }
 }
 
-/** The value of JSON that was typed: as it was typed if a browser would round it. @param {string} text @returns {unknown} */
+/** @param {string} _ @param {unknown} value @param {{source: string}} [found] */
+const asWritten = (_, value, found) => (found && typeof value === "number" && Math.abs(value) > Number.MAX_SAFE_INTEGER ? new Typed(found.source) : value);
+
+/** The value of JSON, with numbers that a browser would round as they are written. @param {string} text */
 export function readJson(text) {
-  const value = JSON.parse(text);
-  return /\d{16}/.test(text) ? new Typed(text) : value;
+  return JSON.parse(text, asWritten);
 }
 
 /** JSON with the numbers in it that were kept as they were typed. @param {unknown} value @returns {string} */

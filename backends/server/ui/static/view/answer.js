@@ -5,6 +5,7 @@ import { ask } from "../api.js";
 import { taskRunAddress } from "../model/route.js";
 import { ANSWER, GOING_ON, INPUTS } from "../model/queries.js";
 import { inputs, readField, secrets } from "../model/form.js";
+import { encode } from "../model/json.js";
 import { counted, unique } from "../model/text.js";
 import { Dialog, Facts, Field, What, Words, useAnswer } from "./kit.js";
 import { who } from "./shell.js";
@@ -32,7 +33,7 @@ export function Inputs({ row }) {
   const parameters = found?.flow_run.parameters ?? {};
   const secret = secrets(found?.flow_run.flow);
   return html`${problem}
-    ${found && html`<${Facts} rows=${found.task.upstream_edges.map(({ key, mapped, upstream_task: from }) => [key ?? "after", html`<a href=${taskRunAddress(found.flow_run.id, from.id, mapped ? row.map_index : -1)}><${What} name=${from.name} index=${mapped ? row.map_index : -1} /></a>${Object.hasOwn(parameters, from.name) && !secret.has(from.name) && html` = <code><${Words} text=${JSON.stringify(parameters[from.name])} limit=${200} /></code>`}`])} />`}`;
+    ${found && html`<${Facts} rows=${found.task.upstream_edges.map(({ key, mapped, upstream_task: from }) => [key ?? "after", html`<a href=${taskRunAddress(found.flow_run.id, from.id, mapped ? row.map_index : -1)}><${What} name=${from.name} index=${mapped ? row.map_index : -1} /></a>${Object.hasOwn(parameters, from.name) && !secret.has(from.name) && html` = <code><${Words} text=${encode(parameters[from.name])} limit=${200} /></code>`}`])} />`}`;
 }
 
 /** The same answer to all of these task runs. */

@@ -6,6 +6,7 @@ import { ask } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
 import { FLOWS, HEAD, LAST_RUNS, NEXT_DATES, ONE_FLOW, SCHEDULE_OFF, SCHEDULE_ON, START, SUMMARY } from "../model/queries.js";
 import { command, inputs, readField } from "../model/form.js";
+import { encode } from "../model/json.js";
 import { isFinished, look, shapeOf, worst } from "../model/states.js";
 import { many, took } from "../model/run.js";
 import { duration, iso, momentIn, zone } from "../model/time.js";
@@ -157,7 +158,7 @@ function Form({ flow }) {
     <h2 id="run-now">Run ${flow.name}</h2>
     ${fields.map((field) => html`<div class="field" key=${field.name}>
       <label for=${`p-${field.name}`}><${Name} of=${field.name} />${field.required ? " *" : ""} <small class="faint">${field.hint}</small></label>
-      ${isSet(field) ? html`<${Input} field=${field} value=${textOf(field)} change=${(text) => type(field.name, text)} />` : html`<span class="faint default">default: ${field.secret ? "hidden" : html`<code>${JSON.stringify(field.default ?? null)}</code>`}</span>`}
+      ${isSet(field) ? html`<${Input} field=${field} value=${textOf(field)} change=${(text) => type(field.name, text)} />` : html`<span class="faint default">default: ${field.secret ? "hidden" : html`<code>${encode(field.default)}</code>`}</span>`}
       ${field.required ? null : html`<label class="switch"><input type="checkbox" checked=${!isSet(field)} onChange=${() => type(field.name, isSet(field) ? null : field.initial)} /> leave to the default</label>`}
     </div>`)}
     ${!fields.length && html`<p class="faint">This flow has no parameters.</p>`}

@@ -7,7 +7,12 @@ import { byGroup, inWords, isBusy, isFinished, look, shapeOf } from "../model/st
 import { ran, sum } from "../model/run.js";
 import { clock, duration, full, iso, milliseconds, now, relative } from "../model/time.js";
 import { href, query, set } from "../model/route.js";
+import { Typed, encode } from "../model/json.js";
 import { LONG, bytes, number, pieces, visible } from "../model/text.js";
+
+/** From this depth a value is folded. */
+const DEEP = 2;
+const MOST_ENTRIES = 50;
 
 /** The answer to a question, asked again when its variables change; what was answered before stays until then. `what` is named by the problem. */
 export function useAnswer(text, variables, what) {
@@ -44,12 +49,12 @@ export function Problem({ error, again, what }) {
   </p>`;
 }
 
-export function State({ state, bare = false }) {
+export function State({ state, bare }) {
   const { symbol, group } = look(state);
   return html`<span class=${`state of-${group}`}><span class="symbol" aria-hidden="true">${symbol}</span>${bare ? html`<span class="hidden">${state ?? "Pending"}</span>` : html` ${state ?? "Pending"}`}</span>`;
 }
 
-export function Time({ at, ago = false }) {
+export function Time({ at, ago }) {
   const moment = typeof at === "number" ? at : milliseconds(at);
   if (moment === null || moment === undefined) return html`<span class="faint">–</span>`;
   return html`<time datetime=${iso(moment)} title=${`${full(moment)}\n${iso(moment)}`}>${ago ? relative(moment) : clock(moment)}</time>`;
@@ -66,7 +71,7 @@ export function Took({ run, tried }) {
 }
 
 /** A bar of how many are in each group of states. */
-export function Bar({ counts, wide = false }) {
+export function Bar({ counts, wide }) {
   const groups = byGroup(counts);
   const all = sum(groups.map((each) => each.count));
   if (!all) return null;
@@ -98,9 +103,19 @@ export function Name({ of }) {
   return html`<span class="name" dir="auto">${of?.trim() ? visible(of) : "(no name)"}</span>`;
 }
 
+/** A value, of which what lies deep is folded, and of a long list the beginning is there. */
 export function Json({ value }) {
-  const text = JSON.stringify(value, null, 2) ?? "null";
-  return html`<pre class="json"><${Words} text=${text} /></pre>`;
+  return html`<pre class="json" tabindex="0"><${Value} value=${value} /></pre>`;
+}
+
+function Value({ value, name = "", depth = 0 }) {
+  const most = useSignal(MOST_ENTRIES);
+  const isList = Array.isArray(value);
+  const entries = value instanceof Typed || typeof value === "string" ? [] : Object.entries(value ?? {});
+  if (!entries.length) return html`<div><${Words} text=${name + encode(value)} /></div>`;
+  return html`<${Fold} open=${depth < DEEP} title=${visible(name) + (isList ? `[${entries.length}]` : `{${entries.length}}`)}>
+    ${entries.slice(0, most.value).map(([key, each]) => html`<${Value} key=${key} name=${isList ? "" : `${JSON.stringify(key)}: `} value=${each} depth=${depth + 1} />`)}
+    ${entries.length > most.value && html`<${Small} onClick=${() => (most.value += MOST_ENTRIES)}>${number(entries.length - most.value)} more<//>`}<//>`;
 }
 
 /** Copies a text; where the browser has no clipboard for this page, or keeps it, the text is there to be copied by hand. */
@@ -119,6 +134,11 @@ export function Copy({ text, label }) {
     }
   };
   return html`<${Small} onClick=${copy} disabled=${text === null}><span aria-live="polite">${done.value ? "copied" : label}</span><//>${isRefused.value && html`<input ref=${field} readonly value=${text} aria-label="To be copied by hand" />`}`;
+}
+
+/** Copies an address that leads to what has this id. */
+export function CopyLink({ id }) {
+  return html`<${Copy} text=${new URL(href(["go", id]), document.baseURI).href} label="copy link" />`;
 }
 
 /** What is asked of who takes a run up. */
@@ -194,7 +214,7 @@ export function Small(props) {
 }
 
 /** What is there only while it is open. */
-export function Fold({ title, open = false, children, ...more }) {
+export function Fold({ title, open, children, ...more }) {
   const isOpen = useSignal(open);
   return html`<details open=${isOpen.value} onToggle=${(event) => (isOpen.value = event.currentTarget.open)} ...${more}><summary>${title}</summary>${isOpen.value && children}</details>`;
 }
@@ -225,7 +245,7 @@ export function useDoing(act) {
 }
 
 /** A question that has to be answered before something is changed. What is busy keeps the focus, which what is disabled would lose. */
-export function Dialog({ title, action, close, run, children, danger = false }) {
+export function Dialog({ title, action, close, run, children, danger }) {
   const dialog = useRef(null);
   const { start, busy, refusal } = useDoing(async () => {
     await run();

@@ -1,6 +1,7 @@
 // Artifacts: Markdown from its tree, links, tables, JSON. No text becomes HTML on the way.
 import { html } from "../html.js";
 import { h } from "../vendor/preact.js";
+import { encode } from "../model/json.js";
 import { parse } from "../model/markdown.js";
 import { safeLink, safePicture, visible } from "../model/text.js";
 import { Facts, Json } from "./kit.js";
@@ -23,7 +24,7 @@ export function Artifact({ kind, data }) {
 
 function Table({ rows }) {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))].slice(0, 30);
-  const cell = (row, name) => (Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? row[name] : JSON.stringify(row[name])) : "");
+  const cell = (row, name) => (Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? row[name] : encode(row[name])) : "");
   return html`<div class="scroll" tabindex="0"><${Facts} head=${columns.map(visible)} rows=${rows.map((row) => columns.map((name) => cell(row, name)))} /></div>`;
 }
 

@@ -2,7 +2,6 @@
 import { useRef, useState } from "../vendor/hooks.js";
 
 const PAGE_SIZE = 200;
-const PAGES_KEPT = 5;
 const AHEAD = 20;
 
 /**
@@ -48,17 +47,21 @@ export function usePages(next) {
   const one = async (at) => {
     const rows = await next(after[at], PAGE_SIZE, pages.get(at) ?? []);
     pages.set(at, rows);
-    const isFull = rows.length === PAGE_SIZE;
-    if (!isFull || at + 1 === after.length) rest.current = isFull ? -1 : rows.length;
-    after.splice(at + 1, isFull ? 1 : after.length, ...(isFull ? [rows.at(-1)] : []));
-    for (const far of [...pages.keys()].sort((a, b) => Math.abs(a - at) - Math.abs(b - at)).slice(PAGES_KEPT)) pages.delete(far);
+    if (rows.length < PAGE_SIZE) {
+      after.length = at + 1;
+      rest.current = rows.length;
+    } else {
+      if (at + 1 === after.length) rest.current = -1;
+      after[at + 1] = rows.at(-1);
+    }
     setTurn((turn) => turn + 1);
   };
-  /** Read what is in view: what is not there yet, or all of it, and then nothing is kept beside it. */
+  /** Read what is in view: what is not there yet, or all of it, and then no page beside it is kept. */
   const read = (anew) => {
     queue.current = queue.current.then(async () => {
       const [first, last] = view.current.map((place) => Math.floor(place / PAGE_SIZE));
-      for (const at of pages.keys()) if (anew && (at < first || at > last)) pages.delete(at);
+      const beside = anew ? 0 : 1;
+      for (const at of pages.keys()) if (at < first - beside || at > last + beside) pages.delete(at);
       for (let at = first; at <= last && at < after.length; at += 1) if (anew || !pages.has(at)) await one(at);
       setError(null);
     }).catch(setError);

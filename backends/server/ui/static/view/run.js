@@ -4,21 +4,21 @@ import { useEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { ask, follow } from "../api.js";
 import { go, href, isId, parts, query, taskRunAddress } from "../model/route.js";
+import { Artifact } from "./markdown.js";
 import { ARTIFACTS, ATTENTION, CANCEL, HEAD, PARTS, QUEUE, RESTART, RUN_CHANGES, SUMMARY } from "../model/queries.js";
-import { secrets } from "../model/form.js";
 import { WANTED, FAILED, isFinished, look } from "../model/states.js";
 import { alike, attempts, many, merged, sum, total } from "../model/run.js";
+import { secrets } from "../model/form.js";
 import { duration, milliseconds, now } from "../model/time.js";
 import { counted, number } from "../model/text.js";
-import { Bar, Button, Copy, Counts, Dialog, Empty, Entry, Facts, Json, Labels, List, Name, Panel, Small, State, Time, Took, Traceback, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
+import { Bar, Button, Copy, CopyLink, Counts, Dialog, Empty, Entry, Facts, Json, Labels, List, Name, Panel, Small, State, Time, Took, Traceback, What, Words, useAnswer, useThrottled, useTitle } from "./kit.js";
 import { useTried } from "./attempts.js";
-import { Artifact } from "./markdown.js";
-import { Graph } from "./graph.js";
 import { Logs } from "./logs.js";
-import { TaskRuns } from "./tasks.js";
-import { TaskRun } from "./taskrun.js";
 import { Timeline } from "./timeline.js";
+import { TaskRuns } from "./tasks.js";
+import { Graph } from "./graph.js";
 import { may, useKeys } from "./shell.js";
+import { TaskRun } from "./taskrun.js";
 import { SteerRun } from "./steer.js";
 
 const TABS = ["overview", "tasks", "timeline", "graph", "logs", "artifacts", "parameters", "history"];
@@ -118,6 +118,15 @@ function Head({ run, counts, sums, again }) {
   const parent = run.parent_task_run;
   // A part goes on with the run around it: what is to be asked is asked of that one.
   const steered = may("run") && !(parent && !isFinished(parent.flow_run.state));
+  const questions = {
+    cancel: { title: `Cancel ${run.name}?`, action: "Cancel the run", danger: true, change: CANCEL, says: `${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.` },
+    restart: { title: `Run ${run.name} again?`, action: "Run again", change: RESTART, says: `${counted(wrong, "task run", "task runs")} that did not succeed would run again; ${number(done - wrong)} keep their results.` },
+  };
+  const question = questions[asks.value];
+  const answered = async () => {
+    await ask(question.change, { input: { flow_run_id: run.id } });
+    again();
+  };
   return html`<div class="head">
     <nav class="crumbs" aria-label="Where this is"><a href=${href(["runs"])}>Runs</a> / <a href=${href(["runs"], { flow: run.flow.name })}><${Name} of=${run.flow.name} /></a> /</nav>
     <div class="title"><h1><${Name} of=${run.name} /></h1>
@@ -139,10 +148,7 @@ function Head({ run, counts, sums, again }) {
     ${run.state_message && html`<p class="said"><${Words} text=${run.state_message} /></p>`}
     ${run.state === "Scheduled" && !parent && html`<${Because} run=${run} />`}
     <div class="total"><${Bar} counts=${[...sums]} wide /><${Counts} counts=${[...sums]} />${repeated > 0 && html` <span class="faint">· ${number(repeated)} with more than one attempt</span>`}</div>
-    ${asks.value === "cancel" && html`<${Dialog} title=${`Cancel ${run.name}?`} action="Cancel the run" danger close=${() => (asks.value = "")} run=${async () => { await ask(CANCEL, { input: { flow_run_id: run.id } }); again(); }}>
-      <p>${counted(done, "task run is", "task runs are")} finished, ${number(open)} would be cancelled.</p><//>`}
-    ${asks.value === "restart" && html`<${Dialog} title=${`Run ${run.name} again?`} action="Run again" close=${() => (asks.value = "")} run=${async () => { await ask(RESTART, { input: { flow_run_id: run.id } }); again(); }}>
-      <p>${counted(wrong, "task run", "task runs")} that did not succeed would run again; ${number(done - wrong)} keep their results.</p><//>`}
+    ${question && html`<${Dialog} ...${question} close=${() => (asks.value = "")} run=${answered}><p>${question.says}</p><//>`}
   </div>`;
 }
 
@@ -183,8 +189,8 @@ function Attention({ rows, run, tasks, task, index, total: all }) {
 function Alike({ group, run, tasks, task, index }) {
   const open = useSignal(false);
   const shown = open.value ? group.rows : [group.first];
-  return html`<li>${shown.map((row) => html`<${Entry} key=${row.id} to=${taskRunAddress(run.id, row.task_id, row.map_index)} state=${row.state} name=${tasks.get(row.task_id)?.name} index=${row.map_index} message=${row.state_message} current=${row.task_id === task && row.map_index === index}>
-      <${Time} at=${row.state_timestamp} /><//>`)}
+  return html`<li>${shown.map((row) => html`<div class="title" key=${row.id}><${Entry} to=${taskRunAddress(run.id, row.task_id, row.map_index)} state=${row.state} name=${tasks.get(row.task_id)?.name} index=${row.map_index} message=${row.state_message} current=${row.task_id === task && row.map_index === index}>
+      <${Time} at=${row.state_timestamp} /><//><${CopyLink} id=${row.id} /></div>`)}
     ${group.rows.length > 1 && html`<${Small} aria-expanded=${open.value} onClick=${() => (open.value = !open.value)}>${open.value ? "only the first" : `same message: ${counted(group.rows.length, "task run")}`}<//>`}
   </li>`;
 }

@@ -7,9 +7,10 @@ import { go, href, isId, parts, query, set, taskRunAddress } from "../model/rout
 import { NAMES, RUNS_CHANGES, RUN_LOGS, SEARCH, TASK_OF } from "../model/queries.js";
 import { GROUPS, look } from "../model/states.js";
 import { number } from "../model/text.js";
+import { now } from "../model/time.js";
 import { Button, Chips, Choice, Empty, Entry, List, Panel, Small, Time, useAnswer, useTitle } from "./kit.js";
 import { LEVELS, Line, atLeast } from "./logs.js";
-import { paused, useKeys } from "./shell.js";
+import { paused, step, useKeys } from "./shell.js";
 
 const KINDS = new Map([["flow_run", "Flow runs"], ["flow", "Flows"], ["task_run", "Task runs"]]);
 
@@ -22,8 +23,7 @@ export function Search() {
   const hits = text.trim() ? (data?.search ?? []) : [];
   const enter = (event) => {
     event.preventDefault();
-    const first = document.querySelector("main [data-row]");
-    if (first instanceof HTMLElement) first.focus();
+    step(1);
   };
   const find = (given) => {
     const id = given.trim().toLowerCase();
@@ -58,6 +58,7 @@ export function Go() {
 }
 
 const KEPT = 500;
+const SECONDS = 5;
 
 export function Tail() {
   useTitle("Tail");
@@ -70,7 +71,11 @@ export function Tail() {
   const [lines, setLines] = useState([]);
   const held = useSignal(false);
   const missed = useSignal(0);
+  // When each came, of those of the last seconds.
+  const came = useRef([]);
+  const late = () => came.current.filter((at) => at > now.value - SECONDS * 1000);
   const take = (fresh) => {
+    came.current = [...late(), ...fresh.map(() => now.value)];
     if (held.peek()) missed.value += fresh.length;
     else if (fresh.length) setLines((known) => [...fresh.slice(-KEPT).reverse(), ...known].slice(0, KEPT));
   };
@@ -85,6 +90,7 @@ export function Tail() {
   useEffect(() => {
     if (unknown.length) ask(NAMES, { ids: unknown }).then((data) => setNames((known) => new Map([...known, ...data.flow.map((each) => [each.id, each.name])])), () => {});
   }, [unknown.join()]);
+  const rate = late().length / SECONDS;
   const hold = () => {
     held.value = !held.value;
     missed.value = 0;
@@ -92,7 +98,7 @@ export function Tail() {
   useKeys({ " ": hold });
   const shown = lines.filter((line) => line.level || ((!group || look(line.state).group === group) && (!flow || names.get(line.flow_id) === flow)));
   return html`<h1>Tail</h1><p class="faint">The states of all flow runs, and what one of them logs, as they come; the newest ${KEPT} are kept.</p>
-    <div class="tools"><${Button} aria-pressed=${held.value} onClick=${hold}>${held.value ? `Go on (${number(missed.value)} passed)` : "Hold"}<//>
+    <div class="tools"><${Button} aria-pressed=${held.value} onClick=${hold}>${held.value ? `Go on (${number(missed.value)} passed)` : "Hold"}<//> <span class="number faint">${rate > 0 && `${number(Math.ceil(rate))} a second`}</span>
       <${Choice} label="Flow" name="flow" all="any" options=${[...new Set([flow, ...names.values()])].filter(Boolean).sort()} />
       ${run && html`<${Choice} label="Log at least" name="level" all="everything" options=${LEVELS.slice(1)} /> <${Small} onClick=${() => set({ run: null })}>Without the log<//>`}
       <${Chips} groups=${GROUPS.filter((each) => each !== "skipped")} chosen=${group ? [group] : []} press=${(state) => set({ state })} all /></div>

@@ -193,7 +193,7 @@ export function listenToKeys() {
 }
 
 /** Move to the next row that can be opened. */
-function step(by) {
+export function step(by) {
   const rows = [...document.querySelectorAll("main [data-row]")].filter((row) => row instanceof HTMLElement && row.offsetParent !== null);
   const at = rows.indexOf(document.activeElement);
   const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(rows.length - 1, Math.max(0, at + by))];

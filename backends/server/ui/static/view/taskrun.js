@@ -2,17 +2,17 @@
 import { html } from "../html.js";
 import { useMemo } from "../vendor/hooks.js";
 import { useSignal } from "../vendor/signals.js";
-import { href, query, set } from "../model/route.js";
+import { query, set } from "../model/route.js";
 import { TASK_RUN } from "../model/queries.js";
 import { isFinished } from "../model/states.js";
 import { attempts } from "../model/run.js";
 import { duration, iso, milliseconds, now } from "../model/time.js";
-import { Button, Copy, Entry, Facts, Fold, List, State, Time, Took, Traceback, What, Words, useAnswer, useThrottled } from "./kit.js";
+import { SteerTask } from "./steer.js";
+import { Button, CopyLink, Entry, Facts, Fold, List, State, Time, Took, Traceback, What, Words, useAnswer, useThrottled } from "./kit.js";
 import { Artifact } from "./markdown.js";
 import { Lines } from "./logs.js";
 import { Answer, Inputs } from "./answer.js";
 import { may, useKeys } from "./shell.js";
-import { SteerTask } from "./steer.js";
 
 export function TaskRun({ run, tasks, task, index, counts, close }) {
   const { data, problem, again } = useAnswer(TASK_RUN, { run: run.id, task, index }, "The task run");
@@ -46,7 +46,7 @@ function Inside({ run, row, definition, again }) {
   const window = chosen ? { from: iso(chosen.from - 1), to: iso((chosen.to ?? now.peek()) + 50) } : null;
   return html`<p class="facts"><span class="big"><${State} state=${row.state} /></span> <${Time} at=${row.start_time} /> <${Took} run=${row} tried=${tried} />
       ${tried.length > 1 && html`<span>attempt ${tried.length}${definition?.max_retries ? ` of ${definition.max_retries + 1}` : ""}</span>`}
-      <${Copy} text=${new URL(href(["go", row.id]), document.baseURI).href} label="copy link" /></p>
+      <${CopyLink} id=${row.id} /></p>
     ${row.state_message && html`<p class="said"><${Words} text=${row.state_message} /></p>`}
     ${row.state === "Paused" && !row.serialized_state?.context?.held && may("answer") && html`<p><${Button} class="primary" onClick=${() => (answering.value = true)}>Answer…<//></p>`}
     ${answering.value && html`<${Answer} rows=${[{ ...row, task: definition, flow_run: run }]} close=${() => { answering.value = false; again(); }} />`}

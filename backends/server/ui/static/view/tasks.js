@@ -155,7 +155,7 @@ function Found({ run, tasks, task, index, stamp, group, text, order, all }) {
     <p class="faint">${text || order ? `${number(count)} ${text ? "like that" : `of ${number(all)}`}${more ? ", and more: scroll" : ""}.` : `${number(Math.min(count, all))} of ${number(all)} read${more ? "; scroll for more" : ""}.`}</p>`;
 }
 
-function Row({ run, task, index, row, states, selected, child = false, fold = null }) {
+function Row({ run, task, index, row, states, selected, child, fold }) {
   const index_ = index >= 0 ? html` <span class="index">[${index}]</span>` : null;
   return html`<span role="cell"><${State} state=${row?.state ?? (states?.length ? null : "Pending")} bare=${!row} /></span>
     <span role="cell" class=${child ? "what child" : "what"}>${fold}<a data-row class="stretched" href=${taskRunAddress(run.id, task?.id ?? "", index)} aria-current=${selected}><${Name} of=${task?.name} />${index_}</a>${states && html` <span class="faint">▤ ${number(children({ task, states }))}</span>`}</span>

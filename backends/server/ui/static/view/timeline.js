@@ -19,7 +19,7 @@ const LABEL = 150;
 const MOST = 60;
 const BINS = 300;
 
-export function Timeline({ run, counts, task, stamp, small = false }) {
+export function Timeline({ run, counts, task, stamp, small }) {
   const zoom = interval(query.value.get("zoom"));
   const span = zoom ? { from: zoom[0], to: zoom[1] } : {};
   const { data, problem, again } = useAnswer(run.start_time || counts.size ? TIMELINE : null, { run: run.id, bins: BINS, ...span }, "The timeline");

@@ -61,9 +61,8 @@ function Limit({ limit, close }) {
   const run = async () => {
     const wanted = Number(places.value);
     if (!Number.isInteger(wanted) || wanted < 0 || !places.value.trim()) throw new Error("A limit is a whole number, 0 or more.");
-    if (kind.value === "rate") await ask(RATE_LIMIT, { input: { tag: name.value, limit: wanted, period: Number(period.value) } });
-    else if (kind.value === "task") await ask(TAG_LIMIT, { input: { tag: name.value, limit: wanted } });
-    else await ask(FLOW_LIMIT, { input: { name: name.value, limit: wanted } });
+    const [change, of] = { rate: [RATE_LIMIT, { tag: name.value, period: Number(period.value) }], task: [TAG_LIMIT, { tag: name.value }], flow: [FLOW_LIMIT, { name: name.value }] }[kind.value];
+    await ask(change, { input: { limit: wanted, ...of } });
   };
   return html`<${Dialog} title=${limit.id ? `Change the limit ${limit.name}` : "New limit"} action="Set the limit" close=${close} run=${run}>
     ${!limit.id && html`<${Choice} label="Of" value=${kind.value} change=${(chosen) => (kind.value = chosen)} options=${[["task", "a tag of tasks"], ["rate", "a tag of tasks: how often they begin"], ["flow", "a label of flow runs"]]} />
