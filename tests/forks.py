@@ -1,7 +1,8 @@
 """Processes of the command line, forked from one that has imported it: to import all takes longer than most commands.
 
-Each is a process like any other, with its own arguments, folder, environment and streams. `Forks` starts the one that
-they are forked from, which is in `fork_commands`; between it and a command is a process that says how it ended.
+Each is a process like any other, with its own arguments, folder, environment and streams, and as many open files as who
+starts it. The one that they are forked from is in `fork_commands`; between it and a command is a process that says how
+the command ended.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -73,7 +75,8 @@ class Command:
         self._line, its = socket.socketpair()
         with its, open(os.devnull) as nothing:
             socket.send_fds(_forks(), [b"."], [its.fileno(), nothing.fileno(), output, errors])
-        self._line.sendall(json.dumps([arguments, str(cwd), dict(env)]).encode())
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._line.sendall(json.dumps([arguments, str(cwd), dict(env), files]).encode())
         self._line.shutdown(socket.SHUT_WR)
         self.pid = self._number()
 
@@ -184,7 +187,8 @@ def _become_command(line: socket.socket, streams: list[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    arguments, cwd, env = json.loads(request)
+    arguments, cwd, env, files = json.loads(request)
+    resource.setrlimit(resource.RLIMIT_NOFILE, tuple(files))
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)

@@ -21,7 +21,8 @@ from flowloop.backends import connect
 from flowloop.engine import Settings
 from flowloop.engine.cloud import create_flow_run
 
-from ..commands import environment, own_port
+from ..commands import environment, heard, own_port, start
+from ..forks import Command
 from .mapped import CHILDREN, check, history, mapped_flow, runner
 
 pytestmark = [pytest.mark.faults, pytest.mark.heavy, pytest.mark.timeout(7200)]
@@ -119,8 +120,10 @@ class KilledServer:
     def __init__(self, db: str, port: int, folder: Path, extra: Mapping[str, str] | None = None) -> None:
         self._db = db
         self._port = port
-        self._environment = environment(folder, extra)
-        self._process: asyncio.subprocess.Process | None = None
+        self._folder = folder
+        # nobody reads on what it says, and a pipe that is full would stop it
+        self._extra = {"FLOWLOOP_LOG_LEVEL": "WARNING", **(extra or {})}
+        self._process: Command | None = None
         self.url = ""
 
     @property
@@ -129,23 +132,18 @@ class KilledServer:
         return self._process.pid
 
     async def start(self) -> None:
-        code = "from flowloop.backends.cli import main; main()"
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", code, "server", "--db", self._db, "--port", str(self._port)),
-            stdout=asyncio.subprocess.PIPE,
-            env=self._environment,
-        )
-        assert self._process.stdout is not None
-        line = (await self._process.stdout.readline()).decode()
-        assert line.startswith("flowloop serves "), line
-        self.url = line.split()[2]
+        command = ("server", "--db", self._db, "--port", str(self._port))
+        self._process = await asyncio.to_thread(start, *command, cwd=self._folder, extra=self._extra)
+        self.url = (await asyncio.to_thread(heard, self._process, "flowloop serves ")).split()[2]
 
     async def end(self, by: signal.Signals = signal.SIGKILL) -> int:
         """End it by a signal, and return its exit code."""
         assert self._process is not None
-        if self._process.returncode is None:
-            self._process.send_signal(by)
-        return await self._process.wait()
+        assert self._process.stdout is not None
+        self._process.send_signal(by)
+        code = await asyncio.to_thread(self._process.wait)
+        self._process.stdout.close()
+        return code
 
 
 @asynccontextmanager
