@@ -7,6 +7,7 @@ missed and nothing grows while a reader is slow; a cursor, the id of the newest 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,14 @@ Answers = AsyncGenerator[Answer | None]
 _LEVELS = frozenset({"NOTSET", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 
 
+class _Bell:
+    """Rings when something happens to a flow run, to any if it is None."""
+
+    def __init__(self, flow_run_id: str | None) -> None:
+        self.flow_run_id = flow_run_id
+        self.rung = anyio.Event()
+
+
 class Changes:
     """Answers the subscriptions that begin with what is there and go on with what is different.
 
@@ -61,7 +70,7 @@ class Changes:
     def __init__(self, store: Store, poll_seconds: float) -> None:
         self._store = store
         self._poll_seconds = poll_seconds
-        self._waiting: dict[anyio.Event, str | None] = {}
+        self._bells: weakref.WeakSet[_Bell] = weakref.WeakSet()
         self.hears = False
         self._closing = anyio.Event()
         self.feeds: Mapping[str, Callable[[Call, Mapping[str, Any]], Answers]] = {
@@ -76,31 +85,33 @@ class Changes:
 
     def wake(self, flow_run_ids: Collection[str]) -> None:
         """Wake the feeds that these flow runs concern, or every feed if it may be any of them."""
-        for woken, flow_run_id in self._waiting.items():
-            if flow_run_id is None or not flow_run_ids or flow_run_id in flow_run_ids:
-                woken.set()
+        for bell in self._bells:
+            if bell.flow_run_id is None or not flow_run_ids or bell.flow_run_id in flow_run_ids:
+                bell.rung.set()
 
     def close(self) -> None:
         """End every feed."""
         self._closing.set()
-        for woken in self._waiting:
-            woken.set()
+        for bell in self._bells:
+            bell.rung.set()
 
-    async def _rest(self, flow_run_id: str | None, every: float, seconds: float) -> None:
+    def _bell(self, flow_run_id: str | None) -> _Bell:
+        """Return what wakes a feed as long as it goes on, also while it reads or its answer is on the way."""
+        bell = _Bell(flow_run_id)
+        self._bells.add(bell)
+        return bell
+
+    async def _rest(self, bell: _Bell, every: float, seconds: float) -> None:
         """Wait for `every` seconds, and then until something happens, or for `seconds` in all.
 
         Raises:
             - ShuttingDown: if the feeds are closed
         """
-        woken = anyio.Event()
-        self._waiting[woken] = flow_run_id
-        try:
-            with anyio.move_on_after(every):
-                await self._closing.wait()
-            with anyio.move_on_after(seconds - every):
-                await woken.wait()
-        finally:
-            del self._waiting[woken]
+        with anyio.move_on_after(every):
+            await self._closing.wait()
+        with anyio.move_on_after(seconds - every):
+            await bell.rung.wait()
+        bell.rung = anyio.Event()
         if self._closing.is_set():
             raise ShuttingDown("The server is stopping: subscribe again.")
 
@@ -114,6 +125,7 @@ class Changes:
         versions: dict[str, int] = {}
         run_version = 0
         quiet = time.monotonic()
+        bell = self._bell(flow_run_id)
         while True:
             begun = time.monotonic()
             answer: Answer = {"reset": False, "run": None, "tasks": [], "rows": []}
@@ -139,7 +151,7 @@ class Changes:
                 quiet = time.monotonic()
                 yield None
             took = time.monotonic() - begun
-            await self._rest(flow_run_id, max(every, min(took * _SHARE, _AT_LEAST_EVERY)), self._poll_seconds)
+            await self._rest(bell, max(every, min(took * _SHARE, _AT_LEAST_EVERY)), self._poll_seconds)
 
     # -- all flow runs -------------------------------------------------------------------------------------
 
@@ -150,6 +162,7 @@ class Changes:
         versions: dict[str, int] = {}
         paused: int | None = None
         quiet = time.monotonic()
+        bell = self._bell(None)
         while True:
             async with reading(self._store, call.budget.seconds) as connection:
                 newest = await _newest(connection, "flow_run_state")
@@ -164,7 +177,7 @@ class Changes:
                 quiet = time.monotonic()
                 yield None
             cursor, paused = newest, waiting
-            await self._rest(None, every, UNHEARD if self.hears else self._poll_seconds)
+            await self._rest(bell, every, UNHEARD if self.hears else self._poll_seconds)
 
     # -- logs ----------------------------------------------------------------------------------------------
 
@@ -178,6 +191,7 @@ class Changes:
         known: dict[str, None] = {}
         is_behind = False
         quiet = time.monotonic()
+        bell = self._bell("")
         while True:
             async with reading(self._store, call.budget.seconds) as connection:
                 run = await run_of(connection, call, given["flow_run_id"])
@@ -207,7 +221,7 @@ class Changes:
                 quiet = time.monotonic()
                 yield None
             cursor = newest
-            await self._rest("", every, every)
+            await self._rest(bell, every, every)
 
 
 # -- reading -----------------------------------------------------------------------------------------------

@@ -136,9 +136,10 @@ async def test_all_flow_runs_and_how_many_wait_for_somebody(feeds: Feeds, world:
 
 
 async def test_what_another_process_does_to_a_flow_run_is_told_as_soon_as_it_is_heard(
-    database_url: str, store: Store, world: World
+    database_url: str, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody looks by themselves: what wakes the feeds is that the other process is heard."""
+    """Nobody looks by themselves: what wakes the feeds is that the other process is heard, whatever they do then."""
+    monkeypatch.setattr(changes, "UNHEARD", 3_600)
     feeds = Feeds(store, poll_seconds=3_600)
     async with Store(database_url, synchronous="OFF") as other, anyio.create_task_group() as group:
         assert await group.start(feeds.live.run)
