@@ -402,6 +402,11 @@ NO_JSON = [math.nan, math.inf, -math.inf]
 
 
 TABS = ("tasks", "timeline", "graph", "logs", "artifacts", "parameters", "history")
+UNSEEN = r"""[...document.querySelectorAll("body, body *")]
+  .flatMap(each => [...each.childNodes]).filter(each => each.nodeType === Node.TEXT_NODE).map(each => each.data)
+  .filter(each => /[\u0000-\u0008\u001b\u202a-\u202e]/.test(each)).map(each => each.slice(0, 40))"""
+"""Text that turns around what is beside it, or that nobody sees."""
+
 WIDER = """document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("main *")]
   .filter(each => each.getBoundingClientRect().right > innerWidth)
   .map(each => each.outerHTML.slice(0, 120)).slice(0, 4)"""
@@ -436,11 +441,13 @@ async def test_hostile_text_is_text(browser: Browser, url: str, store: Store) ->
         await visit.open(f"{url}/ui/")
         for address in ("runs", "flows", "inbox", "workers", "search?q=a", f"flows/{recorded.flow_id}?form=run"):
             await visit.go(address)
+            assert await page.evaluate(UNSEEN) == [], address
             assert await visit.nodes() < 3_000
         for number, run in enumerate(runs):
             for tab in ("overview", TABS[number % len(TABS)], "numbers"):
                 is_task = tab not in ("overview", *TABS)
                 await visit.go(f"runs/{run.id}/tasks/{run.tasks[tab]}/-1" if is_task else f"runs/{run.id}?tab={tab}")
+                assert await page.evaluate(UNSEEN) == [], (tab, HOSTILE[number][:40])
                 assert await page.evaluate(WIDER) == [], (tab, HOSTILE[number][:40])
                 links = await page.evaluate(
                     "[...document.querySelectorAll('a')]"

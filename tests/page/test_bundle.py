@@ -35,7 +35,8 @@ const tree = (source) => {
   return JSON.stringify(found, function (key, value) {
     if (key === "start" || key === "end" || typeof value === "bigint") return undefined;
     if (this.type === "TaggedTemplateExpression" && this.tag.name === "html" && key === "quasi") {
-      return { ...value, quasis: value.quasis.map((each) => each.value.raw.replace(broken, "$1")) };
+      const bare = (text) => text.replace(broken, "$1").replace(/="([\w-]+)"(?=[\s>])/g, "=$1");
+      return { ...value, quasis: value.quasis.map((each) => bare(each.value.raw)) };
     }
     if (value?.type === "TemplateLiteral" && isQuery(value)) return { ...value, quasis: words(value) };
     return value;
@@ -151,6 +152,9 @@ def test_our_modules_read_the_same_without_what_is_there_for_readers() -> None:
     assert compared(written) == ["same"] * len(written)
     assert "as it is" in lean(TRICKY[6])
     assert "kept\n     as" in lean(TRICKY[6])
+    assert lean('html`<p class="a" id=${x} is="b c" it="d" /> e="f" ${y} g="h" `') == (
+        'html`<p class=a id=${x} is="b c" it=d /> e="f" ${y} g="h" `'
+    )
     assert lean(TRICKY[7]) == 'const a=`query A($b:C!){d(e:{f:[$b,1]},g:"h"){${i} j ${k} l{m}}}`;'
 
 

@@ -42,6 +42,8 @@ _PIECES = ("template", "markup", "query")
 _ASKED = re.compile(r"(^\}|\$\{$)|\s*([{}()\[\]:,])\s*|\s+")
 _QUERY = re.compile(r"`(?:query|mutation|subscription) ")
 _BREAK = re.compile(r"(?<=>)\s*\n\s*|\s*\n\s*(?=<)|\s*(\n)\s*")
+_ENDS_OF_TAGS = re.compile("([<>])")
+_QUOTED = re.compile(r'(?<==)"([\w-]+)"(?=\s|$)')
 _STYLE = re.compile(r'("[^"]*")|/\*.*?\*/\s*|[\s;]*(\})\s*|\s*([{;,>])\s*|(:)\s+|(?<![\w.])0(\.\d)|\s+', re.DOTALL)
 
 
@@ -119,10 +121,12 @@ def joined(modules: Mapping[str, str], first: str) -> str:
 def lean(source: str) -> str:
     """Leave out comments, and blanks that separate nothing. Strings, patterns and templates stay as they are.
 
-    Markup is the exception: htm takes no notice of the blanks around a line break, so that these go as well. Of the
-    questions in the language of the API one blank is as good as many.
+    Markup is the exception: htm takes no notice of the blanks around a line break, so that these go as well, and a word
+    that is the value of an attribute needs no quotes. Of the questions in the language of the API one blank is as good
+    as many.
     """
     sent: list[str] = []
+    in_tags: list[bool] = []
     before = blank = ""
     for kind, text in _tokens(source):
         if kind == "blank":
@@ -133,12 +137,27 @@ def lean(source: str) -> str:
         elif blank and before:
             sent.append(_between(before[-1], blank, text[0]))
         if kind == "markup":
-            text = _BREAK.sub(lambda found: found[1] or "", text)
+            if text[0] == "`":
+                in_tags.append(False)
+            text, in_tags[-1] = _unquoted(_BREAK.sub(lambda found: found[1] or "", text), in_tags[-1])
+            if text[-1] == "`":
+                in_tags.pop()
         elif kind == "query":
             text = _ASKED.sub(lambda found: found[0] if found[1] else found[2] or " ", text)
         sent.append(text)
         before, blank = text, ""
     return "".join(sent)
+
+
+def _unquoted(piece: str, in_tag: bool) -> tuple[str, bool]:
+    """Return a piece of markup without needless quotes, and whether it ends within a tag, as it may begin."""
+    parts = _ENDS_OF_TAGS.split(piece)
+    for at, part in enumerate(parts):
+        if part in ("<", ">"):
+            in_tag = part == "<"
+        elif in_tag:
+            parts[at] = _QUOTED.sub(r"\1", part)
+    return "".join(parts), in_tag
 
 
 def short(source: str) -> str:

@@ -6,7 +6,7 @@ import { href, taskRunAddress } from "../model/route.js";
 import { NODE, drawn, inColumns, inOrder, layOut } from "../model/graph.js";
 import { byGroup, inWords, look, shapeOf, worst } from "../model/states.js";
 import { statesOfTask, sum, total } from "../model/run.js";
-import { counted, number, visible } from "../model/text.js";
+import { counted, number } from "../model/text.js";
 import { Bar, Counts, Fold, Name, Problem } from "./kit.js";
 import { Rows } from "./table.js";
 
@@ -71,12 +71,12 @@ function TaskNode({ run, task, x, y, states, again, selected, open }) {
   });
   const symbol = only ? look(only).symbol : shapeOf(group);
   const press = open && ((event) => { event.preventDefault(); open(); });
-  return html`<a href=${open ? href(["runs", run.id], { tab: "tasks" }) : taskRunAddress(run.id, task.id, -1)} onClick=${press} data-task=${task.id} class=${`node of-${group}${selected ? " selected" : ""}${isMapped ? " mapped" : ""}`} transform=${`translate(${x} ${y})`} aria-label=${`${visible(task.name)}: ${words}`}>
-    <title>${visible(task.name)}: ${words}</title>
+  return html`<a href=${open ? href(["runs", run.id], { tab: "tasks" }) : taskRunAddress(run.id, task.id, -1)} onClick=${press} data-task=${task.id} class=${`node of-${group}${selected ? " selected" : ""}${isMapped ? " mapped" : ""}`} transform=${`translate(${x} ${y})`} aria-label=${`${task.name}: ${words}`}>
+    <title>${task.name}: ${words}</title>
     ${isMapped && html`<rect class="behind" x="4" y="4" width=${NODE.width} height=${NODE.height} rx="7" />`}
     <rect class="box" width=${NODE.width} height=${NODE.height} rx="7" />
     <text class="shape" x="10" y="22">${symbol}</text>
-    <foreignObject x="28" y="5" width=${NODE.width - 34} height="24"><div class="node-name" dir="auto">${visible(task.name)}</div></foreignObject>
+    <foreignObject x="28" y="5" width=${NODE.width - 34} height="24"><div class="node-name" dir="auto">${task.name}</div></foreignObject>
     ${isMapped && children > 0 ? html`${parts.map((part) => html`<rect key=${part.group} class=${`fill of-${part.group}`} x=${part.x} y="31" width=${part.width} height="6" />`)}
       <text class="small-text" x="10" y="48">${number(children)}${again ? ` · ${number(again)} ↻` : ""}</text>` : html`<text class="small-text" x="10" y="44">${words}${again ? " ↻" : ""}</text>`}
   </a>`;

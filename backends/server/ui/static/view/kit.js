@@ -100,7 +100,7 @@ export function Words({ text, limit = LONG }) {
 
 /** A name, with what cannot be seen made visible. */
 export function Name({ of }) {
-  return html`<span class="name" dir="auto">${of?.trim() ? visible(of) : "(no name)"}</span>`;
+  return html`<span class="name" dir="auto">${of?.trim() ? of : "(no name)"}</span>`;
 }
 
 /** A value, of which what lies deep is folded, and of a long list the beginning is there. */
@@ -113,7 +113,7 @@ function Value({ value, name = "", depth = 0 }) {
   const isList = Array.isArray(value);
   const entries = value instanceof Typed || typeof value === "string" ? [] : Object.entries(value ?? {});
   if (!entries.length) return html`<div><${Words} text=${name + encode(value)} /></div>`;
-  return html`<${Fold} open=${depth < DEEP} title=${visible(name) + (isList ? `[${entries.length}]` : `{${entries.length}}`)}>
+  return html`<${Fold} open=${depth < DEEP} title=${name + (isList ? `[${entries.length}]` : `{${entries.length}}`)}>
     ${entries.slice(0, most.value).map(([key, each]) => html`<${Value} key=${key} name=${isList ? "" : `${JSON.stringify(key)}: `} value=${each} depth=${depth + 1} />`)}
     ${entries.length > most.value && html`<${Small} onClick=${() => (most.value += MOST_ENTRIES)}>${number(entries.length - most.value)} more<//>`}<//>`;
 }

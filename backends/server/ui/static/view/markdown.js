@@ -3,7 +3,7 @@ import { html } from "../html.js";
 import { h } from "../vendor/preact.js";
 import { encode } from "../model/json.js";
 import { parse } from "../model/markdown.js";
-import { safeLink, safePicture, visible } from "../model/text.js";
+import { safeLink, safePicture } from "../model/text.js";
 import { Facts, Json } from "./kit.js";
 
 export function Artifact({ kind, data }) {
@@ -12,10 +12,10 @@ export function Artifact({ kind, data }) {
   if (kind === "link") {
     const target = typeof data === "string" ? data : (data?.link ?? "");
     const href = typeof target === "string" ? safeLink(target) : null;
-    return href ? html`<p><a href=${href} target="_blank" rel="noopener noreferrer">${visible(String(data?.text ?? target))}</a></p>` : html`<p>${visible(String(target))}</p>`;
+    return href ? html`<p><a href=${href} target="_blank" rel="noopener noreferrer">${String(data?.text ?? target)}</a></p>` : html`<p>${String(target)}</p>`;
   }
   if (kind === "progress" && typeof data?.progress === "number") {
-    return html`<p><progress value=${data.progress} max="1"></progress> ${Math.round(data.progress * 100)}% ${visible(String(data.label ?? ""))}</p>`;
+    return html`<p><progress value=${data.progress} max="1"></progress> ${Math.round(data.progress * 100)}% ${String(data.label ?? "")}</p>`;
   }
   if (kind === "image" && typeof data === "string" && safePicture(data)) return html`<img src=${data} alt="artifact" />`;
   if (Array.isArray(data) && data.length && data.every((row) => row && typeof row === "object" && !Array.isArray(row))) return html`<${Table} rows=${data.slice(0, 200)} />`;
@@ -24,8 +24,8 @@ export function Artifact({ kind, data }) {
 
 function Table({ rows }) {
   const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))].slice(0, 30);
-  const cell = (row, name) => (Object.hasOwn(row, name) ? visible(typeof row[name] === "string" ? row[name] : encode(row[name])) : "");
-  return html`<div class="scroll" tabindex="0"><${Facts} head=${columns.map(visible)} rows=${rows.map((row) => columns.map((name) => cell(row, name)))} /></div>`;
+  const cell = (row, name) => (Object.hasOwn(row, name) ? (typeof row[name] === "string" ? row[name] : encode(row[name])) : "");
+  return html`<div class="scroll" tabindex="0"><${Facts} head=${columns} rows=${rows.map((row) => columns.map((name) => cell(row, name)))} /></div>`;
 }
 
 const ELEMENTS = new Map([["paragraph", "p"], ["quote", "blockquote"], ["rule", "hr"], ["item", "li"], ["strong", "strong"], ["emphasis", "em"]]);
@@ -36,13 +36,13 @@ function shown(node, at) {
   if (element) return h(element, { key: at }, inside);
   switch (node.type) {
     case "text":
-      return visible(node.text ?? "");
+      return node.text ?? "";
     case "heading":
       return h(`h${Math.min(6, (node.level ?? 1) + 2)}`, { key: at }, inside);
     case "code":
-      return html`<pre key=${at} tabindex="0"><code>${visible(node.text ?? "")}</code></pre>`;
+      return html`<pre key=${at} tabindex="0"><code>${node.text ?? ""}</code></pre>`;
     case "inline-code":
-      return html`<code key=${at}>${visible(node.text ?? "")}</code>`;
+      return html`<code key=${at}>${node.text ?? ""}</code>`;
     case "list":
       return h(node.ordered ? "ol" : "ul", { key: at }, inside);
     case "link":

@@ -62,7 +62,7 @@ function AsTable({ run, lanes, counts, stamp }) {
       const known = counts.get(id);
       const bins = (data?.run_summary.durations ?? []).filter((each) => each.task_id === id);
       const took = (part) => (bins.length ? (within(bins, part) === null ? "longer" : `≤ ${duration(within(bins, part) * 1000)}`) : "–");
-      return [html`<a href=${taskRunAddress(run.id, id, -1)}>${visible(name)}</a>`, at(known?.start_time), at(known?.end_time), took(0.5), took(1), html`<${Counts} counts=${statesOfTask(counts, id)} />`, number(known?.again ?? 0)];
+      return [html`<a href=${taskRunAddress(run.id, id, -1)}>${name}</a>`, at(known?.start_time), at(known?.end_time), took(0.5), took(1), html`<${Counts} counts=${statesOfTask(counts, id)} />`, number(known?.again ?? 0)];
     })} />`;
 }
 
@@ -190,7 +190,7 @@ function Drawing({ run, drawn, rows, most }) {
     const lane = laneAt(event);
     if (!lane || event.offsetX < left) return (words.value = "");
     const bin = binAt(event.offsetX);
-    const name = `${visible(lane.task.name)}${lane.row ? `[${lane.row.map_index}]` : ""}`;
+    const name = `${lane.task.name}${lane.row ? `[${lane.row.map_index}]` : ""}`;
     if (lane.states) return (words.value = `${name} at ${precise(momentAt(bin))}: ${stateAt(lane.states, momentAt(bin + 1))}, ${counted(attempts(lane.states).length, "attempt")}`);
     const { running, ended } = (lane.bins)[bin];
     words.value = `${name} at ${precise(momentAt(bin))}: ${number(running)} running${ended.map(([state, count]) => `, ${number(count)} ${state}`).join("")}`;
