@@ -381,7 +381,10 @@ class FlowRunner(Runner):
                 task_runner_state_handlers=task_runner_state_handlers,
                 executor=executor,
             )
-            return await (going if telemetry.active is None else telemetry.active.flow_run(going, self.flow.name))
+            ended = await (going if telemetry.active is None else telemetry.active.flow_run(going, self.flow.name))
+            if ended is start or ended is self._told:
+                return ended
+            raise ENDRUN(ended)  # of a step of a subclass, which tells nobody
         except BaseException as raised:
             error = meant(raised)
             if isinstance(error, FlowDefinitionError) and start is None:
@@ -391,7 +394,7 @@ class FlowRunner(Runner):
                     await at_last(self._stopped_before_tasks(start), self.settings.cancel_grace)
                 raise
             if isinstance(error, (ENDRUN, PrefectStateSignal)):
-                if start is None or error.state is start or error.state is self._told:
+                if error.state is start or error.state is self._told:
                     return error.state
                 ended = self._as_end(self._held_back(error.state))
             elif goes_on(error) or is_let_through(error):

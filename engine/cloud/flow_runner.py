@@ -168,6 +168,7 @@ class CloudFlowRunner(OwningFlowRunner):
             self._changed_elsewhere = None
             self._end_ahead = None
             self._has_spoken = False
+            self._is_cut_short = False
             self._unrecorded = None
             self._looking = anyio.Lock()
             known |= {
@@ -351,9 +352,11 @@ class CloudFlowRunner(OwningFlowRunner):
             if isinstance(error, BackendUnavailable):
                 self._cancellation.lose(error)
             self._unrecorded = error
-            raise ENDRUN(Failed(message, result=error) if state is None else state) from error
+            self._told = Failed(message, result=error) if state is None else state
+            raise ENDRUN(self._told) from error
         if begun is not None and isinstance(begun.state, Queued):
             begun.state.state = Pending()
+            self._told = begun.state
             raise ENDRUN(begun.state)
         self._running_from_start = None if begun is None else begun.state
         self._cancellation.look = functools.partial(self._look, self._port, info.id, refused=True)

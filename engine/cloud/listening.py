@@ -103,6 +103,7 @@ class ListeningFlowRunner(RecordingFlowRunner):
             task.uncancel()
             if task.cancelling():
                 raise
+            self._is_cut_short = True
         finally:
             if before:
                 cancellation.interruptible.add(task)

@@ -95,6 +95,8 @@ class RecordingFlowRunner(FlowRunner):
         self._recorded_limits: Mapping[str, Any] = {}
         self._has_spoken = False
         """Whether this run has sent a state of the flow run."""
+        self._is_cut_short = False
+        """Whether a section of the run, which does not drive the tasks, was stopped, and what came after it goes on."""
         self._unrecorded: BaseException | None = None
         """Why the state that the flow run has come to is not recorded."""
         self._woken = anyio.Event()
@@ -140,6 +142,10 @@ class RecordingFlowRunner(FlowRunner):
             raise ENDRUN(ended)
         if isinstance(ended, Cancelling) and not isinstance(new_state, Cancelled):
             new_state = cancelled_as(new_state)
+        elif self._is_cut_short and self._cancellation.cause is not None and new_state.is_finished():
+            stopped = self._stopped_as(self._cancellation.cause)
+            stopped.result = new_state.result
+            new_state = stopped
         try:
             new_state = await super().call_runner_target_handlers(old_state, new_state)
         except BaseException as raised:

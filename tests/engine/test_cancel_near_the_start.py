@@ -8,7 +8,7 @@ import pytest
 
 from flowloop.engine import Flow, task
 from flowloop.engine.cloud import CloudFlowRunner, create_flow_run
-from flowloop.engine.state import Cancelled, Cancelling, Queued, Scheduled, Success
+from flowloop.engine.state import Cancelled, Cancelling, Queued, Scheduled, Success, TimedOut
 from flowloop.engine.testing import FaultyBackend
 
 pytestmark = pytest.mark.virtual_time
@@ -200,6 +200,30 @@ async def test_a_section_is_cut_short_by_a_cancel_and_no_success_is_recorded_ove
     assert runner.was_cut is (where != "around")
     assert type(state.result[made]) is (Success if where in ("after", "twice") else Cancelled)
     assert type(await backend.get_flow_run_state(flow_run_id)) is Cancelled
+
+
+@pytest.mark.parametrize(
+    ("where", "stop", "kind"),
+    [
+        ("before", "cancel", Cancelled),
+        ("after", "cancel", Cancelled),
+        ("twice", "cancel", Cancelled),
+        ("after", "time", TimedOut),
+    ],
+)
+async def test_a_section_that_the_runner_cuts_short_ends_as_the_api_would_end_it(backend, settings, where, stop, kind):
+    runner = Publishing(small_flow(), backend=backend, settings=settings, where=where)
+    run = asyncio.create_task(runner.run())
+    await anyio.sleep(5)
+    if stop == "cancel":
+        runner.cancel()
+    else:
+        runner._end_for_time(5)
+    state = await run
+    recorded = await backend.get_flow_run_state(runner.flow_run_id)
+    assert [type(state), type(recorded)] == [kind, kind]
+    assert recorded.context["cause"] == ("user" if kind is Cancelled else "timeout")
+    assert (runner.went_on, runner.was_cut) == (True, True)
 
 
 @pytest.mark.parametrize("stopped", CALLERS)

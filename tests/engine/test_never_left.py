@@ -210,6 +210,23 @@ async def test_a_flow_run_whose_end_is_none_has_failed(backend, settings, left):
     assert "in which nobody goes on with it" in state.message or state.message == "The flow run was left unfinished."
 
 
+@pytest.mark.parametrize("step", ["initialize_run", "get_flow_run_state"])
+@pytest.mark.parametrize("ends", [Success, Failed, Skipped, Paused, Running, Pending])
+async def test_how_a_step_of_a_subclass_ends_a_flow_run_is_recorded(backend, settings, step, ends):
+    """Also where it raises it before anything is known of the run, or returns it and tells nobody."""
+
+    async def is_over(self, *args, **kwargs):
+        if step == "initialize_run":
+            raise ENDRUN(ends("by a step"))
+        return ends("by a step")
+
+    runner = type("Ends", (CloudFlowRunner,), {step: is_over})
+    state, recorded, _ = await Pair().run(backend, settings, runner=runner)
+    assert type(state) is type(recorded) is (Failed if ends in (Running, Pending) else ends)
+    [run] = await backend.list_flow_runs()
+    assert (await backend.get_flow_run_info(run.id)).owner is None
+
+
 async def test_the_last_word_may_be_that_the_flow_run_waits(backend, settings):
     later = now() + datetime.timedelta(hours=1)
     pair = Pair(terminal_state_handler=lambda flow, state, reference: Scheduled("look again", start_time=later))
