@@ -11,7 +11,7 @@ import anyio
 from .._run.restart import RUNNER
 from ..backend import Backend, FlowRunClaim
 from ..cancellation import Cause, at_last, stopped_state, undisturbed
-from ..errors import BackendError, BackendRejected, FlowRunOwned, OwnershipLost, VersionLockMismatch
+from ..errors import BackendError, BackendUnavailable, FlowRunOwned, OwnershipLost, VersionLockMismatch
 from ..presence import is_gone, new_owner
 from ..state import Running, State
 from .creation import create_flow_run, start_flow_run
@@ -194,10 +194,10 @@ class OwningFlowRunner(ListeningFlowRunner):
         for look in range(_LOOKS):
             try:
                 info = await backend.get_flow_run_info(flow_run_id)
-            except BackendRejected:
-                if look + 1 < _LOOKS:
-                    continue
-                raise
+            except BackendError as error:
+                if isinstance(error, BackendUnavailable) or look + 1 == _LOOKS:
+                    raise
+                continue
             is_own = info.owner == ownership.claim.owner
             others = not is_own and (follows or info.owner is not None)
             if others or info.state.is_finished() or (info.state.is_running() and not is_own):

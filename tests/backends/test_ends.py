@@ -313,8 +313,9 @@ async def test_what_is_stopped_before_it_begins_and_refused_to_end_is_ended_or_g
     assert (f"flow run {run.id} could not be ended: not now" in caplog.text) is (ends is Scheduled)
 
 
+@pytest.mark.parametrize("error", [BackendRejected, DialectError])
 async def test_what_is_stopped_before_it_begins_is_looked_at_again_if_the_look_is_refused(
-    backend: Backend, settings: Settings
+    backend: Backend, settings: Settings, error: type[BackendError]
 ) -> None:
     class Stopped(FaultyBackend):
         async def claim_flow_run(self, *args: Any, **kwargs: Any) -> Any:
@@ -322,7 +323,7 @@ async def test_what_is_stopped_before_it_begins_is_looked_at_again_if_the_look_i
             return await super().claim_flow_run(*args, **kwargs)
 
     faulty = Stopped(backend)
-    faulty.fail("get_flow_run_info", BackendRejected("not now"))
+    faulty.fail("get_flow_run_info", error("not now"))
     run = Run(backend, settings, value)
     going = asyncio.create_task(run.run(faulty))
     with pytest.raises(asyncio.CancelledError):
