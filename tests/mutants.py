@@ -96,7 +96,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "if carried is not None: :: if never": _SPEED,
     },
     "engine/_run/drive.py": {
-        "_FAR_AHEAD = 2_000 :: 2000 and one more": _BOUND,
+        "_FAR_AHEAD = 500 :: 500 and one more": _BOUND,
         "_MOST_TIMED = 2_000 :: 2000 and one more": _BOUND,
         "if sys.version_info >= (3, 12): :: 12 and one more": _SPEED,
         "self._starting = (-1, -1) :: 1 and one more": _NEGATIVE,

@@ -44,9 +44,11 @@ _MOST_TIMED = 2_000
 _TURN = 0.005
 """Seconds after which the loop gets a turn."""
 
-_FAR_AHEAD = 2_000
-"""Writes that wait to be acknowledged, above which nothing more is started: each holds a run in memory, and who records
-them is busy for many turns as it is.
+_FAR_AHEAD = 500
+"""Writes that wait to be acknowledged, above which nothing more is started.
+
+Each holds a run in memory, which the garbage collector goes through again and again while it waits, and who records
+them has several batches of work as it is.
 """
 
 
