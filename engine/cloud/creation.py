@@ -89,7 +89,8 @@ def _seen(flow: Flow) -> list[Any]:
     seen.append(None if flow._reference_tasks is None else frozenset(flow._reference_tasks))
     for task, slug in flow.slugs.items():
         kind, body, delay = type(task), task.body, task.retry_delay
-        seen += slug, kind, getattr(body, "__func__", body), _FIELDS_OF_DOCUMENTS(task), frozenset(task.tags) if task.tags else ()
+        tags = frozenset(task.tags) if task.tags else ()  # of those that have none, not ten thousand empty ones
+        seen += slug, kind, getattr(body, "__func__", body), _FIELDS_OF_DOCUMENTS(task), tags
         if delay is not None:
             seen.append(tuple(delay) if isinstance(delay, list) else delay)
         if isinstance(task, Parameter):
