@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
-from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
 __all__ = ["Answer", "Answered"]
@@ -70,11 +69,11 @@ class Answered:
             asyncio.get_running_loop().call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        left, turn_ends = self._left, monotonic() + _TURN
-        loop = asyncio.get_running_loop()
+        left, loop = self._left, asyncio.get_running_loop()
+        turn_ends = loop.time() + _TURN
         others: Iterator[Waiter] = iter(())
         try:
-            while left and monotonic() < turn_ends:
+            while left and loop.time() < turn_ends:
                 answer = left.popleft()
                 waiters, answer.waiters = answer.waiters, ()
                 others = iter(waiters)

@@ -19,7 +19,7 @@ class TaskStates(dict[Any, "State"]):
     Args:
         - states: the states
         - slugs: the slugs of all tasks of the flow
-        - times: when the runs of tasks (and a mapped child, or -1) began and ended here, on the monotonic clock
+        - times: when the runs of tasks (and a mapped child, or -1) began and ended here, on the loop's clock
     """
 
     __slots__ = ("_slugs", "times")

@@ -104,7 +104,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "self._times_left -= 1 :: 1 and one more": _BOUND,
         "while self._backlog() > _FAR_AHEAD and not self._is_ending():  # noqa: ASYNC110 :: Gt for GtE": _BOUND,
         "turn = clock + _TURN :: Add for Sub": _SPEED,
-        "self._start((number, -1), loop, monotonic()) :: 1 and one more": _NEGATIVE,
+        "self._start((number, -1), loop, loop.time()) :: 1 and one more": _NEGATIVE,
     },
     "engine/_run/caching.py": {"if TYPE_CHECKING: :: if never": "it is what type checkers alone see"},
     "engine/_run/release.py": {

@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from time import monotonic
 from typing import Any, ClassVar, cast
 
 from .. import telemetry
@@ -162,7 +161,7 @@ class Drive:
         return not all(issubclass(kind, Finished) and kind is not Looped for kind in self._ended_as)
 
     def times(self) -> dict[tuple[Task[..., Any], int], tuple[float, float]]:
-        """Return when the task runs began and ended, on the monotonic clock; of the first few thousand, if there are
+        """Return when the task runs began and ended, on the clock of the loop; of the first few thousand, if there are
         more.
         """
         return {(self._plan.tasks[key[0]], key[1]): (began, ended) for key, began, ended in self._times}
@@ -211,7 +210,7 @@ class Drive:
 
     async def _start_ready(self, loop: asyncio.AbstractEventLoop) -> None:
         ledger = self.ledger
-        clock = monotonic()
+        clock = loop.time()
         turn = clock + _TURN
         gates = self._gates
         cancellation = self._cancellation
@@ -228,7 +227,7 @@ class Drive:
                 # a look now and then: an event for every batch would be a lot to ask of a backend
                 while self._backlog() > _FAR_AHEAD and not self._is_ending():  # noqa: ASYNC110
                     await asyncio.sleep(_TURN)
-                clock = monotonic()
+                clock = loop.time()
                 turn = clock + _TURN
 
     def foresee(self, state: State, posted: Any) -> None:
@@ -282,7 +281,7 @@ class Drive:
         return self._cancellation.cause is not None or self._failure is not None
 
     def _start(self, key: Key, loop: asyncio.AbstractEventLoop, clock: float) -> float:
-        """Start a run at a time of the monotonic clock, and return what the clock says then: it may have ended."""
+        """Start a run at a time of the loop's clock, and return what that says then: it may have ended."""
         if self._tells:
             _log.debug("%s begins", self._name(key))
         is_timed = self._times_left > 0
@@ -293,7 +292,7 @@ class Drive:
                 self._began_at[key] = clock
             if ahead not in self._in_flight:
                 self._settle(key, ahead)
-            return monotonic()
+            return loop.time()
         try:
             self._starting = key
             run = self._run_task(key[0], key[1])
@@ -310,9 +309,9 @@ class Drive:
                 self._began_at[key] = clock
             self._in_flight[task] = key
             task.add_done_callback(self._done_callback, context=self._context)
-            return monotonic()
+            return loop.time()
         self._settle(key, task)
-        ended = monotonic()
+        ended = loop.time()
         if is_timed:
             self._times.append((key, clock, ended))
         return ended
@@ -345,7 +344,8 @@ class Drive:
         number = key[0]
         runner = self._runners[number] = self._runners[number] or self._runner_of(self._plan.tasks[number])
         runner.go_step_by_step()
-        self._start(key, asyncio.get_running_loop(), monotonic())
+        loop = asyncio.get_running_loop()
+        self._start(key, loop, loop.time())
 
     def _upstream_keys(self, key: Key) -> Iterator[Key]:
         """Yield the task runs that a task run takes results of."""
@@ -409,7 +409,7 @@ class Drive:
                 self.ledger.ready.append(gate.waiting.take())
         self._ended_as[type(state)] += 1
         if self._began_at and (began := self._began_at.pop(key, None)) is not None:
-            self._times.append((key, began, monotonic()))
+            self._times.append((key, began, asyncio.get_running_loop().time()))
         if self._tells:
             _log.debug("%s ends as %s", self._name(key), type(state).__name__)
         if child < 0:
@@ -458,7 +458,7 @@ class Drive:
         loop = asyncio.get_running_loop()
         self._cancellation.request(cause)
         for number in list(self._ahead.runs):
-            self._start((number, -1), loop, monotonic())
+            self._start((number, -1), loop, loop.time())
         if self._cancellation.cause != "handover":
             self._end_waiting(loop)
         await self._drain()
@@ -478,9 +478,9 @@ class Drive:
                 self.states[number] = known
                 for child, one in enumerate(known.map_states):
                     if one is not None and _waits(one) and (number, child) not in under_way:
-                        self._start((number, child), loop, monotonic())
+                        self._start((number, child), loop, loop.time())
             elif (number, -1) not in under_way and (state is None or _waits(state)):
-                self._start((number, -1), loop, monotonic())
+                self._start((number, -1), loop, loop.time())
 
     def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel again what is still in flight. A body that has not ended is left behind: its run ends without it."""
@@ -489,7 +489,7 @@ class Drive:
             if task in self._cancellation.interruptible:
                 self._cancellation.left_behind.add(task)
                 del self._in_flight[task]
-                self._start(key, loop, monotonic())
+                self._start(key, loop, loop.time())
 
     async def _drain(self) -> None:
         """Wait until nothing is in flight, for as long as the grace."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 
-from flowloop.backends import _answered
 from flowloop.backends._answered import Answer, Answered
 
 
@@ -96,7 +95,7 @@ async def test_whose_task_is_cancelled_is_told_at_once(make: Make) -> None:
 
 async def test_the_loop_gets_turns_in_between(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
-    monkeypatch.setattr(_answered, "monotonic", lambda: next(clock) * 0.004)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: next(clock) * 0.004)
     answers, answered, told = make(6), Answered(), list[int | str]()
     for number, answer in enumerate(answers):
         answer.add_done_callback(lambda done: told.append(done.result()))

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from flowloop.engine import context
+from flowloop.engine import Flow, FlowRunner, context, task
 from flowloop.engine.clock import SystemClock
 from flowloop.engine.context import now
 from flowloop.engine.testing import VirtualClock, VirtualLoop, run
@@ -49,6 +49,25 @@ async def test_sleepers_wake_in_the_order_of_their_times() -> None:
         for seconds in (3 * DAY, 0.001, 5.0, DAY):
             group.start_soon(sleeper, seconds)
     assert woken == [0.001, 5.0, DAY, 3 * DAY]
+
+
+async def test_the_order_of_what_runs_does_not_hang_on_how_long_it_really_takes() -> None:
+    order: list[str] = []
+    has_begun = asyncio.Event()
+
+    async def busy(number: int) -> None:
+        until = time.perf_counter() + 0.006  # longer than a drive goes on without a turn of the loop
+        while time.perf_counter() < until:
+            has_begun.set()
+        order.append(f"task {number}")
+
+    with Flow("busy") as flow:
+        task(busy).map([1, 2, 3])
+    running = asyncio.ensure_future(FlowRunner(flow).run())
+    await has_begun.wait()
+    order.append("a turn")
+    assert (await running).is_successful()
+    assert order == ["task 1", "task 2", "task 3", "a turn"]
 
 
 async def test_what_is_ready_comes_before_any_timer() -> None:
