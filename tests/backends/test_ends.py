@@ -289,6 +289,20 @@ async def test_a_cancel_while_it_is_taken_over_is_obeyed(backend: Backend, setti
     assert not run.begun.is_set()
 
 
+class StoppedWhenClaimed(FaultyBackend):
+    """Has whoever runs a flow run cancelled while it is claimed."""
+
+    async def stops(self, run: Run) -> None:
+        """Run a flow run until it is stopped."""
+        self.going = asyncio.create_task(run.run(self))
+        with pytest.raises(asyncio.CancelledError):
+            await self.going
+
+    async def claim_flow_run(self, *args: Any, **kwargs: Any) -> Any:
+        self.going.cancel()
+        return await super().claim_flow_run(*args, **kwargs)
+
+
 @pytest.mark.parametrize(("error", "ends"), [(VersionLockMismatch, Cancelled), (BackendRejected, Scheduled)])
 async def test_what_is_stopped_before_it_begins_and_refused_to_end_is_ended_or_given_back(
     backend: Backend,
@@ -297,17 +311,10 @@ async def test_what_is_stopped_before_it_begins_and_refused_to_end_is_ended_or_g
     error: type[BackendRejected],
     ends: type[State],
 ) -> None:
-    class Stopped(FaultyBackend):
-        async def claim_flow_run(self, *args: Any, **kwargs: Any) -> Any:
-            going.cancel()
-            return await super().claim_flow_run(*args, **kwargs)
-
-    faulty = Stopped(backend)
+    faulty = StoppedWhenClaimed(backend)
     faulty.fail("set_flow_run_state", error("not now"))
     run = Run(backend, settings, value)
-    going = asyncio.create_task(run.run(faulty))
-    with pytest.raises(asyncio.CancelledError):
-        await going
+    await faulty.stops(run)
     info = await run.recorded()
     assert [type(info.state), info.owner] == [ends, None]
     assert (f"flow run {run.id} could not be ended: not now" in caplog.text) is (ends is Scheduled)
@@ -317,17 +324,10 @@ async def test_what_is_stopped_before_it_begins_and_refused_to_end_is_ended_or_g
 async def test_what_is_stopped_before_it_begins_is_looked_at_again_if_the_look_is_refused(
     backend: Backend, settings: Settings, error: type[BackendError]
 ) -> None:
-    class Stopped(FaultyBackend):
-        async def claim_flow_run(self, *args: Any, **kwargs: Any) -> Any:
-            going.cancel()
-            return await super().claim_flow_run(*args, **kwargs)
-
-    faulty = Stopped(backend)
+    faulty = StoppedWhenClaimed(backend)
     faulty.fail("get_flow_run_info", error("not now"))
     run = Run(backend, settings, value)
-    going = asyncio.create_task(run.run(faulty))
-    with pytest.raises(asyncio.CancelledError):
-        await going
+    await faulty.stops(run)
     info = await run.recorded()
     assert [type(info.state), info.owner] == [Cancelled, None]
 
